@@ -1,0 +1,200 @@
+//! What can go wrong, with the name of the parameter, sample, task or file it went wrong at.
+
+use std::path::PathBuf;
+
+/// Errors of this crate. Every variant names what it is about and says what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A sample without a single label that counts has no per-token gradient.
+    #[error(
+        "sample `{sample}` has no active token: every label is masked or padding; leave it out"
+    )]
+    NoActiveTokens {
+        /// The sample's id.
+        sample: String,
+    },
+
+    /// A tensor does not have the shape that its parameter has.
+    #[error("parameter `{parameter}`: expected {expected}, found {found}")]
+    Shape {
+        /// Path of the parameter.
+        parameter: String,
+        /// What was expected.
+        expected: String,
+        /// What was found.
+        found: String,
+    },
+
+    /// A parameter that is part of the statistics got no gradient.
+    #[error(
+        "no gradient for parameter `{parameter}`; every parameter of the statistics needs one \
+         (zeros where a sample does not reach it)"
+    )]
+    MissingParameter {
+        /// Path of the parameter.
+        parameter: String,
+    },
+
+    /// A parameter that is not there.
+    #[error("no parameter `{parameter}` here; there are: {known}")]
+    UnknownParameter {
+        /// Path of the parameter.
+        parameter: String,
+        /// Paths that exist.
+        known: String,
+    },
+
+    /// A task that is not there.
+    #[error("no task named `{task}`; there are: {known}")]
+    UnknownTask {
+        /// Name of the task asked for.
+        task: String,
+        /// Names that exist.
+        known: String,
+    },
+
+    /// Nothing is left to measure.
+    #[error("no trainable float parameter {context}; found: {found}")]
+    NoParameters {
+        /// Where nothing was found.
+        context: String,
+        /// What there was.
+        found: String,
+    },
+
+    /// One parameter id stands for tensors of different shapes.
+    #[error("`{first}` and `{second}` share the parameter id {id} but not their shape")]
+    TiedShapes {
+        /// Path of the first use.
+        first: String,
+        /// Path of the second use.
+        second: String,
+        /// The parameter id.
+        id: String,
+    },
+
+    /// A grouping scheme that does not fit its parameter.
+    #[error("parameter `{parameter}` cannot be grouped by {scheme}: {reason}")]
+    Scheme {
+        /// Path of the parameter.
+        parameter: String,
+        /// Name of the scheme.
+        scheme: String,
+        /// Why not.
+        reason: String,
+    },
+
+    /// Names or shapes that fit no known attention layout.
+    #[error("no attention head layout fits: {reason}; found: {found}")]
+    HeadLayout {
+        /// What does not fit.
+        reason: String,
+        /// The parameters that were looked at, with their shapes.
+        found: String,
+    },
+
+    /// A number that a reader could not use.
+    #[error("`{name}` must be {expected}, found {found}")]
+    Argument {
+        /// Name of the argument.
+        name: &'static str,
+        /// What it must be.
+        expected: &'static str,
+        /// What it was.
+        found: String,
+    },
+
+    /// A gradient or its square is NaN or infinite.
+    #[error(
+        "the squared gradient of sample `{sample}` in parameter `{parameter}` is NaN or infinite; \
+         check the sample and the loss, or skip such samples by configuration"
+    )]
+    NonFinite {
+        /// The sample's id.
+        sample: String,
+        /// Path of the parameter.
+        parameter: String,
+    },
+
+    /// Statistics that do not belong together.
+    #[error("cannot merge: {what} differs: `{ours}` here, `{theirs}` there")]
+    Incompatible {
+        /// What differs.
+        what: String,
+        /// The value of the statistics merged into.
+        ours: String,
+        /// The value of the other statistics.
+        theirs: String,
+    },
+
+    /// The same sample in both of two statistics that are merged.
+    #[error(
+        "cannot merge: sample `{sample}` of task `{task}` is in both; counting it twice would \
+         shrink the error bars. Give the samples of different shards different ids"
+    )]
+    DuplicateSample {
+        /// Name of the task.
+        task: String,
+        /// The sample's id.
+        sample: String,
+    },
+
+    /// Reading or writing a file failed.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's error.
+        source: std::io::Error,
+    },
+
+    /// A file that is not a statistics file, is truncated, or contradicts itself.
+    #[error("{path} is not a valid statistics file: {reason}")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// A file whose content is not what was written.
+    #[error("{path} is corrupted: its checksum is {found}, {expected} was written")]
+    Checksum {
+        /// The file.
+        path: PathBuf,
+        /// The checksum in the file.
+        expected: String,
+        /// The checksum of its content.
+        found: String,
+    },
+
+    /// A file of another schema version.
+    #[error("{path} has schema version {found}; this library reads version {supported}")]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Version in the file.
+        found: u64,
+        /// Version that can be read.
+        supported: u64,
+    },
+
+    /// The device failed to give a tensor's values.
+    #[error("reading from the device failed: {reason}")]
+    Device {
+        /// The device's error.
+        reason: String,
+    },
+}
+
+/// The names in one line, cut short when there are many.
+pub(crate) fn list<S: std::fmt::Display>(names: impl IntoIterator<Item = S>) -> String {
+    const SHOWN: usize = 24;
+    let names: Vec<String> = names.into_iter().map(|n| n.to_string()).collect();
+    match names.len() {
+        0 => "nothing".into(),
+        n if n > SHOWN => format!("{} and {} more", names[..SHOWN].join(", "), n - SHOWN),
+        _ => names.join(", "),
+    }
+}

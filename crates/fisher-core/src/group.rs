@@ -1,0 +1,476 @@
+//! Groups of elements, and the reduction of contributions to them.
+
+use burn::tensor::{DType, Int, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use crate::catalogue::{Parameter, Role};
+use crate::gradient::{Contribution, ContributionUnit};
+use crate::heads::HeadLayout;
+use crate::{Error, Result};
+
+/// What one number of a group stands for: `r_iG`, the mean or the sum of `C_i` over its elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reduction {
+    /// The mean over the group's elements: comparable between groups of different size.
+    #[default]
+    Mean,
+    /// The sum over the group's elements: adds up to the trace.
+    Sum,
+}
+
+/// How a parameter's elements are put in groups.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scheme {
+    /// Every element by itself.
+    Element,
+    /// The whole tensor.
+    Tensor,
+    /// One group per output of a matrix or kernel.
+    OutputChannel,
+    /// One group per input of a matrix or kernel.
+    InputChannel,
+    /// One group per attention head, for each block (Q, K, V, O) that lies in the parameter.
+    Head,
+    /// One group per row of a table.
+    Row,
+    /// Runs of `size` consecutive elements of the flattened parameter; the last may be shorter.
+    Buckets {
+        /// Elements per bucket.
+        size: usize,
+    },
+    /// The group of every element of the flattened parameter, from 0 without gaps.
+    Custom {
+        /// One id per element.
+        ids: Vec<u32>,
+    },
+}
+
+impl Scheme {
+    /// Heads for attention projections, channel for other matrices and convolutions, row for
+    /// embeddings, element for vectors.
+    pub fn default_of(parameter: &Parameter, heads: &HeadLayout) -> Self {
+        if heads.has(parameter.path()) {
+            return Self::Head;
+        }
+        match parameter.role() {
+            Role::Embedding => Self::Row,
+            Role::Vector => Self::Element,
+            Role::Matrix | Role::Convolution if parameter.shape().len() > 1 => Self::OutputChannel,
+            Role::Matrix | Role::Convolution => Self::Element,
+        }
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Element => "element",
+            Self::Tensor => "tensor",
+            Self::OutputChannel => "channel",
+            Self::InputChannel => "input_channel",
+            Self::Head => "head",
+            Self::Row => "row",
+            Self::Buckets { .. } => "bucket",
+            Self::Custom { .. } => "custom",
+        }
+    }
+}
+
+/// Equal slices of one axis, the shape that channels, rows and heads share.
+///
+/// The axis is cut into `repeats` equal stretches; in each, starting at `offset`, lie `per`
+/// consecutive groups of `width` positions. A plain channel is `repeats 1, offset 0, per = axis,
+/// width 1`; Q in a concatenated fused QKV has `repeats 1`, interleaved per head it has one
+/// repeat a head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AxisSlices {
+    pub(crate) axis: usize,
+    pub(crate) repeats: usize,
+    pub(crate) offset: usize,
+    pub(crate) per: usize,
+    pub(crate) width: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Plan {
+    Element,
+    Axis(AxisSlices),
+    Buckets { size: usize },
+    Custom { ids: Vec<u32> },
+}
+
+/// A grouping scheme made ready for one parameter.
+///
+/// The label says what the groups are: `element`, `tensor`, `channel`, `input_channel`, `row`,
+/// `bucket`, `custom`, `head.Q`, `head.K`, `head.V`, `head.O`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Unchecked", into = "Unchecked")]
+pub struct Grouping {
+    label: String,
+    shape: Vec<usize>,
+    groups: usize,
+    plan: Plan,
+}
+
+/// A grouping as it comes from a file.
+#[derive(Clone, Serialize, Deserialize)]
+struct Unchecked {
+    label: String,
+    shape: Vec<usize>,
+    plan: Plan,
+}
+
+impl From<Grouping> for Unchecked {
+    fn from(
+        Grouping {
+            label, shape, plan, ..
+        }: Grouping,
+    ) -> Self {
+        Self { label, shape, plan }
+    }
+}
+
+impl TryFrom<Unchecked> for Grouping {
+    type Error = String;
+
+    fn try_from(Unchecked { label, shape, plan }: Unchecked) -> Result<Self, String> {
+        Self::build(label, shape, plan)
+    }
+}
+
+impl Grouping {
+    /// The groupings that `scheme` means for `parameter`: one, or for heads one per block.
+    ///
+    /// # Errors
+    /// [`Error::Scheme`] when the scheme does not fit the parameter.
+    pub fn of(parameter: &Parameter, scheme: &Scheme, heads: &HeadLayout) -> Result<Vec<Self>> {
+        let fail = |reason: String| Error::Scheme {
+            parameter: parameter.path().into(),
+            scheme: scheme.name().into(),
+            reason,
+        };
+        let shape = parameter.shape();
+        let axis = |axis: Option<usize>| {
+            let axis = axis.ok_or_else(|| {
+                fail(format!(
+                    "a {:?} of shape {shape:?} has no such axis",
+                    parameter.role()
+                ))
+            })?;
+            Ok(whole_axis(axis, shape[axis]))
+        };
+        let plan = match scheme {
+            Scheme::Element => Plan::Element,
+            Scheme::Tensor => Plan::Buckets { size: usize::MAX },
+            Scheme::OutputChannel => axis(parameter.output_axis())?,
+            Scheme::InputChannel => axis(parameter.input_axis())?,
+            Scheme::Row => axis((shape.len() > 1).then_some(0))?,
+            Scheme::Buckets { size } => Plan::Buckets { size: *size },
+            Scheme::Custom { ids } => Plan::Custom { ids: ids.clone() },
+            Scheme::Head => {
+                let slices = heads.slices(parameter);
+                if slices.is_empty() {
+                    return Err(fail(format!(
+                        "the head layout does not mention it; it mentions: {}",
+                        heads.describe()
+                    )));
+                }
+                return slices
+                    .into_iter()
+                    .map(|(block, slices)| {
+                        let label = format!("head.{block}");
+                        Self::build(label, shape.to_vec(), Plan::Axis(slices)).map_err(fail)
+                    })
+                    .collect();
+            }
+        };
+        let built = Self::build(scheme.name().into(), shape.to_vec(), plan);
+        Ok(vec![built.map_err(fail)?])
+    }
+
+    /// The only way to make one: counts the groups and refuses what does not fit the shape.
+    fn build(label: String, shape: Vec<usize>, mut plan: Plan) -> Result<Self, String> {
+        let elements = shape
+            .iter()
+            .try_fold(1usize, |product, &n| product.checked_mul(n))
+            .filter(|&n| n > 0)
+            .ok_or_else(|| format!("the shape {shape:?} has no elements or too many"))?;
+        let groups = match &mut plan {
+            Plan::Element => elements,
+            Plan::Axis(slices) => slices.groups(&shape)?,
+            Plan::Buckets { size: 0 } => return Err("a bucket needs a size above 0".into()),
+            Plan::Buckets { size } => {
+                *size = elements.min(*size);
+                elements.div_ceil(*size)
+            }
+            Plan::Custom { ids } => custom_groups(ids, elements)?,
+        };
+        Ok(Self {
+            label,
+            shape,
+            groups,
+            plan,
+        })
+    }
+
+    /// What the groups are.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// The shape of the parameter.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The number of groups.
+    pub fn groups(&self) -> usize {
+        self.groups
+    }
+
+    /// The number of elements of every group.
+    pub fn sizes(&self) -> Vec<usize> {
+        let elements: usize = self.shape.iter().product();
+        match &self.plan {
+            Plan::Element => vec![1; elements],
+            Plan::Axis(s) => vec![elements / self.shape[s.axis] * s.width; self.groups],
+            Plan::Buckets { size } => (0..self.groups)
+                .map(|g| (elements - g * size).min(*size))
+                .collect(),
+            Plan::Custom { ids } => {
+                let mut sizes = vec![0; self.groups];
+                ids.iter().for_each(|&id| sizes[id as usize] += 1);
+                sizes
+            }
+        }
+    }
+
+    /// `r_iG` for every sample and group.
+    ///
+    /// # Shapes
+    /// `[samples, elements]` to `[samples, groups]`.
+    ///
+    /// # Panics
+    /// When the contribution has another number of elements than the parameter.
+    pub fn reduce<C: ContributionUnit>(
+        &self,
+        contribution: &Contribution<C>,
+        reduction: Reduction,
+    ) -> Contribution<C> {
+        contribution.map(|tensor| {
+            let elements: usize = self.shape.iter().product();
+            assert_eq!(tensor.dims()[1], elements, "elements of a contribution");
+            let sums = self.sum(tensor);
+            match (&self.plan, reduction) {
+                (Plan::Element, _) | (_, Reduction::Sum) => sums,
+                (Plan::Axis(slices), Reduction::Mean) => {
+                    sums.div_scalar((elements / self.shape[slices.axis] * slices.width) as f64)
+                }
+                (Plan::Buckets { .. } | Plan::Custom { .. }, Reduction::Mean) => {
+                    let sizes: Vec<f32> = self.sizes().iter().map(|&n| n as f32).collect();
+                    let (device, dtype) = (sums.device(), sums.dtype());
+                    let sizes = Tensor::<1>::from_data(sizes.as_slice(), &device);
+                    sums / sizes.cast(dtype).unsqueeze()
+                }
+            }
+        })
+    }
+
+    fn sum(&self, tensor: Tensor<2>) -> Tensor<2> {
+        let [samples, elements] = tensor.dims();
+        match &self.plan {
+            Plan::Element => tensor,
+            Plan::Axis(slices) => slices.sum(tensor, &self.shape),
+            Plan::Buckets { size } => {
+                let whole = elements / size;
+                let full = tensor
+                    .clone()
+                    .narrow(1, 0, whole * size)
+                    .reshape([samples, whole, *size])
+                    .sum_dim(2)
+                    .reshape([samples, whole]);
+                match elements - whole * size {
+                    0 => full,
+                    rest => {
+                        let last = tensor.narrow(1, whole * size, rest).sum_dim(1);
+                        Tensor::cat(vec![full, last], 1)
+                    }
+                }
+            }
+            Plan::Custom { ids } => {
+                let (device, dtype) = (tensor.device(), tensor.dtype());
+                let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
+                let ids = TensorData::new(ids, [elements]);
+                let ids = Tensor::<1, Int>::from_data(ids, (&device, DType::I32));
+                Tensor::zeros([samples, self.groups], (&device, dtype)).select_assign(
+                    1,
+                    ids,
+                    tensor,
+                    burn::tensor::IndexingUpdateOp::Add,
+                )
+            }
+        }
+    }
+}
+
+fn whole_axis(axis: usize, length: usize) -> Plan {
+    Plan::Axis(AxisSlices {
+        axis,
+        repeats: 1,
+        offset: 0,
+        per: length,
+        width: 1,
+    })
+}
+
+fn custom_groups(ids: &[u32], elements: usize) -> Result<usize, String> {
+    if ids.len() != elements {
+        return Err(format!("{} ids for {elements} elements", ids.len()));
+    }
+    let groups = ids.iter().max().map_or(0, |&id| id as usize + 1);
+    // Every id needs an element, so there cannot be more groups than elements.
+    if groups > elements {
+        return Err(format!("group {} is beyond the elements", groups - 1));
+    }
+    let mut seen = vec![false; groups];
+    ids.iter().for_each(|&id| seen[id as usize] = true);
+    match seen.iter().position(|seen| !seen) {
+        Some(gap) => Err(format!("group {gap} has no elements")),
+        None => Ok(groups),
+    }
+}
+
+impl AxisSlices {
+    /// The number of groups, if the slices lie inside the axis.
+    fn groups(&self, shape: &[usize]) -> Result<usize, String> {
+        let length = *shape
+            .get(self.axis)
+            .ok_or_else(|| format!("the shape {shape:?} has no axis {}", self.axis))?;
+        let inside = || {
+            let stretch = length.checked_div(self.repeats)?;
+            let end = self.per.checked_mul(self.width)?.checked_add(self.offset)?;
+            let fits = stretch * self.repeats == length && end <= stretch;
+            (fits && self.per > 0 && self.width > 0).then_some(self.per * self.repeats)
+        };
+        inside().ok_or_else(|| {
+            format!(
+                "{self:?} does not fit axis {} of length {length}",
+                self.axis
+            )
+        })
+    }
+
+    fn sum(&self, tensor: Tensor<2>, shape: &[usize]) -> Tensor<2> {
+        let samples = tensor.dims()[0];
+        let outer: usize = shape[..self.axis].iter().product();
+        let inner: usize = shape[self.axis + 1..].iter().product();
+        let stretch = shape[self.axis] / self.repeats;
+        let groups = self.repeats * self.per;
+        tensor
+            .reshape([samples, outer, self.repeats, stretch, inner])
+            .narrow(3, self.offset, self.per * self.width)
+            .reshape([samples, outer, groups, self.width * inner])
+            .sum_dim(3)
+            .sum_dim(1)
+            .reshape([samples, groups])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Gradient, Orientation, Raw, Sample, Tokens};
+    use burn::tensor::Device;
+    use rstest::rstest;
+
+    /// Element k of the flattened parameter contributes k + 1 (as the square of its root).
+    fn reduce(shape: &[usize], scheme: Scheme, reduction: Reduction) -> Vec<f32> {
+        let device = Device::flex();
+        let parameter = Parameter::new("w", shape, Role::Matrix, Orientation::InputOutput);
+        let grouping = Grouping::of(&parameter, &scheme, &HeadLayout::none()).expect("a grouping");
+        let roots: Vec<f32> = (1..=parameter.elements())
+            .map(|k| (k as f32).sqrt())
+            .collect();
+        let gradient = Tensor::<1>::from_data(roots.as_slice(), &device).unsqueeze::<2>();
+        let tokens = Tokens::of(&[Sample::new("0", 1).expect("tokens")], &device);
+        let contribution = Gradient::token_sum(gradient).contribution::<Raw>(&tokens);
+        let reduced = grouping[0].reduce(&contribution, reduction);
+        reduced.tensor().try_to_vec_as::<f32>().expect("data")
+    }
+
+    #[rstest]
+    #[case(Scheme::Tensor, &[21.0])]
+    #[case(Scheme::OutputChannel, &[5.0, 7.0, 9.0])]
+    #[case(Scheme::InputChannel, &[6.0, 15.0])]
+    #[case(Scheme::Row, &[6.0, 15.0])]
+    #[case(Scheme::Buckets { size: 4 }, &[10.0, 11.0])]
+    #[case(Scheme::Buckets { size: 3 }, &[6.0, 15.0])]
+    #[case(Scheme::Buckets { size: 9 }, &[21.0])]
+    #[case(Scheme::Custom { ids: vec![2, 0, 0, 1, 1, 2] }, &[5.0, 9.0, 7.0])]
+    #[case(Scheme::Element, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])]
+    fn sums_and_means(#[case] scheme: Scheme, #[case] sums: &[f32]) {
+        let parameter = Parameter::new("w", [2, 3], Role::Matrix, Orientation::InputOutput);
+        let sizes =
+            Grouping::of(&parameter, &scheme, &HeadLayout::none()).expect("a grouping")[0].sizes();
+        let found = reduce(&[2, 3], scheme.clone(), Reduction::Sum);
+        let means = reduce(&[2, 3], scheme, Reduction::Mean);
+        assert_eq!(found.len(), sums.len());
+        for (((found, mean), sum), size) in found.iter().zip(&means).zip(sums).zip(sizes) {
+            assert!((found - sum).abs() < 1e-5, "{found} against {sum}");
+            assert!((mean - sum / size as f32).abs() < 1e-5);
+        }
+    }
+
+    #[rstest]
+    #[case(Scheme::Buckets { size: 0 }, "size above 0")]
+    #[case(Scheme::Custom { ids: vec![0, 1] }, "2 ids for 6 elements")]
+    #[case(Scheme::Custom { ids: vec![0, 0, 0, 2, 2, 2] }, "group 1 has no elements")]
+    #[case(Scheme::Custom { ids: vec![0, 0, 0, 2, 2, u32::MAX] }, "beyond the elements")]
+    #[case(Scheme::Head, "does not mention it")]
+    fn what_does_not_fit_is_refused(#[case] scheme: Scheme, #[case] reason: &str) {
+        let parameter = Parameter::new("w", [2, 3], Role::Matrix, Orientation::InputOutput);
+        let error = Grouping::of(&parameter, &scheme, &HeadLayout::none()).expect_err("refused");
+        assert!(error.to_string().contains(reason), "{error}");
+        assert!(error.to_string().contains("`w`"), "{error}");
+    }
+
+    #[test]
+    fn a_vector_has_no_channels() {
+        let bias = Parameter::new("b", [3], Role::Vector, Orientation::InputOutput);
+        assert!(Grouping::of(&bias, &Scheme::OutputChannel, &HeadLayout::none()).is_err());
+        assert_eq!(
+            Scheme::default_of(&bias, &HeadLayout::none()),
+            Scheme::Element
+        );
+    }
+
+    #[test]
+    fn a_convolution_has_its_outputs_first() {
+        let device = Device::flex();
+        let kernel = Parameter::new("k", [2, 1, 2], Role::Convolution, Orientation::OutputInput);
+        let grouping = Grouping::of(&kernel, &Scheme::OutputChannel, &HeadLayout::none());
+        let tokens = Tokens::of(&[Sample::new("0", 1).expect("tokens")], &device);
+        let gradient = Tensor::<4>::from_floats([[[[1.0, 2.0]], [[3.0, 4.0]]]], &device);
+        let contribution = Gradient::token_sum(gradient).contribution::<Raw>(&tokens);
+        let sums = grouping.expect("a grouping")[0].reduce(&contribution, Reduction::Sum);
+        assert_eq!(
+            sums.tensor().try_to_vec_as::<f32>().expect("data"),
+            [5.0, 25.0]
+        );
+    }
+
+    #[test]
+    fn a_hostile_grouping_is_refused() {
+        for json in [
+            r#"{"label":"channel","shape":[2,3],"plan":{"axis":{"axis":7,"repeats":1,"offset":0,"per":3,"width":1}}}"#,
+            r#"{"label":"channel","shape":[2,3],"plan":{"axis":{"axis":1,"repeats":0,"offset":0,"per":3,"width":1}}}"#,
+            r#"{"label":"channel","shape":[2,3],"plan":{"axis":{"axis":1,"repeats":1,"offset":1,"per":3,"width":1}}}"#,
+            r#"{"label":"channel","shape":[2,3],"plan":{"axis":{"axis":1,"repeats":1,"offset":1,"per":9223372036854775807,"width":9}}}"#,
+            r#"{"label":"element","shape":[4294967296,4294967296,4294967296],"plan":"element"}"#,
+            r#"{"label":"custom","shape":[2],"plan":{"custom":{"ids":[0,4294967295]}}}"#,
+        ] {
+            assert!(serde_json::from_str::<Grouping>(json).is_err(), "{json}");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! What a Fisher number is.
+//!
+//! The diagonal empirical Fisher of a task is the mean over its *samples* of the squared
+//! per-sample gradient, `F = (1/n) Σ_i C_i` with `C_i = g_i ⊙ g_i / T_i`, where `g_i` is the
+//! gradient of the *token-sum* loss of sample `i` and `T_i` its number of active tokens
+//! (Martens 2020, "New insights and perspectives on the natural gradient method", §5, §11).
+//!
+//! Data flows one way through this crate:
+//!
+//! 1. a [`Gradient`] carries its loss unit in its type ([`TokenSum`], [`TokenMean`]);
+//! 2. squared per sample it is a [`Contribution`] ([`PerToken`] or [`Raw`]);
+//! 3. a [`Grouping`] reduces contributions to channels, rows or attention heads;
+//! 4. a [`Welford`] accumulator keeps mean and variance over samples;
+//! 5. [`Statistics`] hold the accumulators of several tasks, and are saved, loaded and merged.
+//!
+//! There is no autodiff and no loop here: gradients come from the crate `fisher-train`.
+//!
+//! ```
+//! use burn::tensor::{Device, Tensor};
+//! use fisher_core::{Gradient, PerToken, Sample, Tokens, Welford};
+//!
+//! let device = Device::flex();
+//! // Two samples of one parameter with two elements; the gradients cancel, their squares do not.
+//! let gradient = Gradient::token_sum(Tensor::<2>::from_floats([[1.0, -1.0], [-1.0, 1.0]], &device));
+//! let samples = [Sample::new("first", 1)?, Sample::new("second", 1)?];
+//! let contribution = gradient.contribution::<PerToken>(&Tokens::of(&samples, &device));
+//!
+//! let mut fisher = Welford::new(2, &device);
+//! fisher.push_batch(contribution.tensor().clone());
+//! assert_eq!(fisher.read()?.mean, Some(vec![1.0, 1.0]));
+//! # Ok::<(), fisher_core::Error>(())
+//! ```
+
+mod catalogue;
+mod ema;
+mod error;
+mod gradient;
+mod group;
+mod heads;
+mod interval;
+mod provenance;
+mod record;
+mod sample;
+mod statistics;
+mod totals;
+mod welford;
+
+pub use catalogue::{Catalogue, Orientation, Parameter, Role};
+pub use ema::Ema;
+pub use error::Error;
+pub use gradient::{
+    Contribution, ContributionUnit, Gradient, GradientUnit, PerToken, Raw, TokenMean, TokenSum,
+};
+pub use group::{Grouping, Reduction, Scheme};
+pub use heads::{Attention, AttentionConfig, Block, Fused, HeadLayout};
+pub use interval::{ConfidenceInterval, Distribution};
+pub use provenance::{FisherKind, Provenance, hash_weights};
+pub use record::SCHEMA_VERSION;
+pub use sample::{Sample, Tokens};
+pub use statistics::{
+    GradientBatch, ParameterStatistics, SampleRecord, Statistics, StatisticsConfig, TaskStatistics,
+};
+pub use totals::{HeadKey, Totals};
+pub use welford::{Moments, Welford, accumulation_dtype};
+
+/// The result of this crate's fallible functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,144 @@
+//! Where statistics come from: what must agree before two of them may be merged.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::group::Reduction;
+use crate::{Error, Result};
+
+/// Which Fisher the gradients are of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FisherKind {
+    /// Labels from the data: the empirical Fisher.
+    #[default]
+    Empirical,
+    /// Labels drawn from the model's own predictions: a Monte-Carlo estimate of the true Fisher.
+    MonteCarlo,
+    /// Labels from the data, every token a sample of its own.
+    PerToken,
+}
+
+impl fmt::Display for FisherKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empirical => "empirical",
+            Self::MonteCarlo => "monte_carlo",
+            Self::PerToken => "per_token",
+        })
+    }
+}
+
+/// Where statistics come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// Which Fisher.
+    pub kind: FisherKind,
+    /// Unit of the contributions: `per_token` or `raw`. Gradients are always of the token sum.
+    pub unit: String,
+    /// What a group's number stands for.
+    pub reduction: Reduction,
+    /// [`hash_weights`] of the model.
+    pub model: String,
+    /// The seeds of the runs that went in.
+    pub seeds: BTreeSet<u64>,
+}
+
+impl Provenance {
+    /// Whether statistics of the two may be merged. Seeds may differ.
+    pub(crate) fn compatible(&self, other: &Self) -> Result<()> {
+        let differs = |what: &str, ours: String, theirs: String| {
+            if ours == theirs {
+                return Ok(());
+            }
+            Err(Error::Incompatible {
+                what: what.into(),
+                ours,
+                theirs,
+            })
+        };
+        differs(
+            "the Fisher kind",
+            self.kind.to_string(),
+            other.kind.to_string(),
+        )?;
+        differs(
+            "the contribution unit",
+            self.unit.clone(),
+            other.unit.clone(),
+        )?;
+        differs(
+            "the group reduction",
+            format!("{:?}", self.reduction),
+            format!("{:?}", other.reduction),
+        )?;
+        differs(
+            "the model (hash of its weights)",
+            self.model.clone(),
+            other.model.clone(),
+        )
+    }
+}
+
+/// SHA-256 over path, shape, type and values of all float parameters of a module, frozen or not,
+/// in the order of their paths; in hexadecimal.
+///
+/// Equal weights hash equally wherever they lie. Reads every parameter from the device once.
+///
+/// # Errors
+/// [`Error::Device`] when the device does not give the values.
+pub fn hash_weights<M: Module>(module: &M) -> Result<String> {
+    #[derive(Default)]
+    struct Hasher {
+        names: Vec<String>,
+        digests: Vec<(String, Vec<u8>)>,
+        error: Option<Error>,
+    }
+    impl ModuleVisitor for Hasher {
+        fn enter_module(&mut self, name: &str, _container_type: &str) {
+            self.names.push(name.into());
+        }
+        fn exit_module(&mut self, _name: &str, _container_type: &str) {
+            self.names.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let path = self.names.join(".");
+            match param.val().try_to_data() {
+                Ok(data) => {
+                    let mut hash = Sha256::new();
+                    let header =
+                        format!("{path}\0{:?}\0{:?}\0", data.shape().to_vec(), data.dtype());
+                    hash.update(header.as_bytes());
+                    hash.update(data.as_bytes());
+                    self.digests.push((path, hash.finalize().to_vec()));
+                }
+                Err(error) => {
+                    self.error = Some(Error::Device {
+                        reason: format!("parameter `{path}`: {error}"),
+                    });
+                }
+            }
+        }
+    }
+    let mut hasher = Hasher::default();
+    module.visit(&mut hasher);
+    if let Some(error) = hasher.error {
+        return Err(error);
+    }
+    hasher.digests.sort();
+    let mut hash = Sha256::new();
+    hasher
+        .digests
+        .iter()
+        .for_each(|(_, digest)| hash.update(digest));
+    Ok(hex(&hash.finalize()))
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

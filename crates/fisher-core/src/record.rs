@@ -1,0 +1,415 @@
+//! Statistics as one `.safetensors` file.
+//!
+//! Tensors, with a task's name percent-encoded where it holds `/` or `%`:
+//!
+//! | name | shape | |
+//! |---|---|---|
+//! | `{task}/mean/{parameter}`, `{task}/m2/{parameter}` | the parameter's | elementwise mean, sum of squared deviations |
+//! | `{task}/group_mean/{label}/{parameter}`, `../group_m2/..` | `[groups]` | grouped |
+//! | `{task}/total_mean/layer`, `{task}/total_mean/head`, `../total_m2/..` | `[layers]`, `[heads]` | whole layers and heads |
+//! | `{task}/samples` | `[bytes]` | JSON: `[{"id", "tokens", "skipped"?}, ..]` |
+//!
+//! Values are float64, or float32 where the device had no float64; then `mean_low`, `m2_low` and
+//! so on hold what float32 rounded off, and the sum of the two is the value.
+//!
+//! The metadata's only entry, `fisher`, is JSON: `schema`, `writer`, `provenance`, `plan` (shapes
+//! and groups of every parameter, names of the totals), `tasks` (per task the number of samples
+//! behind every mean) and `sha256`: over that JSON text with the digits of `sha256` taken out, and
+//! then, in the order of their names, the JSON `[name,type,shape]` and the bytes of every tensor.
+//! In Python:
+//!
+//! ```python
+//! import json, numpy as np
+//! from safetensors import safe_open
+//! with safe_open("statistics.safetensors", "np") as file:
+//!     about = json.loads(file.metadata()["fisher"])
+//!     mean = file.get_tensor("alpha/mean/layers.0.attention.query.weight")
+//!     ids = [s["id"] for s in json.loads(file.get_tensor("alpha/samples").tobytes())]
+//! ```
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::marker::PhantomData;
+use std::path::Path;
+
+use burn::tensor::{DType, Device, Tensor, TensorData, Transaction};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::gradient::ContributionUnit;
+use crate::provenance::{Provenance, hex};
+use crate::statistics::{Plan, SampleRecord, Statistics, TaskStatistics};
+use crate::welford::{Moment, Welford, accumulation_dtype};
+use crate::{Error, Result};
+
+/// The version of the file format that this library writes and reads.
+pub const SCHEMA_VERSION: u64 = 1;
+
+const METADATA: &str = "fisher";
+
+#[derive(Serialize, Deserialize)]
+struct Metadata {
+    schema: u64,
+    writer: String,
+    provenance: Provenance,
+    plan: Plan,
+    /// Task to the name of a mean to its number of samples.
+    tasks: BTreeMap<String, BTreeMap<String, u64>>,
+    sha256: String,
+}
+
+impl<C: ContributionUnit> Statistics<C> {
+    /// Write the statistics to `path`, atomically: a reader finds the old file or the new one,
+    /// whole, also when the program is killed meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be written, [`Error::Device`] when the device does not
+    /// give the values.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let mut tensors = BTreeMap::new();
+        let mut tasks: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+        for (name, task) in &self.tasks {
+            // Accumulators are handles: a clone copies no values.
+            let mut task = task.clone();
+            let counts = tasks.entry(name.clone()).or_default();
+            for slot in task.slots(name, &self.plan) {
+                counts.insert(slot.name("mean"), slot.welford.count);
+                slot.write(&mut tensors)?;
+            }
+            let samples = serde_json::to_vec(&task.samples);
+            let samples = samples.map_err(|e| format_error(path, e))?;
+            let length = samples.len();
+            let samples = TensorData::from_bytes_vec(samples, [length], DType::U8);
+            tensors.insert(format!("{}/samples", encode(name)), samples);
+        }
+        let mut metadata = Metadata {
+            schema: SCHEMA_VERSION,
+            writer: concat!("fisher-core ", env!("CARGO_PKG_VERSION")).into(),
+            provenance: self.provenance.clone(),
+            plan: self.plan.clone(),
+            tasks,
+            sha256: String::new(),
+        };
+        let views: BTreeMap<&str, TensorView> = tensors
+            .iter()
+            .map(|(name, data)| Ok((&**name, view(data).map_err(|e| format_error(path, e))?)))
+            .collect::<Result<_>>()?;
+        let json = |metadata: &Metadata| {
+            serde_json::to_string(metadata).map_err(|e| format_error(path, e))
+        };
+        let undigested = json(&metadata)?;
+        metadata.sha256 = checksum(&undigested, &views).map_err(|e| format_error(path, e))?;
+        let json = json(&metadata)?;
+        let header = HashMap::from([(METADATA.to_owned(), json)]);
+        write_atomically(path, views, header)
+    }
+
+    /// Read statistics from `path` to `device`. What was saved is read back bit for bit, unless
+    /// the devices differ in having float64.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be read; [`Error::Format`], [`Error::Checksum`] or
+    /// [`Error::Version`] when it is not a whole statistics file of this version;
+    /// [`Error::Incompatible`] when its contributions are of another unit than `C`.
+    pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
+        let path = path.as_ref();
+        let bytes = std::fs::read(path).map_err(|e| io_error(path, e))?;
+        let format = |reason: String| Error::Format {
+            path: path.into(),
+            reason,
+        };
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| format_error(path, e))?;
+        let json = header.metadata().as_ref().and_then(|m| m.get(METADATA));
+        let json = json.ok_or_else(|| format(format!("it has no `{METADATA}` metadata")))?;
+        check_version(path, json)?;
+        let metadata: Metadata = serde_json::from_str(json).map_err(|e| format_error(path, e))?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|e| format_error(path, e))?;
+        let names = file.names();
+        let views: BTreeMap<&str, TensorView> = names
+            .iter()
+            .map(|name| {
+                Ok((
+                    &**name,
+                    file.tensor(name).map_err(|e| format_error(path, e))?,
+                ))
+            })
+            .collect::<Result<_>>()?;
+        let undigested = json.replacen(&metadata.sha256, "", 1);
+        let found = checksum(&undigested, &views).map_err(|e| format_error(path, e))?;
+        if found != metadata.sha256 {
+            return Err(Error::Checksum {
+                path: path.into(),
+                expected: metadata.sha256,
+                found,
+            });
+        }
+        if metadata.provenance.unit != C::NAME {
+            return Err(Error::Incompatible {
+                what: "the contribution unit".into(),
+                ours: C::NAME.into(),
+                theirs: metadata.provenance.unit,
+            });
+        }
+        metadata.plan.check().map_err(format)?;
+
+        let device = device.clone().without_autodiff();
+        let mut tasks = BTreeMap::new();
+        for (name, counts) in &metadata.tasks {
+            // Sizes come from the file's tensors, never from its numbers alone.
+            let mut task = TaskStatistics::with(&metadata.plan, |_| Welford::new(0, &device));
+            for slot in task.slots(name, &metadata.plan) {
+                let count = counts.get(&slot.name("mean"));
+                let count =
+                    *count.ok_or_else(|| format(format!("no count of {}", slot.name("mean"))))?;
+                slot.read(count, &views, &device).map_err(format)?;
+            }
+            let samples = format!("{}/samples", encode(name));
+            let samples = views
+                .get(&*samples)
+                .ok_or_else(|| format(format!("no `{samples}`")))?;
+            task.samples = serde_json::from_slice::<Vec<SampleRecord>>(samples.data())
+                .map_err(|e| format_error(path, e))?;
+            tasks.insert(name.clone(), task);
+        }
+        Ok(Self {
+            provenance: metadata.provenance,
+            plan: metadata.plan,
+            tasks,
+            device,
+            unit: PhantomData,
+        })
+    }
+}
+
+/// One accumulator of a task and its place in the file.
+struct Slot<'a> {
+    task: String,
+    /// `` for elements, `group_` or `total_`.
+    kind: &'static str,
+    rest: String,
+    shape: Vec<usize>,
+    welford: &'a mut Welford,
+}
+
+impl TaskStatistics {
+    fn slots(&mut self, task: &str, plan: &Plan) -> Vec<Slot<'_>> {
+        let task = encode(task);
+        let slot = |kind, rest: String, shape: &[usize], welford| Slot {
+            task: task.clone(),
+            kind,
+            rest,
+            shape: shape.to_vec(),
+            welford,
+        };
+        let (layers, heads) = (plan.totals.layers().len(), plan.totals.heads().len());
+        let mut slots = Vec::new();
+        for (name, size, welford) in [
+            ("layer", layers, &mut self.layers),
+            ("head", heads, &mut self.heads),
+        ] {
+            if size > 0 {
+                slots.push(slot("total_", name.into(), &[size], welford));
+            }
+        }
+        for ((path, parameter), plan) in self.parameters.iter_mut().zip(plan.parameters.values()) {
+            if let Some(welford) = &mut parameter.elementwise {
+                slots.push(slot("", path.clone(), &plan.shape, welford));
+            }
+            for (grouping, welford) in &mut parameter.groups {
+                let rest = format!("{}/{path}", grouping.label());
+                slots.push(slot("group_", rest, &[grouping.groups()], welford));
+            }
+        }
+        slots
+    }
+}
+
+impl Slot<'_> {
+    fn name(&self, moment: &str) -> String {
+        format!("{}/{}{moment}/{}", self.task, self.kind, self.rest)
+    }
+
+    fn write(&self, tensors: &mut BTreeMap<String, TensorData>) -> Result<()> {
+        for (name, moment) in [("mean", &self.welford.mean), ("m2", &self.welford.m2)] {
+            let parts = [Some(&moment.high), moment.low.as_ref()];
+            let parts = parts.into_iter().flatten();
+            let transaction =
+                parts.fold(Transaction::default(), |t, part| t.register(part.clone()));
+            let data = transaction.try_execute().map_err(|e| Error::Device {
+                reason: e.to_string(),
+            })?;
+            for (data, low) in data.into_iter().zip(["", "_low"]) {
+                let (bytes, _, dtype) = data.into_parts();
+                let data = TensorData::from_bytes(bytes, self.shape.clone(), dtype);
+                tensors.insert(self.name(&format!("{name}{low}")), data);
+            }
+        }
+        Ok(())
+    }
+
+    fn read(
+        self,
+        count: u64,
+        views: &BTreeMap<&str, TensorView>,
+        device: &Device,
+    ) -> Result<(), String> {
+        let part = |name: &str| match views.get(name) {
+            Some(view) if view.shape() != self.shape => Err(format!(
+                "`{name}` has shape {:?}, expected {:?}",
+                view.shape(),
+                self.shape
+            )),
+            Some(view) => data(name, view).map(Some),
+            None => Ok(None),
+        };
+        let moment = |name: &str| {
+            let high = self.name(name);
+            let low = part(&self.name(&format!("{name}_low")))?;
+            let high = part(&high)?.ok_or_else(|| format!("no `{high}`"))?;
+            Ok::<_, String>(to_device(high, low, device))
+        };
+        let (mean, m2) = (moment("mean")?, moment("m2")?);
+        *self.welford = Welford { count, mean, m2 };
+        Ok(())
+    }
+}
+
+/// As the device keeps it. Both sides in float64, or both in float32 pairs, lose nothing.
+fn to_device(high: TensorData, low: Option<TensorData>, device: &Device) -> Moment {
+    let dtype = accumulation_dtype(device);
+    let tensor = |data: TensorData| Tensor::from_data(data, (device, dtype));
+    if dtype == high.dtype() && (dtype == DType::F32) == low.is_some() {
+        return Moment {
+            high: tensor(high),
+            low: low.map(tensor),
+        };
+    }
+    let mut values: Vec<f64> = high.iter::<f64>().collect();
+    if let Some(low) = low {
+        let lows = low.iter::<f64>();
+        values
+            .iter_mut()
+            .zip(lows)
+            .for_each(|(high, low)| *high += low);
+    }
+    let rounded: Vec<f64> = values.iter().map(|&v| f64::from(v as f32)).collect();
+    let rest: Vec<f64> = values.iter().zip(&rounded).map(|(v, r)| v - r).collect();
+    let shape = [values.len()];
+    match dtype {
+        DType::F64 => Moment {
+            high: tensor(TensorData::new(values, shape)),
+            low: None,
+        },
+        _ => Moment {
+            high: tensor(TensorData::new(rounded, shape)),
+            low: Some(tensor(TensorData::new(rest, shape))),
+        },
+    }
+}
+
+fn data(name: &str, view: &TensorView) -> Result<TensorData, String> {
+    let dtype = match view.dtype() {
+        Dtype::F64 => DType::F64,
+        Dtype::F32 => DType::F32,
+        other => {
+            return Err(format!(
+                "`{name}` is of type {other:?}, expected F64 or F32"
+            ));
+        }
+    };
+    let elements = view.data().len() / dtype.size();
+    Ok(TensorData::from_bytes_vec(
+        view.data().to_vec(),
+        [elements],
+        dtype,
+    ))
+}
+
+fn view(data: &TensorData) -> Result<TensorView<'_>, String> {
+    let dtype = match data.dtype() {
+        DType::F64 => Dtype::F64,
+        DType::F32 => Dtype::F32,
+        DType::U8 => Dtype::U8,
+        other => return Err(format!("tensors of type {other:?} are not written")),
+    };
+    TensorView::new(dtype, data.shape().to_vec(), data.as_bytes()).map_err(|e| e.to_string())
+}
+
+/// SHA-256, in hexadecimal, over the metadata without its digest and all tensors.
+fn checksum(
+    metadata: &str,
+    views: &BTreeMap<&str, TensorView>,
+) -> Result<String, serde_json::Error> {
+    let mut hash = Sha256::new();
+    hash.update(metadata);
+    for (name, view) in views {
+        hash.update(serde_json::to_vec(&(name, view.dtype(), view.shape()))?);
+        hash.update(view.data());
+    }
+    Ok(hex(&hash.finalize()))
+}
+
+fn check_version(path: &Path, json: &str) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Version {
+        schema: u64,
+    }
+    let Version { schema } = serde_json::from_str(json).map_err(|e| format_error(path, e))?;
+    if schema != SCHEMA_VERSION {
+        return Err(Error::Version {
+            path: path.into(),
+            found: schema,
+            supported: SCHEMA_VERSION,
+        });
+    }
+    Ok(())
+}
+
+/// Write beside the target, sync, rename over it, sync the folder.
+fn write_atomically(
+    path: &Path,
+    views: BTreeMap<&str, TensorView>,
+    header: HashMap<String, String>,
+) -> Result<()> {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let io = |e| io_error(path, e);
+    let temporary = tempfile::Builder::new()
+        .prefix(".fisher-")
+        .tempfile_in(folder)
+        .map_err(io)?
+        .into_temp_path();
+    safetensors::serialize_to_file(views, Some(header), &temporary)
+        .map_err(|e| format_error(path, e))?;
+    File::open(&temporary)
+        .and_then(|f| f.sync_all())
+        .map_err(io)?;
+    temporary.persist(path).map_err(|e| io(e.error))?;
+    // A rename is durable once its folder is; not every platform can open one.
+    #[cfg(unix)]
+    File::open(folder).and_then(|f| f.sync_all()).map_err(io)?;
+    Ok(())
+}
+
+/// `/` ends a task's name in tensor names, so it may not be in it.
+fn encode(task: &str) -> String {
+    task.replace('%', "%25").replace('/', "%2F")
+}
+
+fn io_error(path: &Path, source: std::io::Error) -> Error {
+    Error::Io {
+        path: path.into(),
+        source,
+    }
+}
+
+fn format_error(path: &Path, reason: impl std::fmt::Display) -> Error {
+    Error::Format {
+        path: path.into(),
+        reason: reason.to_string(),
+    }
+}

@@ -1,0 +1,220 @@
+//! Numbers that span several parameters: whole layers and whole attention heads.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+use crate::catalogue::Catalogue;
+use crate::gradient::{Contribution, ContributionUnit};
+use crate::group::{Grouping, Reduction, Scheme};
+use crate::heads::{HeadLayout, natural};
+
+/// Layers and attention heads as wholes.
+///
+/// The error bar of a sum over parameters does not follow from the error bars of its parts, which
+/// vary together. So the contributions of each sample are summed first, over the whole layer or
+/// the whole head, and the sums are accumulated. They are traces of the diagonal Fisher: sums,
+/// whatever the statistics' [`Reduction`] is.
+///
+/// A layer is everything under one numbered path, such as `decoder.layers.3`; parameters outside
+/// count to the first part of their path (`embedding`). A head is its slices of Q, K, V and O; a
+/// key/value head that several query heads share counts to each of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    layers: Vec<String>,
+    heads: Vec<HeadKey>,
+    /// Path of a parameter to its layer.
+    layer_of: BTreeMap<String, usize>,
+    /// Path of a parameter to its slices: the grouping, and the first of the heads it feeds.
+    slices: BTreeMap<String, Vec<HeadSlices>>,
+}
+
+/// One attention head.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeadKey {
+    /// The path of the attention layer.
+    pub attention: String,
+    /// The number of the query head.
+    pub head: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct HeadSlices {
+    grouping: Grouping,
+    first: usize,
+    /// Query heads per group: more than one where key/value heads are shared.
+    shared: usize,
+}
+
+impl Totals {
+    pub(crate) fn of(catalogue: &Catalogue, heads: &HeadLayout) -> Result<Self> {
+        let mut layers: Vec<String> = Vec::new();
+        let mut layer_of = BTreeMap::new();
+        for parameter in catalogue.parameters() {
+            let layer = layer_name(parameter.path());
+            let index = layers.iter().position(|l| *l == layer);
+            let index = index.unwrap_or_else(|| {
+                layers.push(layer);
+                layers.len() - 1
+            });
+            layer_of.insert(parameter.path().to_owned(), index);
+        }
+        // In the order of their numbers, however the catalogue was sorted.
+        let mut order: Vec<usize> = (0..layers.len()).collect();
+        order.sort_by_key(|&i| natural(&layers[i]));
+        let mut rank = vec![0; layers.len()];
+        order.iter().enumerate().for_each(|(r, &i)| rank[i] = r);
+        layer_of
+            .values_mut()
+            .for_each(|index| *index = rank[*index]);
+        let layers = order.iter().map(|&i| layers[i].clone()).collect();
+
+        let mut keys = Vec::new();
+        let mut slices: BTreeMap<String, Vec<HeadSlices>> = BTreeMap::new();
+        for attention in heads.attention() {
+            let parameters = attention.paths().filter_map(|path| catalogue.get(path));
+            let parameters: Vec<_> = parameters.collect();
+            if parameters.is_empty() {
+                continue;
+            }
+            let first = keys.len();
+            keys.extend((0..attention.heads()).map(|head| HeadKey {
+                attention: attention.name().into(),
+                head,
+            }));
+            for parameter in parameters {
+                for grouping in Grouping::of(parameter, &Scheme::Head, heads)? {
+                    let shared = attention.heads() / grouping.groups();
+                    let of = slices.entry(parameter.path().into()).or_default();
+                    of.push(HeadSlices {
+                        grouping,
+                        first,
+                        shared,
+                    });
+                }
+            }
+        }
+        Ok(Self {
+            layers,
+            heads: keys,
+            layer_of,
+            slices,
+        })
+    }
+
+    /// Names of the layers, in order.
+    pub fn layers(&self) -> &[String] {
+        &self.layers
+    }
+
+    /// The heads, in order.
+    pub fn heads(&self) -> &[HeadKey] {
+        &self.heads
+    }
+
+    /// Whether every index points into the totals: for what comes from a file.
+    pub(crate) fn check<'a>(
+        &self,
+        shape: impl Fn(&str) -> Option<&'a [usize]>,
+    ) -> Result<(), String> {
+        let inside = |path: &str, slices: &HeadSlices| {
+            let heads = slices.grouping.groups().checked_mul(slices.shared);
+            let end = heads.and_then(|n| n.checked_add(slices.first));
+            heads > Some(0)
+                && end.is_some_and(|end| end <= self.heads.len())
+                && shape(path) == Some(slices.grouping.shape())
+        };
+        let layers = self.layer_of.values().all(|&i| i < self.layers.len());
+        let mut slices = self
+            .slices
+            .iter()
+            .flat_map(|(p, all)| all.iter().map(move |s| (p, s)));
+        if layers && slices.all(|(path, slices)| inside(path, slices)) {
+            return Ok(());
+        }
+        Err("the totals do not fit the parameters".into())
+    }
+}
+
+/// The sums of one batch, filled parameter by parameter.
+pub(crate) struct BatchTotals {
+    layers: Vec<Option<Tensor<2>>>,
+    /// By the first head of their attention layer.
+    heads: BTreeMap<usize, Tensor<2>>,
+}
+
+impl BatchTotals {
+    pub(crate) fn new(totals: &Totals) -> Self {
+        Self {
+            layers: vec![None; totals.layers.len()],
+            heads: BTreeMap::new(),
+        }
+    }
+
+    /// Take in one parameter: its contributions and their `[samples, 1]` row sums.
+    pub(crate) fn add<C: ContributionUnit>(
+        &mut self,
+        totals: &Totals,
+        path: &str,
+        contribution: &Contribution<C>,
+        sum: Tensor<2>,
+    ) {
+        if let Some(&layer) = totals.layer_of.get(path) {
+            let slot = &mut self.layers[layer];
+            *slot = Some(match slot.take() {
+                Some(total) => total + sum,
+                None => sum,
+            });
+        }
+        for slices in totals.slices.get(path).into_iter().flatten() {
+            let sums = slices.grouping.reduce(contribution, Reduction::Sum);
+            let [samples, groups] = sums.tensor().dims();
+            // Each shared kv head to all of its query heads, which are neighbours.
+            let sums = sums
+                .tensor()
+                .clone()
+                .reshape([samples, groups, 1])
+                .repeat_dim(2, slices.shared)
+                .reshape([samples, groups * slices.shared]);
+            let total = match self.heads.remove(&slices.first) {
+                Some(total) => total + sums,
+                None => sums,
+            };
+            self.heads.insert(slices.first, total);
+        }
+    }
+
+    /// `[samples, layers]` and `[samples, heads]`; `None` where the model has none.
+    pub(crate) fn finish(self) -> (Option<Tensor<2>>, Option<Tensor<2>>) {
+        let concatenate =
+            |parts: Vec<Tensor<2>>| (!parts.is_empty()).then(|| Tensor::cat(parts, 1));
+        (
+            concatenate(self.layers.into_iter().flatten().collect()),
+            concatenate(self.heads.into_values().collect()),
+        )
+    }
+}
+
+/// Everything up to the first number of a path; without one, its first part.
+fn layer_name(path: &str) -> String {
+    let parts: Vec<&str> = path.split('.').collect();
+    let number = parts.iter().position(|part| part.parse::<u64>().is_ok());
+    parts[..number.unwrap_or(0) + 1].join(".")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("model.layers.11.self_attn.q_proj.weight", "model.layers.11")]
+    #[case("transformer.h.0.mlp.c_fc.bias", "transformer.h.0")]
+    #[case("embedding.weight", "embedding")]
+    #[case("0.weight", "0")]
+    fn layers_are_named_by_their_number(#[case] path: &str, #[case] layer: &str) {
+        assert_eq!(layer_name(path), layer);
+    }
+}

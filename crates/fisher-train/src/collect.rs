@@ -1,0 +1,286 @@
+//! Filling statistics from data.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use burn::config::Config;
+use burn::data::dataloader::DataLoader;
+use fisher_core::{ContributionUnit, Error as CoreError, Statistics, hash_weights};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
+
+use crate::per_sample::{PerSample, Unreached};
+use crate::sample::{SampleBatch, SampleLoss};
+use crate::{Error, Result};
+
+/// What to do with a sample whose gradient is NaN or infinite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NonFinite {
+    /// Stop with an error that names sample and parameter.
+    #[default]
+    Error,
+    /// Leave the sample out, warn, and record it in the statistics.
+    Skip,
+}
+
+/// Where and how often a collection is saved so that it can go on after an interruption.
+#[derive(Config, Debug)]
+pub struct Checkpoint {
+    /// The file: a statistics file like any other.
+    pub path: PathBuf,
+    /// Samples between two writes.
+    pub every: usize,
+}
+
+/// Configuration of a [`Collector`].
+#[derive(Config, Debug)]
+pub struct CollectorConfig {
+    /// What to do with a sample whose gradient is NaN or infinite.
+    #[config(default = "NonFinite::Error")]
+    pub non_finite: NonFinite,
+    /// Save on the way.
+    pub checkpoint: Option<Checkpoint>,
+    /// Show a progress bar, where standard error is a terminal.
+    #[config(default = true)]
+    pub progress: bool,
+}
+
+impl CollectorConfig {
+    /// A collector.
+    pub fn init(&self) -> Collector {
+        Collector {
+            config: self.clone(),
+        }
+    }
+}
+
+/// Fills [`Statistics`] with the per-sample gradients of a task.
+#[derive(Debug, Clone)]
+pub struct Collector {
+    config: CollectorConfig,
+}
+
+/// What a collection did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Collected {
+    /// Samples whose gradients were collected.
+    pub samples: usize,
+    /// Their active tokens.
+    pub tokens: u64,
+    /// Samples left out because their gradient was not finite: see the task's sample records.
+    pub skipped: usize,
+    /// Samples that the checkpoint already held.
+    pub resumed: usize,
+    /// `Σ_i L_i` of the samples collected, in nats.
+    pub loss: f64,
+    /// Parameters that no sample collected had a gradient for: their Fisher is 0.
+    pub unreached: Vec<String>,
+    /// Time taken.
+    pub elapsed: Duration,
+}
+
+impl Collector {
+    /// The statistics in the checkpoint, or `fresh` ones where none was written yet.
+    ///
+    /// Collecting then goes on where it stopped: with a checkpoint configured, the samples that a
+    /// task already has are taken to be the first of its data.
+    ///
+    /// # Errors
+    /// Those of [`Statistics::load`], and [`CoreError::Incompatible`] when the checkpoint is of
+    /// another model or configuration than `fresh`.
+    pub fn resume<C: ContributionUnit>(&self, fresh: Statistics<C>) -> Result<Statistics<C>> {
+        let Some(checkpoint) = &self.config.checkpoint else {
+            return Ok(fresh);
+        };
+        if !checkpoint.path.exists() {
+            return Ok(fresh);
+        }
+        let saved = Statistics::load(&checkpoint.path, fresh.device())?;
+        fresh.compatible(&saved)?;
+        tracing::info!(path = %checkpoint.path.display(), "resuming from a checkpoint");
+        Ok(saved)
+    }
+
+    /// Collect the samples of a Burn data loader.
+    ///
+    /// # Errors
+    /// Those of [`Collector::collect_batches`], and [`Error::Data`] when the loader fails.
+    pub fn collect<M: SampleLoss, C: ContributionUnit>(
+        &self,
+        model: &M,
+        task: &str,
+        loader: &dyn DataLoader<M::Batch>,
+        statistics: &mut Statistics<C>,
+    ) -> Result<Collected> {
+        let batches = loader.iter().map(|batch| {
+            batch.map_err(|e| Error::Data {
+                reason: e.to_string(),
+            })
+        });
+        self.run(model, task, batches, Some(loader.num_items()), statistics)
+    }
+
+    /// Collect the samples of an iterator over batches.
+    ///
+    /// The gradient of each sample is that of its token-sum loss, dropout off, parameters that
+    /// are not part of the statistics frozen. How samples are batched makes no difference.
+    ///
+    /// # Errors
+    /// [`Error::OtherModel`] when the statistics belong to other weights, [`Error::OtherData`]
+    /// when the data does not begin with what a checkpoint holds, errors of single samples
+    /// ([`PerSample::gradient`], [`CoreError::NonFinite`]), and those of [`Statistics::save`].
+    /// Samples collected before an error stay in the statistics.
+    pub fn collect_batches<M: SampleLoss, C: ContributionUnit>(
+        &self,
+        model: &M,
+        task: &str,
+        batches: impl IntoIterator<Item = M::Batch>,
+        statistics: &mut Statistics<C>,
+    ) -> Result<Collected> {
+        self.run(model, task, batches.into_iter().map(Ok), None, statistics)
+    }
+
+    fn run<M: SampleLoss, C: ContributionUnit>(
+        &self,
+        model: &M,
+        task: &str,
+        batches: impl Iterator<Item = Result<M::Batch>>,
+        total: Option<usize>,
+        statistics: &mut Statistics<C>,
+    ) -> Result<Collected> {
+        let _span = tracing::info_span!("collect", task).entered();
+        let start = Instant::now();
+        if self
+            .config
+            .checkpoint
+            .as_ref()
+            .is_some_and(|c| c.every == 0)
+        {
+            return Err(Error::CheckpointEvery);
+        }
+        check_model(model, statistics)?;
+        let per_sample = PerSample::new(model, statistics.paths())?;
+        let done: Vec<String> = match (&self.config.checkpoint, statistics.task(task)) {
+            (Some(_), Ok(task)) => task.samples().iter().map(|s| s.id.clone()).collect(),
+            _ => Vec::new(),
+        };
+        let mut collected = Collected {
+            samples: 0,
+            tokens: 0,
+            skipped: 0,
+            resumed: 0,
+            loss: 0.0,
+            unreached: Vec::new(),
+            elapsed: Duration::ZERO,
+        };
+        let mut unreached = Unreached::default();
+        let bar = self.bar(task, total);
+        let mut position = 0;
+        for batch in batches {
+            let batch = batch?;
+            for (index, id) in batch.ids().into_iter().enumerate() {
+                bar.inc(1);
+                if let Some(expected) = done.get(position) {
+                    check_resumed(task, position, expected, &id)?;
+                    collected.resumed += 1;
+                    position += 1;
+                    continue;
+                }
+                position += 1;
+                let sample = tracing::debug_span!("sample", id).in_scope(|| {
+                    let sample = per_sample.gradient(&batch, index)?;
+                    unreached.add(&sample.unreached);
+                    let counted = sample.gradients.samples()[0].clone();
+                    let loss = sample.loss;
+                    match statistics.push(task, sample.gradients) {
+                        Ok(()) => Ok(Some((counted.tokens(), loss))),
+                        Err(CoreError::NonFinite { parameter, .. })
+                            if self.config.non_finite == NonFinite::Skip =>
+                        {
+                            tracing::warn!(id, parameter, "gradient not finite, sample skipped");
+                            statistics.skip(task, &counted, parameter);
+                            Ok(None)
+                        }
+                        Err(error) => Err(Error::from(error)),
+                    }
+                })?;
+                match sample {
+                    Some((tokens, loss)) => {
+                        collected.samples += 1;
+                        collected.tokens += tokens;
+                        collected.loss += loss;
+                    }
+                    None => collected.skipped += 1,
+                }
+                if let Some(checkpoint) = &self.config.checkpoint
+                    && position.is_multiple_of(checkpoint.every)
+                {
+                    statistics.save(&checkpoint.path)?;
+                }
+            }
+        }
+        if let Some(expected) = done.get(position) {
+            check_resumed(task, position, expected, "the end of the data")?;
+        }
+        if let Some(checkpoint) = &self.config.checkpoint {
+            statistics.save(&checkpoint.path)?;
+        }
+        bar.finish_and_clear();
+        collected.unreached = unreached.into_paths();
+        if !collected.unreached.is_empty() && collected.samples > 0 {
+            let parameters = collected.unreached.join(", ");
+            tracing::warn!(parameters, "no sample has a gradient for these parameters");
+        }
+        collected.elapsed = start.elapsed();
+        tracing::info!(samples = collected.samples, elapsed = ?collected.elapsed, "collected");
+        Ok(collected)
+    }
+
+    fn bar(&self, task: &str, total: Option<usize>) -> ProgressBar {
+        if !self.config.progress {
+            return ProgressBar::hidden();
+        }
+        // Hidden by indicatif where standard error is not a terminal.
+        let (bar, template) = match total {
+            Some(total) => (
+                ProgressBar::new(total as u64),
+                "{prefix} {wide_bar} {pos}/{len} samples, {per_sec}, {eta} left",
+            ),
+            None => (
+                ProgressBar::new_spinner(),
+                "{prefix} {spinner} {pos} samples, {per_sec}, {elapsed}",
+            ),
+        };
+        let style = ProgressStyle::with_template(template);
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+        bar.with_style(style).with_prefix(task.to_owned())
+    }
+}
+
+fn check_model<M: SampleLoss, C: ContributionUnit>(
+    model: &M,
+    statistics: &Statistics<C>,
+) -> Result<()> {
+    let expected = &statistics.provenance().model;
+    let found = hash_weights(model)?;
+    if *expected == found {
+        return Ok(());
+    }
+    Err(Error::OtherModel {
+        expected: expected.clone(),
+        found,
+    })
+}
+
+fn check_resumed(task: &str, position: usize, expected: &str, found: &str) -> Result<()> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(Error::OtherData {
+        task: task.into(),
+        position,
+        expected: expected.into(),
+        found: found.into(),
+    })
+}

@@ -1,0 +1,71 @@
+//! What can go wrong while gradients are collected.
+
+/// Errors of this crate. Every variant names what it is about and says what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An error of the statistics.
+    #[error(transparent)]
+    Core(#[from] fisher_core::Error),
+
+    /// The data set failed to give a batch.
+    #[error("the data loader failed: {reason}")]
+    Data {
+        /// The data set's error.
+        reason: String,
+    },
+
+    /// The loss of a sample does not depend on any parameter that requires gradients.
+    #[error(
+        "the loss of sample `{sample}` does not depend on any trainable parameter; is the model \
+         on an autodiff device, and is the loss computed without `detach`, `inner` or `valid`?"
+    )]
+    NoGraph {
+        /// The sample's id.
+        sample: String,
+    },
+
+    /// A batch, its samples and its losses do not agree in number.
+    #[error("{what} of sample `{sample}`: expected 1, found {found}")]
+    Count {
+        /// What was counted.
+        what: &'static str,
+        /// The sample's id.
+        sample: String,
+        /// How many there were.
+        found: usize,
+    },
+
+    /// The statistics belong to a model with other weights.
+    #[error(
+        "the statistics belong to another model: its weights hash to {expected}, this model's to \
+         {found}; begin new statistics for it"
+    )]
+    OtherModel {
+        /// Hash in the statistics.
+        expected: String,
+        /// Hash of the model given.
+        found: String,
+    },
+
+    /// The data does not begin with the samples that a checkpoint holds.
+    #[error(
+        "cannot resume task `{task}`: sample {position} was `{expected}` when the checkpoint was \
+         written and is `{found}` now; give the same data in the same order, or begin anew \
+         without the checkpoint"
+    )]
+    OtherData {
+        /// The task.
+        task: String,
+        /// Position in the data, from 0.
+        position: usize,
+        /// Id in the checkpoint.
+        expected: String,
+        /// Id in the data, or `the end of the data`.
+        found: String,
+    },
+
+    /// A checkpoint that would never be written.
+    #[error("a checkpoint every 0 samples is never written; give a number above 0")]
+    CheckpointEvery,
+}

@@ -1,0 +1,75 @@
+//! Where the gradients of Fisher statistics come from.
+//!
+//! A model says what the loss of each sample is ([`SampleLoss`]), a batch says what its samples
+//! are ([`SampleBatch`]), and a [`Collector`] runs one backward pass per sample and fills
+//! [`Statistics`](fisher_core::Statistics): exact for any Burn module and any loss.
+//!
+//! ```
+//! use burn::module::Module;
+//! use burn::nn::{Linear, LinearConfig};
+//! use burn::tensor::{Device, Int, Tensor};
+//! use fisher_core::{HeadLayout, Statistics, StatisticsConfig};
+//! use fisher_train::{CollectorConfig, SampleBatch, SampleLoss, SampleLosses};
+//!
+//! #[derive(Clone)]
+//! struct Digits {
+//!     images: Tensor<2>,
+//!     labels: Tensor<1, Int>,
+//!     ids: Vec<String>,
+//! }
+//!
+//! impl SampleBatch for Digits {
+//!     fn ids(&self) -> Vec<String> {
+//!         self.ids.clone()
+//!     }
+//!     fn sample(&self, index: usize) -> Self {
+//!         Self {
+//!             images: self.images.clone().narrow(0, index, 1),
+//!             labels: self.labels.clone().narrow(0, index, 1),
+//!             ids: vec![self.ids[index].clone()],
+//!         }
+//!     }
+//! }
+//!
+//! #[derive(Module, Debug)]
+//! struct Classifier {
+//!     linear: Linear,
+//! }
+//!
+//! impl SampleLoss for Classifier {
+//!     type Batch = Digits;
+//!     fn sample_losses(&self, batch: &Digits) -> SampleLosses {
+//!         let logits = self.linear.forward(batch.images.clone());
+//!         SampleLosses::classification(logits, batch.labels.clone())
+//!     }
+//! }
+//!
+//! let device = Device::flex().autodiff();
+//! let model = Classifier { linear: LinearConfig::new(4, 3).init(&device) };
+//! let batch = Digits {
+//!     images: Tensor::random([8, 4], burn::tensor::Distribution::Default, &device),
+//!     labels: Tensor::zeros([8], &device),
+//!     ids: (0..8).map(|i| format!("digit-{i}")).collect(),
+//! };
+//!
+//! let mut statistics: Statistics = StatisticsConfig::new().init(&model, &HeadLayout::none())?;
+//! let collector = CollectorConfig::new().init();
+//! collector.collect_batches(&model, "zeros", [batch], &mut statistics)?;
+//! assert_eq!(statistics.task("zeros")?.count(), 8);
+//! # Ok::<(), fisher_train::Error>(())
+//! ```
+
+mod collect;
+mod error;
+mod losses;
+mod per_sample;
+mod sample;
+
+pub use collect::{Checkpoint, Collected, Collector, CollectorConfig, NonFinite};
+pub use error::Error;
+pub use losses::{IGNORE, SampleLosses, draw_labels};
+pub use per_sample::{PerSample, SampleGradient};
+pub use sample::{SampleBatch, SampleLoss};
+
+/// The result of this crate's fallible functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,115 @@
+//! The losses of a batch's samples, in one unit.
+
+use burn::tensor::activation::{log_softmax, softmax};
+use burn::tensor::{ElementConversion, Int, Tensor};
+
+/// The label of a position that does not count.
+pub const IGNORE: i64 = -100;
+
+/// The token-sum loss `L_i = Σ_t −log p(y_it | ..)` of every sample and its active tokens `T_i`.
+///
+/// # Shapes
+/// `[samples]`
+#[derive(Debug, Clone)]
+pub struct SampleLosses {
+    sums: Tensor<1>,
+    tokens: Vec<u64>,
+}
+
+impl SampleLosses {
+    /// Losses that are sums over each sample's active tokens.
+    ///
+    /// # Panics
+    /// When the numbers of losses and of token counts differ.
+    pub fn token_sum(losses: Tensor<1>, tokens: Vec<u64>) -> Self {
+        assert_eq!(losses.dims()[0], tokens.len(), "one token count per loss");
+        Self {
+            sums: losses,
+            tokens,
+        }
+    }
+
+    /// Losses that are means over each sample's active tokens: multiplied by `T_i`, once, here.
+    ///
+    /// # Panics
+    /// When the numbers of losses and of token counts differ.
+    pub fn token_mean(losses: Tensor<1>, tokens: Vec<u64>) -> Self {
+        let counts: Vec<f32> = tokens.iter().map(|&t| t as f32).collect();
+        let counts = Tensor::<1>::from_data(counts.as_slice(), &losses.device());
+        let dtype = losses.dtype();
+        Self::token_sum(losses * counts.cast(dtype), tokens)
+    }
+
+    /// Cross-entropy of `logits` against labels that stand at the position that predicts them:
+    /// `labels[i, t]` is what `logits[i, t]` should say. Positions labelled [`IGNORE`] do not
+    /// count. Nothing is shifted.
+    ///
+    /// # Shapes
+    /// - logits: `[samples, positions, vocabulary]`
+    /// - labels: `[samples, positions]`
+    pub fn cross_entropy(logits: Tensor<3>, labels: Tensor<2, Int>) -> Self {
+        let [samples, positions, vocabulary] = logits.dims();
+        let ignored = labels.clone().equal_scalar(IGNORE);
+        let index = labels.mask_fill(ignored.clone(), 0);
+        let negative = log_softmax(logits, 2)
+            .gather(2, index.reshape([samples, positions, 1]))
+            .reshape([samples, positions])
+            .neg()
+            .mask_fill(ignored.clone(), 0.0);
+        debug_assert!(vocabulary > 0);
+        let active = ignored.bool_not().int().sum_dim(1).into_data();
+        let tokens = active.iter::<i64>().map(i64::unsigned_abs).collect();
+        Self::token_sum(negative.sum_dim(1).reshape([samples]), tokens)
+    }
+
+    /// Cross-entropy of a causal language model whose labels are its inputs: position `t` is
+    /// scored against label `t + 1`, so the last logits and the first label count for nothing.
+    /// Do not shift the labels before.
+    ///
+    /// # Shapes
+    /// - logits: `[samples, positions, vocabulary]`
+    /// - labels: `[samples, positions]`
+    pub fn next_token(logits: Tensor<3>, labels: Tensor<2, Int>) -> Self {
+        let [_, positions, _] = logits.dims();
+        Self::cross_entropy(
+            logits.narrow(1, 0, positions - 1),
+            labels.narrow(1, 1, positions - 1),
+        )
+    }
+
+    /// Cross-entropy of a classifier; every sample has one active token.
+    ///
+    /// # Shapes
+    /// - logits: `[samples, classes]`
+    /// - labels: `[samples]`
+    pub fn classification(logits: Tensor<2>, labels: Tensor<1, Int>) -> Self {
+        Self::cross_entropy(logits.unsqueeze_dim(1), labels.unsqueeze_dim(1))
+    }
+
+    /// The losses, `[samples]`.
+    pub fn sums(&self) -> &Tensor<1> {
+        &self.sums
+    }
+
+    /// The active tokens of every sample.
+    pub fn tokens(&self) -> &[u64] {
+        &self.tokens
+    }
+}
+
+/// Labels drawn from the model's own predictions, for a Monte-Carlo Fisher
+/// ([`FisherKind::MonteCarlo`](fisher_core::FisherKind::MonteCarlo)).
+///
+/// Each label that counts is replaced by a draw from `softmax(logits)` at its position; ignored
+/// positions stay ignored. Seed the device first (`device.seed(..)`): the draws are the device's.
+///
+/// # Shapes
+/// - logits: `[samples, positions, vocabulary]`
+/// - labels: `[samples, positions]`, aligned as for [`SampleLosses::cross_entropy`]
+pub fn draw_labels(logits: Tensor<3>, labels: Tensor<2, Int>) -> Tensor<2, Int> {
+    let [samples, positions, vocabulary] = logits.dims();
+    let probabilities = softmax(logits.inner(), 2).reshape([samples * positions, vocabulary]);
+    let drawn = probabilities.categorical(1).reshape([samples, positions]);
+    let ignored = labels.equal_scalar(IGNORE.elem::<i64>());
+    drawn.mask_fill(ignored, IGNORE)
+}

@@ -1,0 +1,184 @@
+//! The loop: one backward pass per sample, exact for any module.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use burn::module::{Flag, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::tensor::{Gradients, Tensor};
+use fisher_core::{Catalogue, Gradient, GradientBatch, Sample, TokenSum};
+
+use crate::sample::{SampleBatch, SampleLoss};
+use crate::{Error, Result};
+
+/// A model made ready for per-sample gradients.
+///
+/// Dropout, noise and the batch statistics of batch norms are off while gradients stay on
+/// (Burn's `valid()` would take the gradients away too). Parameters that are not asked for are
+/// frozen, so nothing is computed for them. The model that was given stays as it is.
+#[derive(Debug, Clone)]
+pub struct PerSample<M> {
+    model: M,
+    /// Id to path of the parameters asked for.
+    paths: HashMap<ParamId, String>,
+}
+
+/// The token-sum gradient of one sample.
+#[derive(Debug, Clone)]
+pub struct SampleGradient {
+    /// The gradients: a batch of one sample. A parameter that the loss does not reach has zeros.
+    pub gradients: GradientBatch,
+    /// `L_i`.
+    pub loss: f64,
+    /// The parameters that the loss did not reach.
+    pub unreached: Vec<String>,
+}
+
+impl<M: SampleLoss> PerSample<M> {
+    /// Ready `model` for the gradients of the parameters at `paths`.
+    ///
+    /// # Errors
+    /// [`fisher_core::Error::UnknownParameter`] when the model does not have one of them, or has
+    /// it frozen.
+    pub fn new<'a>(model: &M, paths: impl IntoIterator<Item = &'a str>) -> Result<Self> {
+        let catalogue = Catalogue::of(model)?;
+        let paths = paths.into_iter().map(|path| {
+            let id = catalogue.require(path)?.id();
+            Ok(id.map(|id| (id, path.to_owned())))
+        });
+        let paths = paths.filter_map(fisher_core::Result::transpose);
+        let paths: HashMap<ParamId, String> = paths.collect::<fisher_core::Result<_>>()?;
+        let model = model.clone().map(&mut Deterministic { paths: &paths });
+        Ok(Self { model, paths })
+    }
+
+    /// The gradient of the sample at `index` of `batch`.
+    ///
+    /// # Errors
+    /// [`fisher_core::Error::NoActiveTokens`] when none of its labels counts,
+    /// [`Error::NoGraph`] when its loss depends on no parameter, [`Error::Count`] when the batch
+    /// does not give one sample with one loss.
+    pub fn gradient(&self, batch: &M::Batch, index: usize) -> Result<SampleGradient> {
+        let batch = batch.sample(index);
+        let ids = batch.ids();
+        let id = ids.first().cloned().unwrap_or_default();
+        let losses = self.model.sample_losses(&batch);
+        let count = |what, found| match found {
+            1 => Ok(()),
+            _ => Err(Error::Count {
+                what,
+                sample: id.clone(),
+                found,
+            }),
+        };
+        count("ids", ids.len())?;
+        count("losses", losses.tokens().len())?;
+        let sample = Sample::new(id.clone(), losses.tokens()[0])?;
+
+        let loss = losses.sums().clone().sum();
+        if !loss.is_tracked() {
+            return Err(Error::NoGraph { sample: id });
+        }
+        let mut gradients = loss.backward();
+        let mut taker = Taker {
+            paths: &self.paths,
+            gradients: &mut gradients,
+            found: BTreeMap::new(),
+            unreached: BTreeMap::new(),
+        };
+        self.model.visit(&mut taker);
+        let Taker {
+            mut found,
+            unreached,
+            ..
+        } = taker;
+        let unreached: BTreeMap<_, _> = unreached
+            .into_iter()
+            .filter(|(path, _)| !found.contains_key(path))
+            .collect();
+        let names = unreached.keys().cloned().collect();
+        found.extend(unreached);
+
+        let loss: f64 = loss
+            .try_into_scalar()
+            .map_err(|e| fisher_core::Error::Device {
+                reason: e.to_string(),
+            })?;
+        let mut batch = GradientBatch::new(vec![sample]);
+        for (path, gradient) in found {
+            batch.insert(path, Gradient::<TokenSum>::token_sum(gradient));
+        }
+        Ok(SampleGradient {
+            gradients: batch,
+            loss,
+            unreached: names,
+        })
+    }
+}
+
+/// Flags off; gradients only for the parameters asked for.
+struct Deterministic<'a> {
+    paths: &'a HashMap<ParamId, String>,
+}
+
+impl ModuleMapper for Deterministic<'_> {
+    fn map_flag(&mut self, flag: Param<Flag>) -> Param<Flag> {
+        flag.with_value(false)
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if self.paths.contains_key(&param.id) || !param.is_require_grad() {
+            return param;
+        }
+        param.set_require_grad(false)
+    }
+}
+
+/// Takes the gradients of all uses of a parameter and sums them: sum first, square after.
+struct Taker<'a> {
+    paths: &'a HashMap<ParamId, String>,
+    gradients: &'a mut Gradients,
+    found: BTreeMap<String, Tensor<2>>,
+    /// Zeros for parameters without a gradient, of their size.
+    unreached: BTreeMap<String, Tensor<2>>,
+}
+
+impl ModuleVisitor for Taker<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let Some(path) = self.paths.get(&param.id) else {
+            return;
+        };
+        let tensor = param.val();
+        let row = [1, tensor.shape().num_elements()];
+        match tensor.grad_remove(self.gradients) {
+            Some(gradient) => {
+                let gradient = gradient.reshape(row);
+                let sum = match self.found.remove(path) {
+                    Some(other) => other + gradient,
+                    None => gradient,
+                };
+                self.found.insert(path.clone(), sum);
+            }
+            None => {
+                let device = tensor.device().without_autodiff();
+                let zeros = Tensor::zeros(row, (&device, tensor.dtype()));
+                self.unreached.insert(path.clone(), zeros);
+            }
+        }
+    }
+}
+
+/// The parameters that no sample has reached so far.
+#[derive(Debug, Default)]
+pub(crate) struct Unreached(Option<BTreeSet<String>>);
+
+impl Unreached {
+    pub(crate) fn add(&mut self, paths: &[String]) {
+        match &mut self.0 {
+            Some(never) => never.retain(|path| paths.contains(path)),
+            None => self.0 = Some(paths.iter().cloned().collect()),
+        }
+    }
+
+    pub(crate) fn into_paths(self) -> Vec<String> {
+        self.0.unwrap_or_default().into_iter().collect()
+    }
+}

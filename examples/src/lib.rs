@@ -1,0 +1,6 @@
+//! The small models and tasks that the programs share.
+
+pub mod device;
+pub mod model;
+pub mod tasks;
+pub mod training;

@@ -1,0 +1,325 @@
+//! Training on both tasks with Burn's own loop, until both are learnt.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::data::dataloader::{DataLoader, DataLoaderBuilder};
+use burn::data::dataset::InMemDataset;
+use burn::lr_scheduler::cosine::CosineAnnealingLrSchedulerConfig;
+use burn::module::Module;
+use burn::optim::AdamWConfig;
+use burn::tensor::{Device, Tensor, TensorReadError};
+use burn::train::logger::{EvaluationProgressLogger, InMemoryMetricLogger, TrainingProgressLogger};
+use burn::train::metric::state::{FormatOptions, NumericMetricState};
+use burn::train::metric::store::{Aggregate, EventStoreClient, Split};
+use burn::train::metric::{
+    Adaptor, ItemLazy, Metric, MetricAttributes, MetricDefinition, MetricMetadata, MetricName,
+    Numeric, NumericAttributes, NumericEntry, SerializedEntry,
+};
+use burn::train::renderer::{
+    EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation,
+    MetricsRendererTraining,
+};
+use burn::train::{
+    EarlyStoppingStrategy, InferenceStep, Learner, SupervisedTraining, TrainOutput, TrainStep,
+};
+use fisher_train::{IGNORE, SampleLoss};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::model::CausalTransformer;
+use crate::tasks::{Data, Item, Task, TaskBatch, TaskBatcher};
+
+/// The share of held-out samples that counts as learnt.
+pub const LEARNT: f64 = 0.99;
+const BATCH: usize = 128;
+
+/// A loader of items in a fixed order.
+pub fn loader(items: &[Item], device: &Device) -> Arc<dyn DataLoader<TaskBatch>> {
+    DataLoaderBuilder::new(TaskBatcher)
+        .batch_size(BATCH)
+        .set_device(device.clone())
+        .build(InMemDataset::new(items.to_vec()))
+}
+
+/// What training came to.
+pub struct Trained {
+    /// The model, ready for gradients.
+    pub model: CausalTransformer,
+    /// Accuracy on held-out samples, for each of [`Task::ALL`]: samples with every active token
+    /// right.
+    pub accuracy: [f64; 2],
+    /// Epochs trained.
+    pub epochs: usize,
+}
+
+/// Train `model` until it has learnt both tasks, or for `epochs` at most.
+///
+/// # Errors
+/// What Burn's loop stopped with.
+pub fn train(
+    model: CausalTransformer,
+    data: &Data,
+    epochs: usize,
+    seed: u64,
+    folder: &Path,
+    device: &Device,
+) -> Result<Trained, String> {
+    let device = device.clone().autodiff();
+    let batches = DataLoaderBuilder::new(TaskBatcher)
+        .batch_size(BATCH)
+        .shuffle(seed)
+        .set_device(device.clone())
+        .build(InMemDataset::new(data.train.clone()));
+    let held_out: Vec<Item> = Task::ALL
+        .into_iter()
+        .flat_map(|task| data.held_out(task))
+        .cloned()
+        .collect();
+    // A high rate finds the induction heads soon, a falling one makes them exact.
+    let steps = epochs * data.train.len().div_ceil(BATCH);
+    let schedule = CosineAnnealingLrSchedulerConfig::new(3e-3, steps)
+        .with_min_lr(1e-4)
+        .init()?;
+    let learner = Learner::new(
+        model,
+        AdamWConfig::new()
+            .with_beta_2(0.98)
+            .with_weight_decay(0.01)
+            .init(),
+        schedule,
+    );
+    let [induction, maximum] = Task::ALL.map(TaskAccuracy::new);
+    let result =
+        SupervisedTraining::new(folder, batches, loader(&held_out, &device.clone().inner()))
+            .metric_valid_numeric(induction)
+            .metric_valid_numeric(maximum)
+            .early_stopping(BothLearnt)
+            .renderer(Box::new(Bar::new()))
+            .with_metric_logger(InMemoryMetricLogger::new())
+            .with_application_logger(None)
+            .num_epochs(epochs)
+            .launch(learner);
+    if let Some(error) = result.error {
+        return Err(error.to_string());
+    }
+    let accuracy = Task::ALL.map(|task| accuracy(&result.model, data.held_out(task), &device));
+    Ok(Trained {
+        model: result.model.train(),
+        accuracy,
+        epochs: 0,
+    })
+}
+
+/// The share of samples with every active token right.
+pub fn accuracy(model: &CausalTransformer, items: &[Item], device: &Device) -> f64 {
+    let device = device.clone().inner();
+    let right: f64 = loader(items, &device)
+        .iter()
+        .filter_map(Result::ok)
+        .map(|batch| right(model, &batch).sum().into_scalar::<f64>())
+        .sum();
+    right / items.len() as f64
+}
+
+/// 1 for every sample with all active tokens right, `[samples]`.
+fn right(model: &CausalTransformer, batch: &TaskBatch) -> Tensor<1> {
+    let predictions = model.forward(batch.tokens.clone()).argmax(2).squeeze_dim(2);
+    let ignored = batch.labels.clone().equal_scalar(IGNORE);
+    let right = predictions.equal(batch.labels.clone()).bool_or(ignored);
+    right.all_dim(1).squeeze_dim::<1>(1).float()
+}
+
+/// What a step gives to metrics.
+pub struct Outcome {
+    right: Tensor<1>,
+    tasks: Vec<Task>,
+}
+
+impl ItemLazy for Outcome {
+    fn sync(self) -> Result<Self, burn::tensor::ExecutionError> {
+        self.right.device().flush()?;
+        Ok(self)
+    }
+}
+
+impl TrainStep for CausalTransformer {
+    type Input = TaskBatch;
+    type Output = Outcome;
+
+    fn step(&self, batch: TaskBatch) -> TrainOutput<Outcome> {
+        let losses = self.sample_losses(&batch);
+        let tokens: Vec<f32> = losses.tokens().iter().map(|&t| t as f32).collect();
+        let tokens = Tensor::<1>::from_data(tokens.as_slice(), &losses.sums().device());
+        let loss = (losses.sums().clone() / tokens).mean();
+        let outcome = Outcome {
+            right: Tensor::zeros([0], &loss.device().inner()),
+            tasks: Vec::new(),
+        };
+        TrainOutput::new(self, loss.backward(), outcome)
+    }
+}
+
+impl InferenceStep for CausalTransformer {
+    type Input = TaskBatch;
+    type Output = Outcome;
+
+    fn step(&self, batch: TaskBatch) -> Outcome {
+        Outcome {
+            right: right(self, &batch),
+            tasks: batch.tasks,
+        }
+    }
+}
+
+/// The share of a task's samples with every active token right.
+#[derive(Clone)]
+struct TaskAccuracy {
+    task: Task,
+    state: NumericMetricState,
+}
+
+impl TaskAccuracy {
+    fn new(task: Task) -> Self {
+        Self {
+            task,
+            state: NumericMetricState::default(),
+        }
+    }
+
+    fn format(&self) -> FormatOptions {
+        FormatOptions::new(self.name()).precision(3)
+    }
+}
+
+impl Adaptor<Vec<(Task, bool)>> for Outcome {
+    fn adapt(&self) -> Vec<(Task, bool)> {
+        let right = self.right.to_data();
+        let right = right.iter::<f32>().map(|r| r > 0.5);
+        self.tasks.iter().copied().zip(right).collect()
+    }
+}
+
+impl Metric for TaskAccuracy {
+    type Input = Vec<(Task, bool)>;
+
+    fn name(&self) -> MetricName {
+        Arc::new(format!("Accuracy of {}", self.task.name()))
+    }
+
+    fn attributes(&self) -> MetricAttributes {
+        NumericAttributes {
+            unit: None,
+            higher_is_better: true,
+        }
+        .into()
+    }
+
+    fn update(
+        &mut self,
+        samples: &Self::Input,
+        _metadata: &MetricMetadata,
+    ) -> Result<SerializedEntry, TensorReadError> {
+        let of_task = samples.iter().filter(|(task, _)| *task == self.task);
+        let count = of_task.clone().count();
+        if count > 0 {
+            let right = of_task.filter(|(_, right)| *right).count();
+            self.state.update(right as f64 / count as f64, count);
+        }
+        Ok(self.state.compute_update(self.format()))
+    }
+
+    fn compute(&mut self) -> Result<SerializedEntry, TensorReadError> {
+        Ok(self.state.compute_final(self.format()))
+    }
+
+    fn clear(&mut self) {
+        self.state.reset();
+    }
+}
+
+impl Numeric for TaskAccuracy {
+    fn value(&self) -> Option<NumericEntry> {
+        Some(self.state.current_value())
+    }
+
+    fn running_value(&self) -> Option<NumericEntry> {
+        Some(self.state.running_value())
+    }
+
+    fn final_value(&self) -> NumericEntry {
+        self.state.final_value()
+    }
+}
+
+/// Stops once both tasks are learnt.
+#[derive(Clone)]
+struct BothLearnt;
+
+impl EarlyStoppingStrategy for BothLearnt {
+    fn should_stop(&mut self, epoch: usize, store: &EventStoreClient) -> bool {
+        let accuracies = Task::ALL.map(|task| {
+            let name = TaskAccuracy::new(task).name();
+            store.find_metric(&name, epoch, Aggregate::Mean, &Split::Valid)
+        });
+        eprintln!("epoch {epoch} {accuracies:?}");
+        accuracies.iter().all(|a| a.is_some_and(|a| a >= LEARNT))
+    }
+}
+
+/// A progress bar on standard error, in place of Burn's line per batch.
+struct Bar(ProgressBar);
+
+impl Bar {
+    fn new() -> Self {
+        let style = ProgressStyle::with_template("training, epoch {msg} {wide_bar} {elapsed}");
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+        Self(ProgressBar::new(0).with_style(style))
+    }
+}
+
+impl TrainingProgressLogger for Bar {
+    fn start(&mut self, epochs: usize, first: usize, _: Option<usize>, _: Option<&str>) {
+        self.0.set_length(epochs as u64);
+        self.0.set_message(first.to_string());
+    }
+
+    fn update_epoch(&mut self, epoch: usize) {
+        self.0.set_position(epoch as u64);
+        self.0.set_message((epoch + 1).to_string());
+    }
+
+    fn start_split(&mut self, _: &str, _: usize) {}
+    fn update_split(&mut self, _: usize) {}
+    fn end_split(&mut self) {}
+
+    fn end(&mut self) {
+        self.0.finish_and_clear();
+    }
+
+    fn log_event_training(&mut self, event: String) {
+        self.0.println(event);
+    }
+}
+
+impl MetricsRendererTraining for Bar {
+    fn update_train(&mut self, _: MetricState) {}
+    fn update_valid(&mut self, _: MetricState) {}
+}
+
+impl EvaluationProgressLogger for Bar {
+    fn start_global_progress(&mut self, _: usize) {}
+    fn start_test(&mut self, _: &str, _: usize) {}
+    fn update_test_progress(&mut self, _: usize) {}
+    fn end_test(&mut self) {}
+    fn end_global_progress(&mut self) {}
+    fn log_event_evaluation(&mut self, _: String) {}
+}
+
+impl MetricsRendererEvaluation for Bar {
+    fn update_test(&mut self, _: EvaluationName, _: MetricState) {}
+}
+
+impl MetricsRenderer for Bar {
+    fn manual_close(&mut self) {}
+    fn register_metric(&mut self, _: MetricDefinition) {}
+}
