@@ -18,8 +18,8 @@ use crate::heads::{HeadLayout, natural};
 /// the whole head, and the sums are accumulated. They are traces of the diagonal Fisher: sums,
 /// whatever the statistics' [`Reduction`] is.
 ///
-/// A layer is everything under one numbered path, such as `decoder.layers.3`; parameters outside
-/// count to the first part of their path (`embedding`). A head is its slices of Q, K, V and O; a
+/// A layer is everything under one numbered path, such as `decoder.layers.3`; outside of those it
+/// is the module that holds the parameters, such as `embedding`. A head is its slices of Q, K, V and O; a
 /// key/value head that several query heads share counts to each of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
@@ -197,11 +197,12 @@ impl BatchTotals {
     }
 }
 
-/// Everything up to the first number of a path; without one, its first part.
+/// Everything up to the first number of a path; without one, all but the parameter's own name.
 fn layer_name(path: &str) -> String {
     let parts: Vec<&str> = path.split('.').collect();
     let number = parts.iter().position(|part| part.parse::<u64>().is_ok());
-    parts[..number.unwrap_or(0) + 1].join(".")
+    let end = number.map_or(parts.len() - 1, |number| number + 1);
+    parts[..end.max(1)].join(".")
 }
 
 #[cfg(test)]
@@ -213,6 +214,8 @@ mod tests {
     #[case("model.layers.11.self_attn.q_proj.weight", "model.layers.11")]
     #[case("transformer.h.0.mlp.c_fc.bias", "transformer.h.0")]
     #[case("embedding.weight", "embedding")]
+    #[case("model.embed_tokens.weight", "model.embed_tokens")]
+    #[case("head", "head")]
     #[case("0.weight", "0")]
     fn layers_are_named_by_their_number(#[case] path: &str, #[case] layer: &str) {
         assert_eq!(layer_name(path), layer);

@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""Float64 reference numbers for the golden tests.
+
+    pip install torch transformers safetensors numpy
+    python3 regenerate.py                  # every case beside this file
+
+Each case is a tiny Hugging Face checkpoint (config.json, model.safetensors) with two tasks as
+JSON lines (id, input_ids, optional labels). From them this writes
+
+    expected.safetensors   gradients `{task}/gradient/{id}/{parameter}` of the token-sum loss,
+                           `{task}/mean|m2/{parameter}` of g*g/T over samples, and
+                           `{task}/group_mean|group_m2/{label}/{parameter}` of the default groups
+    expected.json          per task: ids, tokens, loss_sum
+
+in the checkpoint's own orientation: Linear [out, in], GPT-2's Conv1D [in, out]. Head and channel
+slices are cut here with plain indexing, independent of the library's plans.
+"""
+import json
+import pathlib
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+from transformers import AutoModelForCausalLM
+
+TASKS = ["alpha", "beta_two"]
+IGNORE = -100
+
+
+def samples(path):
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        yield row["id"], row["input_ids"], row.get("labels", row["input_ids"])
+
+
+def gradient(model, tokens, labels):
+    """Gradients, loss and active tokens of one sample; label t+1 belongs to logits t."""
+    logits = model(torch.tensor([tokens])).logits[0, :-1].double()
+    target = torch.tensor(labels[1:])
+    loss = torch.nn.functional.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
+    model.zero_grad()
+    loss.backward()
+    grads = {name: p.grad.numpy().copy() for name, p in model.named_parameters()}
+    return grads, loss.item(), int((target != IGNORE).sum())
+
+
+def head_slices(config, name):
+    """Block -> list of (axis, start, stop), one per head; empty for other parameters."""
+    leaf = name.split(".")[-2]
+    if not name.endswith(".weight") or ".attn." not in name and ".self_attn." not in name:
+        return {}
+    if config.model_type == "gpt2":
+        h, d = config.n_head, config.n_embd // config.n_head
+        run = lambda offset: [(1, (offset + i) * d, (offset + i + 1) * d) for i in range(h)]
+        if leaf == "c_attn":
+            return {"Q": run(0), "K": run(h), "V": run(2 * h)}
+        return {"O": [(0, i * d, (i + 1) * d) for i in range(h)]}
+    h, kv, d = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    block = {"q_proj": "Q", "k_proj": "K", "v_proj": "V", "o_proj": "O"}[leaf]
+    axis, count = (1, h) if block == "O" else (0, h if block == "Q" else kv)
+    return {block: [(axis, i * d, (i + 1) * d) for i in range(count)]}
+
+
+def groups(config, name, c):
+    heads = head_slices(config, name)
+    if heads:
+        cut = lambda axis, start, stop: np.take(c, range(start, stop), axis)
+        return {f"head.{b}": np.array([cut(*s).mean() for s in slices]) for b, slices in heads.items()}
+    if c.ndim == 1:
+        return {"element": c}
+    if any(word in name for word in ("embed_tokens", "wte", "wpe")):
+        return {"row": c.mean(1)}
+    conv1d = config.model_type == "gpt2" and "lm_head" not in name
+    return {"channel": c.mean(0 if conv1d else 1)}
+
+
+def moments(values):
+    stack = np.stack(values)
+    return stack.mean(0), ((stack - stack.mean(0)) ** 2).sum(0)
+
+
+def regenerate(folder):
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").double().eval()
+    tensors, report = {}, {}
+    for task in TASKS:
+        ids, grads, losses, tokens = [], [], [], []
+        for sample, inputs, labels in samples(folder / f"{task}.jsonl"):
+            g, loss, count = gradient(model, inputs, labels)
+            ids, grads = ids + [sample], grads + [g]
+            losses, tokens = losses + [loss], tokens + [count]
+        report[task] = {"ids": ids, "tokens": tokens, "loss_sum": losses}
+        for name in grads[0]:
+            for sample, g in zip(ids, grads):
+                tensors[f"{task}/gradient/{sample}/{name}"] = g[name]
+            contributions = [g[name] ** 2 / t for g, t in zip(grads, tokens)]
+            tensors[f"{task}/mean/{name}"], tensors[f"{task}/m2/{name}"] = moments(contributions)
+            per_sample = [groups(model.config, name, c) for c in contributions]
+            for label in per_sample[0]:
+                mean, m2 = moments([g[label] for g in per_sample])
+                tensors[f"{task}/group_mean/{label}/{name}"] = mean
+                tensors[f"{task}/group_m2/{label}/{name}"] = m2
+    arrays = {k: np.ascontiguousarray(v, np.float64) for k, v in sorted(tensors.items())}
+    save_file(arrays, folder / "expected.safetensors")
+    (folder / "expected.json").write_text(json.dumps({"tasks": report}, indent=1) + "\n")
+    print(f"{folder.name}: {len(tensors)} tensors")
+
+
+if __name__ == "__main__":
+    for config in sorted(pathlib.Path(__file__).parent.glob("*/config.json")):
+        regenerate(config.parent)

@@ -1,0 +1,123 @@
+//! Small models with the traits that collection asks for.
+
+use burn::module::{Module, Param};
+use burn::nn::attention::{MhaInput, MultiHeadAttention, MultiHeadAttentionConfig};
+use burn::nn::{
+    BatchNorm, BatchNormConfig, Dropout, DropoutConfig, Embedding, EmbeddingConfig, LayerNorm,
+    LayerNormConfig, Linear, LinearConfig,
+};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use fisher_train::{IGNORE, SampleBatch, SampleLoss, SampleLosses};
+
+/// Token sequences with aligned labels.
+#[derive(Debug, Clone)]
+pub struct Sequences {
+    /// `[samples, positions]`
+    pub tokens: Tensor<2, Int>,
+    /// `[samples, positions]`
+    pub labels: Tensor<2, Int>,
+    /// Ids.
+    pub ids: Vec<String>,
+}
+
+impl Sequences {
+    /// `count` made-up sequences of `length` over 7 tokens; sample i has `length - i % 3` active
+    /// tokens.
+    pub fn made_up(count: usize, length: usize, device: &Device) -> Self {
+        let token = |k: usize| ((k * k * 31 + 17 * k + k / 5) % 7) as i64;
+        let tokens: Vec<i64> = (0..count * length).map(token).collect();
+        let label = |k: usize| match k % length < (k / length) % 3 {
+            true => IGNORE,
+            false => token(k + 3),
+        };
+        let labels: Vec<i64> = (0..count * length).map(label).collect();
+        let tensor = |v| Tensor::from_data(TensorData::new(v, [count, length]), device);
+        Self {
+            tokens: tensor(tokens),
+            labels: tensor(labels),
+            ids: (0..count).map(|i| format!("sample/{i}")).collect(),
+        }
+    }
+
+    /// Samples `range`, as a batch.
+    #[must_use]
+    pub fn slice(&self, range: std::ops::Range<usize>) -> Self {
+        let cut = |t: &Tensor<2, Int>| t.clone().narrow(0, range.start, range.len());
+        Self {
+            tokens: cut(&self.tokens),
+            labels: cut(&self.labels),
+            ids: self.ids[range.clone()].to_vec(),
+        }
+    }
+
+    /// Batches of `size`.
+    pub fn batches(&self, size: usize) -> Vec<Self> {
+        let count = self.ids.len();
+        (0..count)
+            .step_by(size)
+            .map(|start| self.slice(start..count.min(start + size)))
+            .collect()
+    }
+}
+
+impl SampleBatch for Sequences {
+    fn ids(&self) -> Vec<String> {
+        self.ids.clone()
+    }
+
+    fn sample(&self, index: usize) -> Self {
+        self.slice(index..index + 1)
+    }
+}
+
+/// A small model with all that makes per-sample gradients hard: dropout, a batch norm, attention,
+/// an embedding that is also the output head.
+#[derive(Module, Debug)]
+pub struct Small {
+    /// Also the output head.
+    pub embedding: Embedding,
+    /// The second use of the embedding's weight.
+    pub head: Param<Tensor<2>>,
+    /// Two heads.
+    pub attention: MultiHeadAttention,
+    norm: LayerNorm,
+    batch_norm: BatchNorm,
+    dropout: Dropout,
+    linear: Linear,
+}
+
+impl Small {
+    /// A model with random weights.
+    pub fn init(device: &Device) -> Self {
+        let width = 8;
+        let embedding = EmbeddingConfig::new(7, width).init(device);
+        Self {
+            head: embedding.weight.clone(),
+            embedding,
+            attention: MultiHeadAttentionConfig::new(width, 2)
+                .with_dropout(0.3)
+                .init(device),
+            norm: LayerNormConfig::new(width).init(device),
+            batch_norm: BatchNormConfig::new(width).init(device),
+            dropout: DropoutConfig::new(0.5).init(),
+            linear: LinearConfig::new(width, width).init(device),
+        }
+    }
+}
+
+impl SampleLoss for Small {
+    type Batch = Sequences;
+
+    fn sample_losses(&self, batch: &Sequences) -> SampleLosses {
+        let x = self.embedding.forward(batch.tokens.clone());
+        let attended = self
+            .attention
+            .forward(MhaInput::self_attn(x.clone()))
+            .context;
+        let x = self.norm.forward(x + attended);
+        let x = self.batch_norm.forward(x.swap_dims(1, 2)).swap_dims(1, 2);
+        let x = self.dropout.forward(self.linear.forward(x).tanh());
+        let logits = x.matmul(self.head.val().transpose().unsqueeze());
+        SampleLosses::cross_entropy(logits, batch.labels.clone())
+    }
+}

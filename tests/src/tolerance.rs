@@ -1,0 +1,37 @@
+//! Every tolerance of the tests, with its reason.
+
+/// Golden numbers, relative: float32 gradients squared and summed over up to a few hundred
+/// elements, against float64.
+pub const GOLDEN: f64 = 1e-5;
+
+/// Accumulation of 1e6 samples, relative: what the accumulators promise on every device.
+pub const ACCUMULATION: f64 = 1e-6;
+
+/// Different splits and orders of the same float32 samples, relative to the largest element:
+/// rounding of sums, in float64 or compensated float32.
+pub const REORDERED: f64 = 2e-6;
+
+/// One backward pass against another on float32 activations, relative to the largest element.
+pub const BACKWARD: f64 = 2e-5;
+
+/// Central differences of a float32 loss, relative to the largest element: the loss has seven
+/// digits, half of them lost in the difference.
+pub const FINITE_DIFFERENCE: f64 = 2e-2;
+
+/// Asserts that `found` is `expected` within `relative`, elementwise, or within that share of
+/// a `floor` of the largest expected element for elements far below it.
+///
+/// # Panics
+/// When it is not.
+pub fn assert_close(name: &str, found: &[f64], expected: &[f64], relative: f64, floor: f64) {
+    assert_eq!(found.len(), expected.len(), "{name}: length");
+    let largest = expected.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+    for (i, (f, e)) in found.iter().zip(expected).enumerate() {
+        let bound = relative * e.abs().max(floor * largest);
+        assert!(
+            (f - e).abs() <= bound,
+            "{name}[{i}]: {f:e} against {e:e}, off by {:e} of {bound:e}",
+            (f - e).abs()
+        );
+    }
+}

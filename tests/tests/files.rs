@@ -1,0 +1,540 @@
+//! The file format: identity, merging, faults, and reading it from Python.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use fisher_core::{
+    Catalogue, Error, FisherKind, Gradient, GradientBatch, HeadLayout, Orientation, Parameter,
+    PerToken, Raw, Reduction, Role, Sample, Scheme, Statistics, StatisticsConfig,
+};
+use fisher_tests::backend::Backend;
+use fisher_tests::golden::{Golden, TASKS};
+use proptest::prelude::*;
+use rstest::rstest;
+use sha2::{Digest, Sha256};
+
+fn golden(ranges: &[std::ops::Range<usize>], device: &Device) -> Statistics {
+    let golden = Golden::load("gpt2-fused");
+    let config = StatisticsConfig::new().with_seed(Some(3));
+    let mut statistics = golden.statistics(&config, device);
+    for task in TASKS {
+        for range in ranges {
+            let batch = golden.batch(task, range.clone(), device);
+            statistics.push(task, batch).expect("gradients");
+        }
+    }
+    statistics
+}
+
+fn save(statistics: &Statistics, folder: &Path, name: &str) -> PathBuf {
+    let path = folder.join(name);
+    statistics.save(&path).expect("a file");
+    path
+}
+
+#[rstest]
+fn what_is_saved_is_loaded_bit_for_bit(
+    #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
+) {
+    let Some(device) = backend.device() else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let statistics = golden(&[0..2, 2..3], &device);
+    let first = save(&statistics, folder.path(), "first.safetensors");
+    let loaded = Statistics::<PerToken>::load(&first, &device).expect("statistics");
+    let second = save(&loaded, folder.path(), "second.safetensors");
+    let bytes = |path: &Path| std::fs::read(path).expect("a file");
+    assert!(bytes(&first) == bytes(&second), "the bytes differ");
+    assert_eq!(loaded.provenance(), statistics.provenance());
+    for task in TASKS {
+        let (a, b) = (
+            loaded.task(task).expect("a task"),
+            statistics.task(task).expect("a task"),
+        );
+        assert_eq!(a.samples(), b.samples());
+        for ((path, a), (_, b)) in a.parameters().zip(b.parameters()) {
+            let read = |p: &fisher_core::ParameterStatistics| {
+                p.elementwise().expect("elements").read().expect("values")
+            };
+            assert_eq!(read(a), read(b), "{path}");
+        }
+    }
+}
+
+#[test]
+fn a_file_of_one_device_is_read_on_another() {
+    let Some(wgpu) = Backend::Wgpu.device() else {
+        return;
+    };
+    let flex = Backend::Flex.device().expect("a CPU");
+    let folder = tempfile::tempdir().expect("a folder");
+    for (from, to) in [(&flex, &wgpu), (&wgpu, &flex)] {
+        let saved = golden(&[0..3], from);
+        let path = save(&saved, folder.path(), "file.safetensors");
+        let loaded = Statistics::<PerToken>::load(&path, to).expect("statistics");
+        let layers = |s: &Statistics| {
+            let task = s.task("alpha").expect("a task");
+            task.layers().read().expect("values").mean.expect("samples")
+        };
+        for (a, b) in layers(&saved).iter().zip(layers(&loaded)) {
+            // A pair of float32 holds 48 bits.
+            assert!((a - b).abs() <= 1e-13 * a.abs(), "{a} against {b}");
+        }
+    }
+}
+
+#[test]
+fn shards_merge_to_one_pass() {
+    let device = Backend::Flex.device().expect("a CPU");
+    let folder = tempfile::tempdir().expect("a folder");
+    let whole = golden(&[0..5], &device);
+    let shards = [
+        golden(&[0..2], &device),
+        golden(&[2..3], &device),
+        golden(&[3..5], &device),
+    ];
+    let mut merged: Option<Statistics> = None;
+    for (i, shard) in shards.iter().enumerate().rev() {
+        let path = save(shard, folder.path(), &format!("{i}"));
+        let loaded = Statistics::load(&path, &device).expect("statistics");
+        match &mut merged {
+            Some(merged) => merged.merge(loaded).expect("they belong together"),
+            None => merged = Some(loaded),
+        }
+    }
+    let merged = merged.expect("shards");
+    for task in TASKS {
+        let (a, b) = (
+            merged.task(task).expect("a task"),
+            whole.task(task).expect("a task"),
+        );
+        assert_eq!((a.count(), a.tokens()), (b.count(), b.tokens()));
+        for ((path, a), (_, b)) in a.parameters().zip(b.parameters()) {
+            let read = |p: &fisher_core::ParameterStatistics| {
+                let moments = p.elementwise().expect("elements").read().expect("values");
+                (
+                    moments.mean.expect("samples"),
+                    moments.variance.expect("samples"),
+                )
+            };
+            let ((mean_a, var_a), (mean_b, var_b)) = (read(a), read(b));
+            fisher_tests::tolerance::assert_close(path, &mean_a, &mean_b, 1e-13, 1e-3);
+            fisher_tests::tolerance::assert_close(path, &var_a, &var_b, 1e-13, 1e-3);
+        }
+    }
+}
+
+/// Statistics of one 2 × 3 matrix from one sample per id.
+fn tiny(config: &StatisticsConfig, model: &str, shape: [usize; 2], ids: &[&str]) -> Statistics {
+    tiny_as::<PerToken>(config, model, shape, ids)
+}
+
+fn tiny_as<C: fisher_core::ContributionUnit>(
+    config: &StatisticsConfig,
+    model: &str,
+    shape: [usize; 2],
+    ids: &[&str],
+) -> Statistics<C> {
+    let device = Backend::Flex.device().expect("a CPU");
+    let matrix = Parameter::new("w", shape, Role::Matrix, Orientation::InputOutput);
+    let catalogue = Catalogue::new(vec![matrix]).expect("a parameter");
+    let mut statistics = config
+        .init_for(&catalogue, &HeadLayout::none(), model.into(), &device)
+        .expect("statistics");
+    for (k, id) in ids.iter().enumerate() {
+        let elements = shape[0] * shape[1];
+        let row: Vec<f32> = (0..elements).map(|e| (e + k) as f32 - 1.5).collect();
+        let row = Tensor::<2>::from_data(TensorData::new(row, [1, elements]), &device);
+        let mut batch = GradientBatch::new(vec![Sample::new(*id, 2).expect("tokens")]);
+        batch.insert("w", Gradient::token_sum(row));
+        statistics.push("task", batch).expect("gradients");
+    }
+    statistics
+}
+
+#[test]
+fn statistics_that_do_not_belong_together_are_refused_by_name() {
+    let config = StatisticsConfig::new();
+    let ours = || tiny(&config, "m", [2, 3], &["a"]);
+    let scheme = vec![(burn::module::ParamGroup::from_path("w"), Scheme::Tensor)];
+    let cases = [
+        (
+            tiny(&config, "other", [2, 3], &["b"]),
+            "hash of its weights",
+        ),
+        (tiny(&config, "m", [3, 2], &["b"]), "parameter `w`"),
+        (
+            tiny(&config.clone().with_elementwise(false), "m", [2, 3], &["b"]),
+            "elementwise true",
+        ),
+        (
+            tiny(&config.clone().with_schemes(scheme), "m", [2, 3], &["b"]),
+            "1 tensor",
+        ),
+        (
+            tiny(
+                &config.clone().with_reduction(Reduction::Sum),
+                "m",
+                [2, 3],
+                &["b"],
+            ),
+            "the group reduction",
+        ),
+        (
+            tiny(
+                &config.clone().with_kind(FisherKind::MonteCarlo),
+                "m",
+                [2, 3],
+                &["b"],
+            ),
+            "the Fisher kind",
+        ),
+        (
+            tiny(&config, "m", [2, 3], &["b", "a"]),
+            "sample `a` of task `task` is in both",
+        ),
+    ];
+    for (theirs, named) in cases {
+        let mut merged = ours();
+        let error = merged.merge(theirs).expect_err(named).to_string();
+        assert!(error.contains(named), "{error}");
+        assert_eq!(
+            merged.task("task").expect("a task").count(),
+            1,
+            "nothing changed"
+        );
+    }
+    // Of another unit: by type in memory, by name in a file.
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("raw");
+    tiny_as::<Raw>(&config, "m", [2, 3], &["b"])
+        .save(&path)
+        .expect("a file");
+    let error = Statistics::<PerToken>::load(&path, ours().device()).expect_err("raw");
+    assert!(matches!(error, Error::Incompatible { .. }), "{error}");
+}
+
+#[test]
+fn tasks_are_keys_and_never_parsed() {
+    let device = Backend::Flex.device().expect("a CPU");
+    let folder = tempfile::tempdir().expect("a folder");
+    let names = [
+        "beta_two",
+        "beta",
+        "two",
+        "a/mean",
+        "a%2Fmean",
+        "a",
+        "",
+        "ünï\n\"code\"",
+    ];
+    let config = StatisticsConfig::new();
+    let one = tiny(&config, "m", [2, 3], &["1/2_3"]);
+    let mut all: Statistics = tiny(&config, "m", [2, 3], &[]);
+    for name in names {
+        let tokens = vec![Sample::new(name, 1).expect("tokens")];
+        let mut batch = GradientBatch::new(tokens);
+        batch.insert("w", Gradient::token_sum(Tensor::<2>::ones([1, 6], &device)));
+        all.push(name, batch).expect("gradients");
+    }
+    all.merge(one).expect("they belong together");
+    let path = save(&all, folder.path(), "tasks");
+    let loaded = Statistics::<PerToken>::load(&path, &device).expect("statistics");
+    let mut expected: Vec<&str> = names.into_iter().chain(["task"]).collect();
+    expected.sort_unstable();
+    assert_eq!(loaded.tasks().collect::<Vec<_>>(), expected);
+    for name in names {
+        assert_eq!(loaded.task(name).expect("a task").samples()[0].id, name);
+    }
+    let error = loaded.task("bet").expect_err("no substring").to_string();
+    assert!(error.contains("beta_two"), "{error}");
+}
+
+#[test]
+fn custom_groups_survive_the_file_and_take_more_samples() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let scheme = Scheme::Custom {
+        ids: vec![1, 0, 0, 1, 1, 2],
+    };
+    let group = burn::module::ParamGroup::from_path("w");
+    let config = StatisticsConfig::new().with_schemes(vec![(group, scheme)]);
+    let first = tiny(&config, "m", [2, 3], &["a"]);
+    let path = save(&first, folder.path(), "custom");
+    let mut resumed = Statistics::<PerToken>::load(&path, first.device()).expect("statistics");
+    resumed
+        .merge(tiny(&config, "m", [2, 3], &["b"]))
+        .expect("they belong together");
+    let of = |s: &Statistics| {
+        let task = s.task("task").expect("a task");
+        let welford = task
+            .parameter("w")
+            .expect("w")
+            .group("custom")
+            .expect("groups")
+            .clone();
+        welford.read().expect("values").mean.expect("samples")
+    };
+    // Both samples have gradients −1.5 .. 3.5, squared over 2 tokens.
+    assert_eq!(of(&resumed), of(&tiny(&config, "m", [2, 3], &["a"])));
+    let expected = [(0.25 + 0.25) / 4.0, (2.25 + 2.25 + 6.25) / 6.0, 12.25 / 2.0];
+    fisher_tests::tolerance::assert_close("groups", &of(&first), &expected, 1e-6, 0.0);
+}
+
+#[test]
+fn damaged_files_give_typed_errors() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let good = tiny(&StatisticsConfig::new(), "m", [2, 3], &["a", "b"]);
+    let path = save(&good, folder.path(), "good");
+    let bytes = std::fs::read(&path).expect("a file");
+    let load = |bytes: &[u8]| {
+        let path = folder.path().join("bad");
+        std::fs::write(&path, bytes).expect("a file");
+        Statistics::<PerToken>::load(&path, good.device()).map(|_| ())
+    };
+    load(&bytes).expect("the file is good");
+
+    // Cut anywhere.
+    for length in (0..bytes.len()).step_by(7) {
+        let error = load(&bytes[..length]).expect_err("cut");
+        assert!(matches!(error, Error::Format { .. }), "{length}: {error}");
+    }
+    // One bit of the data flipped: the checksum sees it.
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
+    for at in (header..bytes.len()).step_by(11) {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 16;
+        let error = load(&flipped).expect_err("flipped");
+        assert!(matches!(error, Error::Checksum { .. }), "{at}: {error}");
+    }
+    // A byte of the header changed: never accepted, never a panic.
+    for at in 0..header {
+        let mut changed = bytes.clone();
+        changed[at] = changed[at].wrapping_add(1);
+        match load(&changed) {
+            Err(Error::Format { .. } | Error::Checksum { .. } | Error::Version { .. }) => {}
+            // The alignment's blanks after the JSON carry nothing.
+            Ok(()) => panic!("byte {at} of the header does not matter"),
+            Err(other) => panic!("byte {at}: {other}"),
+        }
+    }
+    let text = String::from_utf8_lossy(&bytes[8..header]).into_owned();
+    let with_header = |text: &str| {
+        let mut file = (text.len() as u64).to_le_bytes().to_vec();
+        file.extend(text.as_bytes());
+        file.extend(&bytes[header..]);
+        file
+    };
+    let other_version = text.replacen(r#"\"schema\":1"#, r#"\"schema\":2"#, 1);
+    let error = load(&with_header(&other_version)).expect_err("version");
+    assert!(
+        matches!(
+            error,
+            Error::Version {
+                found: 2,
+                supported: 1,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    // Headers that claim more than there is.
+    for hostile in [
+        u64::MAX.to_le_bytes().to_vec(),
+        [&99_000_000u64.to_le_bytes()[..], b"{}"].concat(),
+        with_header(
+            r#"{"w":{"dtype":"F64","shape":[9223372036854775807,9],"data_offsets":[0,8]}}"#,
+        ),
+        with_header("{}"),
+        with_header("not json"),
+    ] {
+        let error = load(&hostile).expect_err("hostile");
+        assert!(matches!(error, Error::Format { .. }), "{error}");
+    }
+    let missing = Statistics::<PerToken>::load(folder.path().join("none"), good.device());
+    assert!(matches!(missing.expect_err("no file"), Error::Io { .. }));
+}
+
+/// Someone who can compute the checksum still cannot make a file that panics or allocates.
+#[test]
+fn hostile_files_with_a_right_checksum_give_typed_errors() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let good = tiny(&StatisticsConfig::new(), "m", [2, 3], &["a", "b"]);
+    let path = save(&good, folder.path(), "good");
+    let bytes = std::fs::read(&path).expect("a file");
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).expect("a header");
+    let metadata = header.metadata().as_ref().expect("metadata")["fisher"].clone();
+    let digest = metadata.split("\"sha256\":\"").nth(1).expect("a digest")[..64].to_owned();
+    for (from, to) in [
+        (r#""shape":[2,3]"#, r#""shape":[200000000000,300000000000]"#),
+        (r#""shape":[2,3]"#, r#""shape":[2,2]"#),
+        (r#""shape":[2,3]"#, r#""shape":[]"#),
+        (r#""layers":["w"]"#, r#""layers":[]"#),
+        (r#""layer_of":{"w":0}"#, r#""layer_of":{"w":5}"#),
+        (r#""per":3"#, r#""per":3000000000000"#),
+        (r#""repeats":1"#, r#""repeats":0"#),
+        (r#""axis":1"#, r#""axis":2"#),
+        (r#""elementwise":true"#, r#""elementwise":7"#),
+        (r#""tasks":{"task""#, r#""tasks":{"other""#),
+        (r#""task/mean/w":2"#, r#""task/mean/v":2"#),
+    ] {
+        assert!(metadata.contains(from), "{from} is not in {metadata}");
+        let text = metadata.replace(from, to).replace(&digest, "");
+        let mut hash = Sha256::new();
+        hash.update(&text);
+        let mut names = file.names();
+        names.sort();
+        for name in names {
+            let view = file.tensor(name).expect("a tensor");
+            let about = serde_json::to_vec(&(name, view.dtype(), view.shape())).expect("JSON");
+            hash.update(about);
+            hash.update(view.data());
+        }
+        let found: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        let text = text.replace(r#""sha256":"""#, &format!(r#""sha256":"{found}""#));
+        let path = folder.path().join("hostile");
+        let metadata = Some([("fisher".to_owned(), text)].into());
+        safetensors::serialize_to_file(file.tensors(), metadata, &path).expect("a file");
+        match Statistics::<PerToken>::load(&path, good.device()) {
+            Err(Error::Format { .. }) => {}
+            Err(other) => panic!("{from} to {to}: {other}"),
+            Ok(_) => panic!("{from} to {to} was accepted"),
+        }
+    }
+}
+
+#[test]
+fn a_write_that_fails_leaves_the_old_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let old = tiny(&StatisticsConfig::new(), "m", [2, 3], &["a"]);
+    let path = save(&old, folder.path(), "file");
+    let before = std::fs::read(&path).expect("a file");
+    let error = old
+        .save(folder.path().join("no/such/folder"))
+        .expect_err("no folder");
+    assert!(matches!(error, Error::Io { .. }));
+    assert_eq!(std::fs::read(&path).expect("a file"), before);
+    let left: Vec<_> = std::fs::read_dir(folder.path())
+        .expect("a folder")
+        .collect();
+    assert_eq!(left.len(), 1, "no temporary file is left");
+}
+
+/// This test, started again as a child, writes one file over and over until it is killed.
+#[test]
+fn a_kill_in_the_middle_of_a_write_leaves_a_whole_file() {
+    const TARGET: &str = "FISHER_TEST_WRITE_UNTIL_KILLED";
+    if let Some(path) = std::env::var_os(TARGET) {
+        let device = Backend::Flex.device().expect("a CPU");
+        let versions = [golden(&[0..2], &device), golden(&[0..4], &device)];
+        loop {
+            versions.iter().for_each(|s| s.save(&path).expect("a file"));
+        }
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let device = Backend::Flex.device().expect("a CPU");
+    let path = save(&golden(&[0..2], &device), folder.path(), "file");
+    for round in 0..8 {
+        let mut child = Command::new(std::env::current_exe().expect("this program"))
+            .args([
+                "--exact",
+                "a_kill_in_the_middle_of_a_write_leaves_a_whole_file",
+            ])
+            .env(TARGET, &path)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("a child");
+        std::thread::sleep(std::time::Duration::from_millis(400 + 37 * round));
+        child.kill().expect("a running child");
+        child.wait().expect("an end");
+        let loaded = Statistics::<PerToken>::load(&path, &device).expect("a whole file");
+        let count = loaded.task("alpha").expect("a task").count();
+        assert!(count == 2 || count == 4, "{count} samples");
+    }
+}
+
+#[test]
+fn python_reads_it_with_safetensors_alone() {
+    let python = Command::new("python3")
+        .args(["-c", "import safetensors, numpy"])
+        .output();
+    if !python.is_ok_and(|out| out.status.success()) {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "install python3 with safetensors and numpy"
+        );
+        eprintln!("SKIPPED: no python3 with safetensors and numpy");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let device = Backend::Flex.device().expect("a CPU");
+    let path = save(
+        &golden(&[0..5], &device),
+        folder.path(),
+        "statistics.safetensors",
+    );
+    let expected = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/golden/gpt2-fused/expected.safetensors"
+    );
+    let program = r#"
+import hashlib, json, sys
+import numpy as np
+from safetensors import safe_open
+with safe_open(sys.argv[1], "np") as ours, safe_open(sys.argv[2], "np") as golden:
+    text = ours.metadata()["fisher"]
+    about = json.loads(text)
+    assert about["schema"] == 1 and about["provenance"]["unit"] == "per_token", about
+    digest = hashlib.sha256(text.replace(about["sha256"], "", 1).encode())
+    compared = 0
+    for name in sorted(ours.keys()):
+        array = ours.get_tensor(name)
+        kind = {"float64": "F64", "float32": "F32", "uint8": "U8"}[str(array.dtype)]
+        digest.update(json.dumps([name, kind, list(array.shape)], separators=(",", ":")).encode())
+        digest.update(array.tobytes())
+        if name in golden.keys() and name.startswith("alpha/"):
+            wanted = golden.get_tensor(name)
+            assert array.shape == wanted.shape, name
+            np.testing.assert_allclose(array, wanted, rtol=1e-5, atol=1e-11 * abs(wanted).max())
+            compared += 1
+    assert digest.hexdigest() == about["sha256"]
+    samples = json.loads(ours.get_tensor("alpha/samples").tobytes())
+    assert [s["id"] for s in samples] == ["3", "13", "23", "33", "43"], samples
+    assert [s["tokens"] for s in samples] == [9, 7, 6, 8, 3], samples
+    assert compared > 100, compared
+"#;
+    let out = Command::new("python3")
+        .args(["-c", program])
+        .arg(&path)
+        .arg(expected)
+        .output();
+    let out = out.expect("python3");
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn save_and_load_are_the_identity(
+        rows in 1usize..4,
+        columns in 1usize..4,
+        ids in prop::collection::hash_set(".{0,8}", 0..6),
+        elementwise in any::<bool>(),
+    ) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = StatisticsConfig::new().with_elementwise(elementwise);
+        let ids: Vec<&str> = ids.iter().map(|id| &**id).collect();
+        let statistics = tiny(&config, "m", [rows, columns], &ids);
+        let first = save(&statistics, folder.path(), "first");
+        let loaded = Statistics::<PerToken>::load(&first, statistics.device());
+        let second = save(&loaded.expect("statistics"), folder.path(), "second");
+        prop_assert_eq!(std::fs::read(first).expect("a file"), std::fs::read(second).expect("a file"));
+    }
+}
