@@ -11,6 +11,14 @@ use rstest::rstest;
 /// orders of magnitude between samples, and values near the smallest normal float32.
 const ELEMENTS: usize = 3;
 
+fn of_device(device: &Device) -> Welford {
+    Welford::new(ELEMENTS, device)
+}
+
+fn compensated(device: &Device) -> Welford {
+    Welford::compensated(ELEMENTS, device)
+}
+
 fn sample(k: u64) -> [f32; ELEMENTS] {
     // A splitmix step: well mixed, the same on every machine.
     let mut z = k.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -56,7 +64,10 @@ fn assert_moments(welford: &Welford, [mean, variance]: &[Vec<f64>; 2], relative:
 }
 
 #[rstest]
-fn a_million_samples(#[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend) {
+fn a_million_samples(
+    #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
+    #[values(of_device, compensated)] empty: fn(&Device) -> Welford,
+) {
     const SAMPLES: u64 = 1_000_000;
     let Some(device) = backend.device() else {
         return;
@@ -64,7 +75,7 @@ fn a_million_samples(#[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] b
     let expected = two_pass((0..SAMPLES).map(sample));
     // Two sizes, so that the error is seen not to grow with the number of updates.
     for batch in [500, 5000] {
-        let mut welford = Welford::new(ELEMENTS, &device);
+        let mut welford = empty(&device);
         for start in (0..SAMPLES).step_by(batch) {
             let samples: Vec<_> = (start..start + batch as u64).map(sample).collect();
             welford.push_batch(tensor(&samples, &device));
@@ -74,11 +85,13 @@ fn a_million_samples(#[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] b
     }
 }
 
-#[test]
-fn two_hundred_thousand_samples_one_by_one() {
+#[rstest]
+fn two_hundred_thousand_samples_one_by_one(
+    #[values(of_device, compensated)] empty: fn(&Device) -> Welford,
+) {
     let device = Backend::Flex.device().expect("a CPU");
     let samples = (0..200_000).map(sample);
-    let mut welford = Welford::new(ELEMENTS, &device);
+    let mut welford = empty(&device);
     for x in samples.clone() {
         welford.push(Tensor::from_floats(x, &device));
     }
@@ -110,11 +123,17 @@ fn undefined_is_none(#[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] b
 }
 
 /// Accumulate `samples` in the pieces that `cuts` makes, each in batches of `size`, merged.
+/// Float64 and compensated accumulators alternate.
 fn in_pieces(samples: &[[f32; ELEMENTS]], cuts: &[usize], size: usize, device: &Device) -> Welford {
-    let mut all = Welford::new(ELEMENTS, device);
+    let kinds = [of_device, compensated].into_iter().cycle();
+    let mut all = if size % 2 == 0 {
+        of_device(device)
+    } else {
+        compensated(device)
+    };
     let mut start = 0;
-    for end in cuts.iter().copied().chain([samples.len()]) {
-        let mut piece = Welford::new(ELEMENTS, device);
+    for (end, empty) in cuts.iter().copied().chain([samples.len()]).zip(kinds) {
+        let mut piece = empty(device);
         for batch in samples[start..end].chunks(size) {
             piece.push_batch(tensor(batch, device));
         }

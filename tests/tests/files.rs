@@ -15,8 +15,14 @@ use rstest::rstest;
 use sha2::{Digest, Sha256};
 
 fn golden(ranges: &[std::ops::Range<usize>], device: &Device) -> Statistics {
+    golden_in(false, ranges, device)
+}
+
+fn golden_in(compensated: bool, ranges: &[std::ops::Range<usize>], device: &Device) -> Statistics {
     let golden = Golden::load("gpt2-fused");
-    let config = StatisticsConfig::new().with_seed(Some(3));
+    let config = StatisticsConfig::new()
+        .with_seed(Some(3))
+        .with_compensated(compensated);
     let mut statistics = golden.statistics(&config, device);
     for task in TASKS {
         for range in ranges {
@@ -36,12 +42,13 @@ fn save(statistics: &Statistics, folder: &Path, name: &str) -> PathBuf {
 #[rstest]
 fn what_is_saved_is_loaded_bit_for_bit(
     #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
+    #[values(false, true)] compensated: bool,
 ) {
     let Some(device) = backend.device() else {
         return;
     };
     let folder = tempfile::tempdir().expect("a folder");
-    let statistics = golden(&[0..2, 2..3], &device);
+    let statistics = golden_in(compensated, &[0..2, 2..3], &device);
     let first = save(&statistics, folder.path(), "first.safetensors");
     let loaded = Statistics::<PerToken>::load(&first, &device).expect("statistics");
     let second = save(&loaded, folder.path(), "second.safetensors");
@@ -64,24 +71,24 @@ fn what_is_saved_is_loaded_bit_for_bit(
 }
 
 #[test]
-fn a_file_of_one_device_is_read_on_another() {
+fn shards_of_different_devices_merge() {
     let Some(wgpu) = Backend::Wgpu.device() else {
         return;
     };
     let flex = Backend::Flex.device().expect("a CPU");
     let folder = tempfile::tempdir().expect("a folder");
-    for (from, to) in [(&flex, &wgpu), (&wgpu, &flex)] {
-        let saved = golden(&[0..3], from);
-        let path = save(&saved, folder.path(), "file.safetensors");
-        let loaded = Statistics::<PerToken>::load(&path, to).expect("statistics");
-        let layers = |s: &Statistics| {
-            let task = s.task("alpha").expect("a task");
-            task.layers().read().expect("values").mean.expect("samples")
-        };
-        for (a, b) in layers(&saved).iter().zip(layers(&loaded)) {
-            // A pair of float32 holds 48 bits.
-            assert!((a - b).abs() <= 1e-13 * a.abs(), "{a} against {b}");
-        }
+    let layers = |s: &Statistics| {
+        let task = s.task("alpha").expect("a task");
+        task.layers().read().expect("values").mean.expect("samples")
+    };
+    let expected = layers(&golden(&[0..5], &flex));
+    for (first, second) in [(&flex, &wgpu), (&wgpu, &flex)] {
+        let path = save(&golden_in(true, &[0..3], second), folder.path(), "file");
+        let mut merged = golden(&[3..5], first);
+        let theirs = Statistics::<PerToken>::load(&path, first).expect("statistics");
+        merged.merge(theirs).expect("they belong together");
+        let named = "layers of two devices";
+        fisher_tests::tolerance::assert_close(named, &layers(&merged), &expected, 1e-6, 0.0);
     }
 }
 

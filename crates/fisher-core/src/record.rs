@@ -9,8 +9,8 @@
 //! | `{task}/total_mean/layer`, `{task}/total_mean/head`, `../total_m2/..` | `[layers]`, `[heads]` | whole layers and heads |
 //! | `{task}/samples` | `[bytes]` | JSON: `[{"id", "tokens", "skipped"?}, ..]` |
 //!
-//! Values are float64, or float32 where the device had no float64; then `mean_low`, `m2_low` and
-//! so on hold what float32 rounded off, and the sum of the two is the value.
+//! Values are float64; or float32 where accumulation was in compensated float32, and then
+//! `mean_low`, `m2_low` and so on hold what float32 rounded off: the sum of the two is the value.
 //!
 //! The metadata's only entry, `fisher`, is JSON: `schema`, `writer`, `provenance`, `plan` (shapes
 //! and groups of every parameter, names of the totals), `tasks` (per task the number of samples
@@ -106,8 +106,8 @@ impl<C: ContributionUnit> Statistics<C> {
         write_atomically(path, views, header)
     }
 
-    /// Read statistics from `path` to `device`. What was saved is read back bit for bit, unless
-    /// the devices differ in having float64.
+    /// Read statistics from `path` to `device`. What was saved is read back bit for bit, unless it
+    /// was accumulated in float64 and `device` has none.
     ///
     /// # Errors
     /// [`Error::Io`] when the file cannot be read; [`Error::Format`], [`Error::Checksum`] or
@@ -267,8 +267,14 @@ impl Slot<'_> {
         let moment = |name: &str| {
             let high = self.name(name);
             let low = part(&self.name(&format!("{name}_low")))?;
-            let high = part(&high)?.ok_or_else(|| format!("no `{high}`"))?;
-            Ok::<_, String>(to_device(high, low, device))
+            let found = part(&high)?.ok_or_else(|| format!("no `{high}`"))?;
+            let pair = low.as_ref().map(TensorData::dtype);
+            if (found.dtype(), pair) != (DType::F64, None)
+                && (found.dtype(), pair) != (DType::F32, Some(DType::F32))
+            {
+                return Err(format!("`{high}` is neither float64 nor a pair of float32"));
+            }
+            Ok::<_, String>(to_device(found, low, device))
         };
         let (mean, m2) = (moment("mean")?, moment("m2")?);
         *self.welford = Welford { count, mean, m2 };
@@ -276,36 +282,25 @@ impl Slot<'_> {
     }
 }
 
-/// As the device keeps it. Both sides in float64, or both in float32 pairs, lose nothing.
+/// As it was saved, or as a pair of float32 where the device has no float64.
 fn to_device(high: TensorData, low: Option<TensorData>, device: &Device) -> Moment {
-    let dtype = accumulation_dtype(device);
-    let tensor = |data: TensorData| Tensor::from_data(data, (device, dtype));
-    if dtype == high.dtype() && (dtype == DType::F32) == low.is_some() {
+    let tensor = |data: TensorData| {
+        let dtype = data.dtype();
+        Tensor::from_data(data, (device, dtype))
+    };
+    if high.dtype() == DType::F32 || accumulation_dtype(device) == DType::F64 {
         return Moment {
             high: tensor(high),
             low: low.map(tensor),
         };
     }
-    let mut values: Vec<f64> = high.iter::<f64>().collect();
-    if let Some(low) = low {
-        let lows = low.iter::<f64>();
-        values
-            .iter_mut()
-            .zip(lows)
-            .for_each(|(high, low)| *high += low);
-    }
-    let rounded: Vec<f64> = values.iter().map(|&v| f64::from(v as f32)).collect();
-    let rest: Vec<f64> = values.iter().zip(&rounded).map(|(v, r)| v - r).collect();
-    let shape = [values.len()];
-    match dtype {
-        DType::F64 => Moment {
-            high: tensor(TensorData::new(values, shape)),
-            low: None,
-        },
-        _ => Moment {
-            high: tensor(TensorData::new(rounded, shape)),
-            low: Some(tensor(TensorData::new(rest, shape))),
-        },
+    let shape = [high.num_elements()];
+    let rounded: Vec<f32> = high.iter::<f64>().map(|v| v as f32).collect();
+    let rest = high.iter::<f64>().zip(&rounded);
+    let rest: Vec<f32> = rest.map(|(v, &r)| (v - f64::from(r)) as f32).collect();
+    Moment {
+        high: tensor(TensorData::new(rounded, shape)),
+        low: Some(tensor(TensorData::new(rest, shape))),
     }
 }
 

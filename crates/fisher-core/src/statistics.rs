@@ -40,6 +40,10 @@ pub struct StatisticsConfig {
     /// What a group's number stands for.
     #[config(default = "Reduction::Mean")]
     pub reduction: Reduction,
+    /// Accumulate in compensated float32 also where the device has float64: for GPUs whose float64
+    /// is slow.
+    #[config(default = false)]
+    pub compensated: bool,
     /// Which Fisher the gradients that will come are of.
     #[config(default = "FisherKind::Empirical")]
     pub kind: FisherKind,
@@ -108,6 +112,7 @@ impl StatisticsConfig {
             plan: Plan {
                 parameters,
                 totals: Totals::of(catalogue, heads)?,
+                compensated: self.compensated,
             },
             tasks: BTreeMap::new(),
             device: device.clone().without_autodiff(),
@@ -139,6 +144,7 @@ impl StatisticsConfig {
 pub(crate) struct Plan {
     pub(crate) parameters: BTreeMap<String, ParameterPlan>,
     pub(crate) totals: Totals,
+    pub(crate) compensated: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -477,7 +483,10 @@ pub struct TaskStatistics {
 
 impl TaskStatistics {
     fn new(plan: &Plan, device: &Device) -> Self {
-        Self::with(plan, |elements| Welford::new(elements, device))
+        Self::with(plan, |elements| match plan.compensated {
+            true => Welford::compensated(elements, device),
+            false => Welford::new(elements, device),
+        })
     }
 
     /// The accumulators that `plan` asks for, each made by `welford` for its number of elements.

@@ -23,12 +23,32 @@ pub(crate) struct Moment {
 }
 
 impl Moment {
-    fn zeros(elements: usize, device: &Device) -> Self {
-        let dtype = accumulation_dtype(device);
+    fn zeros(elements: usize, device: &Device, dtype: DType) -> Self {
         let zeros = Tensor::zeros([elements], (device, dtype));
         Self {
             low: (dtype != DType::F64).then(|| zeros.clone()),
             high: zeros,
+        }
+    }
+
+    /// This value as `other` keeps its own.
+    fn like(&self, other: &Self) -> Self {
+        let dtype = other.high.dtype();
+        let cast = |t: &Tensor<1>| t.clone().cast(dtype);
+        match (&self.low, &other.low) {
+            (Some(low), None) => Self {
+                high: cast(&self.high) + cast(low),
+                low: None,
+            },
+            (None, Some(_)) => {
+                let high = cast(&self.high);
+                let rest = self.high.clone() - high.clone().cast(self.high.dtype());
+                Self {
+                    high,
+                    low: Some(rest.cast(dtype)),
+                }
+            }
+            _ => self.clone(),
         }
     }
 
@@ -92,7 +112,8 @@ impl Moment {
 /// computing the sample variance", equation 2.1.
 ///
 /// Accumulation is in float64 where the device has it and in compensated float32 elsewhere: the
-/// error does not grow with `n`.
+/// error does not grow with `n`. (Compensation needs arithmetic that is carried out as written: do
+/// not enable fast-math kernel fusion on a device without float64.)
 ///
 /// # Shapes
 /// State and read-outs are `[elements]`; a batch is `[samples, elements]`.
@@ -140,12 +161,22 @@ impl Moments {
 }
 
 impl Welford {
-    /// An accumulator that has seen nothing.
+    /// An accumulator that has seen nothing, in the device's [`accumulation_dtype`].
     pub fn new(elements: usize, device: &Device) -> Self {
+        Self::zeros(elements, device, accumulation_dtype(device))
+    }
+
+    /// An accumulator that has seen nothing, in compensated float32 on any device: for GPUs whose
+    /// float64 is slow. Takes the same memory.
+    pub fn compensated(elements: usize, device: &Device) -> Self {
+        Self::zeros(elements, device, DType::F32)
+    }
+
+    fn zeros(elements: usize, device: &Device, dtype: DType) -> Self {
         Self {
             count: 0,
-            mean: Moment::zeros(elements, device),
-            m2: Moment::zeros(elements, device),
+            mean: Moment::zeros(elements, device, dtype),
+            m2: Moment::zeros(elements, device, dtype),
         }
     }
 
@@ -190,7 +221,7 @@ impl Welford {
             .add(shift.mul_scalar(batch / after).reshape([elements]));
     }
 
-    /// Take in all that another accumulator has seen.
+    /// Take in all that another accumulator has seen, float64 or compensated.
     ///
     /// # Panics
     /// When `other` has another number of elements or is on another device.
@@ -199,19 +230,20 @@ impl Welford {
         if other.count == 0 {
             return;
         }
+        let (mean, m2) = (other.mean.like(&self.mean), other.m2.like(&self.m2));
         if self.count == 0 {
-            *self = other.clone();
+            (self.count, self.mean, self.m2) = (other.count, mean, m2);
             return;
         }
         let (ours, theirs) = (self.count as f64, other.count as f64);
         self.count += other.count;
         let after = self.count as f64;
-        let shift = self.mean.difference(&other.mean);
+        let shift = self.mean.difference(&mean);
         let between = shift.clone().square().mul_scalar(ours * theirs / after);
         self.m2.add(between);
-        self.m2.add(other.m2.high.clone());
-        if let Some(low) = &other.m2.low {
-            self.m2.add(low.clone());
+        self.m2.add(m2.high);
+        if let Some(low) = m2.low {
+            self.m2.add(low);
         }
         self.mean.add(shift.mul_scalar(theirs / after));
     }
