@@ -277,11 +277,23 @@ fn masked_tokens_do_not_count_and_labels_shift_once() {
     check(SampleLosses::classification(classes, label), 1, right);
 
     // A masked label has no gradient, also where the model forbids the token there (−∞).
-    let forbidden = Tensor::<3>::from_data([[[f32::NEG_INFINITY, 0.0], [1.0, 0.0]]], &device);
-    let labels = Tensor::<2, Int>::from_data([[IGNORE, 0]], &device);
-    let losses = SampleLosses::cross_entropy(forbidden, labels);
-    let found: f64 = losses.sums().clone().into_scalar();
-    assert!((found - (1.0 + (-1.0f64).exp()).ln()).abs() < 1e-6);
+    let forbidden = [[[f32::NEG_INFINITY, 0.0], [1.0, 0.0]]];
+    let forbidden = Tensor::<3>::from_data(forbidden, &device.autodiff()).require_grad();
+    let labels = Tensor::<2, Int>::from_data([[IGNORE, 0]], &forbidden.device());
+    let losses = SampleLosses::cross_entropy(forbidden.clone(), labels);
+    let loss = losses.sums().clone().sum();
+    let gradient = forbidden.grad(&loss.backward()).expect("a gradient");
+    let found: f64 = loss.into_scalar();
+    let p = 1.0 / (1.0 + (-1.0f64).exp());
+    assert!((found + p.ln()).abs() < 1e-6);
+    let gradient: Vec<f64> = gradient.to_data().iter::<f64>().collect();
+    assert_close(
+        "gradient",
+        &gradient,
+        &[0.0, 0.0, p - 1.0, 1.0 - p],
+        1e-5,
+        0.0,
+    );
 }
 
 #[test]
@@ -379,11 +391,10 @@ fn gradients_that_are_not_finite_are_named_or_skipped(
         .init()
         .collect_batches(&model, "task", [points.clone()], &mut statistics)
         .expect_err("not finite");
-    // `PerSample` names an id by the batch of one that it makes.
-    let TrainError::Core(Error::NonFinite { parameter, .. }) = &error else {
+    let TrainError::Core(Error::NonFinite { sample, parameter }) = &error else {
         panic!("{error}");
     };
-    assert_eq!(parameter, "linear.weight");
+    assert_eq!((&**sample, &**parameter), ("point-1", "linear.weight"));
 
     let mut statistics: Statistics = config
         .init(&model, &HeadLayout::none())

@@ -25,14 +25,15 @@ pub enum Error {
         sample: String,
     },
 
-    /// A batch, its samples and its losses do not agree in number.
-    #[error("{what} of sample `{sample}`: expected 1, found {found}")]
-    Count {
-        /// What was counted.
-        what: &'static str,
+    /// A batch of one sample does not have one loss.
+    #[error(
+        "the model gives {found} losses for sample `{sample}` alone; `SampleBatch::sample` must \
+         keep one sample and `SampleLoss::sample_losses` give one loss for each"
+    )]
+    Losses {
         /// The sample's id.
         sample: String,
-        /// How many there were.
+        /// How many losses there were.
         found: usize,
     },
 

@@ -54,24 +54,18 @@ impl<M: SampleLoss> PerSample<M> {
     ///
     /// # Errors
     /// [`fisher_core::Error::NoActiveTokens`] when none of its labels counts,
-    /// [`Error::NoGraph`] when its loss depends on no parameter, [`Error::Count`] when the batch
-    /// does not give one sample with one loss.
+    /// [`Error::NoGraph`] when its loss depends on no parameter, [`Error::Losses`] when the model
+    /// does not give one loss for it.
     pub fn gradient(&self, batch: &M::Batch, index: usize) -> Result<SampleGradient> {
-        let batch = batch.sample(index);
-        let ids = batch.ids();
-        let id = ids.first().cloned().unwrap_or_default();
-        let losses = self.model.sample_losses(&batch);
-        let count = |what, found| match found {
-            1 => Ok(()),
-            _ => Err(Error::Count {
-                what,
-                sample: id.clone(),
-                found,
-            }),
+        let id = batch.ids().into_iter().nth(index).unwrap_or_default();
+        let losses = self.model.sample_losses(&batch.sample(index));
+        let &[tokens] = losses.tokens() else {
+            return Err(Error::Losses {
+                sample: id,
+                found: losses.tokens().len(),
+            });
         };
-        count("ids", ids.len())?;
-        count("losses", losses.tokens().len())?;
-        let sample = Sample::new(id.clone(), losses.tokens()[0])?;
+        let sample = Sample::new(id.clone(), tokens)?;
 
         let loss = losses.sums().clone().sum();
         if !loss.is_tracked() {
