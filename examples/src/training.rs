@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::data::dataloader::{DataLoader, DataLoaderBuilder};
 use burn::data::dataset::InMemDataset;
@@ -88,12 +89,13 @@ pub fn train(
             .init(),
         schedule,
     );
+    let last_epoch = Arc::new(AtomicUsize::new(0));
     let [induction, maximum] = Task::ALL.map(TaskAccuracy::new);
     let result =
         SupervisedTraining::new(folder, batches, loader(&held_out, &device.clone().inner()))
             .metric_valid_numeric(induction)
             .metric_valid_numeric(maximum)
-            .early_stopping(BothLearnt)
+            .early_stopping(BothLearnt(last_epoch.clone()))
             .renderer(Box::new(Bar::new()))
             .with_metric_logger(InMemoryMetricLogger::new())
             .with_application_logger(None)
@@ -106,7 +108,7 @@ pub fn train(
     Ok(Trained {
         model: result.model.train(),
         accuracy,
-        epochs: 0,
+        epochs: last_epoch.load(Ordering::Relaxed),
     })
 }
 
@@ -251,9 +253,9 @@ impl Numeric for TaskAccuracy {
     }
 }
 
-/// Stops once both tasks are learnt.
+/// Stops once both tasks are learnt, and keeps the number of the last epoch.
 #[derive(Clone)]
-struct BothLearnt;
+struct BothLearnt(Arc<AtomicUsize>);
 
 impl EarlyStoppingStrategy for BothLearnt {
     fn should_stop(&mut self, epoch: usize, store: &EventStoreClient) -> bool {
@@ -261,7 +263,8 @@ impl EarlyStoppingStrategy for BothLearnt {
             let name = TaskAccuracy::new(task).name();
             store.find_metric(&name, epoch, Aggregate::Mean, &Split::Valid)
         });
-        eprintln!("epoch {epoch} {accuracies:?}");
+        self.0.store(epoch, Ordering::Relaxed);
+        tracing::info!(epoch, ?accuracies, "epoch ended");
         accuracies.iter().all(|a| a.is_some_and(|a| a >= LEARNT))
     }
 }

@@ -373,13 +373,17 @@ fn write_atomically(
         _ => Path::new("."),
     };
     let io = |e| io_error(path, e);
-    let temporary = tempfile::Builder::new()
-        .prefix(".fisher-")
-        .tempfile_in(folder)
-        .map_err(io)?
-        .into_temp_path();
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".fisher-");
+    // Readable as any file of the user's is (the umask applies), not only by its owner.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let temporary = builder.tempfile_in(folder).map_err(io)?;
+    let permissions = temporary.as_file().metadata().map_err(io)?.permissions();
+    let temporary = temporary.into_temp_path();
     safetensors::serialize_to_file(views, Some(header), &temporary)
         .map_err(|e| format_error(path, e))?;
+    std::fs::set_permissions(&temporary, permissions).map_err(io)?;
     File::open(&temporary)
         .and_then(|f| f.sync_all())
         .map_err(io)?;
