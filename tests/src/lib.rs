@@ -4,3 +4,8 @@ pub mod backend;
 pub mod golden;
 pub mod models;
 pub mod tolerance;
+
+/// The README's program, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

@@ -126,7 +126,7 @@ fn undefined_is_none(#[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] b
 /// Float64 and compensated accumulators alternate.
 fn in_pieces(samples: &[[f32; ELEMENTS]], cuts: &[usize], size: usize, device: &Device) -> Welford {
     let kinds = [of_device, compensated].into_iter().cycle();
-    let mut all = if size % 2 == 0 {
+    let mut all = if size.is_multiple_of(2) {
         of_device(device)
     } else {
         compensated(device)

@@ -108,6 +108,12 @@ impl Parameter {
         self.axes().map(|(input, _)| input)
     }
 
+    /// Whether one of Burn's parameter groups names it, by path or id.
+    pub fn matches(&self, group: &ParamGroup) -> bool {
+        // Made by hand it has no id, and a new one matches no group.
+        group.matches(&self.id.unwrap_or_default(), Some(&self.path))
+    }
+
     fn axes(&self) -> Option<(usize, usize)> {
         let rank = self.shape.len();
         match (self.role, self.orientation) {
@@ -198,12 +204,8 @@ impl Catalogue {
     /// # Errors
     /// [`Error::NoParameters`] when nothing matches.
     pub fn filter(&self, group: &ParamGroup) -> Result<Self> {
-        // A group may match by path only; a parameter made by hand has no id of its own.
-        let matches = |p: &&Parameter| {
-            let id = p.id.unwrap_or_else(ParamId::new);
-            group.matches(&id, Some(&p.path))
-        };
-        let parameters: Vec<Parameter> = self.parameters.iter().filter(matches).cloned().collect();
+        let matching = self.parameters.iter().filter(|p| p.matches(group));
+        let parameters: Vec<Parameter> = matching.cloned().collect();
         if parameters.is_empty() {
             return Err(Error::NoParameters {
                 context: "matches the filter".into(),

@@ -312,7 +312,7 @@ impl HeadLayout {
                 found: catalogue.describe(),
             });
         }
-        attention.sort_by(|a, b| natural(&a.name).cmp(&natural(&b.name)));
+        attention.sort_by_key(|a| natural(&a.name));
         Self::new(attention)
     }
 

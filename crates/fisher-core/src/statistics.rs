@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::marker::PhantomData;
 
 use burn::config::Config;
-use burn::module::{Module, ParamGroup, ParamId};
+use burn::module::{Module, ParamGroup};
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -121,8 +121,7 @@ impl StatisticsConfig {
     }
 
     fn plan(&self, parameter: &Parameter, heads: &HeadLayout) -> Result<ParameterPlan> {
-        let id = parameter.id().unwrap_or_else(ParamId::new);
-        let matches = |group: &ParamGroup| group.matches(&id, Some(parameter.path()));
+        let matches = |group: &ParamGroup| parameter.matches(group);
         let scheme = self.schemes.iter().find(|(group, _)| matches(group));
         let scheme = match scheme {
             Some((_, scheme)) => scheme.clone(),
