@@ -145,6 +145,40 @@ fn a_checkpoint_of_other_data_or_of_another_model_is_refused() {
     assert!(matches!(error.expect_err("never"), Error::CheckpointEvery));
 }
 
+#[test]
+fn the_same_id_twice_is_an_error() {
+    let (_, model, mut data) = setup(Backend::Flex).expect("a CPU");
+    let collector = CollectorConfig::new().init();
+    let mut statistics = fresh(&model);
+    let once = data.slice(0..3).batches(2);
+    collector
+        .collect_batches(&model, "task", once.clone(), &mut statistics)
+        .expect("once");
+    let error = collector.collect_batches(&model, "task", once, &mut statistics);
+    assert!(
+        matches!(error.expect_err("twice"), Error::DuplicateSample { sample, .. } if sample == "sample/0")
+    );
+    // In another task it is another sample.
+    data.ids[6] = "sample/1".into();
+    let error = collector.collect_batches(&model, "other", [data], &mut statistics);
+    assert!(
+        matches!(error.expect_err("twice"), Error::DuplicateSample { sample, .. } if sample == "sample/1")
+    );
+    assert_eq!(statistics.task("other").expect("a task").count(), 6);
+}
+
+#[test]
+fn no_data_is_no_task() {
+    let (_, model, _) = setup(Backend::Flex).expect("a CPU");
+    let mut statistics = fresh(&model);
+    let collector = CollectorConfig::new().init();
+    let none = collector
+        .collect_batches(&model, "task", [], &mut statistics)
+        .expect("nothing");
+    assert_eq!((none.samples, none.unreached), (0, Vec::new()));
+    assert!(statistics.task("task").is_err());
+}
+
 /// Makes [`Sequences`] of the indices in the data set.
 #[derive(Clone)]
 struct ByIndex(Sequences);

@@ -200,7 +200,7 @@ fn fused_projections(
     #[values(Orientation::InputOutput, Orientation::OutputInput)] orientation: Orientation,
     #[values((Fused::Concatenated, "c_attn", "c_proj"), (Fused::Interleaved, "query_key_value", "dense"))]
     (fused, qkv, o): (Fused, &str, &str),
-    #[values(Backend::Flex, Backend::Wgpu)] backend: Backend,
+    #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
 ) {
     let Some(device) = backend.device() else {
         return;

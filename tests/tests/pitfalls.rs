@@ -330,6 +330,8 @@ fn missing_and_unknown_parameters_are_errors() {
     missing.insert("v", Gradient::token_sum(Tensor::<2>::ones([1, 3], &device)));
     let error = statistics.push("task", missing).expect_err("misshapen");
     assert!(matches!(&error, Error::Shape { parameter, .. } if parameter == "v"));
+    let empty = batch(&[], &[], &device);
+    statistics.push("task", empty).expect("nothing to take in");
     let mut unknown = batch(&[[1.0, 1.0]], &[1], &device);
     unknown.insert("V", Gradient::token_sum(Tensor::<2>::ones([1, 2], &device)));
     let error = statistics.push("task", unknown).expect_err("unknown");

@@ -30,7 +30,10 @@ mod sealed {
 }
 
 /// How the loss of a sample sums over its tokens: [`TokenSum`] or [`TokenMean`].
-pub trait GradientUnit: sealed::Sealed + Clone + Send + 'static {}
+pub trait GradientUnit: sealed::Sealed + Clone + Send + 'static {
+    /// The name in files and reports.
+    const NAME: &'static str;
+}
 
 /// The loss of a sample is the *sum* over its active tokens, `L_i = Σ_t -log p(y_it | ..)`.
 #[derive(Debug, Clone, Copy)]
@@ -42,8 +45,14 @@ pub enum TokenMean {}
 
 impl sealed::Sealed for TokenSum {}
 impl sealed::Sealed for TokenMean {}
-impl GradientUnit for TokenSum {}
-impl GradientUnit for TokenMean {}
+
+impl GradientUnit for TokenSum {
+    const NAME: &'static str = "token_sum";
+}
+
+impl GradientUnit for TokenMean {
+    const NAME: &'static str = "token_mean";
+}
 
 /// The per-sample gradients `g_i` of one parameter for a batch of samples.
 ///

@@ -39,7 +39,9 @@ impl fmt::Display for FisherKind {
 pub struct Provenance {
     /// Which Fisher.
     pub kind: FisherKind,
-    /// Unit of the contributions: `per_token` or `raw`. Gradients are always of the token sum.
+    /// Unit of the losses whose gradients were taken: always `token_sum`.
+    pub loss: String,
+    /// Unit of the contributions: `per_token` or `raw`.
     pub unit: String,
     /// What a group's number stands for.
     pub reduction: Reduction,

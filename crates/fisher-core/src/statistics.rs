@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalogue::{Catalogue, Parameter};
 use crate::error::list;
-use crate::gradient::{Contribution, ContributionUnit, Gradient, PerToken, TokenSum};
+use crate::gradient::{Contribution, ContributionUnit, Gradient, GradientUnit, PerToken, TokenSum};
 use crate::group::{Grouping, Reduction, Scheme};
 use crate::heads::HeadLayout;
 use crate::provenance::{FisherKind, Provenance, hash_weights};
@@ -104,6 +104,7 @@ impl StatisticsConfig {
         Ok(Statistics {
             provenance: Provenance {
                 kind: self.kind,
+                loss: TokenSum::NAME.into(),
                 unit: C::NAME.into(),
                 reduction: self.reduction,
                 model,
@@ -210,6 +211,9 @@ impl<C: ContributionUnit> Statistics<C> {
     /// gradient is NaN or infinite, [`Error::Device`] when that cannot be read.
     pub fn push(&mut self, task: &str, batch: GradientBatch) -> Result<()> {
         self.check(&batch)?;
+        if batch.samples.is_empty() {
+            return Ok(());
+        }
         let GradientBatch { samples, gradients } = batch;
         let tokens = Tokens::of(&samples, &self.device);
         let contributions: Vec<(String, Contribution<C>, Tensor<2>)> = gradients

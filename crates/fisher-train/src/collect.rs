@@ -1,5 +1,6 @@
 //! Filling statistics from data.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -128,7 +129,8 @@ impl Collector {
     ///
     /// # Errors
     /// [`Error::OtherModel`] when the statistics belong to other weights, [`Error::OtherData`]
-    /// when the data does not begin with what a checkpoint holds, errors of single samples
+    /// when the data does not begin with what a checkpoint holds, [`Error::DuplicateSample`] when
+    /// an id comes twice, errors of single samples
     /// ([`PerSample::gradient`], [`CoreError::NonFinite`]), and those of [`Statistics::save`].
     /// Samples collected before an error stay in the statistics.
     pub fn collect_batches<M: SampleLoss, C: ContributionUnit>(
@@ -161,9 +163,14 @@ impl Collector {
         }
         check_model(model, statistics)?;
         let per_sample = PerSample::new(model, statistics.paths())?;
-        let done: Vec<String> = match (&self.config.checkpoint, statistics.task(task)) {
-            (Some(_), Ok(task)) => task.samples().iter().map(|s| s.id.clone()).collect(),
-            _ => Vec::new(),
+        let known: Vec<String> = match statistics.task(task) {
+            Ok(task) => task.samples().iter().map(|s| s.id.clone()).collect(),
+            Err(_) => Vec::new(),
+        };
+        let mut seen: HashSet<String> = known.iter().cloned().collect();
+        let done = match self.config.checkpoint {
+            Some(_) => known,
+            None => Vec::new(),
         };
         let mut collected = Collected {
             samples: 0,
@@ -188,6 +195,12 @@ impl Collector {
                     continue;
                 }
                 position += 1;
+                if !seen.insert(id.clone()) {
+                    return Err(Error::DuplicateSample {
+                        task: task.into(),
+                        sample: id,
+                    });
+                }
                 let sample = tracing::debug_span!("sample", id).in_scope(|| {
                     let sample = per_sample.gradient(&batch, index)?;
                     unreached.add(&sample.unreached);

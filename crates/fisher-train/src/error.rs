@@ -25,6 +25,18 @@ pub enum Error {
         sample: String,
     },
 
+    /// The same id twice in one task.
+    #[error(
+        "sample `{sample}` is already in task `{task}`; counting it twice would shrink the error \
+         bars. Ids must differ within a task: number the samples of the data set, not of the batch"
+    )]
+    DuplicateSample {
+        /// The task.
+        task: String,
+        /// The sample's id.
+        sample: String,
+    },
+
     /// A batch of one sample does not have one loss.
     #[error(
         "the model gives {found} losses for sample `{sample}` alone; `SampleBatch::sample` must \
