@@ -12,6 +12,8 @@ pub enum Backend {
     Ndarray,
     /// Any GPU by Vulkan, Metal or WebGPU; or a software Vulkan such as lavapipe.
     Wgpu,
+    /// NVIDIA GPUs.
+    Cuda,
 }
 
 impl Backend {
@@ -28,6 +30,8 @@ impl Backend {
             Self::Ndarray => Ok(Device::ndarray()),
             #[cfg(feature = "wgpu")]
             Self::Wgpu => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+            #[cfg(feature = "cuda")]
+            Self::Cuda => Ok(Device::cuda(0)),
             #[allow(unreachable_patterns)] // reachable where a feature is off
             other => Err(format!(
                 "this program was built without {other:?}; build it with `--features {}`",

@@ -104,23 +104,26 @@ pub fn train(
     if let Some(error) = result.error {
         return Err(error.to_string());
     }
-    let accuracy = Task::ALL.map(|task| accuracy(&result.model, data.held_out(task), &device));
+    let [induction, maximum] =
+        Task::ALL.map(|task| accuracy(&result.model, data.held_out(task), &device));
     Ok(Trained {
         model: result.model.train(),
-        accuracy,
+        accuracy: [induction?, maximum?],
         epochs: last_epoch.load(Ordering::Relaxed),
     })
 }
 
 /// The share of samples with every active token right.
-pub fn accuracy(model: &CausalTransformer, items: &[Item], device: &Device) -> f64 {
-    let device = device.clone().inner();
-    let right: f64 = loader(items, &device)
-        .iter()
-        .filter_map(Result::ok)
-        .map(|batch| right(model, &batch).sum().into_scalar::<f64>())
-        .sum();
-    right / items.len() as f64
+///
+/// # Errors
+/// What the loader failed with.
+pub fn accuracy(model: &CausalTransformer, items: &[Item], device: &Device) -> Result<f64, String> {
+    let mut all_right = 0.0;
+    for batch in loader(items, &device.clone().inner()).iter() {
+        let batch = batch.map_err(|e| e.to_string())?;
+        all_right += right(model, &batch).sum().into_scalar::<f64>();
+    }
+    Ok(all_right / items.len() as f64)
 }
 
 /// 1 for every sample with all active tokens right, `[samples]`.

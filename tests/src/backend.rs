@@ -1,9 +1,8 @@
 //! The devices that the suite runs on.
 
 use std::io::Write;
-use std::sync::OnceLock;
 
-use burn::tensor::{Device, DeviceKind, DeviceType};
+use burn::tensor::Device;
 
 /// A backend under test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,19 +19,31 @@ impl Backend {
     /// The device, or `None` on a machine without it (see [`skip`]).
     pub fn device(self) -> Option<Device> {
         match self {
+            #[cfg(feature = "flex")]
             Self::Flex => Some(Device::flex()),
+            #[cfg(feature = "ndarray")]
             #[allow(deprecated)] // tested for as long as Burn has it
             Self::Ndarray => Some(Device::ndarray()),
-            Self::Wgpu => vulkan().then(|| Device::wgpu(DeviceKind::DefaultDevice)),
+            #[cfg(feature = "wgpu")]
+            Self::Wgpu => vulkan().then(|| Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+            #[allow(unreachable_patterns)] // reachable where a feature is off
+            other => {
+                skip(&format!("{other:?}: built without it"));
+                None
+            }
         }
     }
 }
 
 /// Whether there is a device; looked for, and its absence told, once a process.
+#[cfg(feature = "wgpu")]
 fn vulkan() -> bool {
-    static FOUND: OnceLock<bool> = OnceLock::new();
+    static FOUND: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
     *FOUND.get_or_init(|| {
-        let found = Device::enumerate(DeviceType::Wgpu).into_iter().count() > 0;
+        let found = Device::enumerate(burn::tensor::DeviceType::Wgpu)
+            .into_iter()
+            .count()
+            > 0;
         if !found {
             skip("wgpu: no Vulkan device (packages mesa-vulkan-drivers and libvulkan1 have one)");
         }

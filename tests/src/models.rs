@@ -1,6 +1,6 @@
 //! Small models with the traits that collection asks for.
 
-use burn::module::{Module, Param};
+use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::attention::{MhaInput, MultiHeadAttention, MultiHeadAttentionConfig};
 use burn::nn::{
     BatchNorm, BatchNormConfig, Dropout, DropoutConfig, Embedding, EmbeddingConfig, LayerNorm,
@@ -87,11 +87,16 @@ pub struct Small {
 }
 
 impl Small {
-    /// A model with random weights.
+    /// A model with made-up weights, the same on every device.
     pub fn init(device: &Device) -> Self {
+        Self::init_with(device, 1.0)
+    }
+
+    /// A model with other made-up weights.
+    pub fn init_with(device: &Device, phase: f32) -> Self {
         let width = 8;
         let embedding = EmbeddingConfig::new(7, width).init(device);
-        Self {
+        let mut model = Self {
             head: embedding.weight.clone(),
             embedding,
             attention: MultiHeadAttentionConfig::new(width, 2)
@@ -102,6 +107,31 @@ impl Small {
             dropout: DropoutConfig::new(0.5).init(),
             linear: LinearConfig::new(width, width).init(device),
         }
+        .map(&mut MadeUp { phase });
+        model.head = model.embedding.weight.clone();
+        model
+    }
+}
+
+/// Replaces random weights: a seed is the whole process', and tests run in parallel.
+struct MadeUp {
+    phase: f32,
+}
+
+impl ModuleMapper for MadeUp {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if !param.is_require_grad() {
+            return param;
+        }
+        self.phase += 0.77;
+        let phase = self.phase;
+        param.map(|tensor| {
+            let shape = tensor.shape();
+            let centre = if D == 1 { 0.8 } else { 0.0 };
+            let value = |k: usize| centre + 0.6 * (phase + 1.37 * (k * k % 101) as f32).sin();
+            let values: Vec<f32> = (0..shape.num_elements()).map(value).collect();
+            Tensor::from_data(TensorData::new(values, shape), &tensor.device()).require_grad()
+        })
     }
 }
 

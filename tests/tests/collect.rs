@@ -18,7 +18,6 @@ use rstest::rstest;
 
 fn setup(backend: Backend) -> Option<(Device, Small, Sequences)> {
     let device = backend.device()?.autodiff();
-    device.seed(9);
     let model = Small::init(&device);
     let data = Sequences::made_up(7, 5, &device);
     Some((device, model, data))
@@ -128,7 +127,7 @@ fn a_checkpoint_of_other_data_or_of_another_model_is_refused() {
     }
     assert_eq!(again(data.clone()).expect("the same data").resumed, 5);
 
-    let other = Small::init(&device);
+    let other = Small::init_with(&device, 2.0);
     let error = collector.resume(fresh(&other)).expect_err("another model");
     assert!(error.to_string().contains("hash of its weights"), "{error}");
     let mut of_model = fresh(&model);
@@ -222,6 +221,53 @@ fn a_burn_data_loader_gives_what_an_iterator_gives() {
             "the results differ"
         );
     }
+}
+
+#[test]
+fn a_loader_that_fails_is_an_error() {
+    use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
+    use burn::data::dataset::DatasetError;
+    struct Failing(Sequences);
+    struct FailsSecond(Option<Sequences>, usize);
+    impl Iterator for FailsSecond {
+        type Item = Result<Sequences, DatasetError>;
+        fn next(&mut self) -> Option<Self::Item> {
+            self.1 += 1;
+            match self.0.take() {
+                Some(batch) => Some(Ok(batch)),
+                None => Some(Err(DatasetError::new(std::io::Error::other("gone")))),
+            }
+        }
+    }
+    impl DataLoaderIterator<Sequences> for FailsSecond {
+        fn progress(&self) -> Progress {
+            Progress::new(self.1, 2, None)
+        }
+    }
+    impl DataLoader<Sequences> for Failing {
+        fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<Sequences> + 'a> {
+            Box::new(FailsSecond(Some(self.0.slice(0..2)), 0))
+        }
+        fn num_items(&self) -> usize {
+            4
+        }
+        fn to_device(&self, _: &Device) -> std::sync::Arc<dyn DataLoader<Sequences>> {
+            unreachable!("collection does not move loaders")
+        }
+        fn slice(&self, _: usize, _: usize) -> std::sync::Arc<dyn DataLoader<Sequences>> {
+            unreachable!("collection does not cut loaders")
+        }
+    }
+    let (_, model, data) = setup(Backend::Flex).expect("a CPU");
+    let mut statistics = fresh(&model);
+    let collector = CollectorConfig::new().init();
+    let error = collector.collect(&model, "task", &Failing(data), &mut statistics);
+    assert!(matches!(error.expect_err("it fails"), Error::Data { .. }));
+    assert_eq!(
+        statistics.task("task").expect("a task").count(),
+        2,
+        "what came before is kept"
+    );
 }
 
 /// Labels drawn from the model have an expected squared gradient that is known: for the bias of a

@@ -13,7 +13,6 @@ use rstest::rstest;
 
 fn setup(backend: Backend) -> Option<(Device, Small, Sequences)> {
     let device = backend.device()?.autodiff();
-    device.seed(5);
     let model = Small::init(&device);
     let data = Sequences::made_up(5, 6, &device);
     Some((device, model, data))
@@ -78,7 +77,9 @@ fn losses(model: &Small, data: &Sequences) -> Vec<f64> {
 }
 
 #[rstest]
-fn agrees_with_finite_differences(#[values(Backend::Flex, Backend::Ndarray)] backend: Backend) {
+fn agrees_with_finite_differences(
+    #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
+) {
     let Some((device, model, data)) = setup(backend) else {
         return;
     };
@@ -197,6 +198,7 @@ fn a_tied_parameter_is_one_parameter_with_the_sum_of_its_gradients() {
     let catalogue = Catalogue::of(&model).expect("parameters");
     let embedding = catalogue.get("embedding.weight").expect("the embedding");
     assert_eq!(embedding.tied(), ["head"]);
+    assert_eq!(embedding.role(), fisher_core::Role::Embedding);
     assert!(catalogue.get("head").is_none());
 
     // Untied, the two uses have gradients of their own.
@@ -212,6 +214,29 @@ fn a_tied_parameter_is_one_parameter_with_the_sum_of_its_gradients() {
         let sum: Vec<f64> = pairs.map(|(a, b)| a + b).collect();
         assert_close("embedding", row, &sum, BACKWARD, 1.0);
     }
+}
+
+#[test]
+fn a_table_is_a_table_also_where_it_is_seen_first_as_a_matrix() {
+    #[derive(Module, Debug)]
+    struct HeadFirst {
+        head: Param<Tensor<2>>,
+        embedding: burn::nn::Embedding,
+    }
+    let device = Device::flex().autodiff();
+    let embedding = burn::nn::EmbeddingConfig::new(5, 3).init(&device);
+    let model = HeadFirst {
+        head: embedding.weight.clone(),
+        embedding,
+    };
+    let catalogue = Catalogue::of(&model).expect("parameters");
+    let [table] = catalogue.parameters() else {
+        panic!("one parameter");
+    };
+    assert_eq!(
+        (table.path(), table.role()),
+        ("head", fisher_core::Role::Embedding)
+    );
 }
 
 #[test]

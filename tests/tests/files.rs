@@ -387,6 +387,13 @@ fn hostile_files_with_a_right_checksum_give_typed_errors() {
         (r#""elementwise":true"#, r#""elementwise":7"#),
         (r#""tasks":{"task""#, r#""tasks":{"other""#),
         (r#""task/mean/w":2"#, r#""task/mean/v":2"#),
+        (
+            r#""task/mean/w":2"#,
+            r#""task/mean/w":18446744073709551615"#,
+        ),
+        (r#""layers":["w"]"#, r#""layers":["w","x"]"#),
+        (r#""heads":[]"#, r#""heads":[{"attention":"a","head":0}]"#),
+        (r#""loss":"token_sum""#, r#""loss":"token_mean""#),
     ] {
         assert!(metadata.contains(from), "{from} is not in {metadata}");
         let text = metadata.replace(from, to).replace(&digest, "");
@@ -436,15 +443,15 @@ fn a_kill_in_the_middle_of_a_write_leaves_a_whole_file() {
     const TARGET: &str = "FISHER_TEST_WRITE_UNTIL_KILLED";
     if let Some(path) = std::env::var_os(TARGET) {
         let device = Backend::Flex.device().expect("a CPU");
-        let versions = [golden(0..2, &device), golden(0..4, &device)];
+        let versions = [golden(0..4, &device), golden(0..2, &device)];
         loop {
             versions.iter().for_each(|s| s.save(&path).expect("a file"));
         }
     }
     let folder = tempfile::tempdir().expect("a folder");
     let device = Backend::Flex.device().expect("a CPU");
-    let path = save(&golden(0..2, &device), folder.path(), "file");
-    for round in 0..8 {
+    let path = folder.path().join("file");
+    for round in 0..10u64 {
         let mut child = Command::new(std::env::current_exe().expect("this program"))
             .args([
                 "--exact",
@@ -454,12 +461,23 @@ fn a_kill_in_the_middle_of_a_write_leaves_a_whole_file() {
             .stdout(std::process::Stdio::null())
             .spawn()
             .expect("a child");
-        std::thread::sleep(std::time::Duration::from_millis(400 + 37 * round));
+        // It is at it once the file is there anew; then it is killed at some point of a write.
+        let start = std::time::Instant::now();
+        while !path.exists() {
+            assert!(start.elapsed().as_secs() < 60, "the child never wrote");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        std::thread::sleep(std::time::Duration::from_micros(3000 + 1777 * round));
+        assert!(
+            child.try_wait().expect("a child").is_none(),
+            "the child ended by itself"
+        );
         child.kill().expect("a running child");
         child.wait().expect("an end");
         let loaded = Statistics::<PerToken>::load(&path, &device).expect("a whole file");
         let count = loaded.task("alpha").expect("a task").count();
         assert!(count == 2 || count == 4, "{count} samples");
+        std::fs::remove_file(&path).expect("a file");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The golden numbers of phase 1, on every backend.
+//! The golden numbers of statistics, on every backend.
 
 use fisher_core::{PerToken, Statistics, StatisticsConfig};
 use fisher_tests::backend::Backend;

@@ -1,5 +1,6 @@
 //! Every head layout against an oracle that says, position by position, whose it is.
 
+use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use fisher_core::{
     Attention, AttentionConfig, Block, Catalogue, Error, Fused, Gradient, Grouping, HeadLayout,
@@ -251,6 +252,31 @@ fn burns_own_attention_is_recognised() {
             (grouping.label(), grouping.groups()),
             (&*format!("head.{block}"), 2)
         );
+    }
+}
+
+#[test]
+fn a_frozen_projection_does_not_hide_the_others() {
+    use fisher_tests::models::Small;
+    for frozen in ["query", "key"] {
+        let mut model = Small::init(&Device::flex().autodiff());
+        match frozen {
+            "query" => model.attention.query = model.attention.query.no_grad(),
+            _ => model.attention.key = model.attention.key.no_grad(),
+        }
+        let catalogue = Catalogue::of(&model).expect("parameters");
+        let layout = HeadLayout::recognize(&catalogue, &AttentionConfig::new(2)).expect("a layout");
+        let mut grouped: Vec<String> = Vec::new();
+        for parameter in catalogue.parameters() {
+            if Scheme::default_of(parameter, &layout) == Scheme::Head {
+                grouped.push(parameter.path().into());
+            }
+        }
+        let all = ["query", "key", "value", "output"]
+            .into_iter()
+            .filter(|name| *name != frozen);
+        let all: Vec<String> = all.map(|name| format!("attention.{name}.weight")).collect();
+        assert_eq!(grouped, all);
     }
 }
 

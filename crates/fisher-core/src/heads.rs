@@ -316,13 +316,19 @@ impl HeadLayout {
         Self::new(attention)
     }
 
-    /// Parameters that look like attention projections by name but that this layout leaves out.
+    /// Trainable parameters that look like attention projections by name but that this layout
+    /// leaves out.
     pub(crate) fn unmentioned(&self, catalogue: &Catalogue) -> Vec<String> {
-        Naming::find(catalogue)
-            .into_iter()
-            .map(|(naming, prefix)| format!("{prefix}{}.weight", naming.names()[0]))
-            .filter(|path| !self.has(path))
-            .collect()
+        let mut paths = Vec::new();
+        for (naming, prefix) in Naming::find(catalogue) {
+            for name in naming.names() {
+                let path = format!("{prefix}{name}.weight");
+                if catalogue.get(&path).is_some() && !self.has(&path) {
+                    paths.push(path);
+                }
+            }
+        }
+        paths
     }
 
     /// The attention layers.
@@ -362,10 +368,7 @@ impl<'a> Finder<'a> {
 
     fn check<T>(&self, result: Result<T, String>) -> Result<T> {
         result.map_err(|reason| {
-            let found = self
-                .paths
-                .iter()
-                .filter_map(|path| self.catalogue.get(path));
+            let found = self.paths.iter().filter_map(|path| self.known(path));
             let found: Vec<String> = found
                 .map(|p| format!("{} {:?} ({:?})", p.path(), p.shape(), p.orientation()))
                 .collect();
@@ -380,9 +383,14 @@ impl<'a> Finder<'a> {
         })
     }
 
+    /// Trainable or not: a frozen projection's shape still says where the heads are.
+    fn known(&self, path: &str) -> Option<&'a Parameter> {
+        self.catalogue.all().find(|p| p.path() == path)
+    }
+
     fn get(&self, path: &str) -> Result<&'a Parameter> {
-        let parameter = self.catalogue.get(path);
-        self.check(parameter.ok_or_else(|| format!("there is no trainable `{path}`")))
+        let parameter = self.known(path);
+        self.check(parameter.ok_or_else(|| format!("there is no `{path}`")))
     }
 
     /// The output axis of a projection and its length.
@@ -433,7 +441,7 @@ impl<'a> Finder<'a> {
             Some(prefix) => format!("{prefix}bias"),
             None => return Ok(None),
         };
-        match self.catalogue.get(&path) {
+        match self.known(&path) {
             Some(bias) if bias.shape() != [length] => self.check(Err(format!(
                 "`{path}` has shape {:?}, expected [{length}]",
                 bias.shape()
@@ -470,7 +478,7 @@ impl Naming {
             (prefix.is_empty() || prefix.ends_with('.')).then(|| prefix.to_owned())
         };
         let mut found = Vec::new();
-        for parameter in catalogue.parameters() {
+        for parameter in catalogue.all() {
             for naming in &NAMINGS {
                 if let Some(prefix) = prefix(parameter.path(), naming.names()[0]) {
                     found.push((naming, prefix));

@@ -37,7 +37,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::gradient::ContributionUnit;
+use crate::gradient::{ContributionUnit, GradientUnit, TokenSum};
 use crate::provenance::{Provenance, hex};
 use crate::statistics::{Plan, SampleRecord, Statistics, TaskStatistics};
 use crate::welford::{Moment, Welford, accumulation_dtype};
@@ -145,6 +145,12 @@ impl<C: ContributionUnit> Statistics<C> {
                 found,
             });
         }
+        if metadata.provenance.loss != TokenSum::NAME {
+            return Err(format(format!(
+                "its losses are `{}`",
+                metadata.provenance.loss
+            )));
+        }
         if metadata.provenance.unit != C::NAME {
             return Err(Error::Incompatible {
                 what: "the contribution unit".into(),
@@ -159,18 +165,22 @@ impl<C: ContributionUnit> Statistics<C> {
         for (name, counts) in &metadata.tasks {
             // Sizes come from the file's tensors, never from its numbers alone.
             let mut task = TaskStatistics::with(&metadata.plan, |_| Welford::new(0, &device));
-            for slot in task.slots(name, &metadata.plan) {
-                let count = counts.get(&slot.name("mean"));
-                let count =
-                    *count.ok_or_else(|| format(format!("no count of {}", slot.name("mean"))))?;
-                slot.read(count, &views, &device).map_err(format)?;
-            }
             let samples = format!("{}/samples", encode(name));
             let samples = views
                 .get(&*samples)
                 .ok_or_else(|| format(format!("no `{samples}`")))?;
             task.samples = serde_json::from_slice::<Vec<SampleRecord>>(samples.data())
                 .map_err(|e| format_error(path, e))?;
+            let count = task.check_samples().map_err(format)?;
+            for slot in task.slots(name, &metadata.plan) {
+                if counts.get(&slot.name("mean")) != Some(&count) {
+                    let name = slot.name("mean");
+                    return Err(format(format!(
+                        "`{name}` is not of the task's {count} samples"
+                    )));
+                }
+                slot.read(count, &views, &device).map_err(format)?;
+            }
             tasks.insert(name.clone(), task);
         }
         Ok(Self {
@@ -384,7 +394,9 @@ fn write_atomically(
     safetensors::serialize_to_file(views, Some(header), &temporary)
         .map_err(|e| format_error(path, e))?;
     std::fs::set_permissions(&temporary, permissions).map_err(io)?;
-    File::open(&temporary)
+    File::options()
+        .write(true)
+        .open(&temporary)
         .and_then(|f| f.sync_all())
         .map_err(io)?;
     temporary.persist(path).map_err(|e| io(e.error))?;

@@ -49,7 +49,8 @@ impl Tokens {
     /// The token counts of `samples`.
     pub fn of(samples: &[Sample], device: &Device) -> Self {
         let counts: Vec<f32> = samples.iter().map(|s| s.tokens as f32).collect();
-        let column = Tensor::<1>::from_data(counts.as_slice(), device);
+        // In float32 on any device: half precision would round 257 tokens to 256.
+        let column = Tensor::<1>::from_data(counts.as_slice(), (device, DType::F32));
         Self(column.reshape([samples.len(), 1]))
     }
 

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use burn::config::Config;
 use burn::module::{Module, ParamGroup};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::{Catalogue, Parameter};
@@ -16,7 +16,7 @@ use crate::heads::HeadLayout;
 use crate::provenance::{FisherKind, Provenance, hash_weights};
 use crate::sample::{Sample, Tokens};
 use crate::totals::{BatchTotals, Totals};
-use crate::welford::Welford;
+use crate::welford::{Welford, accumulation_dtype};
 use crate::{Error, Result};
 
 /// What to accumulate.
@@ -64,7 +64,8 @@ impl StatisticsConfig {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NoParameters`] when nothing is trainable, [`Error::HeadLayout`] when attention
+    /// [`Error::NoParameters`] when nothing is trainable or a pattern of the configuration matches
+    /// nothing, [`Error::HeadLayout`] when attention
     /// projections are not in a layout that is not empty, [`Error::Scheme`] when a scheme does
     /// not fit, [`Error::Device`] when the weights cannot be read.
     pub fn init<C: ContributionUnit, M: Module>(
@@ -95,6 +96,10 @@ impl StatisticsConfig {
                     .into(),
                 found: list(unmentioned),
             });
+        }
+        let groups = self.schemes.iter().map(|(group, _)| group);
+        for group in groups.chain(&self.elementwise_only) {
+            catalogue.filter(group)?; // a pattern that matches nothing is a mistake
         }
         let mut parameters = BTreeMap::new();
         for parameter in catalogue.parameters() {
@@ -216,10 +221,14 @@ impl<C: ContributionUnit> Statistics<C> {
         }
         let GradientBatch { samples, gradients } = batch;
         let tokens = Tokens::of(&samples, &self.device);
+        let dtype = match self.plan.compensated {
+            true => DType::F32,
+            false => accumulation_dtype(&self.device),
+        };
         let contributions: Vec<(String, Contribution<C>, Tensor<2>)> = gradients
             .into_iter()
             .map(|(path, gradient)| {
-                let contribution = gradient.contribution::<C>(&tokens);
+                let contribution = gradient.contribution_in::<C>(&tokens, dtype);
                 let sums = contribution.tensor().clone().sum_dim(1);
                 (path, contribution, sums)
             })
@@ -341,6 +350,31 @@ impl<C: ContributionUnit> Statistics<C> {
         Ok(())
     }
 
+    /// Whether `other` was begun with the same configuration, seed and precision included: then
+    /// one can go on where the other stopped.
+    ///
+    /// # Errors
+    /// [`Error::Incompatible`], naming the first difference.
+    pub fn same_configuration(&self, other: &Self) -> Result<()> {
+        self.compatible(other)?;
+        let describe = |s: &Self| {
+            let precision = match s.plan.compensated {
+                true => "compensated float32",
+                false => "the device's float64",
+            };
+            format!("seeds {:?}, {precision}", s.provenance.seeds)
+        };
+        let (ours, theirs) = (describe(self), describe(other));
+        match ours == theirs {
+            true => Ok(()),
+            false => Err(Error::Incompatible {
+                what: "the configuration".into(),
+                ours,
+                theirs,
+            }),
+        }
+    }
+
     /// Names of the tasks.
     pub fn tasks(&self) -> impl Iterator<Item = &str> {
         self.tasks.keys().map(String::as_str)
@@ -390,6 +424,14 @@ impl<C: ContributionUnit> Statistics<C> {
                     known: list(self.plan.parameters.keys()),
                 });
             };
+            let device = gradient.tensor().device();
+            if device.is_autodiff() || device != self.device {
+                return Err(Error::Shape {
+                    parameter: path.clone(),
+                    expected: format!("a gradient on {:?}, without autodiff", self.device),
+                    found: format!("one on {device:?}"),
+                });
+            }
             let expected = [batch.samples.len(), plan.shape.iter().product()];
             let found = gradient.tensor().dims();
             if expected != found {
@@ -538,6 +580,18 @@ impl TaskStatistics {
     /// The number of samples in the statistics, `n`.
     pub fn count(&self) -> usize {
         self.counted().count()
+    }
+
+    /// Whether the samples are ones that collection could have seen: for what comes from a file.
+    pub(crate) fn check_samples(&self) -> Result<u64, String> {
+        let tokens = self
+            .samples
+            .iter()
+            .try_fold(0u64, |sum, s| sum.checked_add(s.tokens));
+        match tokens {
+            Some(_) if self.samples.iter().all(|s| s.tokens > 0) => Ok(self.count() as u64),
+            _ => Err("a sample has no tokens, or all have too many".into()),
+        }
     }
 
     /// The number of active tokens in the statistics.

@@ -1,6 +1,6 @@
 //! Numbers that span several parameters: whole layers and whole attention heads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
@@ -114,27 +114,43 @@ impl Totals {
         &self.heads
     }
 
-    /// Whether every index points into the totals: for what comes from a file.
+    /// Whether parameters and totals fit together: for what comes from a file.
     pub(crate) fn check<'a>(
         &self,
         shape: impl Fn(&str) -> Option<&'a [usize]>,
     ) -> Result<(), String> {
-        let inside = |path: &str, slices: &HeadSlices| {
-            let heads = slices.grouping.groups().checked_mul(slices.shared);
-            let end = heads.and_then(|n| n.checked_add(slices.first));
-            heads > Some(0)
-                && end.is_some_and(|end| end <= self.heads.len())
-                && shape(path) == Some(slices.grouping.shape())
-        };
-        let layers = self.layer_of.values().all(|&i| i < self.layers.len());
-        let mut slices = self
+        let layers = self.layer_of.iter();
+        let layers = layers.filter(|(path, _)| shape(path).is_some());
+        let covered: BTreeSet<usize> = layers.map(|(_, &layer)| layer).collect();
+        let every_layer = covered.iter().copied().eq(0..self.layers.len());
+
+        // Each attention layer's slices have its width, and the layers lie end to end.
+        let mut widths: BTreeMap<usize, usize> = BTreeMap::new();
+        for (path, slices) in self
             .slices
             .iter()
-            .flat_map(|(p, all)| all.iter().map(move |s| (p, s)));
-        if layers && slices.all(|(path, slices)| inside(path, slices)) {
-            return Ok(());
+            .flat_map(|(p, all)| all.iter().map(move |s| (p, s)))
+        {
+            let width = slices.grouping.groups().checked_mul(slices.shared);
+            let width = width.filter(|_| shape(path) == Some(slices.grouping.shape()));
+            let width =
+                width.ok_or_else(|| format!("the heads of `{path}` do not fit its shape"))?;
+            if *widths.entry(slices.first).or_insert(width) != width {
+                return Err(format!(
+                    "`{path}` has another number of heads than its layer"
+                ));
+            }
         }
-        Err("the totals do not fit the parameters".into())
+        let mut end = Some(0usize);
+        for (&first, &width) in &widths {
+            end = end
+                .filter(|&end| end == first)
+                .and_then(|end| end.checked_add(width));
+        }
+        match every_layer && end == Some(self.heads.len()) {
+            true => Ok(()),
+            false => Err("the totals do not cover the layers and heads they name".into()),
+        }
     }
 }
 

@@ -31,6 +31,13 @@ impl Moment {
         }
     }
 
+    fn zeros_like(other: &Self) -> Self {
+        Self {
+            high: other.high.zeros_like(),
+            low: other.low.as_ref().map(Tensor::zeros_like),
+        }
+    }
+
     /// This value as `other` keeps its own.
     fn like(&self, other: &Self) -> Self {
         let dtype = other.high.dtype();
@@ -53,35 +60,67 @@ impl Moment {
     }
 
     fn add(&mut self, term: Tensor<1>) {
-        let Some(low) = &mut self.low else {
-            self.high.inplace(|high| high + term);
-            return;
-        };
-        let high = self.high.clone();
-        let sum = high.clone() + term.clone();
-        let virtual_term = sum.clone() - high.clone();
-        let error = (high - (sum.clone() - virtual_term.clone())) + (term - virtual_term);
-        let total = low.clone() + error;
-        // Renormalise, so that `high` alone is the value rounded to float32.
-        self.high = sum.clone() + total.clone();
-        *low = total - (self.high.clone() - sum);
-    }
-
-    /// `x - self`, row by row.
-    fn residual(&self, x: Tensor<2>) -> Tensor<2> {
-        let difference = x - self.high.clone().unsqueeze();
         match &self.low {
-            Some(low) => difference - low.clone().unsqueeze(),
-            None => difference,
+            None => self.high.inplace(|high| high + term),
+            Some(low) => {
+                let (sum, error) = two_sum(self.high.clone(), term);
+                let total = low.clone() + error;
+                // Renormalise, so that `high` alone is the value rounded to float32.
+                let high = sum.clone() + total.clone();
+                self.low = Some(total - (high.clone() - sum));
+                self.high = high;
+            }
         }
     }
 
-    /// `other - self`.
-    fn difference(&self, other: &Self) -> Tensor<1> {
-        let difference = other.high.clone() - self.high.clone();
-        match (&self.low, &other.low) {
-            (Some(ours), Some(theirs)) => difference + (theirs.clone() - ours.clone()),
-            _ => difference,
+    fn add_all(&mut self, terms: Self) {
+        self.add(terms.high);
+        if let Some(low) = terms.low {
+            self.add(low);
+        }
+    }
+
+    /// `self - other`.
+    fn minus(&self, other: &Self) -> Self {
+        let Some(low) = &self.low else {
+            return Self {
+                high: self.high.clone() - other.high.clone(),
+                low: None,
+            };
+        };
+        let (high, error) = two_sum(self.high.clone(), other.high.clone().neg());
+        let mut difference = Self {
+            high,
+            low: Some(error),
+        };
+        difference.add(low.clone());
+        if let Some(low) = &other.low {
+            difference.add(low.clone().neg());
+        }
+        difference
+    }
+
+    /// `self · factor`, to twice float32's digits where the value is a pair.
+    fn times(&self, factor: f64) -> Self {
+        let Some(low) = &self.low else {
+            return Self {
+                high: self.high.clone().mul_scalar(factor),
+                low: None,
+            };
+        };
+        // Products of halves of 12 bits are exact in float32 (Dekker 1971).
+        let split = self.high.clone().mul_scalar(SPLIT);
+        let front = split.clone() - (split - self.high.clone());
+        let back = self.high.clone() - front.clone();
+        let factor_front = f64::from(truncated(factor as f32));
+        let factor_back = factor - factor_front;
+        Self {
+            high: front.clone().mul_scalar(factor_front),
+            low: Some(
+                back.mul_scalar(factor)
+                    + front.mul_scalar(factor_back)
+                    + low.clone().mul_scalar(factor),
+            ),
         }
     }
 
@@ -104,6 +143,40 @@ impl Moment {
     }
 }
 
+/// `a + b` rounded, and what the rounding lost.
+fn two_sum(a: Tensor<1>, b: Tensor<1>) -> (Tensor<1>, Tensor<1>) {
+    let sum = a.clone() + b.clone();
+    let b_rounded = sum.clone() - a.clone();
+    let a_rounded = sum.clone() - b_rounded.clone();
+    (sum, (a - a_rounded) + (b - b_rounded))
+}
+
+/// The sum over rows, `[1, elements]`. In float32 by halves: its error grows with the logarithm of
+/// the number of rows, where adding up small rows to a large one would lose them.
+fn sum_rows(mut x: Tensor<2>) -> Tensor<2> {
+    if x.dtype() == DType::F64 {
+        return x.sum_dim(0);
+    }
+    while x.dims()[0] > 1 {
+        let rows = x.dims()[0];
+        let half = rows / 2;
+        let sums = x.clone().narrow(0, 0, half) + x.clone().narrow(0, half, half);
+        x = match rows % 2 {
+            0 => sums,
+            _ => Tensor::cat(vec![sums, x.narrow(0, rows - 1, 1)], 0),
+        };
+    }
+    x
+}
+
+/// 2¹² + 1 splits the 24 bits of a float32 in two.
+const SPLIT: f64 = 4097.0;
+
+/// The first 12 bits of a float32.
+fn truncated(x: f32) -> f32 {
+    f32::from_bits(x.to_bits() & !0xfff)
+}
+
 /// Welford's mean and sum of squared deviations over samples, elementwise.
 ///
 /// `mean = (1/n) Σ x_i`, `M2 = Σ (x_i − mean)²`, `variance = M2 / (n − 1)` (one degree of freedom
@@ -112,8 +185,10 @@ impl Moment {
 /// computing the sample variance", equation 2.1.
 ///
 /// Accumulation is in float64 where the device has it and in compensated float32 elsewhere: the
-/// error does not grow with `n`. (Compensation needs arithmetic that is carried out as written: do
-/// not enable fast-math kernel fusion on a device without float64.)
+/// error does not grow with `n`. Compensation has two limits: it needs arithmetic that is carried
+/// out as written, so no fast-math kernel fusion on a device without float64; and squares must be
+/// in float32's range, so where contributions are all below 1e-19 (or above 1e19) their variance
+/// reads 0 (or infinity).
 ///
 /// # Shapes
 /// State and read-outs are `[elements]`; a batch is `[samples, elements]`.
@@ -200,25 +275,24 @@ impl Welford {
             return;
         }
         let x = x.cast(self.mean.high.dtype());
-        if self.count == 0 {
-            // Any starting point is right; one near the data costs no digits.
-            self.mean.high = x.clone().narrow(0, 0, 1).reshape([elements]);
-        }
-        let before = self.count as f64;
-        self.count += samples as u64;
-        let (batch, after) = (samples as f64, self.count as f64);
-
-        let residual = self.mean.residual(x);
-        let shift = residual.clone().mean_dim(0);
-        let between = shift.clone().square().mul_scalar(before * batch / after);
-        let m2 = if samples == 1 {
-            between
-        } else {
-            (residual - shift.clone()).square().sum_dim(0) + between
+        let moment = |value: Tensor<2>| Moment {
+            high: value.reshape([elements]),
+            low: self.mean.low.as_ref().map(Tensor::zeros_like),
         };
-        self.m2.add(m2.reshape([elements]));
-        self.mean
-            .add(shift.mul_scalar(batch / after).reshape([elements]));
+        if samples == 1 {
+            self.absorb(1, moment(x), None);
+            return;
+        }
+        // The batch's own moments: deviations from a value amid the batch lose no digits.
+        let divisor = samples as f64;
+        let pivot = sum_rows(x.clone()).div_scalar(divisor);
+        let deviation = x - pivot.clone();
+        let rest = sum_rows(deviation.clone()).div_scalar(divisor);
+        let m2 = sum_rows((deviation - rest.clone()).square());
+        let mut mean = moment(pivot);
+        mean.add(rest.reshape([elements]));
+        let m2 = moment(m2);
+        self.absorb(samples as u64, mean, Some(m2));
     }
 
     /// Take in all that another accumulator has seen, float64 or compensated.
@@ -231,21 +305,31 @@ impl Welford {
             return;
         }
         let (mean, m2) = (other.mean.like(&self.mean), other.m2.like(&self.m2));
-        if self.count == 0 {
-            (self.count, self.mean, self.m2) = (other.count, mean, m2);
+        self.absorb(other.count, mean, Some(m2));
+    }
+
+    /// Take in `count` samples of this mean and M2, which is 0 when absent.
+    fn absorb(&mut self, mut count: u64, mut mean: Moment, mut m2: Option<Moment>) {
+        // The mean moves from the side of more samples, so by the smaller step.
+        if count > self.count {
+            std::mem::swap(&mut self.count, &mut count);
+            std::mem::swap(&mut self.mean, &mut mean);
+            let theirs = m2.unwrap_or_else(|| Moment::zeros_like(&self.m2));
+            m2 = Some(std::mem::replace(&mut self.m2, theirs));
+        }
+        if count == 0 {
             return;
         }
-        let (ours, theirs) = (self.count as f64, other.count as f64);
-        self.count += other.count;
-        let after = self.count as f64;
-        let shift = self.mean.difference(&mean);
-        let between = shift.clone().square().mul_scalar(ours * theirs / after);
-        self.m2.add(between);
-        self.m2.add(m2.high);
-        if let Some(low) = m2.low {
-            self.m2.add(low);
+        let (before, added) = (self.count as f64, count as f64);
+        let after = before + added;
+        let step = mean.minus(&self.mean);
+        let between = step.high.clone().square();
+        self.m2.add(between.mul_scalar(before * added / after));
+        if let Some(m2) = m2 {
+            self.m2.add_all(m2);
         }
-        self.mean.add(shift.mul_scalar(theirs / after));
+        self.mean.add_all(step.times(added / after));
+        self.count += count;
     }
 
     /// The number of samples, `n`.

@@ -4,7 +4,9 @@ use std::fmt;
 
 use burn::config::Config;
 use burn::module::Module;
-use fisher_core::{ConfidenceInterval, ContributionUnit, Distribution, Statistics, Welford};
+use fisher_core::{
+    ConfidenceInterval, ContributionUnit, Distribution, Provenance, Statistics, Welford,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -37,7 +39,8 @@ impl ImportanceConfig {
 ///
 /// `F_G = (1/n) Σ_i Σ_(k∈G) C_ik`: the trace of the diagonal Fisher over all elements of a layer
 /// or head, in the unit of the contributions. Its error bar is that of a mean over samples.
-/// `share = F_G / Σ F` over all layers. Ranks fall with F; ties go by position in the model.
+/// `share = F_G / Σ F` over all layers. Ranks fall with F; ties keep the order of the
+/// statistics' totals.
 #[derive(Module, Debug)]
 pub struct Importance {
     level: f64,
@@ -56,10 +59,8 @@ pub struct ImportanceReport {
     pub samples: usize,
     /// Active tokens.
     pub tokens: u64,
-    /// Unit of the contributions: `per_token` or `raw`.
-    pub unit: String,
-    /// Which Fisher.
-    pub kind: fisher_core::FisherKind,
+    /// Where the statistics come from: model, kind, units, seeds.
+    pub provenance: Provenance,
     /// Level of the intervals.
     pub level: f64,
     /// Where the intervals' widths come from.
@@ -110,14 +111,12 @@ impl Importance {
             false => self.values(task, names.collect(), of_task.heads())?,
         };
         let trace = layers.iter().map(|layer| layer.fisher).sum();
-        let provenance = statistics.provenance();
         Ok(ImportanceReport {
             schema: SCHEMA,
             task: task.into(),
             samples: of_task.count(),
             tokens: of_task.tokens(),
-            unit: provenance.unit.clone(),
-            kind: provenance.kind,
+            provenance: statistics.provenance().clone(),
             level: self.level,
             distribution: self.distribution,
             trace,
@@ -167,8 +166,13 @@ impl fmt::Display for ImportanceReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{}: {} samples, {} active tokens, trace of the {} Fisher ({}) {:.4}",
-            self.task, self.samples, self.tokens, self.kind, self.unit, self.trace
+            "{}: {} samples, {} active tokens, trace of the {} Fisher ({}) {:.3e}",
+            self.task,
+            self.samples,
+            self.tokens,
+            self.provenance.kind,
+            self.provenance.unit,
+            self.trace
         )?;
         for (title, ranked) in [("heads", &self.heads), ("layers", &self.layers)] {
             if !ranked.is_empty() {

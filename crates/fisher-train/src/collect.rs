@@ -98,12 +98,13 @@ impl Collector {
             return Ok(fresh);
         }
         let saved = Statistics::load(&checkpoint.path, fresh.device())?;
-        fresh.compatible(&saved)?;
+        fresh.same_configuration(&saved)?;
         tracing::info!(path = %checkpoint.path.display(), "resuming from a checkpoint");
         Ok(saved)
     }
 
-    /// Collect the samples of a Burn data loader.
+    /// Collect the samples of a Burn data loader. To be resumed it must give the samples in the
+    /// same order each time: no shuffling, and one worker at most.
     ///
     /// # Errors
     /// Those of [`Collector::collect_batches`], and [`Error::Data`] when the loader fails.
@@ -202,7 +203,7 @@ impl Collector {
                     });
                 }
                 let sample = tracing::debug_span!("sample", id).in_scope(|| {
-                    let sample = per_sample.gradient(&batch, index)?;
+                    let sample = per_sample.of(&batch, index, id.clone())?;
                     unreached.add(&sample.unreached);
                     let counted = sample.gradients.samples()[0].clone();
                     let loss = sample.loss;

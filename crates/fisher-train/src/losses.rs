@@ -1,7 +1,7 @@
 //! The losses of a batch's samples, in one unit.
 
 use burn::tensor::activation::{log_softmax, softmax};
-use burn::tensor::{ElementConversion, Int, Tensor};
+use burn::tensor::{DType, Int, Tensor};
 
 /// The label of a position that does not count.
 pub const IGNORE: i64 = -100;
@@ -35,9 +35,14 @@ impl SampleLosses {
     /// When the numbers of losses and of token counts differ.
     pub fn token_mean(losses: Tensor<1>, tokens: Vec<u64>) -> Self {
         let counts: Vec<f32> = tokens.iter().map(|&t| t as f32).collect();
-        let counts = Tensor::<1>::from_data(counts.as_slice(), &losses.device());
-        let dtype = losses.dtype();
-        Self::token_sum(losses * counts.cast(dtype), tokens)
+        let device = losses.device();
+        let counts = Tensor::<1>::from_data(counts.as_slice(), (&device, DType::F32));
+        // Half precision would round the counts.
+        let dtype = match losses.dtype() {
+            DType::F64 => DType::F64,
+            _ => DType::F32,
+        };
+        Self::token_sum(losses.cast(dtype) * counts.cast(dtype), tokens)
     }
 
     /// Cross-entropy of `logits` against labels that stand at the position that predicts them:
@@ -48,7 +53,7 @@ impl SampleLosses {
     /// - logits: `[samples, positions, vocabulary]`
     /// - labels: `[samples, positions]`
     pub fn cross_entropy(logits: Tensor<3>, labels: Tensor<2, Int>) -> Self {
-        let [samples, positions, vocabulary] = logits.dims();
+        let [samples, positions, _] = logits.dims();
         let ignored = labels.clone().equal_scalar(IGNORE);
         let index = labels.mask_fill(ignored.clone(), 0);
         let negative = log_softmax(logits, 2)
@@ -56,7 +61,6 @@ impl SampleLosses {
             .reshape([samples, positions])
             .neg()
             .mask_fill(ignored.clone(), 0.0);
-        debug_assert!(vocabulary > 0);
         let active = ignored.bool_not().int().sum_dim(1).into_data();
         let tokens = active.iter::<i64>().map(i64::unsigned_abs).collect();
         Self::token_sum(negative.sum_dim(1).reshape([samples]), tokens)
@@ -70,7 +74,11 @@ impl SampleLosses {
     /// - logits: `[samples, positions, vocabulary]`
     /// - labels: `[samples, positions]`
     pub fn next_token(logits: Tensor<3>, labels: Tensor<2, Int>) -> Self {
-        let [_, positions, _] = logits.dims();
+        let [samples, positions, _] = logits.dims();
+        if positions < 2 {
+            // Nothing is predicted: no active token.
+            return Self::token_sum(Tensor::zeros([samples], &logits.device()), vec![0; samples]);
+        }
         Self::cross_entropy(
             logits.narrow(1, 0, positions - 1),
             labels.narrow(1, 1, positions - 1),
@@ -101,7 +109,8 @@ impl SampleLosses {
 /// ([`FisherKind::MonteCarlo`](fisher_core::FisherKind::MonteCarlo)).
 ///
 /// Each label that counts is replaced by a draw from `softmax(logits)` at its position; ignored
-/// positions stay ignored. Seed the device first (`device.seed(..)`): the draws are the device's.
+/// positions stay ignored. The draws are the device's: seed it (`device.seed(..)`) before each
+/// batch, by what the batch is, if a collection is to be resumed to the same result.
 ///
 /// # Shapes
 /// - logits: `[samples, positions, vocabulary]`
@@ -110,6 +119,6 @@ pub fn draw_labels(logits: Tensor<3>, labels: Tensor<2, Int>) -> Tensor<2, Int> 
     let [samples, positions, vocabulary] = logits.dims();
     let probabilities = softmax(logits.inner(), 2).reshape([samples * positions, vocabulary]);
     let drawn = probabilities.categorical(1).reshape([samples, positions]);
-    let ignored = labels.equal_scalar(IGNORE.elem::<i64>());
+    let ignored = labels.equal_scalar(IGNORE);
     drawn.mask_fill(ignored, IGNORE)
 }

@@ -56,8 +56,15 @@ impl<M: SampleLoss> PerSample<M> {
     /// [`fisher_core::Error::NoActiveTokens`] when none of its labels counts,
     /// [`Error::NoGraph`] when its loss depends on no parameter, [`Error::Losses`] when the model
     /// does not give one loss for it.
+    ///
+    /// # Panics
+    /// When the batch has no such sample.
     pub fn gradient(&self, batch: &M::Batch, index: usize) -> Result<SampleGradient> {
-        let id = batch.ids().into_iter().nth(index).unwrap_or_default();
+        let mut ids = batch.ids();
+        self.of(batch, index, ids.swap_remove(index))
+    }
+
+    pub(crate) fn of(&self, batch: &M::Batch, index: usize, id: String) -> Result<SampleGradient> {
         let losses = self.model.sample_losses(&batch.sample(index));
         let &[tokens] = losses.tokens() else {
             return Err(Error::Losses {
