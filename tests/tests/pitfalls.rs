@@ -466,7 +466,7 @@ fn gradients_that_are_not_finite_are_named_or_skipped(
 fn patterns_that_match_nothing_are_errors() {
     let device = Device::flex().autodiff();
     let model = Small::init(&device);
-    let typo = || burn::module::ParamGroup::from_predicate("atention");
+    let typo = || burn::module::ParamGroup::from_predicate("no such layer");
     for config in [
         StatisticsConfig::new().with_elementwise_only(Some(typo())),
         StatisticsConfig::new().with_schemes(vec![(typo(), Scheme::Tensor)]),
