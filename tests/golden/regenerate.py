@@ -10,7 +10,10 @@ JSON lines (id, input_ids, optional labels). From them this writes
     expected.safetensors   gradients `{task}/gradient/{id}/{parameter}` of the token-sum loss,
                            `{task}/mean|m2/{parameter}` of g*g/T over samples, and
                            `{task}/group_mean|group_m2/{label}/{parameter}` of the default groups
-    expected.json          per task: ids, tokens, loss_sum
+    expected.json          per task: ids, tokens, loss_sum; importance (total, top = [key, index,
+                           F, share], per_key_share), masks ({scope}@{sparsity} -> key -> bits,
+                           1 = keep), obd_unstructured@0.5 (matrices; kept, predicted_increase);
+                           and overlap of the two tasks' masks. A key is `{parameter}|{label}`.
 
 in the checkpoint's own orientation: Linear [out, in], GPT-2's Conv1D [in, out]. Head and channel
 slices are cut here with plain indexing, independent of the library's plans.
@@ -79,9 +82,53 @@ def moments(values):
     return stack.mean(0), ((stack - stack.mean(0)) ** 2).sum(0)
 
 
+def order(scores):
+    """(score, key, index) from first to last rank: falling score, then key, then index."""
+    flat = [(-v, key, i) for key, values in scores.items() for i, v in enumerate(values.tolist())]
+    return sorted(flat)
+
+
+def importance(scores):
+    total = sum(values.sum() for values in scores.values())
+    top = [[key, i, -v, -v / total] for v, key, i in order(scores)[:20]]
+    return {"total": total, "top": top, "per_key_share": {k: v.sum() / total for k, v in scores.items()}}
+
+
+def prune(scores, sparsity, scope):
+    """Key -> array of 0 and 1; exactly floor(sparsity * N) zeros in each unit of the scope."""
+    keep = {key: np.ones(len(values), int) for key, values in scores.items()}
+    units = [scores] if scope == "global" else [{key: values} for key, values in scores.items()]
+    for unit in units:
+        ranking = order(unit)
+        for _, key, i in ranking[len(ranking) - int(sparsity * len(ranking)) :]:
+            keep[key][i] = 0
+    return keep
+
+
+def compare(a, b):
+    n, both = len(a), int((a * b).sum())
+    only_a, only_b = int(a.sum()) - both, int(b.sum()) - both
+    ka, kb, union = both + only_a, both + only_b, both + only_a + only_b
+    chance = (ka * kb + (n - ka) * (n - kb)) / n**2
+    agree = (n - only_a - only_b) / n
+    return {
+        "n": n, "both": both, "only_a": only_a, "only_b": only_b,
+        "jaccard": both / union if union else None,
+        "intersection_over_n": both / n,
+        "overlap_coefficient": both / min(ka, kb) if min(ka, kb) else None,
+        "expected_intersection": ka * kb / n,
+        "kappa": (agree - chance) / (1 - chance) if chance < 1 else None,
+    }
+
+
+def bits(mask):
+    return {key: "".join(map(str, values)) for key, values in mask.items()}
+
+
 def regenerate(folder):
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").double().eval()
-    tensors, report = {}, {}
+    weights = {name: p.detach().numpy() for name, p in model.named_parameters()}
+    tensors, report, masks = {}, {}, {}
     for task in TASKS:
         ids, grads, losses, tokens = [], [], [], []
         for sample, inputs, labels in samples(folder / f"{task}.jsonl"):
@@ -89,6 +136,7 @@ def regenerate(folder):
             ids, grads = ids + [sample], grads + [g]
             losses, tokens = losses + [loss], tokens + [count]
         report[task] = {"ids": ids, "tokens": tokens, "loss_sum": losses}
+        scores = {}
         for name in grads[0]:
             for sample, g in zip(ids, grads):
                 tensors[f"{task}/gradient/{sample}/{name}"] = g[name]
@@ -99,9 +147,26 @@ def regenerate(folder):
                 mean, m2 = moments([g[label] for g in per_sample])
                 tensors[f"{task}/group_mean/{label}/{name}"] = mean
                 tensors[f"{task}/group_m2/{label}/{name}"] = m2
+                scores[f"{name}|{label}"] = mean
+        grid = [(scope, s) for scope in ("global", "tensor") for s in (0.5, 0.7, 0.9)]
+        masks[task] = {f"{scope}@{s}": prune(scores, s, scope) for scope, s in grid}
+        brain = {name: (0.5 * tensors[f"{task}/mean/{name}"] * w**2).ravel()
+                 for name, w in weights.items() if w.ndim == 2}
+        kept = prune(brain, 0.5, "global")
+        report[task]["importance"] = importance(scores)
+        report[task]["masks"] = {key: bits(mask) for key, mask in masks[task].items()}
+        report[task]["obd_unstructured@0.5"] = {
+            "kept": {name: int(mask.sum()) for name, mask in kept.items()},
+            "predicted_increase": sum(brain[name][mask == 0].sum() for name, mask in kept.items())}
     arrays = {k: np.ascontiguousarray(v, np.float64) for k, v in sorted(tensors.items())}
     save_file(arrays, folder / "expected.safetensors")
-    (folder / "expected.json").write_text(json.dumps({"tasks": report}, indent=1) + "\n")
+    overlap = {}
+    for key, a in masks["alpha"].items():
+        b = masks["beta_two"][key]
+        join = lambda mask: np.concatenate([mask[k] for k in sorted(mask)])
+        overlap[key] = {"all": compare(join(a), join(b)), **{k: compare(a[k], b[k]) for k in a}}
+    report = {"tasks": report, "overlap": overlap}
+    (folder / "expected.json").write_text(json.dumps(report, indent=1) + "\n")
     print(f"{folder.name}: {len(tensors)} tensors")
 
 

@@ -30,10 +30,7 @@ impl Golden {
     /// # Panics
     /// When its files are not as `regenerate.py` writes them.
     pub fn load(name: &'static str) -> Self {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-            .join("golden")
-            .join(name);
-        let read = |file: &str| std::fs::read(folder.join(file)).expect("a golden file");
+        let read = |file: &str| std::fs::read(folder(name).join(file)).expect("a golden file");
         let json = |file: &str| serde_json::from_slice(&read(file)).expect("JSON");
         let bytes = read("expected.safetensors");
         let file = SafeTensors::deserialize(&bytes).expect("safetensors");
@@ -71,6 +68,25 @@ impl Golden {
             .map(|(id, t)| Sample::new(id.to_string(), t.as_u64().expect("tokens")))
             .collect::<Result<_, _>>()
             .expect("active tokens")
+    }
+
+    /// What `expected.json` says at a pointer such as `/overlap/global@0.5/all/n`.
+    pub fn expected(&self, pointer: &str) -> &Value {
+        let found = self.expected.pointer(pointer);
+        found.unwrap_or_else(|| panic!("{pointer} is not in expected.json"))
+    }
+
+    /// The checkpoint's weights, by name.
+    pub fn weights(&self) -> BTreeMap<String, Vec<f64>> {
+        let bytes = std::fs::read(folder(self.name).join("model.safetensors"));
+        let bytes = bytes.expect("a golden file");
+        let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+        let weights = |(name, view): (String, safetensors::tensor::TensorView)| {
+            let values = view.data().chunks_exact(4);
+            let values = values.map(|b| f32::from_le_bytes(b.try_into().expect("4 bytes")));
+            (name, values.map(f64::from).collect())
+        };
+        file.tensors().into_iter().map(weights).collect()
     }
 
     /// The parameters, in the checkpoint's orientation.
@@ -142,4 +158,10 @@ impl Golden {
         }
         batch
     }
+}
+
+fn folder(case: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("golden")
+        .join(case)
 }

@@ -38,6 +38,11 @@ fn sums_and_means(
     };
     assert_eq!(grouping.sizes(), sizes);
     assert_eq!(grouping.groups(), sums.len());
+    let mut by_element = vec![0.0; sums.len()];
+    for (e, group) in grouping.group_of_elements().into_iter().enumerate() {
+        by_element[group.expect("every element has a group")] += (e + 1) as f64;
+    }
+    assert_eq!(by_element, sums);
     let roots = [1.0f32, 10.0].map(|c| [1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0].map(|k| (c * k).sqrt()));
     let gradient = Tensor::<2>::from_data(TensorData::new(roots.concat(), [2, 6]), &device);
     let samples = ["a", "b"].map(|id| Sample::new(id, 1).expect("tokens"));

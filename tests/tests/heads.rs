@@ -133,6 +133,11 @@ fn check(layout: &HeadLayout, parameter: &Parameter, owners: &[(Block, usize)], 
                 "{block} {head}: {mean}, not {wanted}"
             );
         }
+        let of_elements = grouping.group_of_elements();
+        for (e, group) in of_elements.into_iter().enumerate() {
+            let (owner, head) = owners[e / stride % owners.len()];
+            assert_eq!(group, (owner == block).then_some(head));
+        }
         let of_block = owners.iter().filter(|(b, _)| *b == block).count();
         assert_eq!(
             grouping.sizes().iter().sum::<usize>(),

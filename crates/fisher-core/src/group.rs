@@ -246,6 +246,23 @@ impl Grouping {
         }
     }
 
+    /// The group of every element of the flattened parameter; `None` for elements in none, such
+    /// as those of K and V where the groups are the heads of Q in a fused matrix.
+    pub fn group_of_elements(&self) -> Vec<Option<usize>> {
+        let elements: usize = self.shape.iter().product();
+        match &self.plan {
+            Plan::Element => (0..elements).map(Some).collect(),
+            Plan::Buckets { size } => (0..elements).map(|e| Some(e / size)).collect(),
+            Plan::Custom { ids } => ids.iter().map(|&id| Some(id as usize)).collect(),
+            Plan::Axis(slices) => {
+                let inner: usize = self.shape[slices.axis + 1..].iter().product();
+                let length = self.shape[slices.axis];
+                let positions = (0..elements).map(|e| slices.group_of(e / inner % length, length));
+                positions.collect()
+            }
+        }
+    }
+
     /// `r_iG` for every sample and group.
     ///
     /// # Shapes
@@ -359,6 +376,13 @@ impl AxisSlices {
                 self.axis
             )
         })
+    }
+
+    /// The group of a position on the axis.
+    fn group_of(&self, position: usize, length: usize) -> Option<usize> {
+        let stretch = length / self.repeats;
+        let group = (position % stretch).checked_sub(self.offset)? / self.width;
+        (group < self.per).then_some(position / stretch * self.per + group)
     }
 
     fn sum(&self, tensor: Tensor<2>, shape: &[usize]) -> Tensor<2> {

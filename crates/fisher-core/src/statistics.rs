@@ -8,7 +8,7 @@ use burn::module::{Module, ParamGroup};
 use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::catalogue::{Catalogue, Parameter};
+use crate::catalogue::{Catalogue, Parameter, Role};
 use crate::error::list;
 use crate::gradient::{Contribution, ContributionUnit, Gradient, GradientUnit, PerToken, TokenSum};
 use crate::group::{Grouping, Reduction, Scheme};
@@ -135,6 +135,7 @@ impl StatisticsConfig {
         };
         Ok(ParameterPlan {
             shape: parameter.shape().to_vec(),
+            role: parameter.role(),
             elementwise: self.elementwise && self.elementwise_only.as_ref().is_none_or(matches),
             groupings: match self.grouped {
                 true => Grouping::of(parameter, &scheme, heads)?,
@@ -155,6 +156,7 @@ pub(crate) struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ParameterPlan {
     pub(crate) shape: Vec<usize>,
+    pub(crate) role: Role,
     pub(crate) elementwise: bool,
     pub(crate) groupings: Vec<Grouping>,
 }
@@ -399,6 +401,11 @@ impl<C: ContributionUnit> Statistics<C> {
     /// The shape of the parameter at `path`.
     pub fn shape(&self, path: &str) -> Option<&[usize]> {
         self.plan.parameters.get(path).map(|p| &*p.shape)
+    }
+
+    /// What the parameter at `path` is for.
+    pub fn role(&self, path: &str) -> Option<Role> {
+        self.plan.parameters.get(path).map(|p| p.role)
     }
 
     /// Which layers and heads the totals are of.

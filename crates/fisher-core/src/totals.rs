@@ -109,6 +109,11 @@ impl Totals {
         &self.layers
     }
 
+    /// The layer that the parameter at `path` belongs to.
+    pub fn layer_of(&self, path: &str) -> Option<&str> {
+        self.layer_of.get(path).map(|&layer| &*self.layers[layer])
+    }
+
     /// The heads, in order.
     pub fn heads(&self) -> &[HeadKey] {
         &self.heads

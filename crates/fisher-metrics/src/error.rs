@@ -14,4 +14,53 @@ pub enum Error {
         /// The task.
         task: String,
     },
+
+    /// The statistics do not hold what an analysis needs.
+    #[error("the statistics hold no {what}; {advice}")]
+    NotCollected {
+        /// What is missing.
+        what: &'static str,
+        /// How to have it.
+        advice: &'static str,
+    },
+
+    /// Two things that are compared or applied do not have the same keys.
+    #[error("`{key}` is in {present} but not in {absent}")]
+    Keys {
+        /// The key that does not join.
+        key: String,
+        /// Where it is.
+        present: &'static str,
+        /// Where it is not.
+        absent: &'static str,
+    },
+
+    /// Two things of one key have different sizes.
+    #[error("`{key}` has {ours} entries in one and {theirs} in the other")]
+    Sizes {
+        /// The key.
+        key: String,
+        /// Entries on the one side.
+        ours: usize,
+        /// Entries on the other side.
+        theirs: usize,
+    },
+
+    /// Nothing is left after protection and filters.
+    #[error("nothing can be pruned: all of {all} are protected")]
+    Empty {
+        /// What there was.
+        all: String,
+    },
+
+    /// A number out of range.
+    #[error("`{name}` must be {expected}, found {found}")]
+    Argument {
+        /// Name of the argument.
+        name: &'static str,
+        /// What it must be.
+        expected: &'static str,
+        /// What it was.
+        found: f64,
+    },
 }

@@ -1,13 +1,30 @@
 //! What Fisher statistics say.
 //!
 //! Every analysis is an operator in Burn's manner: a configuration, `init()`, and
-//! `forward(statistics)` that gives a report. Reports are serializable and print as tables.
+//! `forward(..)` that gives a report. Reports are serializable and print as tables.
+//!
+//! 1. [`Importance`] ranks whole layers and heads, [`Ranking`] every group, with error bars;
+//! 2. [`Scores`] of groups or elements become [`Masks`] by [`Pruning`];
+//! 3. [`Overlap`] compares the masks of two tasks, [`compare`] their scores.
 
+mod bits;
+mod compare;
 mod error;
 mod importance;
+mod masks;
+mod overlap;
+mod ranking;
+mod scores;
+mod weights;
 
+pub use compare::{Comparison, compare};
 pub use error::Error;
 pub use importance::{Importance, ImportanceConfig, ImportanceReport, Ranked};
+pub use masks::{Mask, Masks, Pruning, PruningConfig, Removed, Scope};
+pub use overlap::{Advice, Agreement, Overlap, OverlapConfig, OverlapReport};
+pub use ranking::{MassSet, RankedGroup, Ranking, RankingConfig, RankingReport};
+pub use scores::{Score, ScoreKind, Scores};
+pub use weights::Weights;
 
 /// The result of this crate's fallible functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,124 @@
+//! How alike the scores of two tasks are.
+
+use serde::{Deserialize, Serialize};
+
+use crate::scores::Scores;
+use crate::{Error, Result};
+
+/// Likeness of two tasks' scores over the same groups or elements.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// Cosine of the angle between the scores; `None` where one is all 0.
+    pub cosine: Option<f64>,
+    /// Spearman's rank correlation, ties at their mean rank; `None` where one is constant.
+    pub spearman: Option<f64>,
+    /// Jensen-Shannon divergence of the shares, in nats: 0 for equal shares, ln 2 for disjoint
+    /// ones; `None` where one is all 0.
+    pub jensen_shannon: Option<f64>,
+}
+
+/// Compare the scores of two tasks.
+///
+/// # Errors
+/// [`Error::Keys`] or [`Error::Sizes`] when they are not of the same groups.
+pub fn compare(a: &Scores, b: &Scores) -> Result<Comparison> {
+    let (mut x, mut y) = (Vec::new(), Vec::new());
+    let longest = a.sets.len().max(b.sets.len());
+    for i in 0..longest {
+        let (ours, theirs) = match (a.sets.get(i), b.sets.get(i)) {
+            (Some(ours), Some(theirs)) if ours.key() == theirs.key() => (ours, theirs),
+            (Some(ours), _) => return Err(missing(ours.key(), "the first scores", "the second")),
+            (None, Some(theirs)) => {
+                return Err(missing(theirs.key(), "the second scores", "the first"));
+            }
+            (None, None) => break,
+        };
+        if ours.values.len() != theirs.values.len() {
+            return Err(Error::Sizes {
+                key: ours.key(),
+                ours: ours.values.len(),
+                theirs: theirs.values.len(),
+            });
+        }
+        x.extend(&ours.values);
+        y.extend(&theirs.values);
+    }
+    Ok(Comparison {
+        cosine: cosine(&x, &y),
+        spearman: {
+            let (x, y) = (centred(ranks(&x)), centred(ranks(&y)));
+            cosine(&x, &y)
+        },
+        jensen_shannon: jensen_shannon(&x, &y),
+    })
+}
+
+fn missing(key: String, present: &'static str, absent: &'static str) -> Error {
+    Error::Keys {
+        key,
+        present,
+        absent,
+    }
+}
+
+fn cosine(x: &[f64], y: &[f64]) -> Option<f64> {
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let norms = dot(x, x).sqrt() * dot(y, y).sqrt();
+    (norms > 0.0).then(|| dot(x, y) / norms)
+}
+
+/// Ranks from 1, equal values at the mean of their ranks.
+pub(crate) fn ranks(values: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_unstable_by(|&i, &j| values[i].total_cmp(&values[j]));
+    let mut ranks = vec![0.0; values.len()];
+    let mut first = 0.0;
+    for run in order.chunk_by(|&i, &j| values[i] == values[j]) {
+        let length = run.len() as f64;
+        for &i in run {
+            ranks[i] = first + (length + 1.0) / 2.0;
+        }
+        first += length;
+    }
+    ranks
+}
+
+fn centred(mut values: Vec<f64>) -> Vec<f64> {
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    values.iter_mut().for_each(|v| *v -= mean);
+    values
+}
+
+fn jensen_shannon(x: &[f64], y: &[f64]) -> Option<f64> {
+    let (sum_x, sum_y) = (x.iter().sum::<f64>(), y.iter().sum::<f64>());
+    if sum_x <= 0.0 || sum_y <= 0.0 {
+        return None;
+    }
+    let term = |p: f64, m: f64| if p > 0.0 { p * (p / m).ln() } else { 0.0 };
+    let terms = x.iter().zip(y).map(|(x, y)| {
+        let (p, q) = (x / sum_x, y / sum_y);
+        let m = 0.5 * (p + q);
+        0.5 * (term(p, m) + term(q, m))
+    });
+    Some(terms.sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ties_share_their_mean_rank() {
+        assert_eq!(ranks(&[3.0, 1.0, 3.0, 0.0]), [3.5, 2.0, 3.5, 1.0]);
+    }
+
+    #[test]
+    fn known_values() {
+        let (x, y) = ([1.0, 0.0, 1.0], [0.0, 2.0, 0.0]);
+        assert_eq!(cosine(&x, &y), Some(0.0));
+        let disjoint = jensen_shannon(&x, &y).expect("mass");
+        assert!((disjoint - std::f64::consts::LN_2).abs() < 1e-12);
+        assert!(jensen_shannon(&x, &x).expect("mass").abs() < 1e-15);
+        assert_eq!(jensen_shannon(&x, &[0.0; 3]), None);
+    }
+}

@@ -1,0 +1,358 @@
+//! Pruning masks: what is kept and what goes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use burn::config::Config;
+use burn::module::{Module, ModuleMapper, Param, ParamGroup, ParamId};
+use burn::tensor::{Tensor, TensorData};
+use fisher_core::{Grouping, Role};
+use fixedbitset::FixedBitSet;
+use serde::{Deserialize, Serialize};
+
+use crate::scores::{Score, ScoreKind, Scores};
+use crate::weights::Weights;
+use crate::{Error, Result};
+
+/// Version of the form of [`Masks`].
+const SCHEMA: u64 = 1;
+
+/// Within what the lowest scores are sought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// All scores together.
+    Global,
+    /// Each layer by itself.
+    Layer,
+    /// Each tensor (and label) by itself.
+    Tensor,
+}
+
+/// Configuration of [`Pruning`].
+#[derive(Config, Debug)]
+pub struct PruningConfig {
+    /// The share `s` to prune: exactly `⌊s·N⌋` of the `N` entries that are not protected, in each
+    /// unit of the scope.
+    pub sparsity: f64,
+    /// Within what the lowest scores are sought.
+    #[config(default = "Scope::Global")]
+    pub scope: Scope,
+    /// Roles that are never pruned and do not count: norms and biases, and embeddings.
+    #[config(default = "vec![Role::Vector, Role::Embedding]")]
+    pub protected_roles: Vec<Role>,
+    /// Parameters that are never pruned and do not count, by Burn's patterns.
+    #[config(default = "Vec::new()")]
+    pub protected: Vec<ParamGroup>,
+}
+
+impl PruningConfig {
+    /// The operator.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] unless `0 ≤ sparsity ≤ 1`.
+    pub fn init(&self) -> Result<Pruning> {
+        if !(0.0..=1.0).contains(&self.sparsity) {
+            return Err(Error::Argument {
+                name: "sparsity",
+                expected: "between 0 and 1",
+                found: self.sparsity,
+            });
+        }
+        Ok(Pruning {
+            config: self.clone(),
+        })
+    }
+}
+
+/// Prunes the lowest scores.
+///
+/// Ties are resolved against the later (path, index), so the count is exact whatever the scores
+/// are, and masks nest: what is pruned at one sparsity is pruned at every higher one. Structured
+/// scores (groups) give structured masks.
+#[derive(Debug, Clone)]
+pub struct Pruning {
+    config: PruningConfig,
+}
+
+/// What of one parameter is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Mask {
+    /// Path of the parameter.
+    pub path: String,
+    /// Its layer.
+    pub layer: String,
+    /// Which elements each bit stands for.
+    pub grouping: Grouping,
+    /// 1 for what is kept.
+    #[serde(with = "crate::bits")]
+    pub keep: FixedBitSet,
+}
+
+impl Mask {
+    /// `{path}|{label}`.
+    pub fn key(&self) -> String {
+        format!("{}|{}", self.path, self.grouping.label())
+    }
+}
+
+/// The masks of a task. Saved with serde, applied to a module and taken off it again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Masks {
+    /// Version of this form.
+    pub schema: u64,
+    /// The task whose scores these are.
+    pub task: String,
+    /// What the scores were.
+    pub kind: ScoreKind,
+    /// Wanted share to prune.
+    pub sparsity: f64,
+    /// Within what the lowest scores were sought.
+    pub scope: Scope,
+    /// `Σ ½Fθ²` of what is pruned, for [`ScoreKind::BrainDamage`].
+    pub predicted_increase: Option<f64>,
+    /// The masks, by (path, label). Protected parameters are not among them.
+    pub masks: Vec<Mask>,
+}
+
+impl Pruning {
+    /// Prune the lowest of `scores`.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] when everything is protected.
+    pub fn forward(&self, scores: &Scores) -> Result<Masks> {
+        let config = &self.config;
+        let free: Vec<&Score> = scores
+            .sets
+            .iter()
+            .filter(|set| !self.protects(set))
+            .collect();
+        if free.is_empty() {
+            let all: Vec<&str> = scores.sets.iter().map(|set| &*set.path).collect();
+            return Err(Error::Empty {
+                all: all.join(", "),
+            });
+        }
+        let mut units: BTreeMap<String, Vec<&Score>> = BTreeMap::new();
+        for set in free {
+            let unit = match config.scope {
+                Scope::Global => String::new(),
+                Scope::Layer => set.layer.clone(),
+                Scope::Tensor => set.key(),
+            };
+            units.entry(unit).or_default().push(set);
+        }
+        let mut masks = Vec::new();
+        let mut pruned_score = 0.0;
+        for unit in units.into_values() {
+            for (set, keep) in unit.iter().zip(keep_highest(&unit, config.sparsity)) {
+                let pruned = keep.zeroes().map(|i| set.values[i]);
+                pruned_score += pruned.sum::<f64>();
+                masks.push(Mask {
+                    path: set.path.clone(),
+                    layer: set.layer.clone(),
+                    grouping: set.grouping.clone(),
+                    keep,
+                });
+            }
+        }
+        masks.sort_by(|a, b| (&a.path, a.grouping.label()).cmp(&(&b.path, b.grouping.label())));
+        Ok(Masks {
+            schema: SCHEMA,
+            task: scores.task.clone(),
+            kind: scores.kind,
+            sparsity: config.sparsity,
+            scope: config.scope,
+            predicted_increase: (scores.kind == ScoreKind::BrainDamage).then_some(pruned_score),
+            masks,
+        })
+    }
+
+    fn protects(&self, set: &Score) -> bool {
+        let named = |group: &ParamGroup| group.matches(&ParamId::new(), Some(&set.path));
+        self.config.protected_roles.contains(&set.role) || self.config.protected.iter().any(named)
+    }
+}
+
+/// Which entries of a unit stay when exactly `⌊s·N⌋` of its lowest go.
+fn keep_highest(unit: &[&Score], sparsity: f64) -> Vec<FixedBitSet> {
+    let mut all: Vec<f64> = Vec::with_capacity(unit.iter().map(|set| set.values.len()).sum());
+    unit.iter().for_each(|set| all.extend(&set.values));
+    let prune = (sparsity * all.len() as f64).floor() as usize;
+    // Selection is linear; the entries themselves stay where they are.
+    let threshold = match prune {
+        0 => f64::NEG_INFINITY,
+        n => *all.select_nth_unstable_by(n - 1, f64::total_cmp).1,
+    };
+    let below = unit.iter().flat_map(|set| &set.values);
+    let below = below
+        .filter(|score| score.total_cmp(&threshold).is_lt())
+        .count();
+    let mut ties = prune.saturating_sub(below);
+    drop(all);
+    let mut keeps: Vec<FixedBitSet> = Vec::with_capacity(unit.len());
+    // From the last (path, index), against which ties are resolved.
+    for set in unit.iter().rev() {
+        let mut keep = FixedBitSet::with_capacity(set.values.len());
+        for (i, score) in set.values.iter().enumerate().rev() {
+            let stays = match score.total_cmp(&threshold) {
+                std::cmp::Ordering::Less => false,
+                std::cmp::Ordering::Equal if ties > 0 => {
+                    ties -= 1;
+                    false
+                }
+                _ => true,
+            };
+            keep.set(i, stays);
+        }
+        keeps.push(keep);
+    }
+    keeps.reverse();
+    keeps
+}
+
+/// What a mask took out of a module: puts it back.
+#[derive(Debug, Clone, Default)]
+pub struct Removed {
+    /// Path to what was pruned, 0 elsewhere.
+    weights: BTreeMap<String, Vec<f64>>,
+}
+
+impl Masks {
+    /// Set the pruned weights of `model` to 0, and give what they were.
+    ///
+    /// A mapper writes the zeros into the weights themselves, so the model runs at its usual
+    /// speed and saves as usual. To keep them 0 through further training, call
+    /// [`Masks::enforce`] after each optimizer step.
+    ///
+    /// # Errors
+    /// [`Error::Keys`] or [`Error::Sizes`] when the model does not have the masks' parameters.
+    pub fn apply<M: Module>(&self, model: M) -> Result<(M, Removed)> {
+        let weights = Weights::of(&model)?;
+        let mut removed = Removed::default();
+        for (path, keep) in self.by_element() {
+            let pairs = weights.get(&path, keep.len())?.iter().zip(&keep);
+            let gone = pairs
+                .map(|(&w, &keep)| if keep { 0.0 } else { w })
+                .collect();
+            removed.weights.insert(path, gone);
+        }
+        Ok((self.enforce(model), removed))
+    }
+
+    /// Set the pruned weights of `model` to 0 (again). Parameters it does not have are passed
+    /// over: [`Masks::apply`] has seen to it that it has them.
+    #[must_use]
+    pub fn enforce<M: Module>(&self, model: M) -> M {
+        let masks = self.by_element().into_iter();
+        let factors = masks.map(|(path, keep)| {
+            let factor = keep.into_iter().map(|keep| f64::from(u8::from(keep)));
+            (path, factor.collect())
+        });
+        model.map(&mut Combine {
+            names: Vec::new(),
+            values: factors.collect(),
+            with: |weight, factor| weight * factor,
+        })
+    }
+
+    /// By path, whether each element is kept: an element is pruned if any of its groups is.
+    pub fn by_element(&self) -> BTreeMap<String, Vec<bool>> {
+        let mut all: BTreeMap<String, Vec<bool>> = BTreeMap::new();
+        for mask in &self.masks {
+            let groups = mask.grouping.group_of_elements();
+            let keep = all
+                .entry(mask.path.clone())
+                .or_insert_with(|| vec![true; groups.len()]);
+            for (keep, group) in keep.iter_mut().zip(groups) {
+                *keep &= group.is_none_or(|group| mask.keep.contains(group));
+            }
+        }
+        all
+    }
+
+    /// Groups or elements kept, and all there are.
+    pub fn kept(&self) -> (usize, usize) {
+        let kept = self.masks.iter().map(|mask| mask.keep.count_ones(..)).sum();
+        (kept, self.masks.iter().map(|mask| mask.keep.len()).sum())
+    }
+
+    /// The share pruned of each layer.
+    pub fn sparsity_by_layer(&self) -> BTreeMap<&str, f64> {
+        let mut layers: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+        for mask in &self.masks {
+            let (pruned, all) = layers.entry(&mask.layer).or_default();
+            *pruned += mask.keep.count_zeroes(..);
+            *all += mask.keep.len();
+        }
+        let share = |(pruned, all): (usize, usize)| pruned as f64 / all as f64;
+        layers
+            .into_iter()
+            .map(|(layer, n)| (layer, share(n)))
+            .collect()
+    }
+}
+
+impl Removed {
+    /// Put back what was pruned, on top of whatever the weights are now.
+    pub fn restore<M: Module>(self, model: M) -> M {
+        model.map(&mut Combine {
+            names: Vec::new(),
+            values: self.weights,
+            with: |weight, removed| weight + removed,
+        })
+    }
+}
+
+/// Combines parameters, by path, with tensors of their shape; nothing else changes.
+struct Combine {
+    names: Vec<String>,
+    values: BTreeMap<String, Vec<f64>>,
+    with: fn(f64, f64) -> f64,
+}
+
+impl ModuleMapper for Combine {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.names.push(name.into());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.names.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(values) = self.values.get(&self.names.join(".")) else {
+            return param;
+        };
+        param.map(|tensor| {
+            let tracked = tensor.is_require_grad();
+            let (shape, dtype, device) = (tensor.shape(), tensor.dtype(), tensor.device());
+            let old = tensor.into_data();
+            let pairs = old.iter::<f64>().zip(values);
+            let new: Vec<f64> = pairs.map(|(old, &v)| (self.with)(old, v)).collect();
+            let new = TensorData::new(new, shape);
+            Tensor::from_data(new, (&device, dtype)).set_require_grad(tracked)
+        })
+    }
+}
+
+impl fmt::Display for Masks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kept, all) = self.kept();
+        write!(
+            f,
+            "{}: {} of {all} entries pruned ({:.1} %, {:?} scope)",
+            self.task,
+            all - kept,
+            100.0 * (all - kept) as f64 / all as f64,
+            self.scope
+        )?;
+        if let Some(increase) = self.predicted_increase {
+            write!(f, ", predicted loss increase {increase:.3e}")?;
+        }
+        for (layer, sparsity) in self.sparsity_by_layer() {
+            write!(f, "\n  {layer:<40} {:>6.1} % pruned", 100.0 * sparsity)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,201 @@
+//! Scores of groups or elements: what rankings and masks put in order.
+
+use fisher_core::{ContributionUnit, Grouping, Orientation, Parameter, Role, Scheme, Statistics};
+use serde::{Deserialize, Serialize};
+
+use crate::weights::Weights;
+use crate::{Error, Result};
+
+/// What a score is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScoreKind {
+    /// The diagonal Fisher, `F`.
+    Fisher,
+    /// `½ F θ²`: the loss that removing a weight is predicted to cost (LeCun, Denker & Solla 1990,
+    /// "Optimal brain damage", equation 5).
+    BrainDamage,
+    /// `|θ|`: not of the Fisher at all, to compare with.
+    Magnitude,
+}
+
+/// The scores of one parameter under one grouping.
+#[derive(Debug, Clone)]
+pub struct Score {
+    pub(crate) path: String,
+    pub(crate) layer: String,
+    pub(crate) role: Role,
+    pub(crate) grouping: Grouping,
+    pub(crate) values: Vec<f64>,
+}
+
+impl Score {
+    /// `{path}|{label}`.
+    pub fn key(&self) -> String {
+        format!("{}|{}", self.path, self.grouping.label())
+    }
+
+    /// One score per group, or per element.
+    pub fn values(&self) -> &[f64] {
+        &self.values
+    }
+}
+
+/// The scores of a task, by (path, label).
+#[derive(Debug, Clone)]
+pub struct Scores {
+    pub(crate) kind: ScoreKind,
+    pub(crate) task: String,
+    pub(crate) sets: Vec<Score>,
+}
+
+impl Scores {
+    /// F of every group of `task`.
+    ///
+    /// # Errors
+    /// [`Error::NotCollected`] without grouped statistics, [`Error::NoSamples`] for a task
+    /// without samples.
+    pub fn grouped<C: ContributionUnit>(statistics: &Statistics<C>, task: &str) -> Result<Self> {
+        let mut sets = Vec::new();
+        for (path, parameter) in statistics.task(task)?.parameters() {
+            let mut groups: Vec<_> = parameter.groups().iter().collect();
+            groups.sort_by_key(|(grouping, _)| grouping.label());
+            for (grouping, welford) in groups {
+                let mean = welford.read()?.mean;
+                sets.push(Score {
+                    values: mean.ok_or_else(|| Error::NoSamples { task: task.into() })?,
+                    ..set(statistics, path, grouping.clone())
+                });
+            }
+        }
+        Self::of(
+            ScoreKind::Fisher,
+            task,
+            sets,
+            "groups",
+            "collect with `grouped`",
+        )
+    }
+
+    /// F of every element of `task`, for the parameters that were collected by element.
+    ///
+    /// # Errors
+    /// [`Error::NotCollected`] without elementwise statistics, [`Error::NoSamples`] for a task
+    /// without samples.
+    pub fn elementwise<C: ContributionUnit>(
+        statistics: &Statistics<C>,
+        task: &str,
+    ) -> Result<Self> {
+        let mut sets = Vec::new();
+        for (path, parameter) in statistics.task(task)?.parameters() {
+            if let Some(welford) = parameter.elementwise() {
+                let mean = welford.read()?.mean;
+                sets.push(Score {
+                    values: mean.ok_or_else(|| Error::NoSamples { task: task.into() })?,
+                    ..set(statistics, path, by_element(statistics, path)?)
+                });
+            }
+        }
+        Self::of(
+            ScoreKind::Fisher,
+            task,
+            sets,
+            "elements",
+            "collect with `elementwise`",
+        )
+    }
+
+    /// `½ F θ²` of every element of `task`, at the weights given.
+    ///
+    /// The prediction is of the loss whose Fisher this is, in its unit: for per-token
+    /// contributions of token-sum losses, about nats per token.
+    ///
+    /// # Errors
+    /// As [`Scores::elementwise`]; [`Error::Keys`] or [`Error::Sizes`] when the weights are
+    /// not those of the statistics' parameters.
+    pub fn brain_damage<C: ContributionUnit>(
+        statistics: &Statistics<C>,
+        task: &str,
+        weights: &Weights,
+    ) -> Result<Self> {
+        let mut scores = Self::elementwise(statistics, task)?;
+        scores.kind = ScoreKind::BrainDamage;
+        scores.with_weights(weights, |f, weight| 0.5 * f * weight * weight)
+    }
+
+    /// `|θ|` of the same elements as `self`: magnitude pruning, to compare with.
+    ///
+    /// # Errors
+    /// [`Error::Keys`] or [`Error::Sizes`] when the weights are not of them.
+    pub fn magnitude(&self, weights: &Weights) -> Result<Self> {
+        let mut scores = self.clone();
+        scores.kind = ScoreKind::Magnitude;
+        scores.with_weights(weights, |_, weight| weight.abs())
+    }
+
+    fn with_weights(mut self, weights: &Weights, f: fn(f64, f64) -> f64) -> Result<Self> {
+        for set in &mut self.sets {
+            let weights = weights.get(&set.path, set.values.len())?;
+            let pairs = set.values.iter_mut().zip(weights);
+            pairs.for_each(|(value, &weight)| *value = f(*value, weight));
+        }
+        Ok(self)
+    }
+
+    fn of(
+        kind: ScoreKind,
+        task: &str,
+        sets: Vec<Score>,
+        what: &'static str,
+        advice: &'static str,
+    ) -> Result<Self> {
+        if sets.is_empty() {
+            return Err(Error::NotCollected { what, advice });
+        }
+        Ok(Self {
+            kind,
+            task: task.into(),
+            sets,
+        })
+    }
+
+    /// The scores of parameters of some roles alone.
+    #[must_use]
+    pub fn of_roles(mut self, roles: &[Role]) -> Self {
+        self.sets.retain(|set| roles.contains(&set.role));
+        self
+    }
+
+    /// What the scores are.
+    pub fn kind(&self) -> ScoreKind {
+        self.kind
+    }
+
+    /// The scores, by (path, label).
+    pub fn sets(&self) -> &[Score] {
+        &self.sets
+    }
+
+    /// The number of groups or elements.
+    pub fn count(&self) -> usize {
+        self.sets.iter().map(|set| set.values.len()).sum()
+    }
+}
+
+fn set<C: ContributionUnit>(statistics: &Statistics<C>, path: &str, grouping: Grouping) -> Score {
+    Score {
+        path: path.into(),
+        layer: statistics.totals().layer_of(path).unwrap_or(path).into(),
+        role: statistics.role(path).unwrap_or(Role::Vector),
+        grouping,
+        values: Vec::new(),
+    }
+}
+
+fn by_element<C: ContributionUnit>(statistics: &Statistics<C>, path: &str) -> Result<Grouping> {
+    let shape = statistics.shape(path).unwrap_or_default();
+    let parameter = Parameter::new(path, shape, Role::Vector, Orientation::InputOutput);
+    let heads = fisher_core::HeadLayout::none();
+    let mut groupings = Grouping::of(&parameter, &Scheme::Element, &heads)?;
+    Ok(groupings.swap_remove(0))
+}

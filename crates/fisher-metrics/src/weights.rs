@@ -1,0 +1,84 @@
+//! The weights of a model, on the host.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::Tensor;
+
+use crate::{Error, Result};
+
+/// The float parameters of a model, flattened, by path.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Weights(BTreeMap<String, Vec<f64>>);
+
+impl From<BTreeMap<String, Vec<f64>>> for Weights {
+    fn from(weights: BTreeMap<String, Vec<f64>>) -> Self {
+        Self(weights)
+    }
+}
+
+impl Weights {
+    /// Read the weights of a module.
+    ///
+    /// # Errors
+    /// [`fisher_core::Error::Device`] when the device does not give them.
+    pub fn of<M: Module>(model: &M) -> Result<Self> {
+        let mut reader = Reader::default();
+        model.visit(&mut reader);
+        match reader.error {
+            Some(error) => Err(error.into()),
+            None => Ok(reader.weights),
+        }
+    }
+
+    /// The weights at `path`, which must be `elements` many.
+    ///
+    /// # Errors
+    /// [`Error::Keys`] when there are none, [`Error::Sizes`] when there are more or fewer.
+    pub fn get(&self, path: &str, elements: usize) -> Result<&[f64]> {
+        let weights = self.0.get(path).ok_or_else(|| Error::Keys {
+            key: path.into(),
+            present: "the statistics or masks",
+            absent: "the model",
+        })?;
+        if weights.len() != elements {
+            return Err(Error::Sizes {
+                key: path.into(),
+                ours: elements,
+                theirs: weights.len(),
+            });
+        }
+        Ok(weights)
+    }
+}
+
+#[derive(Default)]
+struct Reader {
+    names: Vec<String>,
+    weights: Weights,
+    error: Option<fisher_core::Error>,
+}
+
+impl ModuleVisitor for Reader {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.names.push(name.into());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.names.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let path = self.names.join(".");
+        match param.val().try_to_data() {
+            Ok(data) => {
+                self.weights.0.insert(path, data.iter::<f64>().collect());
+            }
+            Err(error) => {
+                self.error = Some(fisher_core::Error::Device {
+                    reason: format!("parameter `{path}`: {error}"),
+                });
+            }
+        }
+    }
+}
