@@ -9,11 +9,15 @@ JSON lines (id, input_ids, optional labels). From them this writes
 
     expected.safetensors   gradients `{task}/gradient/{id}/{parameter}` of the token-sum loss,
                            `{task}/mean|m2/{parameter}` of g*g/T over samples, and
-                           `{task}/group_mean|group_m2/{label}/{parameter}` of the default groups
+                           `{task}/group_mean|group_m2/{label}/{parameter}` of the default groups;
+                           `scaled/{power}/{damping}/{parameter}`: alpha's first gradient by its F;
+                           `merged/{parameter}`: with a second model, every weight 0.01 further
+                           from zero, by F of alpha and beta_two
     expected.json          per task: ids, tokens, loss_sum; importance (total, top = [key, index,
                            F, share], per_key_share), masks ({scope}@{sparsity} -> key -> bits,
                            1 = keep), obd_unstructured@0.5 (matrices; kept, predicted_increase);
-                           and overlap of the two tasks' masks. A key is `{parameter}|{label}`.
+                           overlap of the two tasks' masks; ewc by parameter (lambda 1, away
+                           by the second model). A key is `{parameter}|{label}`.
 
 in the checkpoint's own orientation: Linear [out, in], GPT-2's Conv1D [in, out]. Head and channel
 slices are cut here with plain indexing, independent of the library's plans.
@@ -158,14 +162,24 @@ def regenerate(folder):
         report[task]["obd_unstructured@0.5"] = {
             "kept": {name: int(mask.sum()) for name, mask in kept.items()},
             "predicted_increase": sum(brain[name][mask == 0].sum() for name, mask in kept.items())}
-    arrays = {k: np.ascontiguousarray(v, np.float64) for k, v in sorted(tensors.items())}
-    save_file(arrays, folder / "expected.safetensors")
     overlap = {}
     for key, a in masks["alpha"].items():
         b = masks["beta_two"][key]
         join = lambda mask: np.concatenate([mask[k] for k in sorted(mask)])
         overlap[key] = {"all": compare(join(a), join(b)), **{k: compare(a[k], b[k]) for k in a}}
-    report = {"tasks": report, "overlap": overlap}
+    ewc = {}
+    for name, w in weights.items():
+        f_a, f_b = (tensors[f"{task}/mean/{name}"] for task in TASKS)
+        first = tensors[f"alpha/gradient/{report['alpha']['ids'][0]}/{name}"]
+        for power, damping in ((1.0, 1e-3), (0.5, 1e-6)):
+            tensors[f"scaled/{power}/{damping}/{name}"] = first / (f_a + damping) ** power
+        other = w + 0.01 * np.sign(w)
+        p, q = f_a + 1e-12, f_b + 1e-12
+        tensors[f"merged/{name}"] = (p * w + q * other) / (p + q)
+        ewc[name] = (f_a * (other - w) ** 2).sum() / 2
+    report = {"tasks": report, "overlap": overlap, "ewc": ewc}
+    arrays = {k: np.ascontiguousarray(v, np.float64) for k, v in sorted(tensors.items())}
+    save_file(arrays, folder / "expected.safetensors")
     (folder / "expected.json").write_text(json.dumps(report, indent=1) + "\n")
     print(f"{folder.name}: {len(tensors)} tensors")
 

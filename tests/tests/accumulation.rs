@@ -119,6 +119,15 @@ fn undefined_is_none(#[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] b
     // M2 = 2, n = 2: variance 2 / 1, standard error √(2 / 2).
     assert_eq!(read.variance, Some(vec![2.0, 0.0]));
     assert_eq!(read.standard_error, Some(vec![1.0, 0.0]));
+    let error = welford.standard_error().expect("two samples");
+    assert_eq!(
+        error.to_data().iter::<f64>().collect::<Vec<_>>(),
+        [1.0, 0.0]
+    );
+    let bounds = welford.confidence_interval(0.95, Default::default());
+    let (_, upper) = bounds.expect("a level").expect("two samples");
+    let upper = upper.to_data().iter::<f64>().next();
+    assert!((upper.expect("two elements") - 16.706_204_736).abs() < 1e-5);
     let interval = read.confidence_interval(0.95, Default::default());
     let interval = interval.expect("a level").expect("two samples");
     assert!((interval[0].upper - (4.0 + 12.706_204_736)).abs() < 1e-6);

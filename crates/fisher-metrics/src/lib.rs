@@ -5,7 +5,8 @@
 //!
 //! 1. [`Importance`] ranks whole layers and heads, [`Ranking`] every group, with error bars;
 //! 2. [`Scores`] of groups or elements become [`Masks`] by [`Pruning`];
-//! 3. [`Overlap`] compares the masks of two tasks, [`compare`] their scores.
+//! 3. [`Scaling`] divides gradients by the Fisher;
+//! 4. [`Overlap`] compares the masks of two tasks, [`compare`] their scores.
 
 mod bits;
 mod compare;
@@ -14,6 +15,7 @@ mod importance;
 mod masks;
 mod overlap;
 mod ranking;
+mod scaling;
 mod scores;
 mod weights;
 
@@ -23,6 +25,7 @@ pub use importance::{Importance, ImportanceConfig, ImportanceReport, Ranked};
 pub use masks::{Mask, Masks, Pruning, PruningConfig, Removed, Scope};
 pub use overlap::{Advice, Agreement, Overlap, OverlapConfig, OverlapReport};
 pub use ranking::{MassSet, RankedGroup, Ranking, RankingConfig, RankingReport};
+pub use scaling::{Damping, Scaling, ScalingConfig};
 pub use scores::{Score, ScoreKind, Scores};
 pub use weights::Weights;
 

@@ -252,7 +252,7 @@ impl Masks {
         model.map(&mut Combine {
             names: Vec::new(),
             values: factors.collect(),
-            with: |weight, factor| weight * factor,
+            with: Operation::Multiply,
         })
     }
 
@@ -299,16 +299,22 @@ impl Removed {
         model.map(&mut Combine {
             names: Vec::new(),
             values: self.weights,
-            with: |weight, removed| weight + removed,
+            with: Operation::Add,
         })
     }
 }
 
-/// Combines parameters, by path, with tensors of their shape; nothing else changes.
+/// Combines parameters, by path, with values of their shape; nothing else changes.
 struct Combine {
     names: Vec<String>,
     values: BTreeMap<String, Vec<f64>>,
-    with: fn(f64, f64) -> f64,
+    with: Operation,
+}
+
+#[derive(Clone, Copy)]
+enum Operation {
+    Multiply,
+    Add,
 }
 
 impl ModuleMapper for Combine {
@@ -325,13 +331,18 @@ impl ModuleMapper for Combine {
             return param;
         };
         param.map(|tensor| {
-            let tracked = tensor.is_require_grad();
-            let (shape, dtype, device) = (tensor.shape(), tensor.dtype(), tensor.device());
-            let old = tensor.into_data();
-            let pairs = old.iter::<f64>().zip(values);
-            let new: Vec<f64> = pairs.map(|(old, &v)| (self.with)(old, v)).collect();
-            let new = TensorData::new(new, shape);
-            Tensor::from_data(new, (&device, dtype)).set_require_grad(tracked)
+            let (tracked, autodiff) = (tensor.is_require_grad(), tensor.is_autodiff());
+            let data = TensorData::new(values.clone(), tensor.shape());
+            let inner = tensor.inner();
+            let values = Tensor::<D>::from_data(data, (&inner.device(), inner.dtype()));
+            let combined = match self.with {
+                Operation::Multiply => inner * values,
+                Operation::Add => inner + values,
+            };
+            match autodiff {
+                true => Tensor::from_inner(combined).set_require_grad(tracked),
+                false => combined,
+            }
         })
     }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::Tensor;
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Tensor, TensorData};
 
 use crate::{Error, Result};
 
@@ -29,6 +29,19 @@ impl Weights {
             Some(error) => Err(error.into()),
             None => Ok(reader.weights),
         }
+    }
+
+    /// Write the weights into a module: the parameters that are here, others stay.
+    pub fn write<M: Module>(&self, model: M) -> M {
+        model.map(&mut Writer {
+            names: Vec::new(),
+            weights: self,
+        })
+    }
+
+    /// Paths and weights.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[f64])> {
+        self.0.iter().map(|(path, weights)| (&**path, &**weights))
     }
 
     /// The weights at `path`, which must be `elements` many.
@@ -80,5 +93,31 @@ impl ModuleVisitor for Reader {
                 });
             }
         }
+    }
+}
+
+struct Writer<'a> {
+    names: Vec<String>,
+    weights: &'a Weights,
+}
+
+impl ModuleMapper for Writer<'_> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.names.push(name.into());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.names.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(weights) = self.weights.0.get(&self.names.join(".")) else {
+            return param;
+        };
+        param.map(|tensor| {
+            let data = TensorData::new(weights.clone(), tensor.shape());
+            let new = Tensor::<D>::from_data(data, (&tensor.device(), tensor.dtype()));
+            new.set_require_grad(tensor.is_require_grad())
+        })
     }
 }

@@ -8,6 +8,24 @@ pub enum Error {
     #[error(transparent)]
     Core(#[from] fisher_core::Error),
 
+    /// An error of an analysis.
+    #[error(transparent)]
+    Metrics(#[from] fisher_metrics::Error),
+
+    /// A parameter of the model has no elementwise Fisher.
+    #[error(
+        "the statistics hold no elementwise Fisher of `{parameter}`; collect with `elementwise` \
+         for all parameters that are to be used"
+    )]
+    NoFisher {
+        /// Path of the parameter.
+        parameter: String,
+    },
+
+    /// Nothing to merge, or weights that do not add up to more than 0.
+    #[error("a merge needs at least one model, with weights that are not negative and not all 0")]
+    NothingToMerge,
+
     /// The data set failed to give a batch.
     #[error("the data loader failed: {reason}")]
     Data {

@@ -4,6 +4,9 @@
 //! are ([`SampleBatch`]), and a [`Collector`] runs one backward pass per sample and fills
 //! [`Statistics`](fisher_core::Statistics): exact for any Burn module and any loss.
 //!
+//! What follows for training is here too: [`FisherOptimizer`] scales the gradients of any Burn
+//! optimizer, [`Ewc`] keeps what a task has learnt, [`Merging`] joins models.
+//!
 //! ```
 //! use burn::module::Module;
 //! use burn::nn::{Linear, LinearConfig};
@@ -61,13 +64,20 @@
 
 mod collect;
 mod error;
+mod ewc;
+mod fisher;
 mod losses;
+mod merge;
+mod optimizer;
 mod per_sample;
 mod sample;
 
 pub use collect::{Checkpoint, Collected, Collector, CollectorConfig, NonFinite};
 pub use error::Error;
+pub use ewc::Ewc;
 pub use losses::{IGNORE, SampleLosses, draw_labels};
+pub use merge::{Granularity, MergeConfig, Merging, Source};
+pub use optimizer::FisherOptimizer;
 pub use per_sample::{PerSample, SampleGradient};
 pub use sample::{SampleBatch, SampleLoss};
 

@@ -1,0 +1,107 @@
+//! Any Burn optimizer on gradients that are scaled by the Fisher.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
+use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::tensor::Tensor;
+use fisher_core::{Catalogue, ContributionUnit, Statistics};
+use fisher_metrics::Scaling;
+
+use crate::Result;
+use crate::fisher::elementwise;
+
+/// Wraps a Burn optimizer: each gradient becomes `g ⊘ (F + λ)^α` before the step.
+#[derive(Clone)]
+pub struct FisherOptimizer {
+    optimizer: ModuleOptimizer,
+    scaling: Scaling,
+    fisher: BTreeMap<String, Tensor<1>>,
+}
+
+impl FisherOptimizer {
+    /// Wrap `optimizer`, with the Fisher of `task` for every trainable parameter of `model`.
+    ///
+    /// # Errors
+    /// [`Error::NoFisher`](crate::Error::NoFisher) naming a trainable parameter without
+    /// elementwise statistics: nothing is left unscaled in silence.
+    pub fn new<M: Module, C: ContributionUnit>(
+        optimizer: ModuleOptimizer,
+        scaling: Scaling,
+        statistics: &Statistics<C>,
+        task: &str,
+        model: &M,
+    ) -> Result<Self> {
+        Ok(Self {
+            optimizer,
+            scaling,
+            fisher: elementwise(statistics, task, &Catalogue::of(model)?)?,
+        })
+    }
+
+    /// Take the Fisher anew from statistics that have moved on.
+    ///
+    /// # Errors
+    /// As [`FisherOptimizer::new`].
+    pub fn refresh<M: Module, C: ContributionUnit>(
+        &mut self,
+        statistics: &Statistics<C>,
+        task: &str,
+        model: &M,
+    ) -> Result<()> {
+        self.fisher = elementwise(statistics, task, &Catalogue::of(model)?)?;
+        Ok(())
+    }
+
+    /// Scale the gradients of a module.
+    pub fn scale<M: Module>(&self, module: &M, gradients: GradientsParams) -> GradientsParams {
+        let mut visitor = Scale {
+            names: Vec::new(),
+            scaling: &self.scaling,
+            fisher: &self.fisher,
+            gradients,
+        };
+        module.visit(&mut visitor);
+        visitor.gradients
+    }
+
+    /// One step of the wrapped optimizer on scaled gradients.
+    pub fn step<M: Module>(
+        &mut self,
+        rate: impl Into<ModuleLearningRate>,
+        module: M,
+        gradients: GradientsParams,
+    ) -> M {
+        let gradients = self.scale(&module, gradients);
+        self.optimizer.step(rate, module, gradients)
+    }
+}
+
+struct Scale<'a> {
+    names: Vec<String>,
+    scaling: &'a Scaling,
+    fisher: &'a BTreeMap<String, Tensor<1>>,
+    gradients: GradientsParams,
+}
+
+impl ModuleVisitor for Scale<'_> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.names.push(name.into());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.names.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let Some(fisher) = self.fisher.get(&self.names.join(".")) else {
+            return; // frozen, or another use of a parameter that is tied
+        };
+        if let Some(gradient) = self.gradients.remove::<D>(param.id) {
+            let fisher = fisher.clone().reshape(gradient.dims());
+            let scaled = self.scaling.forward(gradient, fisher);
+            self.gradients.register(param.id, scaled);
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! What follows for training: scaled gradients, consolidation, merging. Golden numbers and laws.
+
+use burn::module::{Module, Param};
+use burn::optim::{GradientsParams, SgdConfig};
+use burn::tensor::{Device, Tensor};
+use fisher_core::{
+    Catalogue, Gradient, GradientBatch, HeadLayout, Statistics, StatisticsConfig, hash_weights,
+};
+use fisher_metrics::{Damping, Scaling, ScalingConfig, Weights};
+use fisher_tests::backend::Backend;
+use fisher_tests::golden::{CASES, Golden, TASKS};
+use fisher_tests::models::{Sequences, Small};
+use fisher_tests::tolerance::{BACKWARD, GOLDEN, assert_close};
+use fisher_train::{
+    CollectorConfig, Error, Ewc, FisherOptimizer, Granularity, MergeConfig, SampleLoss, Source,
+};
+use rstest::rstest;
+
+/// One golden parameter as a model of its own.
+#[derive(Module, Debug)]
+struct Single {
+    weight: Param<Tensor<1>>,
+}
+
+impl Single {
+    fn new(weights: &[f64], device: &Device) -> Self {
+        let weights: Vec<f32> = weights.iter().map(|&w| w as f32).collect();
+        Self {
+            weight: Param::from_tensor(Tensor::from_data(weights.as_slice(), device)),
+        }
+    }
+}
+
+fn values(tensor: &Tensor<1>) -> Vec<f64> {
+    tensor.to_data().iter::<f64>().collect()
+}
+
+/// Statistics of the parameter `path` for both tasks, under the name `weight`.
+fn statistics(golden: &Golden, path: &str, model: &Single, device: &Device) -> Statistics {
+    let config = StatisticsConfig::new();
+    let mut statistics: Statistics = config.init(model, &HeadLayout::none()).expect("statistics");
+    for task in TASKS {
+        let count = golden.samples(task).len();
+        let all = golden.batch(task, 0..count, &device.clone().inner());
+        let mut batch = GradientBatch::new(all.samples().to_vec());
+        let gradient = all.get(path).expect("a gradient").tensor().clone();
+        batch.insert("weight", Gradient::token_sum(gradient));
+        statistics.push(task, batch).expect("gradients");
+    }
+    statistics
+}
+
+#[rstest]
+fn scaling_merging_and_consolidation_agree(
+    #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
+) {
+    let Some(device) = backend.device() else {
+        return;
+    };
+    let device = device.autodiff();
+    for case in CASES {
+        let golden = Golden::load(case);
+        for (path, weights) in golden.weights() {
+            if !golden.names("alpha/mean/").any(|name| name == path) {
+                continue; // buffers of the checkpoint
+            }
+            let further: Vec<f64> = weights
+                .iter()
+                .map(|w| w + 0.01 * f64::from(w.total_cmp(&0.0) as i8))
+                .collect();
+            let (model, other) = (
+                Single::new(&weights, &device),
+                Single::new(&further, &device),
+            );
+            let statistics = statistics(&golden, &path, &model, &device);
+            let welford = |task| {
+                let task = statistics.task(task).expect("a task");
+                task.parameter("weight")
+                    .expect("weight")
+                    .elementwise()
+                    .expect("elements")
+                    .clone()
+            };
+            let fisher = welford("alpha").mean().expect("samples");
+            let first = golden.samples("alpha")[0].clone();
+            let gradient = golden.batch("alpha", 0..1, &device.clone().inner());
+            let gradient = gradient.get(&path).expect("a gradient").tensor().clone();
+            assert_eq!(first.id(), "3");
+            for (power, damping) in [("1.0", "0.001"), ("0.5", "1e-06")] {
+                let number = |text: &str| text.parse().expect("a number");
+                let config = ScalingConfig::new()
+                    .with_power(number(power))
+                    .with_damping(Damping::Absolute(number(damping)));
+                let gradient = gradient.clone().reshape([weights.len()]);
+                let scaled = config
+                    .init()
+                    .expect("damping")
+                    .forward(gradient, fisher.clone());
+                let name = format!("scaled/{power}/{damping}/{path}");
+                assert_close(&name, &values(&scaled), golden.values(&name), GOLDEN, 1e-6);
+            }
+
+            let source = |model, task| Source {
+                model,
+                statistics: &statistics,
+                task,
+                weight: 1.0,
+            };
+            let sources = [source(&model, "alpha"), source(&other, "beta_two")];
+            let merged = MergeConfig::new()
+                .init()
+                .forward(&sources)
+                .expect("one architecture");
+            let name = format!("merged/{path}");
+            // Where no task has a gradient, both F are 0 and ε averages.
+            let merged = values(&merged.weight.val().inner());
+            assert_close(&name, &merged, golden.values(&name), GOLDEN, 1e-2);
+
+            let mut ewc = Ewc::new(1.0);
+            ewc.protect(&statistics, "alpha", &model)
+                .expect("statistics");
+            let penalty = ewc
+                .penalty(&other)
+                .expect("its parameters")
+                .expect("a task");
+            let penalty: f64 = penalty.into_scalar();
+            let expected = golden.expected("/ewc")[&path].as_f64().expect("a number");
+            // θ − θ* is 0.01, the difference of float32 weights near 1.
+            assert!(
+                (penalty - expected).abs() <= 1e-4 * expected,
+                "{path}: {penalty}, {expected}"
+            );
+        }
+    }
+}
+
+fn collected(model: &Small, device: &Device) -> Statistics {
+    let config = StatisticsConfig::new();
+    let catalogue = Catalogue::of(model).expect("parameters");
+    let attention = fisher_core::AttentionConfig::new(2);
+    let heads = HeadLayout::recognize(&catalogue, &attention).expect("heads");
+    let mut statistics: Statistics = config.init(model, &heads).expect("statistics");
+    let data = Sequences::made_up(4, 5, device);
+    let collector = CollectorConfig::new().init();
+    collector
+        .collect_batches(model, "task", [data], &mut statistics)
+        .expect("a collection");
+    statistics
+}
+
+#[rstest]
+fn merging_a_model_with_itself_is_the_identity(
+    #[values(Granularity::Element, Granularity::Group)] granularity: Granularity,
+) {
+    let device = Device::flex().autodiff();
+    let model = Small::init(&device);
+    let statistics = collected(&model, &device);
+    let source = |weight| Source {
+        model: &model,
+        statistics: &statistics,
+        task: "task",
+        weight,
+    };
+    let merging = MergeConfig::new().with_granularity(granularity).init();
+    let merged = merging
+        .forward(&[source(1.0), source(2.5)])
+        .expect("one model");
+    let weights = [&merged, &model].map(|m| Weights::of(m).expect("weights"));
+    for ((path, a), (_, b)) in weights[0].iter().zip(weights[1].iter()) {
+        assert_close(path, a, b, 1e-7, 1e-7);
+    }
+    // A weight of 0 leaves a model out.
+    let other = Small::init_with(&device, 2.0);
+    let theirs = collected(&other, &device);
+    let other = Source {
+        model: &other,
+        statistics: &theirs,
+        task: "task",
+        weight: 0.0,
+    };
+    let merged = merging
+        .forward(&[source(1.0), other])
+        .expect("one architecture");
+    assert_eq!(
+        hash_weights(&merged).expect("weights"),
+        hash_weights(&model).expect("weights")
+    );
+    assert!(matches!(
+        merging.forward(&[other]),
+        Err(Error::NothingToMerge)
+    ));
+    assert!(matches!(
+        merging.forward::<Small, fisher_core::PerToken>(&[]),
+        Err(Error::NothingToMerge)
+    ));
+}
+
+/// The gradient of the penalty is λ Σ F (θ − θ*), of all that is protected.
+#[test]
+fn consolidation_pulls_with_lambda_f_times_the_distance() {
+    let device = Device::flex().autodiff();
+    let (anchor, model) = (Small::init(&device), Small::init_with(&device, 2.0));
+    let statistics = collected(&anchor, &device);
+    let path = "linear.weight";
+    let fisher = statistics
+        .task("task")
+        .expect("a task")
+        .parameter(path)
+        .expect("linear");
+    let fisher = fisher
+        .elementwise()
+        .expect("elements")
+        .read()
+        .expect("values")
+        .mean
+        .expect("n");
+    let [here, there] = [&model, &anchor].map(|m| Weights::of(m).expect("weights"));
+    let pull = |times: f64| -> Vec<f64> {
+        let here = here.get(path, fisher.len()).expect("weights");
+        let there = there.get(path, fisher.len()).expect("weights");
+        let pairs = here.iter().zip(there).zip(&fisher);
+        pairs.map(|((h, t), f)| 3.0 * times * f * (h - t)).collect()
+    };
+    let check = |ewc: &Ewc, times: f64| {
+        let penalty = ewc
+            .penalty(&model)
+            .expect("its parameters")
+            .expect("a task");
+        let gradients = penalty.backward();
+        let found = GradientsParams::from_grads(gradients, &model);
+        let id = Catalogue::of(&model)
+            .expect("parameters")
+            .get(path)
+            .expect("linear")
+            .id();
+        let found = found.get::<2>(id.expect("an id")).expect("a gradient");
+        let found: Vec<f64> = found.to_data().iter::<f64>().collect();
+        assert_close("pull", &found, &pull(times), BACKWARD, 1e-3);
+    };
+    let mut ewc = Ewc::new(3.0);
+    assert!(ewc.penalty(&model).expect("nothing").is_none());
+    ewc.protect(&statistics, "task", &anchor)
+        .expect("statistics");
+    check(&ewc, 1.0);
+    let mut twice = ewc.clone();
+    twice
+        .protect(&statistics, "task", &anchor)
+        .expect("statistics");
+    check(&twice, 2.0);
+    ewc.protect_online(0.5, &statistics, "task", &anchor)
+        .expect("statistics");
+    check(&ewc, 1.5);
+    let none: f64 = ewc
+        .penalty(&anchor)
+        .expect("its own")
+        .expect("a task")
+        .into_scalar();
+    assert_eq!(none, 0.0);
+    // In another model nothing joins: an error, not a penalty of 0.
+    let stranger = Single::new(&[1.0], &device);
+    assert!(matches!(ewc.penalty(&stranger), Err(Error::Metrics(_))));
+}
+
+#[rstest]
+fn a_constant_fisher_is_a_constant_step(
+    #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
+) {
+    let Some(device) = backend.device() else {
+        return;
+    };
+    let gradient = Tensor::<1>::from_floats([1.0, -2.0, 0.5], &device);
+    let wide = fisher_core::accumulation_dtype(&device);
+    let fisher = Tensor::<1>::full([3], 4.0, (&device, wide));
+    let scaling = |power, damping| -> Scaling {
+        let config = ScalingConfig::new().with_power(power).with_damping(damping);
+        config.init().expect("damping")
+    };
+    for (power, damping, divisor) in [
+        (1.0, Damping::Absolute(1.0), 5.0),
+        (0.5, Damping::Absolute(5.0), 3.0),
+        (1.0, Damping::Relative(0.25), 5.0),
+        (0.0, Damping::Absolute(1.0), 1.0),
+        (1.5, Damping::Absolute(5.0), 27.0),
+    ] {
+        let scaled = scaling(power, damping).forward(gradient.clone(), fisher.clone());
+        let expected = [1.0 / divisor, -2.0 / divisor, 0.5 / divisor];
+        assert_close("step", &values(&scaled), &expected, 1e-6, 0.0);
+    }
+    assert!(
+        ScalingConfig::new()
+            .with_damping(Damping::Absolute(0.0))
+            .init()
+            .is_err()
+    );
+    assert!(ScalingConfig::new().with_power(-1.0).init().is_err());
+}
+
+#[test]
+fn the_wrapped_optimizer_steps_on_scaled_gradients() {
+    let device = Device::flex().autodiff();
+    let model = Small::init(&device);
+    let statistics = collected(&model, &device);
+    let scaling = ScalingConfig::new()
+        .with_damping(Damping::Absolute(0.5))
+        .init()
+        .expect("λ");
+    let sgd = || SgdConfig::new().init();
+    let mut optimizer =
+        FisherOptimizer::new(sgd(), scaling, &statistics, "task", &model).expect("F");
+    let quiet = fisher_train::PerSample::new(&model, statistics.paths()).expect("an engine");
+    let data = Sequences::made_up(1, 5, &device);
+    // One sample's gradient, with dropout off, as the batch's.
+    let gradient = quiet.gradient(&data, 0).expect("a gradient");
+    let id = Catalogue::of(&model)
+        .expect("parameters")
+        .get("linear.weight")
+        .expect("linear")
+        .id();
+    let raw = gradient
+        .gradients
+        .get("linear.weight")
+        .expect("a gradient")
+        .tensor()
+        .clone();
+    let mut gradients = GradientsParams::new();
+    gradients.register(id.expect("an id"), raw.clone().reshape([8, 8]));
+    let stepped = optimizer.step(0.1, model.clone(), gradients);
+    let [old, new] = [&model, &stepped].map(|m| Weights::of(m).expect("weights"));
+    let fisher = statistics
+        .task("task")
+        .expect("a task")
+        .parameter("linear.weight")
+        .expect("F");
+    let fisher = fisher
+        .elementwise()
+        .expect("elements")
+        .read()
+        .expect("values")
+        .mean
+        .expect("n");
+    let raw: Vec<f64> = raw.to_data().iter::<f64>().collect();
+    let old = old.get("linear.weight", 64).expect("weights");
+    let expected: Vec<f64> = (0..64)
+        .map(|k| old[k] - 0.1 * raw[k] / (fisher[k] + 0.5))
+        .collect();
+    let new = new.get("linear.weight", 64).expect("weights");
+    assert_close("step", new, &expected, 1e-5, 1.0);
+    optimizer
+        .refresh(&statistics, "task", &model)
+        .expect("the same");
+
+    let some = burn::module::ParamGroup::from_predicate("attention");
+    let config = StatisticsConfig::new().with_elementwise_only(Some(some));
+    let mut partial: Statistics = config
+        .init(&model, &HeadLayout::none())
+        .expect("statistics");
+    let collector = CollectorConfig::new().init();
+    collector
+        .collect_batches(&model, "task", [data.clone()], &mut partial)
+        .expect("a collection");
+    let error = optimizer
+        .refresh(&partial, "task", &model)
+        .expect_err("not all are there");
+    assert!(
+        matches!(&error, Error::NoFisher { parameter } if parameter == "embedding.weight"),
+        "{error}"
+    );
+    assert_eq!(model.sample_losses(&data).tokens().len(), 1);
+}
