@@ -1,5 +1,6 @@
 //! The small models and tasks that the programs share.
 
+pub mod chapters;
 pub mod chart;
 pub mod device;
 pub mod model;

@@ -1,4 +1,4 @@
-//! Training on both tasks with Burn's own loop, until both are learnt.
+//! Training with Burn's own loop, until the tasks are learnt.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use burn::train::renderer::{
 use burn::train::{
     EarlyStoppingStrategy, InferenceStep, Learner, SupervisedTraining, TrainOutput, TrainStep,
 };
-use fisher_train::{IGNORE, SampleLoss};
+use fisher_train::{Ewc, IGNORE, SampleLoss};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::model::CausalTransformer;
@@ -33,6 +33,8 @@ use crate::tasks::{Data, Item, Task, TaskBatch, TaskBatcher};
 /// The share of held-out samples that counts as learnt.
 pub const LEARNT: f64 = 0.99;
 const BATCH: usize = 128;
+/// Held-out samples of each task that models are marked on.
+const MARKED: usize = 1024;
 
 /// A loader of items in a fixed order.
 pub fn loader(items: &[Item], device: &Device) -> Arc<dyn DataLoader<TaskBatch>> {
@@ -42,88 +44,122 @@ pub fn loader(items: &[Item], device: &Device) -> Arc<dyn DataLoader<TaskBatch>>
         .build(InMemDataset::new(items.to_vec()))
 }
 
-/// What training came to.
-pub struct Trained {
-    /// The model, ready for gradients.
-    pub model: CausalTransformer,
-    /// Accuracy on held-out samples, for each of [`Task::ALL`]: samples with every active token
-    /// right.
-    pub accuracy: [f64; 2],
-    /// Epochs trained.
+/// What to train on, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub struct Lesson<'a> {
+    /// Training and held-out samples.
+    pub data: &'a Data,
+    /// The tasks to learn: training ends once all are learnt.
+    pub tasks: &'a [Task],
+    /// Epochs at most.
     pub epochs: usize,
+    /// The highest learning rate.
+    pub rate: f64,
+    /// Seed of the order of samples.
+    pub seed: u64,
+    /// What must not be forgotten meanwhile.
+    pub ewc: Option<&'a Ewc>,
 }
 
-/// Train `model` until it has learnt both tasks, or for `epochs` at most.
+/// Train `model`; gives it ready for gradients, and the epochs it took.
 ///
 /// # Errors
 /// What Burn's loop stopped with.
 pub fn train(
     model: CausalTransformer,
-    data: &Data,
-    epochs: usize,
-    seed: u64,
+    lesson: &Lesson<'_>,
     folder: &Path,
     device: &Device,
-) -> Result<Trained, String> {
+) -> Result<(CausalTransformer, usize), String> {
     let device = device.clone().autodiff();
-    let batches = DataLoaderBuilder::new(TaskBatcher)
-        .batch_size(BATCH)
-        .shuffle(seed)
-        .set_device(device.clone())
-        .build(InMemDataset::new(data.train.clone()));
-    let held_out: Vec<Item> = Task::ALL
-        .into_iter()
-        .flat_map(|task| data.held_out(task))
-        .cloned()
-        .collect();
+    let of_tasks = |items: &[Item]| -> Vec<Item> {
+        let items = items
+            .iter()
+            .filter(|item| lesson.tasks.contains(&item.task));
+        items.cloned().collect()
+    };
+    let items = of_tasks(&lesson.data.train);
     // A high rate finds the induction heads soon, a falling one makes them exact.
-    let steps = epochs * data.train.len().div_ceil(BATCH);
-    let schedule = CosineAnnealingLrSchedulerConfig::new(3e-3, steps)
+    let steps = lesson.epochs * items.len().div_ceil(BATCH);
+    let schedule = CosineAnnealingLrSchedulerConfig::new(lesson.rate, steps)
         .with_min_lr(1e-4)
         .init()?;
-    let learner = Learner::new(
+    let batches = DataLoaderBuilder::new(TaskBatcher)
+        .batch_size(BATCH)
+        .shuffle(lesson.seed)
+        .set_device(device.clone())
+        .build(InMemDataset::new(items));
+    let held_out = lesson
+        .tasks
+        .iter()
+        .flat_map(|task| lesson.data.held_out(*task).iter().take(MARKED));
+    let held_out: Vec<Item> = held_out.cloned().collect();
+    let pupil = Pupil {
         model,
-        AdamWConfig::new()
-            .with_beta_2(0.98)
-            .with_weight_decay(0.01)
-            .init(),
-        schedule,
-    );
+        ewc: lesson.ewc.cloned(),
+    };
+    let optimizer = AdamWConfig::new().with_beta_2(0.98).with_weight_decay(0.01);
+    let learner = Learner::new(pupil, optimizer.init(), schedule);
     let last_epoch = Arc::new(AtomicUsize::new(0));
     let [induction, maximum] = Task::ALL.map(TaskAccuracy::new);
-    let result =
-        SupervisedTraining::new(folder, batches, loader(&held_out, &device.clone().inner()))
-            .metric_valid_numeric(induction)
-            .metric_valid_numeric(maximum)
-            .early_stopping(BothLearnt(last_epoch.clone()))
-            .renderer(Box::new(Bar::new()))
-            .with_metric_logger(InMemoryMetricLogger::new())
-            .with_application_logger(None)
-            .num_epochs(epochs)
-            .launch(learner);
+    let held_out = loader(&held_out, &device.clone().inner());
+    let result = SupervisedTraining::new(folder, batches, held_out)
+        .metric_valid_numeric(induction)
+        .metric_valid_numeric(maximum)
+        .early_stopping(AllLearnt {
+            tasks: lesson.tasks.to_vec(),
+            last_epoch: last_epoch.clone(),
+        })
+        .renderer(Box::new(Bar::new()))
+        .with_metric_logger(InMemoryMetricLogger::new())
+        .with_application_logger(None)
+        .num_epochs(lesson.epochs)
+        .launch(learner);
     if let Some(error) = result.error {
         return Err(error.to_string());
     }
-    let [induction, maximum] =
-        Task::ALL.map(|task| accuracy(&result.model, data.held_out(task), &device));
-    Ok(Trained {
-        model: result.model.train(),
-        accuracy: [induction?, maximum?],
-        epochs: last_epoch.load(Ordering::Relaxed),
-    })
+    Ok((
+        result.model.train().model,
+        last_epoch.load(Ordering::Relaxed),
+    ))
 }
 
-/// The share of samples with every active token right.
+/// How well a model does a task on samples it was not trained on.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark {
+    /// The share of samples with every active token right.
+    pub accuracy: f64,
+    /// The mean over samples of the loss per active token, in nats.
+    pub loss: f64,
+}
+
+/// Mark a model on a thousand held-out samples of each of [`Task::ALL`].
 ///
 /// # Errors
 /// What the loader failed with.
-pub fn accuracy(model: &CausalTransformer, items: &[Item], device: &Device) -> Result<f64, String> {
-    let mut all_right = 0.0;
-    for batch in loader(items, &device.clone().inner()).iter() {
-        let batch = batch.map_err(|e| e.to_string())?;
-        all_right += right(model, &batch).sum().into_scalar::<f64>();
-    }
-    Ok(all_right / items.len() as f64)
+pub fn marks(model: &CausalTransformer, data: &Data, device: &Device) -> Result<[Mark; 2], String> {
+    let model = model.valid();
+    let mark = |task: Task| -> Result<Mark, String> {
+        let items = data.held_out(task);
+        let items = &items[..items.len().min(MARKED)];
+        let (mut all_right, mut loss) = (0.0, 0.0);
+        for batch in loader(items, &device.clone().inner()).iter() {
+            let batch = batch.map_err(|e| e.to_string())?;
+            all_right += right(&model, &batch).sum().into_scalar::<f64>();
+            let losses = model.sample_losses(&batch);
+            let sums = losses.sums().to_data();
+            let per_token = sums.iter::<f64>().zip(losses.tokens());
+            loss += per_token
+                .map(|(sum, &tokens)| sum / tokens as f64)
+                .sum::<f64>();
+        }
+        Ok(Mark {
+            accuracy: all_right / items.len() as f64,
+            loss: loss / items.len() as f64,
+        })
+    };
+    let [induction, maximum] = Task::ALL.map(mark);
+    Ok([induction?, maximum?])
 }
 
 /// 1 for every sample with all active tokens right, `[samples]`.
@@ -147,15 +183,27 @@ impl ItemLazy for Outcome {
     }
 }
 
-impl TrainStep for CausalTransformer {
+/// A model that is being taught.
+#[derive(Module, Debug)]
+struct Pupil {
+    model: CausalTransformer,
+    #[module(skip)]
+    ewc: Option<Ewc>,
+}
+
+impl TrainStep for Pupil {
     type Input = TaskBatch;
     type Output = Outcome;
 
     fn step(&self, batch: TaskBatch) -> TrainOutput<Outcome> {
-        let losses = self.sample_losses(&batch);
+        let losses = self.model.sample_losses(&batch);
         let tokens: Vec<f32> = losses.tokens().iter().map(|&t| t as f32).collect();
         let tokens = Tensor::<1>::from_data(tokens.as_slice(), &losses.sums().device());
-        let loss = (losses.sums().clone() / tokens).mean();
+        let mut loss = (losses.sums().clone() / tokens).mean();
+        if let Some(ewc) = &self.ewc {
+            let penalty = ewc.penalty(&self.model).expect("the model it was made for");
+            loss = penalty.map_or(loss.clone(), |penalty| loss + penalty);
+        }
         let outcome = Outcome {
             right: Tensor::zeros([0], &loss.device().inner()),
             tasks: Vec::new(),
@@ -164,13 +212,13 @@ impl TrainStep for CausalTransformer {
     }
 }
 
-impl InferenceStep for CausalTransformer {
+impl InferenceStep for Pupil {
     type Input = TaskBatch;
     type Output = Outcome;
 
     fn step(&self, batch: TaskBatch) -> Outcome {
         Outcome {
-            right: right(self, &batch),
+            right: right(&self.model, &batch),
             tasks: batch.tasks,
         }
     }
@@ -256,17 +304,21 @@ impl Numeric for TaskAccuracy {
     }
 }
 
-/// Stops once both tasks are learnt, and keeps the number of the last epoch.
+/// Stops once all tasks are learnt, and keeps the number of the last epoch.
 #[derive(Clone)]
-struct BothLearnt(Arc<AtomicUsize>);
+struct AllLearnt {
+    tasks: Vec<Task>,
+    last_epoch: Arc<AtomicUsize>,
+}
 
-impl EarlyStoppingStrategy for BothLearnt {
+impl EarlyStoppingStrategy for AllLearnt {
     fn should_stop(&mut self, epoch: usize, store: &EventStoreClient) -> bool {
-        let accuracies = Task::ALL.map(|task| {
-            let name = TaskAccuracy::new(task).name();
+        let accuracy = |task: &Task| {
+            let name = TaskAccuracy::new(*task).name();
             store.find_metric(&name, epoch, Aggregate::Mean, &Split::Valid)
-        });
-        self.0.store(epoch, Ordering::Relaxed);
+        };
+        let accuracies: Vec<Option<f64>> = self.tasks.iter().map(accuracy).collect();
+        self.last_epoch.store(epoch, Ordering::Relaxed);
         tracing::info!(epoch, ?accuracies, "epoch ended");
         accuracies.iter().all(|a| a.is_some_and(|a| a >= LEARNT))
     }

@@ -22,9 +22,22 @@ pub struct Comparison {
 /// # Errors
 /// [`Error::Keys`] or [`Error::Sizes`] when they are not of the same groups.
 pub fn compare(a: &Scores, b: &Scores) -> Result<Comparison> {
-    let (mut x, mut y) = (Vec::new(), Vec::new());
-    let longest = a.sets.len().max(b.sets.len());
-    for i in 0..longest {
+    join(a, b)?;
+    let values = |scores: &Scores| -> Vec<f64> {
+        let sets = scores.sets.iter();
+        sets.flat_map(|set| set.values.iter().copied()).collect()
+    };
+    let (x, y) = (values(a), values(b));
+    Ok(Comparison {
+        cosine: cosine(&x, &y),
+        spearman: spearman(&x, &y),
+        jensen_shannon: jensen_shannon(&x, &y),
+    })
+}
+
+/// Whether two scores are of the same groups in the same order, as all of one model are.
+pub(crate) fn join(a: &Scores, b: &Scores) -> Result<()> {
+    for i in 0..a.sets.len().max(b.sets.len()) {
         let (ours, theirs) = match (a.sets.get(i), b.sets.get(i)) {
             (Some(ours), Some(theirs)) if ours.key() == theirs.key() => (ours, theirs),
             (Some(ours), _) => return Err(missing(ours.key(), "the first scores", "the second")),
@@ -40,17 +53,17 @@ pub fn compare(a: &Scores, b: &Scores) -> Result<Comparison> {
                 theirs: theirs.values.len(),
             });
         }
-        x.extend(&ours.values);
-        y.extend(&theirs.values);
     }
-    Ok(Comparison {
-        cosine: cosine(&x, &y),
-        spearman: {
-            let (x, y) = (centred(ranks(&x)), centred(ranks(&y)));
-            cosine(&x, &y)
-        },
-        jensen_shannon: jensen_shannon(&x, &y),
-    })
+    Ok(())
+}
+
+/// Spearman's rank correlation, ties at their mean rank; `None` where one side is constant.
+///
+/// # Panics
+/// When the lengths differ.
+pub fn spearman(x: &[f64], y: &[f64]) -> Option<f64> {
+    assert_eq!(x.len(), y.len(), "pairs of values");
+    cosine(&centred(ranks(x)), &centred(ranks(y)))
 }
 
 fn missing(key: String, present: &'static str, absent: &'static str) -> Error {
@@ -68,7 +81,7 @@ fn cosine(x: &[f64], y: &[f64]) -> Option<f64> {
 }
 
 /// Ranks from 1, equal values at the mean of their ranks.
-pub(crate) fn ranks(values: &[f64]) -> Vec<f64> {
+fn ranks(values: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_unstable_by(|&i, &j| values[i].total_cmp(&values[j]));
     let mut ranks = vec![0.0; values.len()];

@@ -19,7 +19,7 @@ mod scaling;
 mod scores;
 mod weights;
 
-pub use compare::{Comparison, compare};
+pub use compare::{Comparison, compare, spearman};
 pub use error::Error;
 pub use importance::{Importance, ImportanceConfig, ImportanceReport, Ranked};
 pub use masks::{Mask, Masks, Pruning, PruningConfig, Removed, Scope};

@@ -166,6 +166,28 @@ impl Scores {
         self
     }
 
+    /// Other values in the same places: to compare with a baseline of one's own.
+    #[must_use]
+    pub fn map(mut self, mut value: impl FnMut(f64) -> f64) -> Self {
+        let values = self.sets.iter_mut().flat_map(|set| &mut set.values);
+        values.for_each(|v| *v = value(*v));
+        self
+    }
+
+    /// The mean with the scores of another task: what both need.
+    ///
+    /// # Errors
+    /// [`Error::Keys`] or [`Error::Sizes`] when they are not of the same groups.
+    pub fn mean_with(mut self, other: &Self) -> Result<Self> {
+        crate::compare::join(&self, other)?;
+        for (ours, theirs) in self.sets.iter_mut().zip(&other.sets) {
+            let pairs = ours.values.iter_mut().zip(&theirs.values);
+            pairs.for_each(|(ours, theirs)| *ours = 0.5 * (*ours + theirs));
+        }
+        self.task = format!("{} and {}", self.task, other.task);
+        Ok(self)
+    }
+
     /// What the scores are.
     pub fn kind(&self) -> ScoreKind {
         self.kind

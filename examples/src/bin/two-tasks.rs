@@ -6,17 +6,21 @@ use std::time::Instant;
 
 use clap::Parser;
 use fisher_core::{AttentionConfig, Catalogue, HeadLayout, Statistics, StatisticsConfig};
+use fisher_examples::chapters::Setting;
 use fisher_examples::device::Backend;
 use fisher_examples::model::CausalTransformerConfig;
 use fisher_examples::tasks::{CONTEXT, Data, Task, VOCABULARY};
-use fisher_examples::training::{LEARNT, loader, train};
-use fisher_examples::{chart, tasks};
+use fisher_examples::training::{LEARNT, Lesson, loader, marks, train};
+use fisher_examples::{chapters, chart, tasks};
 use fisher_metrics::{ImportanceConfig, ImportanceReport};
 use fisher_train::CollectorConfig;
 use tracing_subscriber::EnvFilter;
 
 /// Train a small causal transformer on two algorithmic tasks, then measure which attention heads
 /// and layers each task depends on.
+///
+/// Then what follows from it, as experiments: overlap of the tasks, pruning, ablation of heads,
+/// merging of two specialists, learning one task after the other with and without EWC.
 ///
 /// Tasks: induction (a run of symbols is repeated) and maximum (the largest of a list). Writes to
 /// the folder of --out: statistics.safetensors (mean and variance of the diagonal empirical
@@ -69,43 +73,39 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         "Training: {} layers of {} heads, width {}, on {trained_on} samples of each task.",
         config.layers, config.heads, config.d_model
     );
-    let model = config.init(&device.clone().autodiff());
-    let trained = train(
-        model,
-        &data,
+    let fresh = config.init(&device.clone().autodiff());
+    let lesson = Lesson {
+        data: &data,
+        tasks: &Task::ALL,
         epochs,
-        arguments.seed,
-        &arguments.out,
-        &device,
-    )?;
-    for (task, accuracy) in Task::ALL.into_iter().zip(trained.accuracy) {
-        let verdict = if accuracy >= LEARNT {
+        rate: 3e-3,
+        seed: arguments.seed,
+        ewc: None,
+    };
+    let (model, took) = train(fresh.clone(), &lesson, &arguments.out, &device)?;
+    for (task, mark) in Task::ALL.into_iter().zip(marks(&model, &data, &device)?) {
+        let verdict = if mark.accuracy >= LEARNT {
             "learnt"
         } else {
             "not learnt"
         };
         println!(
-            "  {:<10} {:.1} % of {held_out} held-out samples right: {verdict}",
+            "  {:<10} {:.1} % of held-out samples right: {verdict}",
             task.name(),
-            100.0 * accuracy
+            100.0 * mark.accuracy
         );
     }
-    println!(
-        "  {} epochs, {:.0} s\n",
-        trained.epochs,
-        start.elapsed().as_secs_f64()
-    );
+    println!("  {took} epochs, {:.0} s\n", start.elapsed().as_secs_f64());
 
-    let catalogue = Catalogue::of(&trained.model)?;
+    let catalogue = Catalogue::of(&model)?;
     let heads = HeadLayout::recognize(&catalogue, &AttentionConfig::new(config.heads))?;
     let statistics_config = StatisticsConfig::new().with_seed(Some(arguments.seed));
-    let mut statistics: Statistics = statistics_config.init(&trained.model, &heads)?;
+    let mut statistics: Statistics = statistics_config.init(&model, &heads)?;
     let collector = CollectorConfig::new().init();
     println!("Collecting per-sample gradients of held-out samples, one backward pass each.");
     for task in Task::ALL {
         let batches = loader(data.held_out(task), &device.clone().autodiff());
-        let collected =
-            collector.collect(&trained.model, task.name(), &*batches, &mut statistics)?;
+        let collected = collector.collect(&model, task.name(), &*batches, &mut statistics)?;
         println!(
             "  {:<10} {} samples, {} active tokens, loss {:.4} a token, {:.1} s",
             task.name(),
@@ -129,6 +129,25 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     std::fs::write(&json, serde_json::to_string_pretty(&reports)?)?;
     let picture = arguments.out.join("importance.svg");
     chart::importance(&picture, &reports)?;
+
+    let setting = Setting {
+        data: &data,
+        heads: &heads,
+        device: &device,
+        seed: arguments.seed,
+        folder: &arguments.out,
+        epochs: epochs.min(5),
+    };
+    chapters::overlap(&statistics)?;
+    chapters::prune(&setting, &model, &statistics)?;
+    chapters::ablate(&setting, &model, &statistics)?;
+    let beginning = Lesson {
+        epochs: 1,
+        ..lesson
+    };
+    let (beginning, _) = train(fresh.clone(), &beginning, &arguments.out, &device)?;
+    chapters::merge(&setting, &beginning)?;
+    chapters::sequence(&setting, &fresh)?;
     println!(
         "\nWrote {}, {} and {} in {:.0} s ({} symbols, seed {}).",
         statistics_path.display(),

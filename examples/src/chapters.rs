@@ -1,0 +1,287 @@
+//! What follows from a task's Fisher, each as an experiment with a table.
+
+use std::error::Error;
+use std::path::Path;
+
+use burn::tensor::Device;
+use fisher_core::{Catalogue, Grouping, HeadLayout, Scheme, Statistics, StatisticsConfig};
+use fisher_metrics::{OverlapConfig, PruningConfig, Scores, Weights, compare, spearman};
+use fisher_train::{CollectorConfig, Ewc, MergeConfig, Source};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::model::CausalTransformer;
+use crate::tasks::{Data, Task};
+use crate::training::{Lesson, Mark, loader, marks, train};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// What all chapters share.
+pub struct Setting<'a> {
+    /// Training and held-out samples.
+    pub data: &'a Data,
+    /// Where the heads are.
+    pub heads: &'a HeadLayout,
+    /// The device, without autodiff.
+    pub device: &'a Device,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Where training may leave files.
+    pub folder: &'a Path,
+    /// Epochs for models that learn one task.
+    pub epochs: usize,
+}
+
+impl Setting<'_> {
+    fn marks(&self, model: &CausalTransformer) -> Result<[Mark; 2]> {
+        Ok(marks(model, self.data, self.device)?)
+    }
+
+    /// Statistics of a model on the held-out samples of `tasks`.
+    ///
+    /// # Errors
+    /// What kept them from being collected.
+    pub fn collect(&self, model: &CausalTransformer, tasks: &[Task]) -> Result<Statistics> {
+        let config = StatisticsConfig::new().with_seed(Some(self.seed));
+        let mut statistics = config.init(model, self.heads)?;
+        for task in tasks {
+            let batches = loader(self.data.held_out(*task), &self.device.clone().autodiff());
+            let collector = CollectorConfig::new().init();
+            collector.collect(model, task.name(), &*batches, &mut statistics)?;
+        }
+        Ok(statistics)
+    }
+
+    fn teach(
+        &self,
+        model: &CausalTransformer,
+        task: Task,
+        ewc: Option<&Ewc>,
+    ) -> Result<CausalTransformer> {
+        let lesson = Lesson {
+            data: self.data,
+            tasks: &[task],
+            epochs: self.epochs,
+            rate: 2e-3,
+            seed: self.seed,
+            ewc,
+        };
+        Ok(train(model.clone(), &lesson, self.folder, self.device)?.0)
+    }
+}
+
+fn accuracies(marks: [Mark; 2]) -> String {
+    let percent = marks.map(|mark| format!("{:>9.1} %", 100.0 * mark.accuracy));
+    percent.join("  ")
+}
+
+fn heading(title: &str) {
+    println!("\n== {title}\n");
+}
+
+/// How alike the tasks are, and where they need the same groups.
+///
+/// # Errors
+/// What an analysis refused.
+pub fn overlap(statistics: &Statistics) -> Result<()> {
+    heading("Overlap: which half of the groups each task needs most");
+    let [a, b] = Task::ALL.map(|task| Scores::grouped(statistics, task.name()));
+    let (a, b) = (a?, b?);
+    let likeness = compare(&a, &b)?;
+    let number = |x: Option<f64>| x.map_or("–".into(), |x| format!("{x:.3}"));
+    println!(
+        "Shares of the groups: cosine {}, Spearman {}, Jensen-Shannon {} nats.\n",
+        number(likeness.cosine),
+        number(likeness.spearman),
+        number(likeness.jensen_shannon)
+    );
+    let pruning = PruningConfig::new(0.5).init()?;
+    let report = OverlapConfig::new().init();
+    println!(
+        "{}",
+        report.forward(&pruning.forward(&a)?, &pruning.forward(&b)?)?
+    );
+    Ok(())
+}
+
+/// Prune weights by Fisher, by magnitude and at random, and look what is lost.
+///
+/// # Errors
+/// What an analysis refused.
+pub fn prune(setting: &Setting, model: &CausalTransformer, statistics: &Statistics) -> Result<()> {
+    heading("Pruning: accuracy and loss of both tasks after weights are set to 0");
+    let weights = Weights::of(model)?;
+    let both = |scores: [fisher_metrics::Result<Scores>; 2]| -> Result<Scores> {
+        let [a, b] = scores;
+        Ok(a?.mean_with(&b?)?)
+    };
+    let tasks = Task::ALL.map(Task::name);
+    let fisher = both(tasks.map(|task| Scores::elementwise(statistics, task)))?;
+    let damage = both(tasks.map(|task| Scores::brain_damage(statistics, task, &weights)))?;
+    let magnitude = fisher.magnitude(&weights)?;
+    let rng = &mut StdRng::seed_from_u64(setting.seed);
+    let random = fisher.clone().map(|_| rng.random());
+
+    let before = setting.marks(model)?;
+    let mean_loss = |marks: [Mark; 2]| 0.5 * (marks[0].loss + marks[1].loss);
+    println!(
+        "{:>8}  {:<12}  {:>11}  {:>11}  {:>13}  {:>13}",
+        "pruned", "lowest", "induction", "maximum", "loss increase", "½Fθ² predicts"
+    );
+    println!("{:>8}  {:<12}  {}", "0 %", "–", accuracies(before));
+    for sparsity in [0.5, 0.7, 0.9] {
+        for (name, scores) in [
+            ("½Fθ²", &damage),
+            ("F", &fisher),
+            ("magnitude", &magnitude),
+            ("random", &random),
+        ] {
+            let masks = PruningConfig::new(sparsity).init()?.forward(scores)?;
+            let (pruned, _) = masks.apply(model.clone())?;
+            let after = setting.marks(&pruned)?;
+            let increase = mean_loss(after) - mean_loss(before);
+            let predicted = masks.predicted_increase;
+            println!(
+                "{:>6.0} %  {name:<12}  {}  {increase:>13.4}  {:>13}",
+                100.0 * sparsity,
+                accuracies(after),
+                predicted.map_or("–".into(), |p| format!("{p:.4}"))
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Take each head out, and compare what that costs with what `½Fθ²` says of it.
+///
+/// # Errors
+/// What an analysis refused.
+pub fn ablate(setting: &Setting, model: &CausalTransformer, statistics: &Statistics) -> Result<()> {
+    heading("Ablation: what each head is worth, measured and by ½Fθ² over its Q, K, V and O");
+    let catalogue = Catalogue::of(model)?;
+    let weights = Weights::of(model)?;
+    let before = setting.marks(model)?;
+    let mut rows: Vec<(String, [f64; 2], [f64; 2])> = Vec::new();
+    for attention in setting.heads.attention() {
+        for head in 0..attention.heads() {
+            let mut without = std::collections::BTreeMap::new();
+            let mut scores = [0.0; 2];
+            for path in attention.paths() {
+                let parameter = catalogue.require(path)?;
+                let mut theta = weights.get(path, parameter.elements())?.to_vec();
+                for grouping in Grouping::of(parameter, &Scheme::Head, setting.heads)? {
+                    let of_head: Vec<bool> = grouping
+                        .group_of_elements()
+                        .into_iter()
+                        .map(|group| group == Some(head))
+                        .collect();
+                    for (task, score) in Task::ALL.into_iter().zip(&mut scores) {
+                        let fisher = statistics.task(task.name())?.parameter(path)?;
+                        let fisher = fisher.elementwise().map(|w| w.read()).transpose()?;
+                        let fisher = fisher.and_then(|moments| moments.mean).unwrap_or_default();
+                        let parts = fisher.iter().zip(&theta).zip(&of_head);
+                        let parts = parts.filter(|(_, of_head)| **of_head);
+                        *score += parts.map(|((f, t), _)| 0.5 * f * t * t).sum::<f64>();
+                    }
+                    let inside = theta
+                        .iter_mut()
+                        .zip(&of_head)
+                        .filter(|(_, of_head)| **of_head);
+                    inside.for_each(|(theta, _)| *theta = 0.0);
+                }
+                without.insert(path.to_owned(), theta);
+            }
+            let after = setting.marks(&Weights::from(without).write(model.clone()))?;
+            let increase = [0, 1].map(|task| after[task].loss - before[task].loss);
+            rows.push((
+                format!("{} head {head}", attention.name()),
+                scores,
+                increase,
+            ));
+        }
+    }
+    println!("{:<32}  {:>22}  {:>22}", "", "induction", "maximum");
+    println!(
+        "{:<32}  {:>10}  {:>10}  {:>10}  {:>10}",
+        "", "½Fθ²", "loss +", "½Fθ²", "loss +"
+    );
+    for (name, scores, increase) in &rows {
+        println!(
+            "{name:<32}  {:>10.4}  {:>10.4}  {:>10.4}  {:>10.4}",
+            scores[0], increase[0], scores[1], increase[1]
+        );
+    }
+    for (i, task) in Task::ALL.into_iter().enumerate() {
+        let scores: Vec<f64> = rows.iter().map(|row| row.1[i]).collect();
+        let increase: Vec<f64> = rows.iter().map(|row| row.2[i]).collect();
+        let rho = spearman(&scores, &increase).map_or("–".into(), |rho| format!("{rho:.2}"));
+        println!(
+            "Rank correlation for {}: {rho} over {} heads.",
+            task.name(),
+            rows.len()
+        );
+    }
+    Ok(())
+}
+
+/// Teach one task to each of two copies of a model and merge them.
+///
+/// # Errors
+/// What kept a model from being taught or merged.
+pub fn merge(setting: &Setting, base: &CausalTransformer) -> Result<()> {
+    heading("Merging: two specialists from one beginning, by Fisher and by plain average");
+    println!("{:<24}  {:>11}  {:>11}", "", "induction", "maximum");
+    let row = |name: &str, model: &CausalTransformer| -> Result<()> {
+        println!("{name:<24}  {}", accuracies(setting.marks(model)?));
+        Ok(())
+    };
+    row("beginning", base)?;
+    let mut specialists = Vec::new();
+    for task in Task::ALL {
+        let model = setting.teach(base, task, None)?;
+        row(&format!("taught {}", task.name()), &model)?;
+        let statistics = setting.collect(&model, &[task])?;
+        specialists.push((model, statistics, task));
+    }
+    let sources = specialists.iter().map(|(model, statistics, task)| Source {
+        model,
+        statistics,
+        task: task.name(),
+        weight: 1.0,
+    });
+    let sources: Vec<_> = sources.collect();
+    // An epsilon far above every F is a plain average.
+    let plain = MergeConfig::new().with_epsilon(1e12).init();
+    row("plain average", &plain.forward(&sources)?)?;
+    row(
+        "Fisher merge",
+        &MergeConfig::new().init().forward(&sources)?,
+    )
+}
+
+/// Learn one task after the other, with and without holding on to the first.
+///
+/// # Errors
+/// What kept a model from being taught.
+pub fn sequence(setting: &Setting, base: &CausalTransformer) -> Result<()> {
+    heading("Continual learning: induction after maximum, with and without EWC");
+    println!("{:<24}  {:>11}  {:>11}", "", "induction", "maximum");
+    let row = |name: &str, model: &CausalTransformer| -> Result<()> {
+        println!("{name:<24}  {}", accuracies(setting.marks(model)?));
+        Ok(())
+    };
+    let first = setting.teach(base, Task::Maximum, None)?;
+    row("maximum learnt", &first)?;
+    let statistics = setting.collect(&first, &[Task::Maximum])?;
+    row(
+        "then induction",
+        &setting.teach(&first, Task::Induction, None)?,
+    )?;
+    for strength in [100.0, 1_000.0, 10_000.0] {
+        let mut ewc = Ewc::new(strength);
+        ewc.protect(&statistics, Task::Maximum.name(), &first)?;
+        let model = setting.teach(&first, Task::Induction, Some(&ewc))?;
+        row(&format!("then, EWC λ = {strength}"), &model)?;
+    }
+    Ok(())
+}
