@@ -37,7 +37,7 @@ impl Setting<'_> {
         Ok(marks(model, self.data, self.device)?)
     }
 
-    /// Statistics of a model on the held-out samples of `tasks`.
+    /// Statistics of a model on the probe samples of `tasks`.
     ///
     /// # Errors
     /// What kept them from being collected.
@@ -45,7 +45,7 @@ impl Setting<'_> {
         let config = StatisticsConfig::new().with_seed(Some(self.seed));
         let mut statistics = config.init(model, self.heads)?;
         for task in tasks {
-            let batches = loader(self.data.held_out(*task), &self.device.clone().autodiff());
+            let batches = loader(self.data.probe(*task), &self.device.clone().autodiff());
             let collector = CollectorConfig::new().init();
             collector.collect(model, task.name(), &*batches, &mut statistics)?;
         }
@@ -57,7 +57,7 @@ impl Setting<'_> {
         model: &CausalTransformer,
         task: Task,
         ewc: Option<&Ewc>,
-    ) -> Result<CausalTransformer> {
+    ) -> Result<(CausalTransformer, usize)> {
         let lesson = Lesson {
             data: self.data,
             tasks: &[task],
@@ -66,7 +66,7 @@ impl Setting<'_> {
             seed: self.seed,
             ewc,
         };
-        Ok(train(model.clone(), &lesson, self.folder, self.device)?.0)
+        Ok(train(model.clone(), &lesson, self.folder, self.device)?)
     }
 }
 
@@ -230,16 +230,16 @@ pub fn ablate(setting: &Setting, model: &CausalTransformer, statistics: &Statist
 /// What kept a model from being taught or merged.
 pub fn merge(setting: &Setting, base: &CausalTransformer) -> Result<()> {
     heading("Merging: two specialists from one beginning, by Fisher and by plain average");
-    println!("{:<24}  {:>11}  {:>11}", "", "induction", "maximum");
+    println!("{:<28}  {:>11}  {:>11}", "", "induction", "maximum");
     let row = |name: &str, model: &CausalTransformer| -> Result<()> {
-        println!("{name:<24}  {}", accuracies(setting.marks(model)?));
+        println!("{name:<28}  {}", accuracies(setting.marks(model)?));
         Ok(())
     };
     row("beginning", base)?;
     let mut specialists = Vec::new();
     for task in Task::ALL {
-        let model = setting.teach(base, task, None)?;
-        row(&format!("taught {}", task.name()), &model)?;
+        let (model, epochs) = setting.teach(base, task, None)?;
+        row(&format!("taught {}, {epochs} epochs", task.name()), &model)?;
         let statistics = setting.collect(&model, &[task])?;
         specialists.push((model, statistics, task));
     }
@@ -265,23 +265,21 @@ pub fn merge(setting: &Setting, base: &CausalTransformer) -> Result<()> {
 /// What kept a model from being taught.
 pub fn sequence(setting: &Setting, base: &CausalTransformer) -> Result<()> {
     heading("Continual learning: induction after maximum, with and without EWC");
-    println!("{:<24}  {:>11}  {:>11}", "", "induction", "maximum");
+    println!("{:<28}  {:>11}  {:>11}", "", "induction", "maximum");
     let row = |name: &str, model: &CausalTransformer| -> Result<()> {
-        println!("{name:<24}  {}", accuracies(setting.marks(model)?));
+        println!("{name:<28}  {}", accuracies(setting.marks(model)?));
         Ok(())
     };
-    let first = setting.teach(base, Task::Maximum, None)?;
-    row("maximum learnt", &first)?;
+    let (first, epochs) = setting.teach(base, Task::Maximum, None)?;
+    row(&format!("maximum, {epochs} epochs"), &first)?;
     let statistics = setting.collect(&first, &[Task::Maximum])?;
-    row(
-        "then induction",
-        &setting.teach(&first, Task::Induction, None)?,
-    )?;
+    let (model, epochs) = setting.teach(&first, Task::Induction, None)?;
+    row(&format!("then induction, {epochs} epochs"), &model)?;
     for strength in [100.0, 1_000.0, 10_000.0] {
         let mut ewc = Ewc::new(strength);
         ewc.protect(&statistics, Task::Maximum.name(), &first)?;
-        let model = setting.teach(&first, Task::Induction, Some(&ewc))?;
-        row(&format!("then, EWC λ = {strength}"), &model)?;
+        let (model, epochs) = setting.teach(&first, Task::Induction, Some(&ewc))?;
+        row(&format!("EWC λ = {strength}, {epochs} epochs"), &model)?;
     }
     Ok(())
 }

@@ -105,11 +105,13 @@ pub struct Data {
     /// Both tasks, to train on.
     pub train: Vec<Item>,
     held_out: [Vec<Item>; 2],
+    probe: [Vec<Item>; 2],
 }
 
 impl Data {
-    /// `train` samples of each task to train on and `held_out` others, for a seed.
-    pub fn generate(train: usize, held_out: usize, seed: u64) -> Self {
+    /// `train` samples of each task to train on, `held_out` others to mark models on and `probe`
+    /// others to collect statistics on, for a seed. What is measured is not what is marked.
+    pub fn generate([train, held_out, probe]: [usize; 3], seed: u64) -> Self {
         let rng = &mut StdRng::seed_from_u64(seed);
         let mut items = |task: Task, split: &str, count: usize| -> Vec<Item> {
             let item = |i| {
@@ -127,10 +129,16 @@ impl Data {
                 .flat_map(|task| items(task, "train", train))
                 .collect(),
             held_out: Task::ALL.map(|task| items(task, "held-out", held_out)),
+            probe: Task::ALL.map(|task| items(task, "probe", probe)),
         }
     }
 
-    /// The held-out samples of a task.
+    /// The samples of a task to collect statistics on.
+    pub fn probe(&self, task: Task) -> &[Item] {
+        &self.probe[task as usize]
+    }
+
+    /// The samples of a task to mark models on.
     pub fn held_out(&self, task: Task) -> &[Item] {
         &self.held_out[task as usize]
     }

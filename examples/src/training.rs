@@ -33,8 +33,6 @@ use crate::tasks::{Data, Item, Task, TaskBatch, TaskBatcher};
 /// The share of held-out samples that counts as learnt.
 pub const LEARNT: f64 = 0.99;
 const BATCH: usize = 128;
-/// Held-out samples of each task that models are marked on.
-const MARKED: usize = 1024;
 
 /// A loader of items in a fixed order.
 pub fn loader(items: &[Item], device: &Device) -> Arc<dyn DataLoader<TaskBatch>> {
@@ -92,7 +90,7 @@ pub fn train(
     let held_out = lesson
         .tasks
         .iter()
-        .flat_map(|task| lesson.data.held_out(*task).iter().take(MARKED));
+        .flat_map(|task| lesson.data.held_out(*task));
     let held_out: Vec<Item> = held_out.cloned().collect();
     let pupil = Pupil {
         model,
@@ -133,7 +131,7 @@ pub struct Mark {
     pub loss: f64,
 }
 
-/// Mark a model on a thousand held-out samples of each of [`Task::ALL`].
+/// Mark a model on the held-out samples of each of [`Task::ALL`].
 ///
 /// # Errors
 /// What the loader failed with.
@@ -141,7 +139,6 @@ pub fn marks(model: &CausalTransformer, data: &Data, device: &Device) -> Result<
     let model = model.valid();
     let mark = |task: Task| -> Result<Mark, String> {
         let items = data.held_out(task);
-        let items = &items[..items.len().min(MARKED)];
         let (mut all_right, mut loss) = (0.0, 0.0);
         for batch in loader(items, &device.clone().inner()).iter() {
             let batch = batch.map_err(|e| e.to_string())?;

@@ -100,13 +100,17 @@ fn scaling_merging_and_consolidation_agree(
                 assert_close(&name, &values(&scaled), golden.values(&name), GOLDEN, 1e-6);
             }
 
-            let source = |model, task| Source {
+            let of_other = self::statistics(&golden, &path, &other, &device);
+            let source = |model, statistics, task| Source {
                 model,
-                statistics: &statistics,
+                statistics,
                 task,
                 weight: 1.0,
             };
-            let sources = [source(&model, "alpha"), source(&other, "beta_two")];
+            let sources = [
+                source(&model, &statistics, "alpha"),
+                source(&other, &of_other, "beta_two"),
+            ];
             let merged = MergeConfig::new()
                 .init()
                 .forward(&sources)
@@ -256,6 +260,11 @@ fn consolidation_pulls_with_lambda_f_times_the_distance() {
         .expect("a task")
         .into_scalar();
     assert_eq!(none, 0.0);
+    // Statistics of other weights protect nothing of these.
+    let error = ewc
+        .protect(&statistics, "task", &model)
+        .expect_err("another model");
+    assert!(matches!(error, Error::OtherModel { .. }), "{error}");
     // In another model nothing joins: an error, not a penalty of 0.
     let stranger = Single::new(&[1.0], &device);
     assert!(matches!(ewc.penalty(&stranger), Err(Error::Metrics(_))));
@@ -286,6 +295,10 @@ fn a_constant_fisher_is_a_constant_step(
         let expected = [1.0 / divisor, -2.0 / divisor, 0.5 / divisor];
         assert_close("step", &values(&scaled), &expected, 1e-6, 0.0);
     }
+    // Where nothing depends on a tensor, damping keeps the step finite.
+    let dead = scaling(1.0, Damping::Relative(0.25));
+    let dead = dead.forward(Tensor::<1>::zeros([3], &device), fisher.zeros_like());
+    assert_eq!(values(&dead), [0.0; 3]);
     assert!(
         ScalingConfig::new()
             .with_damping(Damping::Absolute(0.0))
@@ -324,7 +337,9 @@ fn the_wrapped_optimizer_steps_on_scaled_gradients() {
         .clone();
     let mut gradients = GradientsParams::new();
     gradients.register(id.expect("an id"), raw.clone().reshape([8, 8]));
-    let stepped = optimizer.step(0.1, model.clone(), gradients);
+    let stepped = optimizer
+        .step(0.1, model.clone(), gradients)
+        .expect("all have F");
     let [old, new] = [&model, &stepped].map(|m| Weights::of(m).expect("weights"));
     let fisher = statistics
         .task("task")

@@ -53,6 +53,24 @@ pub enum Error {
         all: String,
     },
 
+    /// A pattern that protects nothing is a mistake.
+    #[error(
+        "a pattern of `protected` matches no path (ids are not known here); there are: {paths}"
+    )]
+    Pattern {
+        /// The paths there are.
+        paths: String,
+    },
+
+    /// Scores of different kinds do not average.
+    #[error("scores of kind {ours:?} and {theirs:?} cannot be averaged")]
+    Kinds {
+        /// The one kind.
+        ours: crate::ScoreKind,
+        /// The other kind.
+        theirs: crate::ScoreKind,
+    },
+
     /// A number out of range.
     #[error("`{name}` must be {expected}, found {found}")]
     Argument {

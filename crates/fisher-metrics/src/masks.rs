@@ -1,6 +1,6 @@
 //! Pruning masks: what is kept and what goes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use burn::config::Config;
@@ -119,9 +119,18 @@ impl Pruning {
     /// Prune the lowest of `scores`.
     ///
     /// # Errors
-    /// [`Error::Empty`] when everything is protected.
+    /// [`Error::Empty`] when everything is protected, [`Error::Pattern`] when a pattern of
+    /// `protected` matches nothing.
     pub fn forward(&self, scores: &Scores) -> Result<Masks> {
         let config = &self.config;
+        for group in &config.protected {
+            if !scores.sets.iter().any(|set| named(group, &set.path)) {
+                let paths: Vec<&str> = scores.sets.iter().map(|set| &*set.path).collect();
+                return Err(Error::Pattern {
+                    paths: paths.join(", "),
+                });
+            }
+        }
         let free: Vec<&Score> = scores
             .sets
             .iter()
@@ -169,9 +178,14 @@ impl Pruning {
     }
 
     fn protects(&self, set: &Score) -> bool {
-        let named = |group: &ParamGroup| group.matches(&ParamId::new(), Some(&set.path));
+        let named = |group: &ParamGroup| named(group, &set.path);
         self.config.protected_roles.contains(&set.role) || self.config.protected.iter().any(named)
     }
+}
+
+/// By path alone: scores know no ids.
+fn named(group: &ParamGroup, path: &str) -> bool {
+    group.matches(&ParamId::new(), Some(path))
 }
 
 /// Which entries of a unit stay when exactly `⌊s·N⌋` of its lowest go.
@@ -226,8 +240,18 @@ impl Masks {
     /// [`Masks::enforce`] after each optimizer step.
     ///
     /// # Errors
-    /// [`Error::Keys`] or [`Error::Sizes`] when the model does not have the masks' parameters.
+    /// [`Error::Keys`] or [`Error::Sizes`] when the model does not have the masks' parameters, or
+    /// a mask from a file not the bits of its groups.
     pub fn apply<M: Module>(&self, model: M) -> Result<(M, Removed)> {
+        for mask in &self.masks {
+            if mask.keep.len() != mask.grouping.groups() {
+                return Err(Error::Sizes {
+                    key: mask.key(),
+                    ours: mask.keep.len(),
+                    theirs: mask.grouping.groups(),
+                });
+            }
+        }
         let weights = Weights::of(&model)?;
         let mut removed = Removed::default();
         for (path, keep) in self.by_element() {
@@ -252,6 +276,7 @@ impl Masks {
         model.map(&mut Combine {
             names: Vec::new(),
             values: factors.collect(),
+            by_id: HashMap::new(),
             with: Operation::Multiply,
         })
     }
@@ -299,6 +324,7 @@ impl Removed {
         model.map(&mut Combine {
             names: Vec::new(),
             values: self.weights,
+            by_id: HashMap::new(),
             with: Operation::Add,
         })
     }
@@ -308,6 +334,7 @@ impl Removed {
 struct Combine {
     names: Vec<String>,
     values: BTreeMap<String, Vec<f64>>,
+    by_id: HashMap<ParamId, Vec<f64>>,
     with: Operation,
 }
 
@@ -327,7 +354,11 @@ impl ModuleMapper for Combine {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(values) = self.values.get(&self.names.join(".")) else {
+        // Another use of a parameter that is tied goes with its first.
+        if let Some(values) = self.values.remove(&self.names.join(".")) {
+            self.by_id.insert(param.id, values);
+        }
+        let Some(values) = self.by_id.get(&param.id) else {
             return param;
         };
         param.map(|tensor| {

@@ -13,7 +13,7 @@ use crate::{Error, Result};
 pub enum Damping {
     /// λ itself, in the unit of F.
     Absolute(f64),
-    /// λ as a multiple of the mean of F over the tensor.
+    /// λ as a multiple of the mean of F over the tensor, at least 1e-12.
     Relative(f64),
 }
 
@@ -79,7 +79,8 @@ impl Scaling {
         let damped = match self.damping {
             Damping::Absolute(lambda) => fisher.add_scalar(lambda),
             Damping::Relative(factor) => {
-                let lambda = fisher.clone().mean().mul_scalar(factor);
+                // A tensor that nothing depends on has F = 0 all over: λ stays above 0.
+                let lambda = fisher.clone().mean().mul_scalar(factor).clamp_min(1e-12);
                 fisher + lambda.unsqueeze()
             }
         };

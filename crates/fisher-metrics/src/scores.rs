@@ -17,6 +17,8 @@ pub enum ScoreKind {
     BrainDamage,
     /// `|θ|`: not of the Fisher at all, to compare with.
     Magnitude,
+    /// A baseline of the caller's.
+    Other,
 }
 
 /// The scores of one parameter under one grouping.
@@ -169,6 +171,7 @@ impl Scores {
     /// Other values in the same places: to compare with a baseline of one's own.
     #[must_use]
     pub fn map(mut self, mut value: impl FnMut(f64) -> f64) -> Self {
+        self.kind = ScoreKind::Other;
         let values = self.sets.iter_mut().flat_map(|set| &mut set.values);
         values.for_each(|v| *v = value(*v));
         self
@@ -177,8 +180,15 @@ impl Scores {
     /// The mean with the scores of another task: what both need.
     ///
     /// # Errors
-    /// [`Error::Keys`] or [`Error::Sizes`] when they are not of the same groups.
+    /// [`Error::Keys`] or [`Error::Sizes`] when they are not of the same groups, [`Error::Kinds`]
+    /// when not of the same kind.
     pub fn mean_with(mut self, other: &Self) -> Result<Self> {
+        if self.kind != other.kind {
+            return Err(Error::Kinds {
+                ours: self.kind,
+                theirs: other.kind,
+            });
+        }
         crate::compare::join(&self, other)?;
         for (ours, theirs) in self.sets.iter_mut().zip(&other.sets) {
             let pairs = ours.values.iter_mut().zip(&theirs.values);

@@ -1,8 +1,8 @@
 //! The weights of a model, on the host.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Tensor, TensorData};
 
 use crate::{Error, Result};
@@ -36,6 +36,7 @@ impl Weights {
         model.map(&mut Writer {
             names: Vec::new(),
             weights: self,
+            by_id: HashMap::new(),
         })
     }
 
@@ -99,6 +100,7 @@ impl ModuleVisitor for Reader {
 struct Writer<'a> {
     names: Vec<String>,
     weights: &'a Weights,
+    by_id: HashMap<ParamId, &'a Vec<f64>>,
 }
 
 impl ModuleMapper for Writer<'_> {
@@ -111,7 +113,11 @@ impl ModuleMapper for Writer<'_> {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(weights) = self.weights.0.get(&self.names.join(".")) else {
+        // Another use of a parameter that is tied goes with its first.
+        if let Some(weights) = self.weights.0.get(&self.names.join(".")) {
+            self.by_id.entry(param.id).or_insert(weights);
+        }
+        let Some(&weights) = self.by_id.get(&param.id) else {
             return param;
         };
         param.map(|tensor| {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use burn::config::Config;
 use burn::data::dataloader::DataLoader;
+use burn::module::Module;
 use fisher_core::{ContributionUnit, Error as CoreError, Statistics, hash_weights};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
@@ -272,7 +273,8 @@ impl Collector {
     }
 }
 
-fn check_model<M: SampleLoss, C: ContributionUnit>(
+/// Whether the statistics are of these very weights.
+pub(crate) fn check_model<M: Module, C: ContributionUnit>(
     model: &M,
     statistics: &Statistics<C>,
 ) -> Result<()> {

@@ -22,8 +22,11 @@ pub enum Error {
         parameter: String,
     },
 
-    /// Nothing to merge, or weights that do not add up to more than 0.
-    #[error("a merge needs at least one model, with weights that are not negative and not all 0")]
+    /// Nothing to merge, or numbers that make no average.
+    #[error(
+        "a merge needs at least one model, finite weights that are not negative and not all 0, \
+         and an epsilon above 0"
+    )]
     NothingToMerge,
 
     /// The data set failed to give a batch.

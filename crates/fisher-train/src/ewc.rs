@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use fisher_core::{Catalogue, ContributionUnit, Statistics};
 use fisher_metrics::Weights;
 
+use crate::collect::check_model;
 use crate::fisher::elementwise;
 use crate::{Error, Result};
 
@@ -39,7 +40,8 @@ impl Ewc {
     /// Protect what `model` knows of `task`, beside what is protected already.
     ///
     /// # Errors
-    /// [`Error::NoFisher`] naming a trainable parameter without elementwise statistics.
+    /// [`Error::OtherModel`] when the statistics are not of `model`; [`Error::NoFisher`] naming a
+    /// trainable parameter without elementwise statistics.
     pub fn protect<M: Module, C: ContributionUnit>(
         &mut self,
         statistics: &Statistics<C>,
@@ -51,7 +53,7 @@ impl Ewc {
     }
 
     /// Protect what `model` knows of `task` in one running penalty, online: `F ← γF + F_task`, and
-    /// `θ*` is the model as it is now (Schwarz et al. 2018, "Progress & compress").
+    /// `θ*`, of all that is protected, is the model as it is now (Schwarz et al. 2018, "Progress & compress").
     ///
     /// # Errors
     /// As [`Ewc::protect`]; [`Error::NoFisher`] also when the parameters have changed.
@@ -63,16 +65,14 @@ impl Ewc {
         model: &M,
     ) -> Result<()> {
         let mut new = anchor(statistics, task, model)?;
-        for old in std::mem::take(&mut self.anchors) {
-            for (path, old) in old {
-                let new = new
-                    .get_mut(&path)
-                    .ok_or(Error::NoFisher { parameter: path })?;
-                let kept = old.fisher.mul_scalar(decay);
-                new.fisher.inplace(|fisher| fisher + kept);
-            }
+        for (path, old) in self.anchors.iter().flatten() {
+            let new = new.get_mut(path).ok_or_else(|| Error::NoFisher {
+                parameter: path.clone(),
+            })?;
+            let kept = old.fisher.clone().mul_scalar(decay);
+            new.fisher.inplace(|fisher| fisher + kept);
         }
-        self.anchors.push(new);
+        self.anchors = vec![new];
         Ok(())
     }
 
@@ -112,6 +112,7 @@ fn anchor<M: Module, C: ContributionUnit>(
     task: &str,
     model: &M,
 ) -> Result<BTreeMap<String, Anchor>> {
+    check_model(model, statistics)?;
     let fisher = elementwise(statistics, task, &Catalogue::of(model)?)?;
     let weights = Weights::of(model)?;
     let anchors = fisher.into_iter().map(|(path, fisher)| {
@@ -143,10 +144,18 @@ impl ModuleVisitor for Penalty<'_> {
         let Some(Anchor { fisher, weights }) = self.anchors.get(&self.names.join(".")) else {
             return;
         };
-        self.seen += 1;
         let theta = param.val();
-        let dtype = theta.dtype();
-        let away = theta.reshape([weights.dims()[0]]) - weights.clone().cast(dtype);
+        if theta.shape().num_elements() != weights.dims()[0] {
+            return; // another parameter of the same path: to the caller it is missing
+        }
+        self.seen += 1;
+        // In half precision small F would be 0.
+        let dtype = match theta.dtype() {
+            DType::F64 => DType::F64,
+            _ => DType::F32,
+        };
+        let theta = theta.cast(dtype).reshape(weights.dims());
+        let away = theta - weights.clone().cast(dtype);
         let term = (fisher.clone().cast(dtype) * away.square()).sum();
         self.sum = Some(match self.sum.take() {
             Some(sum) => sum + term,

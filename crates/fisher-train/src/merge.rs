@@ -8,6 +8,7 @@ use fisher_core::{Catalogue, ContributionUnit, PerToken, Statistics};
 use fisher_metrics::Weights;
 use serde::{Deserialize, Serialize};
 
+use crate::collect::check_model;
 use crate::{Error, Result};
 
 /// What one weight of the average is made of.
@@ -43,7 +44,7 @@ impl MergeConfig {
 /// `θ* = Σ_t w_t (F_t + ε) θ_t / Σ_t w_t (F_t + ε)` (Matena & Raffel 2022, "Merging models with
 /// Fisher-weighted averaging", equation 4).
 ///
-/// Parameters that are frozen, or that the statistics do not hold, are those of the first model.
+/// Frozen parameters are those of the first model.
 #[derive(Debug, Clone)]
 pub struct Merging {
     config: MergeConfig,
@@ -75,8 +76,9 @@ impl Merging {
     /// Merge models of one architecture; the result has the ids and device of the first.
     ///
     /// # Errors
-    /// [`Error::NothingToMerge`] without models or weights; [`Error::NoFisher`] naming a trainable
-    /// parameter without the statistics wanted; [`fisher_metrics::Error::Keys`] or `Sizes` when
+    /// [`Error::NothingToMerge`] without models, or when weights or epsilon are not finite and
+    /// positive; [`Error::OtherModel`] when a model's statistics are not its own;
+    /// [`Error::NoFisher`] naming a trainable parameter without the statistics wanted; [`fisher_metrics::Error::Keys`] or `Sizes` when
     /// the architectures differ.
     pub fn forward<M: Module, C: ContributionUnit>(
         &self,
@@ -86,8 +88,14 @@ impl Merging {
         let [first, ..] = sources else {
             return Err(Error::NothingToMerge);
         };
-        if weight <= 0.0 || sources.iter().any(|source| source.weight < 0.0) {
+        let epsilon = self.config.epsilon;
+        let proper = |x: f64| x.is_finite() && x >= 0.0;
+        let all_proper = sources.iter().all(|source| proper(source.weight));
+        if !(weight > 0.0 && all_proper && epsilon > 0.0 && proper(epsilon)) {
             return Err(Error::NothingToMerge);
+        }
+        for source in sources {
+            check_model(source.model, source.statistics)?;
         }
         let weights = sources.iter().map(|source| Weights::of(source.model));
         let weights = weights.collect::<fisher_metrics::Result<Vec<_>>>()?;
@@ -106,9 +114,6 @@ impl Merging {
             }
             let average = above.iter().zip(below).map(|(above, below)| above / below);
             let average: Vec<f64> = average.collect();
-            for tied in parameter.tied() {
-                merged.insert(tied.clone(), average.clone());
-            }
             merged.insert(path.to_owned(), average);
         }
         Ok(Weights::from(merged).write(first.model.clone()))
@@ -137,6 +142,9 @@ impl Merging {
                     return Err(missing());
                 }
                 for (grouping, welford) in parameter.groups() {
+                    if grouping.shape().iter().product::<usize>() != elements {
+                        return Err(missing());
+                    }
                     let mean = welford.read()?.mean.ok_or_else(missing)?;
                     let groups = grouping.group_of_elements();
                     for (fisher, group) in fisher.iter_mut().zip(groups) {

@@ -9,8 +9,8 @@ use burn::tensor::Tensor;
 use fisher_core::{Catalogue, ContributionUnit, Statistics};
 use fisher_metrics::Scaling;
 
-use crate::Result;
 use crate::fisher::elementwise;
+use crate::{Error, Result};
 
 /// Wraps a Burn optimizer: each gradient becomes `g ⊘ (F + λ)^α` before the step.
 #[derive(Clone)]
@@ -24,7 +24,7 @@ impl FisherOptimizer {
     /// Wrap `optimizer`, with the Fisher of `task` for every trainable parameter of `model`.
     ///
     /// # Errors
-    /// [`Error::NoFisher`](crate::Error::NoFisher) naming a trainable parameter without
+    /// [`Error::NoFisher`] naming a trainable parameter without
     /// elementwise statistics: nothing is left unscaled in silence.
     pub fn new<M: Module, C: ContributionUnit>(
         optimizer: ModuleOptimizer,
@@ -55,26 +55,42 @@ impl FisherOptimizer {
     }
 
     /// Scale the gradients of a module.
-    pub fn scale<M: Module>(&self, module: &M, gradients: GradientsParams) -> GradientsParams {
+    ///
+    /// # Errors
+    /// [`Error::NoFisher`] naming a parameter that has a gradient but no Fisher, such as one that
+    /// was frozen before.
+    pub fn scale<M: Module>(
+        &self,
+        module: &M,
+        gradients: GradientsParams,
+    ) -> Result<GradientsParams> {
         let mut visitor = Scale {
             names: Vec::new(),
             scaling: &self.scaling,
             fisher: &self.fisher,
             gradients,
+            scaled: GradientsParams::new(),
+            missing: None,
         };
         module.visit(&mut visitor);
-        visitor.gradients
+        match visitor.missing {
+            Some(parameter) => Err(Error::NoFisher { parameter }),
+            None => Ok(visitor.scaled),
+        }
     }
 
     /// One step of the wrapped optimizer on scaled gradients.
+    ///
+    /// # Errors
+    /// As [`FisherOptimizer::scale`]; the module is lost then.
     pub fn step<M: Module>(
         &mut self,
         rate: impl Into<ModuleLearningRate>,
         module: M,
         gradients: GradientsParams,
-    ) -> M {
-        let gradients = self.scale(&module, gradients);
-        self.optimizer.step(rate, module, gradients)
+    ) -> Result<M> {
+        let gradients = self.scale(&module, gradients)?;
+        Ok(self.optimizer.step(rate, module, gradients))
     }
 }
 
@@ -83,6 +99,8 @@ struct Scale<'a> {
     scaling: &'a Scaling,
     fisher: &'a BTreeMap<String, Tensor<1>>,
     gradients: GradientsParams,
+    scaled: GradientsParams,
+    missing: Option<String>,
 }
 
 impl ModuleVisitor for Scale<'_> {
@@ -95,13 +113,17 @@ impl ModuleVisitor for Scale<'_> {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let Some(fisher) = self.fisher.get(&self.names.join(".")) else {
-            return; // frozen, or another use of a parameter that is tied
+        let path = self.names.join(".");
+        let Some(gradient) = self.gradients.remove::<D>(param.id) else {
+            return; // frozen, not reached, or another use of a parameter that is done
         };
-        if let Some(gradient) = self.gradients.remove::<D>(param.id) {
-            let fisher = fisher.clone().reshape(gradient.dims());
-            let scaled = self.scaling.forward(gradient, fisher);
-            self.gradients.register(param.id, scaled);
+        match self.fisher.get(&path) {
+            Some(fisher) => {
+                let fisher = fisher.clone().reshape(gradient.dims());
+                let scaled = self.scaling.forward(gradient, fisher);
+                self.scaled.register(param.id, scaled);
+            }
+            None => self.missing = Some(path),
         }
     }
 }

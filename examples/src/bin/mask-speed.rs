@@ -71,11 +71,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         compare / sort
     );
     if let (Some(before), Some(peak)) = (before, peak) {
-        // Making the scores has taken more: the peak is theirs unless masks exceed it.
         let input = 8.0 * arguments.elements as f64 / 1e9;
-        println!(
-            "  memory: {input:.2} GB of scores a task, {before:.2} GB resident, peak {peak:.2} GB"
-        );
+        let more = peak - before;
+        println!("  memory               {more:>8.2} GB beyond a task's scores of {input:.2} GB");
     }
     Ok(())
 }

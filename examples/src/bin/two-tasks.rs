@@ -60,13 +60,14 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let start = Instant::now();
     let device = arguments.device.device()?;
-    let (trained_on, held_out, epochs) = match arguments.quick {
-        true => (256, 16, 1),
-        false => (4000, 4096, 12),
+    let (sizes, epochs) = match arguments.quick {
+        true => ([256, 32, 16], 1),
+        false => ([4000, 1024, 4096], 12),
     };
+    let [trained_on, held_out, _] = sizes;
     std::fs::create_dir_all(&arguments.out)?;
 
-    let data = Data::generate(trained_on, held_out, arguments.seed);
+    let data = Data::generate(sizes, arguments.seed);
     device.seed(arguments.seed);
     let config = CausalTransformerConfig::new(VOCABULARY, CONTEXT);
     println!(
@@ -90,7 +91,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
             "not learnt"
         };
         println!(
-            "  {:<10} {:.1} % of held-out samples right: {verdict}",
+            "  {:<10} {:.1} % of {held_out} held-out samples right: {verdict}",
             task.name(),
             100.0 * mark.accuracy
         );
@@ -102,9 +103,9 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let statistics_config = StatisticsConfig::new().with_seed(Some(arguments.seed));
     let mut statistics: Statistics = statistics_config.init(&model, &heads)?;
     let collector = CollectorConfig::new().init();
-    println!("Collecting per-sample gradients of held-out samples, one backward pass each.");
+    println!("Collecting per-sample gradients of other held-out samples, one backward pass each.");
     for task in Task::ALL {
-        let batches = loader(data.held_out(task), &device.clone().autodiff());
+        let batches = loader(data.probe(task), &device.clone().autodiff());
         let collected = collector.collect(&model, task.name(), &*batches, &mut statistics)?;
         println!(
             "  {:<10} {} samples, {} active tokens, loss {:.4} a token, {:.1} s",
