@@ -1,5 +1,6 @@
 //! What follows from a task's Fisher, each as an experiment with a table.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::Path;
 
@@ -87,14 +88,7 @@ pub fn overlap(statistics: &Statistics) -> Result<()> {
     heading("Overlap: which half of the groups each task needs most");
     let [a, b] = Task::ALL.map(|task| Scores::grouped(statistics, task.name()));
     let (a, b) = (a?, b?);
-    let likeness = compare(&a, &b)?;
-    let number = |x: Option<f64>| x.map_or("–".into(), |x| format!("{x:.3}"));
-    println!(
-        "Shares of the groups: cosine {}, Spearman {}, Jensen-Shannon {} nats.\n",
-        number(likeness.cosine),
-        number(likeness.spearman),
-        number(likeness.jensen_shannon)
-    );
+    println!("Shares of the groups, {}.\n", compare(&a, &b)?);
     let pruning = PruningConfig::new(0.5).init()?;
     let report = OverlapConfig::new().init();
     println!(
@@ -161,33 +155,29 @@ pub fn ablate(setting: &Setting, model: &CausalTransformer, statistics: &Statist
     let catalogue = Catalogue::of(model)?;
     let weights = Weights::of(model)?;
     let before = setting.marks(model)?;
+    let damage =
+        Task::ALL.map(|task| Scores::brain_damage_of_groups(statistics, task.name(), &weights));
+    let [induction, maximum] = damage;
+    let damage = [induction?, maximum?];
     let mut rows: Vec<(String, [f64; 2], [f64; 2])> = Vec::new();
     for attention in setting.heads.attention() {
         for head in 0..attention.heads() {
-            let mut without = std::collections::BTreeMap::new();
-            let mut scores = [0.0; 2];
+            let scores = damage.each_ref().map(|damage| -> f64 {
+                let of_attention = attention.paths();
+                let sets = of_attention.flat_map(|path| damage.of_path(path));
+                sets.map(|set| set.values()[head]).sum()
+            });
+            let mut without = BTreeMap::new();
             for path in attention.paths() {
                 let parameter = catalogue.require(path)?;
                 let mut theta = weights.get(path, parameter.elements())?.to_vec();
                 for grouping in Grouping::of(parameter, &Scheme::Head, setting.heads)? {
-                    let of_head: Vec<bool> = grouping
-                        .group_of_elements()
-                        .into_iter()
-                        .map(|group| group == Some(head))
-                        .collect();
-                    for (task, score) in Task::ALL.into_iter().zip(&mut scores) {
-                        let fisher = statistics.task(task.name())?.parameter(path)?;
-                        let fisher = fisher.elementwise().map(|w| w.read()).transpose()?;
-                        let fisher = fisher.and_then(|moments| moments.mean).unwrap_or_default();
-                        let parts = fisher.iter().zip(&theta).zip(&of_head);
-                        let parts = parts.filter(|(_, of_head)| **of_head);
-                        *score += parts.map(|((f, t), _)| 0.5 * f * t * t).sum::<f64>();
-                    }
-                    let inside = theta
+                    let groups = grouping.group_of_elements();
+                    let of_head = theta
                         .iter_mut()
-                        .zip(&of_head)
-                        .filter(|(_, of_head)| **of_head);
-                    inside.for_each(|(theta, _)| *theta = 0.0);
+                        .zip(groups)
+                        .filter(|(_, g)| *g == Some(head));
+                    of_head.for_each(|(theta, _)| *theta = 0.0);
                 }
                 without.insert(path.to_owned(), theta);
             }

@@ -319,6 +319,26 @@ fn identical_masks_agree_fully_and_empty_ones_have_no_jaccard() {
     let none = overlap.forward(&at(1.0), &at(1.0)).expect("one model");
     assert_eq!((none.all.jaccard, none.advice), (None, None));
     assert_eq!(none.all.overlap_coefficient, None);
+    let json = serde_json::to_string(&half).expect("JSON");
+    let again: fisher_metrics::OverlapReport = serde_json::from_str(&json).expect("a report");
+    assert_eq!(again, half);
+    // Masks that share little, and some: the advice follows the thresholds.
+    let halves: [Vec<f64>; 3] = [0..11, 9..20, 4..15].map(|kept| {
+        (0..22)
+            .map(|i| if kept.contains(&i) { 1.0 } else { 0.0 })
+            .collect()
+    });
+    let [a, b, c] = halves.map(|values| {
+        let scores = Scores::elementwise(&made_up(&values), "task").expect("scores");
+        pruning(0.5, Scope::Global)
+            .init()
+            .expect("s")
+            .forward(&scores)
+            .expect("masks")
+    });
+    let advice = |b| overlap.forward(&a, b).expect("one model").advice;
+    assert_eq!(advice(&b), Some(Advice::Arithmetic)); // 2 of 20
+    assert_eq!(advice(&c), Some(Advice::WeightedArithmetic)); // 7 of 15
 }
 
 #[test]
@@ -339,6 +359,7 @@ fn a_mask_goes_on_and_comes_off() {
     for scores in [
         Scores::grouped(&statistics, "task").expect("scores"),
         Scores::brain_damage(&statistics, "task", &before).expect("scores"),
+        Scores::brain_damage_of_groups(&statistics, "task", &before).expect("scores"),
     ] {
         let masks = PruningConfig::new(0.6)
             .init()
@@ -368,12 +389,34 @@ fn a_mask_goes_on_and_comes_off() {
         assert!(zeros > 0);
         assert!(pruned.attention.query.weight.is_require_grad());
         assert_eq!(
-            Weights::of(&removed.restore(pruned)).expect("weights"),
+            Weights::of(&removed.restore(pruned.clone())).expect("weights"),
             before
         );
-        // Trained on, what was pruned comes back to 0 by enforcing.
-        let again = Weights::of(&masks.enforce(model.clone())).expect("weights");
-        assert_eq!(again, weights);
+        // Trained on, pruned weights move, and enforcing after each step keeps them 0.
+        let mut trained = pruned;
+        let mut optimizer = burn::optim::AdamWConfig::new().init();
+        for _ in 0..3 {
+            let data = Sequences::made_up(4, 5, &device);
+            let loss = fisher_train::SampleLoss::sample_losses(&trained, &data)
+                .sums()
+                .clone()
+                .sum();
+            let gradients = burn::optim::GradientsParams::from_grads(loss.backward(), &trained);
+            trained = masks.enforce(optimizer.step(0.01, trained, gradients));
+        }
+        let moved = Weights::of(&trained).expect("weights");
+        for (path, keep) in masks.by_element() {
+            let (old, new) = (weights.get(&path, keep.len()), moved.get(&path, keep.len()));
+            let (old, new) = (old.expect("weights"), new.expect("weights"));
+            assert!(
+                new.iter()
+                    .zip(&keep)
+                    .all(|(new, keep)| *keep || *new == 0.0),
+                "{path}"
+            );
+            let moves = new.iter().zip(old).any(|(new, old)| new != old);
+            assert!(moves || !keep.contains(&true), "{path} is still trained");
+        }
     }
     let frozen = model.clone().no_grad();
     let scores = Scores::elementwise(&statistics, "task").expect("scores");
@@ -441,6 +484,47 @@ fn what_does_not_join_is_an_error() {
         .forward(&ours)
         .expect_err("all protected");
     assert!(matches!(error, Error::Empty { .. }));
+}
+
+/// The damage of groups is that of their elements, and of a whole parameter the sum of all.
+#[test]
+fn damage_adds_up_over_groups() {
+    let values: Vec<f64> = (0..22).map(f64::from).collect();
+    let statistics = made_up(&values);
+    let theta = |n: usize| (0..n).map(|k| 0.5 + k as f64).collect::<Vec<f64>>();
+    let weights = BTreeMap::from([
+        ("layers.0.a".into(), theta(12)),
+        ("layers.1.b".into(), theta(10)),
+    ]);
+    let weights = Weights::from(weights);
+    let groups = Scores::brain_damage_of_groups(&statistics, "task", &weights).expect("scores");
+    let a = groups.of_path("layers.0.a").next().expect("a");
+    for (channel, found) in a.values().iter().enumerate() {
+        let rows = (0..3).map(|row| row * 4 + channel);
+        let expected: f64 = rows
+            .map(|k| 0.5 * values[k] * (0.5 + k as f64).powi(2))
+            .sum();
+        assert!(
+            (found - expected).abs() < 1e-9 * expected,
+            "{found} against {expected}"
+        );
+    }
+    let elements = Scores::brain_damage(&statistics, "task", &weights).expect("scores");
+    let sum = |s: &Scores| s.sets().iter().flat_map(|set| set.values()).sum::<f64>();
+    assert!((sum(&groups) / sum(&elements) - 1.0).abs() < 1e-12);
+    assert!(matches!(
+        groups.mean_with(&elements.magnitude(&weights).expect("θ")),
+        Err(Error::Kinds { .. })
+    ));
+    let nothing = burn::module::ParamGroup::from_path("layers.7");
+    let pruning = pruning(0.5, Scope::Global)
+        .with_protected(vec![nothing])
+        .init()
+        .expect("s");
+    assert!(matches!(
+        pruning.forward(&elements),
+        Err(Error::Pattern { .. })
+    ));
 }
 
 #[test]

@@ -131,7 +131,7 @@ fn scaling_merging_and_consolidation_agree(
             let expected = golden.expected("/ewc")[&path].as_f64().expect("a number");
             // θ − θ* is 0.01, the difference of float32 weights near 1.
             assert!(
-                (penalty - expected).abs() <= 1e-4 * expected,
+                (penalty - expected).abs() <= GOLDEN * expected,
                 "{path}: {penalty}, {expected}"
             );
         }

@@ -1,13 +1,25 @@
 //! How alike the scores of two tasks are.
 
+use std::fmt;
+
+use fisher_core::Provenance;
 use serde::{Deserialize, Serialize};
 
 use crate::scores::Scores;
 use crate::{Error, Result};
 
+/// Version of the form of [`Comparison`].
+const SCHEMA: u64 = 1;
+
 /// Likeness of two tasks' scores over the same groups or elements.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
+    /// Version of this form.
+    pub schema: u64,
+    /// The tasks.
+    pub tasks: [String; 2],
+    /// Where their statistics come from.
+    pub provenance: [Provenance; 2],
     /// Cosine of the angle between the scores; `None` where one is all 0.
     pub cosine: Option<f64>,
     /// Spearman's rank correlation, ties at their mean rank; `None` where one is constant.
@@ -29,6 +41,9 @@ pub fn compare(a: &Scores, b: &Scores) -> Result<Comparison> {
     };
     let (x, y) = (values(a), values(b));
     Ok(Comparison {
+        schema: SCHEMA,
+        tasks: [a.task.clone(), b.task.clone()],
+        provenance: [a.provenance.clone(), b.provenance.clone()],
         cosine: cosine(&x, &y),
         spearman: spearman(&x, &y),
         jensen_shannon: jensen_shannon(&x, &y),
@@ -71,6 +86,21 @@ fn missing(key: String, present: &'static str, absent: &'static str) -> Error {
         key,
         present,
         absent,
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = |x: Option<f64>| x.map_or("–".into(), |x| format!("{x:.3}"));
+        write!(
+            f,
+            "{} and {}: cosine {}, Spearman {}, Jensen-Shannon {} nats",
+            self.tasks[0],
+            self.tasks[1],
+            number(self.cosine),
+            number(self.spearman),
+            number(self.jensen_shannon)
+        )
     }
 }
 

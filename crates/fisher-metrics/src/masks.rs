@@ -6,7 +6,7 @@ use std::fmt;
 use burn::config::Config;
 use burn::module::{Module, ModuleMapper, Param, ParamGroup, ParamId};
 use burn::tensor::{Tensor, TensorData};
-use fisher_core::{Grouping, Role};
+use fisher_core::{Grouping, Provenance, Role};
 use fixedbitset::FixedBitSet;
 use serde::{Deserialize, Serialize};
 
@@ -103,6 +103,8 @@ pub struct Masks {
     pub schema: u64,
     /// The task whose scores these are.
     pub task: String,
+    /// Where the scores' statistics come from: model, kind, units, seeds.
+    pub provenance: Provenance,
     /// What the scores were.
     pub kind: ScoreKind,
     /// Wanted share to prune.
@@ -169,6 +171,7 @@ impl Pruning {
         Ok(Masks {
             schema: SCHEMA,
             task: scores.task.clone(),
+            provenance: scores.provenance.clone(),
             kind: scores.kind,
             sparsity: config.sparsity,
             scope: config.scope,

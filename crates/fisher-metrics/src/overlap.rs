@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use burn::config::Config;
+use fisher_core::Provenance;
 use serde::{Deserialize, Serialize};
 
 use crate::masks::{Mask, Masks};
@@ -83,6 +84,10 @@ pub struct OverlapReport {
     pub schema: u64,
     /// The tasks `A` and `B`.
     pub tasks: [String; 2],
+    /// Where the masks' statistics come from.
+    pub provenance: [Provenance; 2],
+    /// Shares that the masks prune.
+    pub sparsity: [f64; 2],
     /// The thresholds of the advice.
     pub thresholds: [f64; 2],
     /// Over everything.
@@ -187,6 +192,8 @@ impl Overlap {
         Ok(OverlapReport {
             schema: SCHEMA,
             tasks: [a.task.clone(), b.task.clone()],
+            provenance: [a.provenance.clone(), b.provenance.clone()],
+            sparsity: [a.sparsity, b.sparsity],
             thresholds: [config.arithmetic_below, config.surgery_above],
             all,
             layers: layers

@@ -1,6 +1,8 @@
 //! Scores of groups or elements: what rankings and masks put in order.
 
-use fisher_core::{ContributionUnit, Grouping, Orientation, Parameter, Role, Scheme, Statistics};
+use fisher_core::{
+    ContributionUnit, Grouping, Orientation, Parameter, Provenance, Role, Scheme, Statistics,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::weights::Weights;
@@ -48,6 +50,7 @@ impl Score {
 pub struct Scores {
     pub(crate) kind: ScoreKind,
     pub(crate) task: String,
+    pub(crate) provenance: Provenance,
     pub(crate) sets: Vec<Score>,
 }
 
@@ -70,13 +73,7 @@ impl Scores {
                 });
             }
         }
-        Self::of(
-            ScoreKind::Fisher,
-            task,
-            sets,
-            "groups",
-            "collect with `grouped`",
-        )
+        Self::of(statistics, task, sets, "groups", "collect with `grouped`")
     }
 
     /// F of every element of `task`, for the parameters that were collected by element.
@@ -99,7 +96,7 @@ impl Scores {
             }
         }
         Self::of(
-            ScoreKind::Fisher,
+            statistics,
             task,
             sets,
             "elements",
@@ -125,6 +122,36 @@ impl Scores {
         scores.with_weights(weights, |f, weight| 0.5 * f * weight * weight)
     }
 
+    /// `Σ ½ F θ²` over every group of `task`: what removing a whole channel, row or head is
+    /// predicted to cost. Needs groups and elements.
+    ///
+    /// # Errors
+    /// As [`Scores::grouped`] and [`Scores::brain_damage`].
+    pub fn brain_damage_of_groups<C: ContributionUnit>(
+        statistics: &Statistics<C>,
+        task: &str,
+        weights: &Weights,
+    ) -> Result<Self> {
+        let mut scores = Self::grouped(statistics, task)?;
+        let elements = Self::brain_damage(statistics, task, weights)?;
+        scores.kind = ScoreKind::BrainDamage;
+        for set in &mut scores.sets {
+            let elements = elements.sets.iter().find(|e| e.path == set.path);
+            let elements = elements.ok_or(Error::NotCollected {
+                what: "elements of every grouped parameter",
+                advice: "collect them with `elementwise`",
+            })?;
+            set.values.fill(0.0);
+            let groups = set.grouping.group_of_elements();
+            for (group, value) in groups.into_iter().zip(&elements.values) {
+                if let Some(group) = group {
+                    set.values[group] += value;
+                }
+            }
+        }
+        Ok(scores)
+    }
+
     /// `|θ|` of the same elements as `self`: magnitude pruning, to compare with.
     ///
     /// # Errors
@@ -144,8 +171,8 @@ impl Scores {
         Ok(self)
     }
 
-    fn of(
-        kind: ScoreKind,
+    fn of<C: ContributionUnit>(
+        statistics: &Statistics<C>,
         task: &str,
         sets: Vec<Score>,
         what: &'static str,
@@ -155,8 +182,9 @@ impl Scores {
             return Err(Error::NotCollected { what, advice });
         }
         Ok(Self {
-            kind,
+            kind: ScoreKind::Fisher,
             task: task.into(),
+            provenance: statistics.provenance().clone(),
             sets,
         })
     }
@@ -206,6 +234,11 @@ impl Scores {
     /// The scores, by (path, label).
     pub fn sets(&self) -> &[Score] {
         &self.sets
+    }
+
+    /// The scores of one parameter: one, or for fused projections one per block.
+    pub fn of_path(&self, path: &str) -> impl Iterator<Item = &Score> {
+        self.sets.iter().filter(move |set| set.path == path)
     }
 
     /// The number of groups or elements.

@@ -13,6 +13,9 @@ use crate::fisher::elementwise;
 use crate::{Error, Result};
 
 /// Wraps a Burn optimizer: each gradient becomes `g ⊘ (F + λ)^α` before the step.
+///
+/// In a hand-written loop call [`FisherOptimizer::step`]. Burn's `Learner` owns its optimizer: there
+/// override `TrainStep::optimize` and pass it the gradients of [`FisherOptimizer::scale`].
 #[derive(Clone)]
 pub struct FisherOptimizer {
     optimizer: ModuleOptimizer,
