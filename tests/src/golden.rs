@@ -160,8 +160,10 @@ impl Golden {
     }
 }
 
-fn folder(case: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("golden")
-        .join(case)
+/// The folder of a case. Where the package lies is asked at run time: a target folder that several
+/// checkouts share may hold this code compiled in another.
+pub fn folder(case: &str) -> PathBuf {
+    let here = std::env::var_os("CARGO_MANIFEST_DIR");
+    let here = here.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    PathBuf::from(here).join("golden").join(case)
 }

@@ -497,10 +497,7 @@ fn python_reads_it_with_safetensors_alone() {
         folder.path(),
         "statistics.safetensors",
     );
-    let expected = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/golden/gpt2-fused/expected.safetensors"
-    );
+    let expected = fisher_tests::golden::folder("gpt2-fused").join("expected.safetensors");
     let program = r#"
 import hashlib, json, sys
 import numpy as np

@@ -81,6 +81,14 @@ fn rankings_agree(#[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] back
                 .shares
                 .iter()
                 .for_each(|(key, share)| near(key, *share, &shares[key]));
+            for group in &report.top {
+                let layer = statistics.totals().layer_of(&group.path).expect("a layer");
+                let share = group.fisher / report.layers[layer];
+                assert!((group.share_of_layer.expect("mass") - share).abs() < 1e-12);
+                let interval = group.interval.expect("several samples");
+                assert!(interval.lower < group.fisher && group.fisher < interval.upper);
+                assert!(group.resolved.is_some());
+            }
             let sum: f64 = report.shares.values().sum();
             assert!((sum - 1.0).abs() < 1e-12);
             let layers: f64 = report.layers.values().sum();

@@ -251,6 +251,11 @@ fn consolidation_pulls_with_lambda_f_times_the_distance() {
         .protect(&statistics, "task", &anchor)
         .expect("statistics");
     check(&twice, 2.0);
+    // Another task's anchor is its own: at that anchor only the first task pulls.
+    let theirs = collected(&model, &device);
+    let mut both = ewc.clone();
+    both.protect(&theirs, "task", &model).expect("statistics");
+    check(&both, 1.0);
     ewc.protect_online(0.5, &statistics, "task", &anchor)
         .expect("statistics");
     check(&ewc, 1.5);
@@ -360,9 +365,41 @@ fn the_wrapped_optimizer_steps_on_scaled_gradients() {
         .collect();
     let new = new.get("linear.weight", 64).expect("weights");
     assert_close("step", new, &expected, 1e-5, 1.0);
+    // Refreshed from statistics of other samples, the same gradient is scaled otherwise.
+    let mut other: Statistics = StatisticsConfig::new()
+        .init(&model, &HeadLayout::none())
+        .expect("statistics");
+    let collector = CollectorConfig::new().init();
+    collector
+        .collect_batches(&model, "task", [data.clone()], &mut other)
+        .expect("a collection");
+    let scaled = |optimizer: &FisherOptimizer| -> Vec<f64> {
+        let id = id.expect("an id");
+        let mut gradients = GradientsParams::new();
+        gradients.register(id, Tensor::<2>::ones([8, 8], &Device::flex()));
+        let scaled = optimizer.scale(&model, gradients).expect("all have F");
+        let scaled = scaled.get::<2>(id).expect("a gradient");
+        scaled.to_data().iter::<f64>().collect()
+    };
+    let stale = scaled(&optimizer);
     optimizer
-        .refresh(&statistics, "task", &model)
-        .expect("the same");
+        .refresh(&other, "task", &model)
+        .expect("all have F");
+    let fresh = other
+        .task("task")
+        .expect("a task")
+        .parameter("linear.weight")
+        .expect("F");
+    let fresh = fresh
+        .elementwise()
+        .expect("elements")
+        .read()
+        .expect("values")
+        .mean
+        .expect("n");
+    let expected: Vec<f64> = fresh.iter().map(|f| 1.0 / (f + 0.5)).collect();
+    assert_close("refreshed", &scaled(&optimizer), &expected, 1e-5, 1.0);
+    assert_ne!(stale, scaled(&optimizer));
 
     let some = burn::module::ParamGroup::from_predicate("attention");
     let config = StatisticsConfig::new().with_elementwise_only(Some(some));
