@@ -123,6 +123,10 @@ fn scaling_merging_and_consolidation_agree(
             let mut ewc = Ewc::new(1.0);
             ewc.protect(&statistics, "alpha", &model)
                 .expect("statistics");
+            let short = ewc
+                .penalty(&Single::new(&[1.0], &device))
+                .expect_err("another size");
+            assert!(short.to_string().contains("`weight`"), "{short}");
             let penalty = ewc
                 .penalty(&other)
                 .expect("its parameters")

@@ -54,7 +54,7 @@ pub use gradient::{
 pub use group::{Grouping, Reduction, Scheme};
 pub use heads::{Attention, AttentionConfig, Block, Fused, HeadLayout};
 pub use interval::{ConfidenceInterval, Distribution};
-pub use provenance::{FisherKind, Provenance, hash_weights};
+pub use provenance::{FisherKind, Provenance, for_each_weight, hash_weights};
 pub use record::SCHEMA_VERSION;
 pub use sample::{Sample, Tokens};
 pub use statistics::{

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -95,13 +95,31 @@ impl Provenance {
 /// # Errors
 /// [`Error::Device`] when the device does not give the values.
 pub fn hash_weights<M: Module>(module: &M) -> Result<String> {
-    #[derive(Default)]
-    struct Hasher {
+    let mut digests: Vec<(String, Vec<u8>)> = Vec::new();
+    for_each_weight(module, |path, data| {
+        let mut hash = Sha256::new();
+        let (shape, dtype) = (data.shape().to_vec(), data.dtype());
+        hash.update(format!("{path}\0{shape:?}\0{dtype:?}\0").as_bytes());
+        hash.update(data.as_bytes());
+        digests.push((path.to_owned(), hash.finalize().to_vec()));
+    })?;
+    digests.sort();
+    let mut hash = Sha256::new();
+    digests.iter().for_each(|(_, digest)| hash.update(digest));
+    Ok(hex(&hash.finalize()))
+}
+
+/// Gives every float parameter of a module, trainable or not, by path and on the host.
+///
+/// # Errors
+/// [`Error::Device`], naming the parameter, when the device does not give its values.
+pub fn for_each_weight<M: Module>(module: &M, take: impl FnMut(&str, TensorData)) -> Result<()> {
+    struct Reader<F> {
         names: Vec<String>,
-        digests: Vec<(String, Vec<u8>)>,
+        take: F,
         error: Option<Error>,
     }
-    impl ModuleVisitor for Hasher {
+    impl<F: FnMut(&str, TensorData)> ModuleVisitor for Reader<F> {
         fn enter_module(&mut self, name: &str, _container_type: &str) {
             self.names.push(name.into());
         }
@@ -111,14 +129,7 @@ pub fn hash_weights<M: Module>(module: &M) -> Result<String> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let path = self.names.join(".");
             match param.val().try_to_data() {
-                Ok(data) => {
-                    let mut hash = Sha256::new();
-                    let header =
-                        format!("{path}\0{:?}\0{:?}\0", data.shape().to_vec(), data.dtype());
-                    hash.update(header.as_bytes());
-                    hash.update(data.as_bytes());
-                    self.digests.push((path, hash.finalize().to_vec()));
-                }
+                Ok(data) => (self.take)(&path, data),
                 Err(error) => {
                     self.error = Some(Error::Device {
                         reason: format!("parameter `{path}`: {error}"),
@@ -127,18 +138,13 @@ pub fn hash_weights<M: Module>(module: &M) -> Result<String> {
             }
         }
     }
-    let mut hasher = Hasher::default();
-    module.visit(&mut hasher);
-    if let Some(error) = hasher.error {
-        return Err(error);
-    }
-    hasher.digests.sort();
-    let mut hash = Sha256::new();
-    hasher
-        .digests
-        .iter()
-        .for_each(|(_, digest)| hash.update(digest));
-    Ok(hex(&hash.finalize()))
+    let mut reader = Reader {
+        names: Vec::new(),
+        take,
+        error: None,
+    };
+    module.visit(&mut reader);
+    reader.error.map_or(Ok(()), Err)
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {

@@ -19,8 +19,8 @@ use crate::heads::{HeadLayout, natural};
 /// whatever the statistics' [`Reduction`] is.
 ///
 /// A layer is everything under one numbered path, such as `decoder.layers.3`; outside of those it
-/// is the module that holds the parameters, such as `embedding`. A head is its slices of Q, K, V and O; a
-/// key/value head that several query heads share counts to each of them.
+/// is the module that holds the parameters, such as `embedding`. A head is its slices of Q, K, V
+/// and O; a key/value head that several query heads share counts to each of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     layers: Vec<String>,

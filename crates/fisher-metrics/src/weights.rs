@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::{Tensor, TensorData};
+use fisher_core::for_each_weight;
 
 use crate::{Error, Result};
 
@@ -23,12 +24,11 @@ impl Weights {
     /// # Errors
     /// [`fisher_core::Error::Device`] when the device does not give them.
     pub fn of<M: Module>(model: &M) -> Result<Self> {
-        let mut reader = Reader::default();
-        model.visit(&mut reader);
-        match reader.error {
-            Some(error) => Err(error.into()),
-            None => Ok(reader.weights),
-        }
+        let mut weights = BTreeMap::new();
+        for_each_weight(model, |path, data| {
+            weights.insert(path.to_owned(), data.iter::<f64>().collect());
+        })?;
+        Ok(Self(weights))
     }
 
     /// Write the weights into a module: the parameters that are here, others stay.
@@ -63,37 +63,6 @@ impl Weights {
             });
         }
         Ok(weights)
-    }
-}
-
-#[derive(Default)]
-struct Reader {
-    names: Vec<String>,
-    weights: Weights,
-    error: Option<fisher_core::Error>,
-}
-
-impl ModuleVisitor for Reader {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.names.push(name.into());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.names.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let path = self.names.join(".");
-        match param.val().try_to_data() {
-            Ok(data) => {
-                self.weights.0.insert(path, data.iter::<f64>().collect());
-            }
-            Err(error) => {
-                self.error = Some(fisher_core::Error::Device {
-                    reason: format!("parameter `{path}`: {error}"),
-                });
-            }
-        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Elastic weight consolidation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Tensor};
@@ -53,7 +53,8 @@ impl Ewc {
     }
 
     /// Protect what `model` knows of `task` in one running penalty, online: `F ← γF + F_task`, and
-    /// `θ*`, of all that is protected, is the model as it is now (Schwarz et al. 2018, "Progress & compress").
+    /// `θ*`, of all that is protected, is the model as it is now (Schwarz et al. 2018, "Progress &
+    /// compress").
     ///
     /// # Errors
     /// As [`Ewc::protect`]; [`Error::NoFisher`] also when the parameters have changed.
@@ -80,28 +81,25 @@ impl Ewc {
     /// protected.
     ///
     /// # Errors
-    /// [`fisher_metrics::Error::Keys`] when the model lacks a protected parameter.
+    /// [`fisher_metrics::Error::Keys`] naming a protected parameter that the model lacks.
     pub fn penalty<M: Module>(&self, model: &M) -> Result<Option<Tensor<1>>> {
         let mut sum = None;
         for anchors in &self.anchors {
             let mut visitor = Penalty {
                 names: Vec::new(),
                 anchors,
-                seen: 0,
+                missing: anchors.keys().collect(),
                 sum,
             };
             model.visit(&mut visitor);
-            sum = visitor.sum;
-            if visitor.seen < anchors.len() {
-                let here = Weights::of(model)?;
-                let here: Vec<&str> = here.iter().map(|(path, _)| path).collect();
-                let key = anchors.keys().find(|path| !here.contains(&&***path));
+            if let Some(path) = visitor.missing.first() {
                 return Err(Error::Metrics(fisher_metrics::Error::Keys {
-                    key: key.cloned().unwrap_or_default(),
+                    key: path.to_string(),
                     present: "the protected parameters",
-                    absent: "the model",
+                    absent: "the model, or is of another size there",
                 }));
             }
+            sum = visitor.sum;
         }
         Ok(sum.map(|sum| sum.mul_scalar(0.5 * self.strength)))
     }
@@ -127,7 +125,8 @@ fn anchor<M: Module, C: ContributionUnit>(
 struct Penalty<'a> {
     names: Vec<String>,
     anchors: &'a BTreeMap<String, Anchor>,
-    seen: usize,
+    /// Protected parameters that the model has not shown yet.
+    missing: BTreeSet<&'a String>,
     sum: Option<Tensor<1>>,
 }
 
@@ -141,14 +140,15 @@ impl ModuleVisitor for Penalty<'_> {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let Some(Anchor { fisher, weights }) = self.anchors.get(&self.names.join(".")) else {
+        let path = self.names.join(".");
+        let Some(Anchor { fisher, weights }) = self.anchors.get(&path) else {
             return;
         };
         let theta = param.val();
         if theta.shape().num_elements() != weights.dims()[0] {
-            return; // another parameter of the same path: to the caller it is missing
+            return; // another parameter of the same path: it stays missing
         }
-        self.seen += 1;
+        self.missing.remove(&path);
         // In half precision small F would be 0.
         let dtype = match theta.dtype() {
             DType::F64 => DType::F64,

@@ -78,8 +78,8 @@ impl Merging {
     /// # Errors
     /// [`Error::NothingToMerge`] without models, or when weights or epsilon are not finite and
     /// positive; [`Error::OtherModel`] when a model's statistics are not its own;
-    /// [`Error::NoFisher`] naming a trainable parameter without the statistics wanted; [`fisher_metrics::Error::Keys`] or `Sizes` when
-    /// the architectures differ.
+    /// [`Error::NoFisher`] naming a trainable parameter without the statistics wanted;
+    /// [`fisher_metrics::Error::Keys`] or `Sizes` when the architectures differ.
     pub fn forward<M: Module, C: ContributionUnit>(
         &self,
         sources: &[Source<'_, M, C>],
