@@ -12,16 +12,24 @@ JSON lines (id, input_ids, optional labels). From them this writes
                            `{task}/group_mean|group_m2/{label}/{parameter}` of the default groups;
                            `scaled/{power}/{damping}/{parameter}`: alpha's first gradient by its F;
                            `merged/{parameter}`: with a second model, every weight 0.01 further
-                           from zero, by F of alpha and beta_two
+                           from zero, by F of alpha and beta_two;
+                           `interference/{settings}/{block}` [alpha, beta_two, layers, heads], the
+                           settings `default` or `key=value,..`
     expected.json          per task: ids, tokens, loss_sum; importance (total, top = [key, index,
                            F, share], per_key_share), masks ({scope}@{sparsity} -> key -> bits,
                            1 = keep), obd_unstructured@0.5 (matrices; kept, predicted_increase);
                            overlap of the two tasks' masks; ewc by parameter (lambda 1, away
                            by the second model). A key is `{parameter}|{label}`.
+                           conflicts.{raw|fisher}.{parameter}: cosine, separation, statistic,
+                           p_slice_exact, q_slice (and by, bonferroni), p_pair, q_pair over all
+                           pairs; health.{block}.{layer}.{head} of the default settings;
+                           significance.{variant}.{block}.{layer}.{unit}: statistic, p_low, p_high
+                           of all relabellings, a unit being a head, or a shared kv head
 
 in the checkpoint's own orientation: Linear [out, in], GPT-2's Conv1D [in, out]. Head and channel
 slices are cut here with plain indexing, independent of the library's plans.
 """
+import itertools
 import json
 import pathlib
 
@@ -125,6 +133,134 @@ def compare(a, b):
     }
 
 
+EPSILON, RIDGE, RIDGE_REL = 1e-12, 1e-12, 1e-6
+
+
+def ridge(f, least=RIDGE, relative=RIDGE_REL):
+    return max(least, relative * np.median(f))
+
+
+def damped(f, **kwargs):
+    return np.maximum(f, EPSILON) + ridge(f, **kwargs)
+
+
+def relabel(matrix, n_a):
+    """The statistic (cross mean less half the sum of the within means) and the shares of all
+    relabellings whose statistic is not above, not below it."""
+    n = len(matrix)
+    off = matrix - np.diag(np.diag(matrix))
+
+    def statistic(a):
+        z = np.isin(np.arange(n), a)
+        within = lambda m: off[np.ix_(m, m)].sum() / (m.sum() * (m.sum() - 1))
+        return off[np.ix_(z, ~z)].mean() - (within(z) + within(~z)) / 2
+
+    observed = statistic(range(n_a))
+    every = np.array([statistic(a) for a in itertools.combinations(range(n), n_a)])
+    slack = 1e-12 * max(1, abs(off).max())
+    return observed, (every <= observed + slack).mean(), (every >= observed - slack).mean()
+
+
+def step_up(p, harmonic=False):
+    """q-values of Benjamini-Hochberg, or of Benjamini-Yekutieli."""
+    p = np.asarray(p, float)
+    flat, m = p.ravel(), p.size
+    factor = sum(1 / k for k in range(1, m + 1)) if harmonic else 1
+    q = [min([1] + [flat[j] * m * factor / (flat <= flat[j]).sum() for j in range(m) if flat[j] >= v]) for v in flat]
+    return np.array(q, float).reshape(p.shape)
+
+
+def conflicts(a, b, scale):
+    rows = np.stack([(g / scale).ravel() for g in a + b])
+    rows /= np.linalg.norm(rows, axis=1)[:, None]
+    cosine, n = rows @ rows.T, len(a)
+    statistic, p, _ = relabel(cosine, n)
+    within = np.concatenate([m[np.triu_indices(len(m), 1)] for m in (cosine[:n, :n], cosine[n:, n:])])
+    cross = cosine[:n, n:]
+    p_pair = np.array([[(1 + (within <= c).sum()) / (1 + len(within)) for c in row] for row in cross])
+    return {"cosine": cross.tolist(), "separation": np.sqrt((1 - cross) / 2).tolist(), "statistic": statistic,
+            "p_slice_exact": p, "p_pair": p_pair.tolist(), "q_pair": step_up(p_pair).tolist()}
+
+
+SETTINGS = [
+    {}, {"aggregate": "sum"}, {"variant": "signed"}, {"variant": "symmetric", "pool": "pooled"},
+    {"variant": "natural"}, {"pool": "B"}, {"pool": "pooled"}, {"estimate": "leave_one_out"},
+    {"normalize": "per_token_mean"}, {"normalize": "per_token_sum"}, {"ridge": 0.0, "ridge_rel": 0.01},
+    {"variant": "signed", "pool": "pooled", "estimate": "leave_one_out", "aggregate": "sum"},
+    {"variant": "full"}, {"variant": "full", "pool": "B", "ridge_rel": 0.01},
+    {"variant": "full", "pool": "pooled", "estimate": "leave_one_out", "ridge_rel": 0.01},
+    {"variant": "full", "estimate": "leave_one_out", "ridge_rel": 0.01},
+]
+
+
+def scores(a, t_a, b, t_b, variant="unsigned", pool="A", estimate="all", aggregate="mean", normalize="none",
+           ridge=RIDGE, ridge_rel=RIDGE_REL):
+    """[n_a, n_b] of one slice; a and b are [samples, elements]."""
+    lam = {"least": ridge, "relative": ridge_rel}
+    c_a, c_b = a**2 / t_a[:, None], b**2 / t_b[:, None]
+    weight = {"none": np.ones(len(b)), "per_token_mean": 1 / t_b, "per_token_sum": np.ones(len(b)) / t_b.sum()}[normalize]
+    out = np.zeros((len(a), len(b)))
+    for i in range(len(a)):
+        left = np.arange(len(a)) != i if estimate == "leave_one_out" else np.ones(len(a), bool)
+        pools = {"A": [(a[left], t_a[left])], "B": [(b, t_b)], "pooled": [(a[left], t_a[left]), (b, t_b)]}[pool]
+        f = np.mean([(g**2 / t[:, None]).mean(0) for g, t in pools], axis=0)
+        if variant == "full":
+            full = np.mean([(g / t[:, None]).T @ g / len(g) for g, t in pools], axis=0)
+            full += globals()["ridge"](f, **lam) * np.eye(len(f))
+            out[i] = b @ np.linalg.solve(full, a[i]) * weight
+        else:
+            d = damped(f, **lam)
+            out[i] = {
+                "unsigned": lambda: abs(b) @ (c_a[i] / d) * weight,
+                "signed": lambda: b @ (a[i] / d) * weight,
+                "symmetric": lambda: np.sqrt(c_b) @ (np.sqrt(c_a[i]) / d),
+                "natural": lambda: abs(b) @ (c_a[i] / d**1.5) * weight,
+            }[variant]()
+    return out / (a.shape[1] if aggregate == "mean" else 1)
+
+
+def slices(config, gradients, block, layer):
+    """[samples, elements] of the block's every head slice, shared ones once."""
+    found = []
+    for name in gradients[0]:
+        cut = head_slices(config, name).get(block)
+        if cut and f".{layer}." in name:
+            for axis, start, stop in cut:
+                found.append(np.stack([np.take(g[name], range(start, stop), axis).ravel() for g in gradients]))
+    return found
+
+
+def interference(config, a, t_a, b, t_b):
+    layers = config.num_hidden_layers
+    heads = config.num_attention_heads
+    tensors, health, significance = {}, {}, {}
+    for block in "QKVO":
+        cut = [(slices(config, a, block, layer), slices(config, b, block, layer)) for layer in range(layers)]
+        for settings in SETTINGS:
+            name = ",".join(f"{k}={v}" for k, v in settings.items()) or "default"
+            grid = np.zeros((len(a), len(b), layers, heads))
+            for layer, (of_a, of_b) in enumerate(cut):
+                for h in range(heads):
+                    unit = h * len(of_a) // heads
+                    grid[:, :, layer, h] = scores(of_a[unit], t_a, of_b[unit], t_b, **settings)
+            tensors[f"interference/{name}/{block}"] = grid
+        for layer, (of_a, of_b) in enumerate(cut):
+            for h in range(heads):
+                f = (of_a[h * len(of_a) // heads] ** 2 / t_a[:, None]).mean(0)
+                health[f"{block}.{layer}.{h}"] = {
+                    "min": f.min(), "median": np.median(f), "max": f.max(),
+                    "fraction_below_epsilon": (f < EPSILON).mean(), "ridge_lambda_applied": ridge(f)}
+            for unit, (x, y) in enumerate(zip(of_a, of_b)):
+                # Every sample against every other, F over all of them: nothing knows the tasks.
+                rows, t = np.concatenate([x, y]), np.concatenate([t_a, t_b])
+                for variant in ("unsigned", "signed"):
+                    matrix = scores(rows, t, rows, t, variant=variant)
+                    statistic, low, high = relabel(matrix, len(x))
+                    of = significance.setdefault(variant, {})
+                    of[f"{block}.{layer}.{unit}"] = {"statistic": statistic, "p_low": low, "p_high": high}
+    return tensors, health, significance
+
+
 def bits(mask):
     return {key: "".join(map(str, values)) for key, values in mask.items()}
 
@@ -132,7 +268,7 @@ def bits(mask):
 def regenerate(folder):
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").double().eval()
     weights = {name: p.detach().numpy() for name, p in model.named_parameters()}
-    tensors, report, masks = {}, {}, {}
+    tensors, report, masks, raw = {}, {}, {}, {}
     for task in TASKS:
         ids, grads, losses, tokens = [], [], [], []
         for sample, inputs, labels in samples(folder / f"{task}.jsonl"):
@@ -140,6 +276,7 @@ def regenerate(folder):
             ids, grads = ids + [sample], grads + [g]
             losses, tokens = losses + [loss], tokens + [count]
         report[task] = {"ids": ids, "tokens": tokens, "loss_sum": losses}
+        raw[task] = (grads, np.array(tokens, float))
         scores = {}
         for name in grads[0]:
             for sample, g in zip(ids, grads):
@@ -177,7 +314,21 @@ def regenerate(folder):
         p, q = f_a + 1e-12, f_b + 1e-12
         tensors[f"merged/{name}"] = (p * w + q * other) / (p + q)
         ewc[name] = (f_a * (other - w) ** 2).sum() / 2
-    report = {"tasks": report, "overlap": overlap, "ewc": ewc}
+    (a, t_a), (b, t_b) = (raw[task] for task in TASKS)
+    collisions = {"raw": {}, "fisher": {}}
+    for name, w in weights.items():
+        of_a, of_b = ([g[name] for g in grads] for grads in (a, b))
+        whiten = np.sqrt(damped((tensors[f"alpha/mean/{name}"] + tensors[f"beta_two/mean/{name}"]) / 2))
+        collisions["raw"][name] = conflicts(of_a, of_b, np.ones_like(w))
+        collisions["fisher"][name] = conflicts(of_a, of_b, whiten)
+    for rows in collisions.values():
+        p = [row["p_slice_exact"] for row in rows.values()]
+        for row, q, by in zip(rows.values(), step_up(p), step_up(p, harmonic=True)):
+            row |= {"q_slice": q, "q_slice_by": by, "q_slice_bonferroni": min(1, row["p_slice_exact"] * len(p))}
+    grids, health, significance = interference(model.config, a, t_a, b, t_b)
+    tensors |= grids
+    report = {"tasks": report, "overlap": overlap, "ewc": ewc, "conflicts": collisions, "health": health,
+              "significance": significance}
     arrays = {k: np.ascontiguousarray(v, np.float64) for k, v in sorted(tensors.items())}
     save_file(arrays, folder / "expected.safetensors")
     (folder / "expected.json").write_text(json.dumps(report, indent=1) + "\n")

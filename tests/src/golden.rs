@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use fisher_core::{
-    AttentionConfig, Catalogue, ContributionUnit, Gradient, GradientBatch, HeadLayout, Orientation,
-    Parameter, Role, Sample, Statistics, StatisticsConfig,
+    AttentionConfig, Catalogue, ContributionUnit, Gradient, GradientBatch, GradientStore, HeadLayout,
+    Orientation, Parameter, Role, Sample, Statistics, StatisticsConfig, StoreConfig,
 };
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -136,6 +136,20 @@ impl Golden {
         config
             .init_for(&self.catalogue(), &self.heads(), self.name.into(), device)
             .expect("statistics")
+    }
+
+    /// A store of both tasks' gradients, filled in batches of `size`.
+    pub fn store(&self, config: &StoreConfig, size: usize, device: &Device) -> GradientStore {
+        let store = config.init_for(&self.catalogue(), self.name.into());
+        let mut store = store.expect("a store");
+        for task in TASKS {
+            let count = self.samples(task).len();
+            for start in (0..count).step_by(size) {
+                let batch = self.batch(task, start..count.min(start + size), device);
+                store.push(task, &batch).expect("gradients");
+            }
+        }
+        store
     }
 
     /// The gradients of samples `range` of a task, as one batch in float32.

@@ -4,6 +4,9 @@
 /// elements, against float64.
 pub const GOLDEN: f64 = 1e-5;
 
+/// Golden p- and q-values, absolute: they count, and only their division rounds.
+pub const P_VALUE: f64 = 1e-12;
+
 /// Accumulation of 1e6 samples, relative: what the accumulators promise on every device.
 pub const ACCUMULATION: f64 = 1e-6;
 

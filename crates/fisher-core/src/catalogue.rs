@@ -7,6 +7,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::error::list;
+use crate::heads::natural;
 use crate::{Error, Result};
 
 /// What a parameter is for; it decides the default [`Scheme`](crate::Scheme).
@@ -250,6 +251,22 @@ impl Catalogue {
     }
 
     /// All parameters known, measured or not: for what only reads shapes.
+    /// The layers, in the order of their numbers, and their parameters. A layer is everything
+    /// under one numbered path, such as `decoder.layers.3`; outside of those it is the module that
+    /// holds the parameters, such as `embedding`.
+    pub fn layers(&self) -> Vec<(String, Vec<&Parameter>)> {
+        let mut layers: Vec<(String, Vec<&Parameter>)> = Vec::new();
+        for parameter in &self.parameters {
+            let name = layer_name(parameter.path());
+            match layers.iter_mut().find(|(layer, _)| *layer == name) {
+                Some((_, parameters)) => parameters.push(parameter),
+                None => layers.push((name, vec![parameter])),
+            }
+        }
+        layers.sort_by_key(|(name, _)| natural(name));
+        layers
+    }
+
     pub(crate) fn all(&self) -> impl Iterator<Item = &Parameter> {
         self.parameters.iter().chain(&self.others)
     }
@@ -339,5 +356,30 @@ fn classify(containers: &[String], rank: usize) -> (Role, Orientation) {
             (Role::Convolution, Orientation::OutputInput)
         }
         _ => (Role::Matrix, Orientation::InputOutput),
+    }
+}
+
+/// Everything up to the first number of a path; without one, all but the parameter's own name.
+fn layer_name(path: &str) -> String {
+    let parts: Vec<&str> = path.split('.').collect();
+    let number = parts.iter().position(|part| part.parse::<u64>().is_ok());
+    let end = number.map_or(parts.len() - 1, |number| number + 1);
+    parts[..end.max(1)].join(".")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("model.layers.11.self_attn.q_proj.weight", "model.layers.11")]
+    #[case("transformer.h.0.mlp.c_fc.bias", "transformer.h.0")]
+    #[case("embedding.weight", "embedding")]
+    #[case("model.embed_tokens.weight", "model.embed_tokens")]
+    #[case("head", "head")]
+    #[case("0.weight", "0")]
+    fn layers_are_named_by_their_number(#[case] path: &str, #[case] layer: &str) {
+        assert_eq!(layer_name(path), layer);
     }
 }

@@ -140,6 +140,70 @@ pub enum Error {
         sample: String,
     },
 
+    /// A sample that is already in a store.
+    #[error("sample `{sample}` of task `{task}` is already in the store; ids must differ within a task")]
+    SampleTwice {
+        /// Name of the task.
+        task: String,
+        /// The sample's id.
+        sample: String,
+    },
+
+    /// A sample that is not in a store.
+    #[error("no sample `{sample}` of task `{task}`; there are: {known}")]
+    UnknownSample {
+        /// Name of the task.
+        task: String,
+        /// The sample asked for.
+        sample: String,
+        /// Ids that exist.
+        known: String,
+    },
+
+    /// A task without samples has no Fisher.
+    #[error("task `{task}` has no samples")]
+    NoSamples {
+        /// Name of the task.
+        task: String,
+    },
+
+    /// No memory left for per-sample gradients.
+    #[error(
+        "the store would need {needed} bytes and may hold {budget} in memory; raise `memory`, give \
+         it a `folder`, keep fewer parameters with `only`, or halve them with `precision`"
+    )]
+    Budget {
+        /// Bytes with the samples that were to be added.
+        needed: usize,
+        /// Bytes allowed.
+        budget: usize,
+    },
+
+    /// A store that cannot be written to.
+    #[error("cannot write to the store in {path}: {reason}; is another program writing to it?")]
+    StoreLocked {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+
+    /// A folder that holds the gradients of something else.
+    #[error(
+        "the store in {path} is of another {what}: `{theirs}` there, `{ours}` here; choose another \
+         folder"
+    )]
+    OtherStore {
+        /// The folder.
+        path: PathBuf,
+        /// What differs.
+        what: &'static str,
+        /// What was wanted.
+        ours: String,
+        /// What is there.
+        theirs: String,
+    },
+
     /// Reading or writing a file failed.
     #[error("{path}: {source}")]
     Io {
@@ -149,8 +213,8 @@ pub enum Error {
         source: std::io::Error,
     },
 
-    /// A file that is not a statistics file, is truncated, or contradicts itself.
-    #[error("{path} is not a valid statistics file: {reason}")]
+    /// A file that is not one of this library's, is truncated, or contradicts itself.
+    #[error("{path} is not valid: {reason}")]
     Format {
         /// The file.
         path: PathBuf,

@@ -1,5 +1,7 @@
 //! Groups of elements, and the reduction of contributions to them.
 
+use std::ops::Range;
+
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
@@ -259,6 +261,41 @@ impl Grouping {
                 let length = self.shape[slices.axis];
                 let positions = (0..elements).map(|e| slices.group_of(e / inner % length, length));
                 positions.collect()
+            }
+        }
+    }
+
+    /// The elements of a group, as ranges of the flattened parameter in rising order.
+    ///
+    /// # Panics
+    /// When there is no such group.
+    pub fn ranges(&self, group: usize) -> Vec<Range<usize>> {
+        assert!(group < self.groups, "group {group} of {}", self.groups);
+        let elements: usize = self.shape.iter().product();
+        match &self.plan {
+            Plan::Element => vec![group..group + 1],
+            Plan::Buckets { size } => vec![group * size..elements.min((group + 1) * size)],
+            Plan::Custom { ids } => {
+                let mut ranges: Vec<Range<usize>> = Vec::new();
+                for (e, _) in ids.iter().enumerate().filter(|(_, id)| **id as usize == group) {
+                    match ranges.last_mut() {
+                        Some(last) if last.end == e => last.end += 1,
+                        _ => ranges.push(e..e + 1),
+                    }
+                }
+                ranges
+            }
+            Plan::Axis(s) => {
+                let length = self.shape[s.axis];
+                let outer: usize = self.shape[..s.axis].iter().product();
+                let inner: usize = self.shape[s.axis + 1..].iter().product();
+                let position = group / s.per * (length / s.repeats)
+                    + s.offset
+                    + group % s.per * s.width;
+                (0..outer)
+                    .map(|o| (o * length + position) * inner)
+                    .map(|start| start..start + s.width * inner)
+                    .collect()
             }
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use burn::config::Config;
+use burn::module::ParamGroup;
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::{Catalogue, Parameter};
@@ -339,6 +340,12 @@ impl HeadLayout {
     /// Whether the layout says where the heads of this parameter are.
     pub fn has(&self, path: &str) -> bool {
         self.attention.iter().any(|a| a.slices.contains_key(path))
+    }
+
+    /// The parameters that hold heads: attention only.
+    pub fn group(&self) -> ParamGroup {
+        let paths = self.attention.iter().flat_map(Attention::paths);
+        ParamGroup::from_paths(paths.collect())
     }
 
     /// The blocks that lie in a parameter, and where.

@@ -11,7 +11,8 @@
 //! 2. squared per sample it is a [`Contribution`] ([`PerToken`] or [`Raw`]);
 //! 3. a [`Grouping`] reduces contributions to channels, rows or attention heads;
 //! 4. a [`Welford`] accumulator keeps mean and variance over samples;
-//! 5. [`Statistics`] hold the accumulators of several tasks, and are saved, loaded and merged.
+//! 5. [`Statistics`] hold the accumulators of several tasks, and are saved, loaded and merged;
+//! 6. a [`GradientStore`] keeps the gradients themselves, to compare samples with each other.
 //!
 //! There is no autodiff and no loop here: gradients come from the crate `fisher-train`.
 //!
@@ -42,6 +43,7 @@ mod provenance;
 mod record;
 mod sample;
 mod statistics;
+mod store;
 mod totals;
 mod welford;
 
@@ -60,6 +62,7 @@ pub use sample::{Sample, Tokens};
 pub use statistics::{
     GradientBatch, ParameterStatistics, SampleRecord, Statistics, StatisticsConfig, TaskStatistics,
 };
+pub use store::{GradientStore, Precision, StoreConfig, Usage};
 pub use totals::{HeadKey, Totals};
 pub use welford::{Moments, Welford, accumulation_dtype};
 

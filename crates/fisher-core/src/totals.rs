@@ -9,7 +9,7 @@ use crate::Result;
 use crate::catalogue::Catalogue;
 use crate::gradient::{Contribution, ContributionUnit};
 use crate::group::{Grouping, Reduction, Scheme};
-use crate::heads::{HeadLayout, natural};
+use crate::heads::HeadLayout;
 
 /// Layers and attention heads as wholes.
 ///
@@ -50,26 +50,12 @@ struct HeadSlices {
 
 impl Totals {
     pub(crate) fn of(catalogue: &Catalogue, heads: &HeadLayout) -> Result<Self> {
-        let mut layers: Vec<String> = Vec::new();
+        let mut layers = Vec::new();
         let mut layer_of = BTreeMap::new();
-        for parameter in catalogue.parameters() {
-            let layer = layer_name(parameter.path());
-            let index = layers.iter().position(|l| *l == layer);
-            let index = index.unwrap_or_else(|| {
-                layers.push(layer);
-                layers.len() - 1
-            });
-            layer_of.insert(parameter.path().to_owned(), index);
+        for (index, (layer, parameters)) in catalogue.layers().into_iter().enumerate() {
+            layers.push(layer);
+            layer_of.extend(parameters.into_iter().map(|p| (p.path().to_owned(), index)));
         }
-        // In the order of their numbers, however the catalogue was sorted.
-        let mut order: Vec<usize> = (0..layers.len()).collect();
-        order.sort_by_key(|&i| natural(&layers[i]));
-        let mut rank = vec![0; layers.len()];
-        order.iter().enumerate().for_each(|(r, &i)| rank[i] = r);
-        layer_of
-            .values_mut()
-            .for_each(|index| *index = rank[*index]);
-        let layers = order.iter().map(|&i| layers[i].clone()).collect();
 
         let mut keys = Vec::new();
         let mut slices: BTreeMap<String, Vec<HeadSlices>> = BTreeMap::new();
@@ -215,30 +201,5 @@ impl BatchTotals {
             concatenate(self.layers.into_iter().flatten().collect()),
             concatenate(self.heads.into_values().collect()),
         )
-    }
-}
-
-/// Everything up to the first number of a path; without one, all but the parameter's own name.
-fn layer_name(path: &str) -> String {
-    let parts: Vec<&str> = path.split('.').collect();
-    let number = parts.iter().position(|part| part.parse::<u64>().is_ok());
-    let end = number.map_or(parts.len() - 1, |number| number + 1);
-    parts[..end.max(1)].join(".")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rstest::rstest;
-
-    #[rstest]
-    #[case("model.layers.11.self_attn.q_proj.weight", "model.layers.11")]
-    #[case("transformer.h.0.mlp.c_fc.bias", "transformer.h.0")]
-    #[case("embedding.weight", "embedding")]
-    #[case("model.embed_tokens.weight", "model.embed_tokens")]
-    #[case("head", "head")]
-    #[case("0.weight", "0")]
-    fn layers_are_named_by_their_number(#[case] path: &str, #[case] layer: &str) {
-        assert_eq!(layer_name(path), layer);
     }
 }

@@ -15,6 +15,46 @@ pub enum Error {
         task: String,
     },
 
+    /// Samples of two tasks are compared, and of one there are not enough.
+    #[error(
+        "task `{task}` has {found} samples in the store and needs two; tasks there are: {known}"
+    )]
+    TooFewSamples {
+        /// The task.
+        task: String,
+        /// Its samples.
+        found: usize,
+        /// The tasks there are.
+        known: String,
+    },
+
+    /// A setting that means nothing together with another.
+    #[error("{what}")]
+    Settings {
+        /// What does not go together, and what to do.
+        what: &'static str,
+    },
+
+    /// A matrix that cannot be inverted.
+    #[error(
+        "the full Fisher of {slice} plus λ = {lambda:e} is singular in float64; raise `ridge_rel`"
+    )]
+    Singular {
+        /// The slice.
+        slice: String,
+        /// The damping.
+        lambda: f64,
+    },
+
+    /// A file that could not be written.
+    #[error("{path}: {reason}")]
+    Write {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why not.
+        reason: String,
+    },
+
     /// The statistics do not hold what an analysis needs.
     #[error("the statistics hold no {what}; {advice}")]
     NotCollected {

@@ -1,0 +1,487 @@
+//! Per-sample gradients, kept so that samples can be compared with each other.
+
+mod precision;
+mod shards;
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use burn::config::Config;
+use burn::module::{Module, ParamGroup};
+use burn::tensor::{DType, Transaction};
+
+pub use precision::Precision;
+
+use self::precision::{Matrix, from_bytes};
+use self::shards::{Entry, Header, Shards, Stored};
+use crate::catalogue::{Catalogue, Parameter};
+use crate::error::list;
+use crate::provenance::hash_weights;
+use crate::sample::Sample;
+use crate::statistics::{GradientBatch, SampleRecord};
+use crate::{Error, Result};
+
+/// Configuration of a [`GradientStore`].
+///
+/// A sample takes four bytes (two in half precision) for every element of the parameters that are
+/// kept: 64 samples of the attention of a 7-billion-parameter model take half a terabyte, so choose
+/// parameters with `only`, such as [`HeadLayout::group`](crate::HeadLayout::group).
+#[derive(Config, Debug)]
+pub struct StoreConfig {
+    /// Bytes of gradients to hold in memory.
+    pub memory: usize,
+    /// Where gradients go on disk. With a folder every sample is written there, so that a
+    /// collection can be resumed, and as many as `memory` allows are held in memory besides.
+    /// Without one, samples beyond `memory` are an error.
+    pub folder: Option<PathBuf>,
+    /// The type to keep them in.
+    #[config(default = "Precision::Float32")]
+    pub precision: Precision,
+    /// The parameters to keep; all trainable ones when absent.
+    pub only: Option<ParamGroup>,
+    /// Bytes after which a new file is begun.
+    #[config(default = 1073741824)]
+    pub shard: u64,
+}
+
+impl StoreConfig {
+    /// A store for gradients of `model`, with what its folder already has.
+    ///
+    /// # Errors
+    /// [`Error::NoParameters`] when no trainable parameter is to be kept; with a folder,
+    /// [`Error::Io`], [`Error::Format`] or [`Error::Version`] when it cannot be used,
+    /// [`Error::OtherStore`] when it is of other weights, parameters or precision, and
+    /// [`Error::StoreLocked`] when another program writes to it.
+    pub fn init<M: Module>(&self, model: &M) -> Result<GradientStore> {
+        self.init_for(&Catalogue::of(model)?, hash_weights(model)?)
+    }
+
+    /// A store for gradients of the parameters in `catalogue`. `model` identifies the weights, as
+    /// [`hash_weights`] does.
+    ///
+    /// # Errors
+    /// As [`StoreConfig::init`].
+    pub fn init_for(&self, catalogue: &Catalogue, model: String) -> Result<GradientStore> {
+        let catalogue = match &self.only {
+            Some(group) => catalogue.filter(group)?,
+            None => catalogue.clone(),
+        };
+        let stored = catalogue.parameters().iter().map(|p| Stored {
+            path: p.path().into(),
+            shape: p.shape().to_vec(),
+            role: p.role(),
+            orientation: p.orientation(),
+        });
+        let header = Header::new(model, self.precision, stored.collect());
+        let Some(folder) = &self.folder else {
+            return GradientStore::new(header, self.memory, None, Vec::new());
+        };
+        let (shards, entries) = Shards::write(folder, &header, self.shard)?;
+        GradientStore::new(header, self.memory, Some(shards), entries)
+    }
+}
+
+/// Signed token-sum gradients `g_i`, by task, sample and parameter.
+///
+/// Contributions are derived from them (`C_i = g_i ⊙ g_i / T_i`) and not stored besides. Filled by
+/// [`GradientStore::push`], or by collection in `fisher-train` in the same pass as statistics.
+///
+/// On disk a store is a folder: `index.jsonl` (a line about the model and its parameters, a line for
+/// every chunk of samples) and `shard-*.bin` (little-endian numbers). It is read with ordinary
+/// positioned reads, so a file that is cut short is an error and not a crash.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use fisher_core::{
+///     Catalogue, Gradient, GradientBatch, Orientation, Parameter, Role, Sample, StoreConfig,
+/// };
+///
+/// let weight = Parameter::new("w", [2], Role::Vector, Orientation::InputOutput);
+/// let config = StoreConfig::new(1 << 20);
+/// let mut store = config.init_for(&Catalogue::new(vec![weight])?, "a model".into())?;
+/// let mut batch = GradientBatch::new(vec![Sample::new("first", 3)?]);
+/// let gradient = Tensor::<2>::from_floats([[1.0, -1.0]], &Device::flex());
+/// batch.insert("w", Gradient::token_sum(gradient));
+/// store.push("task", &batch)?;
+/// assert_eq!(*store.gradient("task", "first", "w")?, [1.0, -1.0]);
+/// # Ok::<(), fisher_core::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct GradientStore {
+    model: String,
+    precision: Precision,
+    catalogue: Catalogue,
+    /// Path to position in the catalogue.
+    index: HashMap<String, usize>,
+    tasks: BTreeMap<String, Task>,
+    shards: Option<Shards>,
+    memory: usize,
+    held: usize,
+}
+
+#[derive(Debug, Default)]
+struct Task {
+    samples: Vec<Sample>,
+    /// Id to number.
+    ids: HashMap<String, usize>,
+    /// The chunk and the row in it, of every sample.
+    places: Vec<(usize, usize)>,
+    chunks: Vec<Chunk>,
+}
+
+/// The samples of one push.
+#[derive(Debug)]
+struct Chunk {
+    rows: usize,
+    /// By parameter; empty where they are only on disk.
+    held: Vec<Matrix>,
+    on_disk: Option<Entry>,
+}
+
+/// What a store takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Samples of all tasks.
+    pub samples: usize,
+    /// Bytes of gradients in memory.
+    pub memory: usize,
+    /// Bytes that may be in memory.
+    pub budget: usize,
+    /// Bytes of gradients on disk.
+    pub disk: u64,
+}
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mb = |bytes: f64| bytes / 1e6;
+        write!(
+            f,
+            "{} samples, {:.1} MB of {:.1} MB in memory, {:.1} MB on disk",
+            self.samples,
+            mb(self.memory as f64),
+            mb(self.budget as f64),
+            mb(self.disk as f64)
+        )
+    }
+}
+
+impl GradientStore {
+    /// Open the store in `folder` to read from it.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Format`] or [`Error::Version`] when there is no whole store.
+    pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
+        let (shards, header, entries) = Shards::read(folder.as_ref())?;
+        Self::new(header, 0, Some(shards), entries)
+    }
+
+    fn new(
+        header: Header,
+        memory: usize,
+        shards: Option<Shards>,
+        entries: Vec<Entry>,
+    ) -> Result<Self> {
+        let parameters = header.parameters.into_iter();
+        let parameters = parameters.map(|p| Parameter::new(p.path, p.shape, p.role, p.orientation));
+        let catalogue = Catalogue::new(parameters.collect())?;
+        let paths = catalogue.parameters().iter().map(|p| p.path().to_owned());
+        let mut store = Self {
+            model: header.model,
+            precision: header.precision,
+            index: paths.enumerate().map(|(i, path)| (path, i)).collect(),
+            catalogue,
+            tasks: BTreeMap::new(),
+            shards,
+            memory,
+            held: 0,
+        };
+        for entry in entries {
+            let samples = entry.samples.iter();
+            let samples = samples.map(|s| Sample::new(s.id.clone(), s.tokens));
+            let samples = samples.collect::<Result<Vec<_>>>()?;
+            let task = entry.task.clone();
+            store.check_ids(&task, &samples)?;
+            store.add(&task, samples, Vec::new(), Some(entry));
+        }
+        Ok(store)
+    }
+
+    /// Keep the gradients of a batch of `task`. Gradients of parameters that the store does not
+    /// keep are passed over.
+    ///
+    /// # Errors
+    /// [`Error::MissingParameter`] or [`Error::Shape`] when a gradient is not there or of another
+    /// size, [`Error::SampleTwice`] when a sample is already there, [`Error::NonFinite`] when an
+    /// element is NaN or infinite, [`Error::Budget`] when there is neither memory nor a folder
+    /// left, [`Error::Io`] when the folder cannot be written, [`Error::Device`] when the device
+    /// does not give the values. Nothing is kept then.
+    pub fn push(&mut self, task: &str, batch: &GradientBatch) -> Result<()> {
+        let samples = batch.samples();
+        if samples.is_empty() {
+            return Ok(());
+        }
+        self.check_ids(task, samples)?;
+        let needed = self.bytes_per_sample() * samples.len();
+        let fits = self.held.saturating_add(needed) <= self.memory;
+        if !fits && self.shards.is_none() {
+            return Err(Error::Budget {
+                needed: self.held.saturating_add(needed),
+                budget: self.memory,
+            });
+        }
+        let mut matrices = self.read(batch)?;
+        let entry = match &mut self.shards {
+            None => None,
+            Some(shards) => {
+                let records = samples.iter().map(|s| SampleRecord {
+                    id: s.id().into(),
+                    tokens: s.tokens(),
+                    skipped: None,
+                });
+                let exponents = match self.precision {
+                    Precision::Float32 => Vec::new(),
+                    _ => matrices.iter().map(|m| m.exponents().to_vec()).collect(),
+                };
+                let entry = Entry::new(task, records.collect(), exponents);
+                let mut bytes = Vec::with_capacity(needed);
+                matrices.iter().for_each(|m| bytes.extend(m.bytes()));
+                Some(shards.append(entry, &bytes)?)
+            }
+        };
+        match fits {
+            true => self.held += needed,
+            false => matrices.clear(),
+        }
+        self.add(task, samples.to_vec(), matrices, entry);
+        Ok(())
+    }
+
+    /// The batch's gradients, on the host and encoded, in the order of the catalogue.
+    fn read(&self, batch: &GradientBatch) -> Result<Vec<Matrix>> {
+        let samples = batch.samples();
+        let mut transaction = Transaction::default();
+        for parameter in self.catalogue.parameters() {
+            let path = parameter.path();
+            let gradient = batch.get(path).ok_or_else(|| Error::MissingParameter {
+                parameter: path.into(),
+            })?;
+            let expected = [samples.len(), parameter.elements()];
+            let found = gradient.tensor().dims();
+            if expected != found {
+                return Err(Error::Shape {
+                    parameter: path.into(),
+                    expected: format!("[samples, elements] = {expected:?}"),
+                    found: format!("{found:?}"),
+                });
+            }
+            transaction = transaction.register(gradient.tensor().clone().cast(DType::F32));
+        }
+        let device = |e: String| Error::Device { reason: e };
+        let data = transaction.try_execute();
+        let data = data.map_err(|e| device(e.to_string()))?;
+        let parameters = self.catalogue.parameters().iter();
+        let encode = |(data, parameter): (burn::tensor::TensorData, &Parameter)| {
+            let values: Vec<f32> = data.try_into_vec().map_err(|e| device(e.to_string()))?;
+            if let Some(at) = values.iter().position(|x| !x.is_finite()) {
+                return Err(Error::NonFinite {
+                    sample: samples[at / parameter.elements()].id().into(),
+                    parameter: parameter.path().into(),
+                });
+            }
+            Ok(Matrix::encode(values, parameter.elements(), self.precision))
+        };
+        data.into_iter().zip(parameters).map(encode).collect()
+    }
+
+    fn check_ids(&self, task: &str, samples: &[Sample]) -> Result<()> {
+        let mut seen = std::collections::HashSet::new();
+        let known = self.tasks.get(task).map(|t| &t.ids);
+        let twice = samples
+            .iter()
+            .find(|s| !seen.insert(s.id()) || known.is_some_and(|ids| ids.contains_key(s.id())));
+        match twice {
+            None => Ok(()),
+            Some(sample) => Err(Error::SampleTwice {
+                task: task.into(),
+                sample: sample.id().into(),
+            }),
+        }
+    }
+
+    fn add(
+        &mut self,
+        task: &str,
+        samples: Vec<Sample>,
+        held: Vec<Matrix>,
+        on_disk: Option<Entry>,
+    ) {
+        let task = self.tasks.entry(task.to_owned()).or_default();
+        let chunk = task.chunks.len();
+        for (row, sample) in samples.iter().enumerate() {
+            task.ids.insert(sample.id().into(), task.places.len());
+            task.places.push((chunk, row));
+        }
+        task.chunks.push(Chunk {
+            rows: samples.len(),
+            held,
+            on_disk,
+        });
+        task.samples.extend(samples);
+    }
+
+    /// Wait until everything pushed is on the disk, so that it also survives a power cut. (That a
+    /// program is killed it survives without.)
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn sync(&self) -> Result<()> {
+        self.shards.as_ref().map_or(Ok(()), Shards::sync)
+    }
+
+    /// Read everything that is on disk and compare it with its checksums.
+    ///
+    /// # Errors
+    /// [`Error::Checksum`], naming the file, or [`Error::Io`].
+    pub fn verify(&self) -> Result<()> {
+        let Some(shards) = &self.shards else {
+            return Ok(());
+        };
+        let chunks = self.tasks.values().flat_map(|task| &task.chunks);
+        let mut entries = chunks.filter_map(|chunk| chunk.on_disk.as_ref());
+        entries.try_for_each(|entry| shards.verify(entry))
+    }
+
+    /// What the store takes.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            samples: self.tasks.values().map(|t| t.samples.len()).sum(),
+            memory: self.held,
+            budget: self.memory,
+            disk: self.shards.as_ref().map_or(0, |s| s.bytes),
+        }
+    }
+
+    /// Bytes that one sample takes.
+    pub fn bytes_per_sample(&self) -> usize {
+        let elements = self.catalogue.parameters().iter().map(Parameter::elements);
+        elements.sum::<usize>() * self.precision.bytes()
+    }
+
+    /// The parameters that are kept.
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+
+    /// [`hash_weights`] of the model.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// The type gradients are kept in.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Names of the tasks.
+    pub fn tasks(&self) -> impl Iterator<Item = &str> {
+        self.tasks.keys().map(String::as_str)
+    }
+
+    /// The samples of a task, in the order they came. A task that is not there has none.
+    pub fn samples(&self, task: &str) -> &[Sample] {
+        self.tasks.get(task).map_or(&[], |t| &t.samples)
+    }
+
+    /// Whether the sample is there.
+    pub fn contains(&self, task: &str, sample: &str) -> bool {
+        let task = self.tasks.get(task);
+        task.is_some_and(|task| task.ids.contains_key(sample))
+    }
+
+    /// `g_i` of one parameter, flattened.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTask`], [`Error::UnknownSample`] or [`Error::UnknownParameter`] when it is
+    /// not there, [`Error::Io`] when it cannot be read.
+    pub fn gradient(&self, task: &str, sample: &str, path: &str) -> Result<Cow<'_, [f32]>> {
+        let number = *self.task(task)?.ids.get(sample).ok_or_else(|| {
+            let known = list(self.samples(task).iter().map(Sample::id));
+            Error::UnknownSample {
+                task: task.into(),
+                sample: sample.into(),
+                known,
+            }
+        })?;
+        let elements = self.catalogue.require(path)?.elements();
+        self.row(task, number, path, 0..elements)
+    }
+
+    /// Elements `range` of `g_i` of one parameter, where `number` counts the task's samples.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTask`] or [`Error::UnknownParameter`] when it is not there, [`Error::Io`]
+    /// when it cannot be read.
+    ///
+    /// # Panics
+    /// When there are not so many samples or elements.
+    pub fn row(
+        &self,
+        task: &str,
+        number: usize,
+        path: &str,
+        range: Range<usize>,
+    ) -> Result<Cow<'_, [f32]>> {
+        let task = self.task(task)?;
+        self.catalogue.require(path)?;
+        let position = self.index[path];
+        let elements = self.catalogue.parameters()[position].elements();
+        assert!(range.end <= elements, "elements of `{path}`");
+        let (chunk, row) = task.places[number];
+        let chunk = &task.chunks[chunk];
+        if let Some(matrix) = chunk.held.get(position) {
+            return Ok(matrix.row(row, elements, range));
+        }
+        let (Some(entry), Some(shards)) = (&chunk.on_disk, &self.shards) else {
+            unreachable!("a chunk is in memory or on disk");
+        };
+        let before = self.catalogue.parameters()[..position].iter();
+        let before: usize = before.map(Parameter::elements).sum();
+        let width = self.precision.bytes();
+        let offset = (before * chunk.rows + row * elements + range.start) * width;
+        let mut bytes = vec![0; range.len() * width];
+        shards.read_at(entry.shard, entry.offset + offset as u64, &mut bytes)?;
+        let exponent = entry.exponents.get(position).map_or(0, |of| of[row]);
+        Ok(Cow::Owned(from_bytes(self.precision, &bytes, exponent)))
+    }
+
+    /// `F = (1/n) Σ_i g_i ⊙ g_i / T_i` over the task's samples here, flattened.
+    ///
+    /// # Errors
+    /// As [`GradientStore::row`], and [`Error::NoSamples`] when the task has none.
+    pub fn fisher(&self, task: &str, path: &str) -> Result<Vec<f64>> {
+        let elements = self.catalogue.require(path)?.elements();
+        let samples = self.samples(task);
+        if samples.is_empty() {
+            return Err(Error::NoSamples { task: task.into() });
+        }
+        let mut fisher = vec![0.0; elements];
+        for (number, sample) in samples.iter().enumerate() {
+            let weight = 1.0 / (sample.tokens() as f64 * samples.len() as f64);
+            let row = self.row(task, number, path, 0..elements)?;
+            for (sum, &g) in fisher.iter_mut().zip(&*row) {
+                *sum += weight * f64::from(g) * f64::from(g);
+            }
+        }
+        Ok(fisher)
+    }
+
+    fn task(&self, name: &str) -> Result<&Task> {
+        self.tasks.get(name).ok_or_else(|| Error::UnknownTask {
+            task: name.into(),
+            known: list(self.tasks()),
+        })
+    }
+}

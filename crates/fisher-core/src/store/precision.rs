@@ -1,0 +1,224 @@
+//! How many bits a stored gradient keeps.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use half::{bf16, f16};
+use serde::{Deserialize, Serialize};
+
+/// The type gradients are stored in.
+///
+/// The two half precisions scale every row (one sample, one parameter) by a power of two first, so
+/// that its largest element lies just below 2¹⁵. With `m` that element and `x` any other, what
+/// comes back differs by at most
+///
+/// | | relative | at least |
+/// |---|---|---|
+/// | `Float32` | 0 | 0 |
+/// | `Float16` | 2⁻¹¹ `\|x\|` | 2⁻³⁹ `\|m\|` |
+/// | `BFloat16` | 2⁻⁹ `\|x\|` | – |
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// As computed, four bytes an element.
+    #[default]
+    Float32,
+    /// Scaled float16, two bytes an element: the more precise of the two.
+    Float16,
+    /// Scaled bfloat16, two bytes an element: the wider range within a row.
+    #[serde(rename = "bfloat16")]
+    BFloat16,
+}
+
+impl Precision {
+    /// Bytes of an element.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Float32 => 4,
+            Self::Float16 | Self::BFloat16 => 2,
+        }
+    }
+
+    fn encode(self, x: f32) -> u16 {
+        match self {
+            Self::BFloat16 => bf16::from_f32(x).to_bits(),
+            _ => f16::from_f32(x).to_bits(),
+        }
+    }
+
+    fn decode(self, bits: u16) -> f32 {
+        match self {
+            Self::BFloat16 => bf16::from_bits(bits).to_f32(),
+            _ => f16::from_bits(bits).to_f32(),
+        }
+    }
+}
+
+/// The largest element of a row is scaled to between half of this power of two and it.
+const TOP: i16 = 15;
+
+/// A matrix `[samples, elements]` as it is stored.
+#[derive(Debug, Clone)]
+pub(super) enum Matrix {
+    Full(Vec<f32>),
+    Half {
+        precision: Precision,
+        bits: Vec<u16>,
+        /// Row `i` was multiplied by `2^-exponents[i]`.
+        exponents: Vec<i16>,
+    },
+}
+
+impl Matrix {
+    /// Encode rows of `elements`, all finite.
+    pub(super) fn encode(values: Vec<f32>, elements: usize, precision: Precision) -> Self {
+        if precision == Precision::Float32 {
+            return Self::Full(values);
+        }
+        let rows = values.chunks_exact(elements);
+        let exponents: Vec<i16> = rows.clone().map(exponent).collect();
+        let scaled = rows.zip(&exponents).flat_map(|(row, &e)| {
+            // In float64: the power of a subnormal row is none of float32.
+            let factor = 2f64.powi(-i32::from(e));
+            row.iter()
+                .map(move |&x| precision.encode((f64::from(x) * factor) as f32))
+        });
+        Self::Half {
+            precision,
+            bits: scaled.collect(),
+            exponents,
+        }
+    }
+
+    pub(super) fn exponents(&self) -> &[i16] {
+        match self {
+            Self::Full(_) => &[],
+            Self::Half { exponents, .. } => exponents,
+        }
+    }
+
+    /// Little-endian bytes, row after row.
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Full(values) => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Self::Half { bits, .. } => bits.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        }
+    }
+
+    /// Elements `range` of a row.
+    pub(super) fn row(
+        &self,
+        row: usize,
+        elements: usize,
+        range: Range<usize>,
+    ) -> Cow<'_, [f32]> {
+        let range = row * elements + range.start..row * elements + range.end;
+        match self {
+            Self::Full(values) => Cow::Borrowed(&values[range]),
+            Self::Half {
+                precision,
+                bits,
+                exponents,
+            } => {
+                let factor = 2f64.powi(exponents[row].into());
+                let decode = |&bits: &u16| (f64::from(precision.decode(bits)) * factor) as f32;
+                Cow::Owned(bits[range].iter().map(decode).collect())
+            }
+        }
+    }
+}
+
+/// A row from its little-endian bytes.
+pub(super) fn from_bytes(precision: Precision, bytes: &[u8], exponent: i16) -> Vec<f32> {
+    if precision == Precision::Float32 {
+        let chunks = bytes.chunks_exact(4);
+        return chunks
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect();
+    }
+    let factor = 2f64.powi(exponent.into());
+    let bits = bytes
+        .chunks_exact(2)
+        .map(|b| u16::from_le_bytes([b[0], b[1]]));
+    bits.map(|bits| (f64::from(precision.decode(bits)) * factor) as f32)
+        .collect()
+}
+
+fn exponent(row: &[f32]) -> i16 {
+    let largest = row.iter().fold(0f32, |m, x| m.max(x.abs()));
+    match largest > 0.0 {
+        true => f64::from(largest).log2().floor() as i16 + 1 - TOP,
+        false => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    fn rows() -> impl Strategy<Value = Vec<f32>> {
+        let element = (-1f32..1.0, -60i32..60).prop_map(|(x, e)| x * 2f32.powi(e));
+        proptest::collection::vec(element, 12)
+    }
+
+    fn back(values: &[f32], elements: usize, precision: Precision) -> Vec<f32> {
+        let matrix = Matrix::encode(values.to_vec(), elements, precision);
+        let rows = 0..values.len() / elements;
+        let read: Vec<f32> = rows
+            .clone()
+            .flat_map(|row| matrix.row(row, elements, 0..elements).into_owned())
+            .collect();
+        let bytes = matrix.bytes();
+        let width = elements * precision.bytes();
+        let from_bytes: Vec<f32> = rows
+            .flat_map(|row| {
+                let exponent = matrix.exponents().get(row).copied().unwrap_or(0);
+                from_bytes(precision, &bytes[row * width..(row + 1) * width], exponent)
+            })
+            .collect();
+        assert_eq!(read, from_bytes);
+        read
+    }
+
+    proptest! {
+        #[test]
+        fn the_error_is_what_the_docs_say(values in rows()) {
+            for (precision, relative, absolute) in [
+                (Precision::Float32, 0.0, 0.0),
+                (Precision::Float16, 2f64.powi(-11), 2f64.powi(-39)),
+                (Precision::BFloat16, 2f64.powi(-9), 0.0),
+            ] {
+                for (row, read) in values.chunks(4).zip(back(&values, 4, precision).chunks(4)) {
+                    let largest = row.iter().fold(0f64, |m, &x| m.max(f64::from(x).abs()));
+                    for (&x, &y) in row.iter().zip(read) {
+                        let (x, y) = (f64::from(x), f64::from(y));
+                        let bound = (relative * x.abs()).max(absolute * largest);
+                        prop_assert!((x - y).abs() <= bound, "{precision:?}: {x:e} as {y:e}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Half precision by itself has none of these: small ones become 0, large ones infinite.
+    #[rstest]
+    #[case(1e-30)]
+    #[case(3e-8)]
+    #[case(1e5)]
+    #[case(3e38)]
+    fn small_and_large_gradients_survive(#[case] size: f32) {
+        for precision in [Precision::Float16, Precision::BFloat16] {
+            let row = [size, -0.3 * size, 0.0, 1e-3 * size];
+            for (x, y) in row.iter().zip(back(&row, 4, precision)) {
+                assert!((x - y).abs() <= 2f32.powi(-9) * x.abs(), "{x:e} as {y:e}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_of_zeros_stays_one() {
+        assert_eq!(back(&[0.0; 4], 2, Precision::Float16), [0.0; 4]);
+    }
+}

@@ -1,0 +1,404 @@
+//! The folder of a store: an index of JSON lines and files of gradients.
+//!
+//! `index.jsonl` begins with one line about the whole ([`Header`]) and has one line for every chunk
+//! that was pushed ([`Entry`]). A chunk's gradients lie in `shard-NNNNN.bin` from `offset`, the
+//! parameters in the header's order, each a row-major `[samples, elements]` matrix of little-endian
+//! numbers. The gradients are written before their line is: a program that is killed leaves at
+//! worst bytes that no line speaks of, or half a line, and both are cut off when the store is opened
+//! again.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::precision::Precision;
+use crate::catalogue::{Orientation, Role};
+use crate::statistics::SampleRecord;
+use crate::{Error, Result};
+
+/// The version of a store's folder that this library writes and reads.
+const SCHEMA: u64 = 1;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Header {
+    pub(super) fisher_store: u64,
+    pub(super) writer: String,
+    pub(super) model: String,
+    pub(super) precision: Precision,
+    pub(super) parameters: Vec<Stored>,
+}
+
+/// A parameter in the header.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Stored {
+    pub(super) path: String,
+    pub(super) shape: Vec<usize>,
+    pub(super) role: Role,
+    pub(super) orientation: Orientation,
+}
+
+impl Header {
+    pub(super) fn new(model: String, precision: Precision, parameters: Vec<Stored>) -> Self {
+        Self {
+            fisher_store: SCHEMA,
+            writer: concat!("fisher-core ", env!("CARGO_PKG_VERSION")).into(),
+            model,
+            precision,
+            parameters,
+        }
+    }
+
+    /// Bytes of one sample.
+    fn bytes(&self) -> Option<u64> {
+        let mut sum = 0u64;
+        for parameter in &self.parameters {
+            let elements = parameter
+                .shape
+                .iter()
+                .try_fold(1u64, |n, &d| n.checked_mul(d as u64))?;
+            sum = sum.checked_add(elements.checked_mul(self.precision.bytes() as u64)?)?;
+        }
+        Some(sum)
+    }
+}
+
+/// A chunk in the index.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Entry {
+    pub(super) task: String,
+    pub(super) samples: Vec<SampleRecord>,
+    pub(super) shard: usize,
+    pub(super) offset: u64,
+    pub(super) bytes: u64,
+    pub(super) crc32: u32,
+    /// For half precision: of every parameter, of every row.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) exponents: Vec<Vec<i16>>,
+    /// Where its line ends in the index.
+    #[serde(skip)]
+    line_end: u64,
+}
+
+impl Entry {
+    pub(super) fn new(task: &str, samples: Vec<SampleRecord>, exponents: Vec<Vec<i16>>) -> Self {
+        Self {
+            task: task.into(),
+            samples,
+            shard: 0,
+            offset: 0,
+            bytes: 0,
+            crc32: 0,
+            exponents,
+            line_end: 0,
+        }
+    }
+}
+
+/// The files of a store.
+#[derive(Debug)]
+pub(super) struct Shards {
+    folder: PathBuf,
+    /// Absent where the store is only read.
+    index: Option<File>,
+    files: Vec<File>,
+    /// Bytes in the last file.
+    end: u64,
+    /// Bytes in all files.
+    pub(super) bytes: u64,
+    limit: u64,
+}
+
+impl Shards {
+    /// Open `folder` for writing, with what is in it; begin it where there is nothing.
+    pub(super) fn write(
+        folder: &Path,
+        header: &Header,
+        limit: u64,
+    ) -> Result<(Self, Vec<Entry>)> {
+        std::fs::create_dir_all(folder).map_err(|e| io(folder, e))?;
+        let path = folder.join("index.jsonl");
+        let mut options = OpenOptions::new();
+        let options = options.read(true).append(true).create(true);
+        let mut index = options.open(&path).map_err(|e| io(&path, e))?;
+        index.try_lock().map_err(|e| Error::StoreLocked {
+            path: folder.into(),
+            reason: e.to_string(),
+        })?;
+        let (entries, begun) = match read_index(&path)? {
+            Some((found, entries, begun)) => {
+                same(folder, header, &found)?;
+                (entries, begun)
+            }
+            None => {
+                let line = json_line(&path, header)?;
+                index.set_len(0).map_err(|e| io(&path, e))?;
+                index.write_all(&line).map_err(|e| io(&path, e))?;
+                (Vec::new(), line.len() as u64)
+            }
+        };
+        let mut shards = Self::closed(folder);
+        shards.limit = limit;
+        let entries = shards.attach(entries, header, true)?;
+        // What a killed program left behind the last whole chunk goes.
+        let length = entries.last().map_or(begun, |e| e.line_end);
+        index.set_len(length).map_err(|e| io(&path, e))?;
+        if let Some(last) = shards.files.last() {
+            last.set_len(shards.end).map_err(|e| io(folder, e))?;
+        }
+        shards.index = Some(index);
+        Ok((shards, entries))
+    }
+
+    /// Open a store for reading.
+    pub(super) fn read(folder: &Path) -> Result<(Self, Header, Vec<Entry>)> {
+        let path = folder.join("index.jsonl");
+        let (header, entries, _) = read_index(&path)?.ok_or_else(|| format(&path, "it is empty"))?;
+        let mut shards = Self::closed(folder);
+        let entries = shards.attach(entries, &header, false)?;
+        Ok((shards, header, entries))
+    }
+
+    fn closed(folder: &Path) -> Self {
+        Self {
+            folder: folder.into(),
+            index: None,
+            files: Vec::new(),
+            end: 0,
+            bytes: 0,
+            limit: 0,
+        }
+    }
+
+    /// Open the files of `entries` and check that every chunk lies where its line says. Chunks at
+    /// the end whose bytes did not reach the disk are given up.
+    fn attach(
+        &mut self,
+        mut entries: Vec<Entry>,
+        header: &Header,
+        write: bool,
+    ) -> Result<Vec<Entry>> {
+        let index = self.folder.join("index.jsonl");
+        let count = entries.iter().map(|e| e.shard).max().map_or(0, |last| last + 1);
+        if count > entries.len() {
+            return Err(format(&index, "it names shards that hold nothing"));
+        }
+        let mut lengths = Vec::new();
+        for shard in 0..count {
+            let path = self.shard(shard);
+            let mut options = OpenOptions::new();
+            let options = options.read(true).write(write);
+            let file = options.open(&path).map_err(|e| io(&path, e))?;
+            lengths.push(file.metadata().map_err(|e| io(&path, e))?.len());
+            self.files.push(file);
+        }
+        let sample = header
+            .bytes()
+            .ok_or_else(|| format(&index, "its parameters are too large"))?;
+        let mut ends = vec![0; count];
+        let mut whole = entries.len();
+        for (i, entry) in entries.iter().enumerate() {
+            let rows = entry.samples.len();
+            let rows_fit = header.precision == Precision::Float32
+                || entry.exponents.len() == header.parameters.len()
+                    && entry.exponents.iter().all(|of| of.len() == rows);
+            let end = entry.offset.checked_add(entry.bytes);
+            let fits = end.is_some()
+                && rows > 0
+                && rows_fit
+                && Some(entry.bytes) == sample.checked_mul(rows as u64)
+                && entry.samples.iter().all(|s| s.tokens > 0)
+                && entry.offset == ends[entry.shard];
+            if !fits {
+                return Err(format(&index, &format!("line {} contradicts it", i + 2)));
+            }
+            ends[entry.shard] = entry.offset + entry.bytes;
+            if ends[entry.shard] > lengths[entry.shard] {
+                whole = i;
+                break;
+            }
+        }
+        if entries[whole..].iter().any(|e| e.shard + 1 < count) {
+            let path = self.shard(entries[whole].shard);
+            return Err(format(&path, "it is shorter than the index says"));
+        }
+        entries.truncate(whole);
+        let last = |e: &&Entry| e.shard + 1 == count;
+        self.end = entries.iter().rfind(last).map_or(0, |e| e.offset + e.bytes);
+        self.bytes = entries.iter().map(|e| e.bytes).sum();
+        Ok(entries)
+    }
+
+    /// Append a chunk: first the bytes, then the line that speaks of them.
+    pub(super) fn append(&mut self, mut entry: Entry, bytes: &[u8]) -> Result<Entry> {
+        if self.files.is_empty() || (self.end > 0 && self.end + bytes.len() as u64 > self.limit) {
+            let path = self.shard(self.files.len());
+            let mut options = OpenOptions::new();
+            let options = options.read(true).write(true).create(true).truncate(true);
+            self.files.push(options.open(&path).map_err(|e| io(&path, e))?);
+            self.end = 0;
+        }
+        entry.shard = self.files.len() - 1;
+        entry.offset = self.end;
+        entry.bytes = bytes.len() as u64;
+        entry.crc32 = crc32fast::hash(bytes);
+        let path = self.shard(entry.shard);
+        let index_path = self.folder.join("index.jsonl");
+        write_at(&self.files[entry.shard], bytes, entry.offset).map_err(|e| io(&path, e))?;
+        let line = json_line(&index_path, &entry)?;
+        let index = self.index.as_mut().ok_or_else(|| Error::StoreLocked {
+            path: self.folder.clone(),
+            reason: "it was opened for reading".into(),
+        })?;
+        index.write_all(&line).map_err(|e| io(&index_path, e))?;
+        self.end += entry.bytes;
+        self.bytes += entry.bytes;
+        Ok(entry)
+    }
+
+    /// Wait until all that was appended is on the disk.
+    pub(super) fn sync(&self) -> Result<()> {
+        let files = self.files.iter().chain(&self.index);
+        for file in files {
+            file.sync_data().map_err(|e| io(&self.folder, e))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn read_at(&self, shard: usize, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        read_at(&self.files[shard], bytes, offset).map_err(|e| io(&self.shard(shard), e))
+    }
+
+    /// Read a chunk and compare it with what was written.
+    pub(super) fn verify(&self, entry: &Entry) -> Result<()> {
+        let mut bytes = vec![0; entry.bytes as usize];
+        self.read_at(entry.shard, entry.offset, &mut bytes)?;
+        let found = crc32fast::hash(&bytes);
+        if found == entry.crc32 {
+            return Ok(());
+        }
+        Err(Error::Checksum {
+            path: self.shard(entry.shard),
+            expected: format!("{:08x}", entry.crc32),
+            found: format!("{found:08x}"),
+        })
+    }
+
+    fn shard(&self, number: usize) -> PathBuf {
+        self.folder.join(format!("shard-{number:05}.bin"))
+    }
+}
+
+/// Header, chunks, and where the header's line ends; `None` where there is not one whole line. Half
+/// a line at the end does not count.
+fn read_index(path: &Path) -> Result<Option<(Header, Vec<Entry>, u64)>> {
+    let bytes = std::fs::read(path).map_err(|e| io(path, e))?;
+    let mut lines = bytes.split_inclusive(|&b| b == b'\n');
+    let Some(first) = lines.next().filter(|line| line.ends_with(b"\n")) else {
+        return Ok(None);
+    };
+    let version: Version = parse(path, 1, first)?;
+    if version.fisher_store != SCHEMA {
+        return Err(Error::Version {
+            path: path.into(),
+            found: version.fisher_store,
+            supported: SCHEMA,
+        });
+    }
+    let header = parse(path, 1, first)?;
+    let mut end = first.len() as u64;
+    let mut entries = Vec::new();
+    for (i, line) in lines.enumerate().filter(|(_, line)| line.ends_with(b"\n")) {
+        let mut entry: Entry = parse(path, i + 2, line)?;
+        end += line.len() as u64;
+        entry.line_end = end;
+        entries.push(entry);
+    }
+    Ok(Some((header, entries, first.len() as u64)))
+}
+
+#[derive(Deserialize)]
+struct Version {
+    fisher_store: u64,
+}
+
+fn parse<'a, T: Deserialize<'a>>(path: &Path, number: usize, line: &'a [u8]) -> Result<T> {
+    serde_json::from_slice(line).map_err(|e| format(path, &format!("line {number}: {e}")))
+}
+
+fn json_line(path: &Path, value: &impl Serialize) -> Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(value).map_err(|e| format(path, &e.to_string()))?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+fn same(folder: &Path, ours: &Header, theirs: &Header) -> Result<()> {
+    let parameters = |h: &Header| {
+        let describe = |p: &Stored| format!("{} {:?} {:?}", p.path, p.shape, p.orientation);
+        crate::error::list(h.parameters.iter().map(describe))
+    };
+    let precision = |h: &Header| format!("{:?}", h.precision);
+    for (what, ours, theirs) in [
+        ("model (hash of its weights)", ours.model.clone(), theirs.model.clone()),
+        ("precision", precision(ours), precision(theirs)),
+        ("set of parameters", parameters(ours), parameters(theirs)),
+    ] {
+        if ours != theirs {
+            return Err(Error::OtherStore {
+                path: folder.into(),
+                what,
+                ours,
+                theirs,
+            });
+        }
+    }
+    match ours.parameters == theirs.parameters {
+        true => Ok(()),
+        false => Err(format(&folder.join("index.jsonl"), "its parameters have other roles")),
+    }
+}
+
+fn io(path: &Path, source: std::io::Error) -> Error {
+    Error::Io {
+        path: path.into(),
+        source,
+    }
+}
+
+fn format(path: &Path, reason: &str) -> Error {
+    Error::Format {
+        path: path.into(),
+        reason: reason.into(),
+    }
+}
+
+#[cfg(unix)]
+fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
+}
+
+#[cfg(unix)]
+fn write_at(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+fn read_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, bytes, offset)? {
+            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            n => (bytes, offset) = (&mut bytes[n..], offset + n as u64),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(windows)]
+fn write_at(file: &File, mut bytes: &[u8], mut offset: u64) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        let n = std::os::windows::fs::FileExt::seek_write(file, bytes, offset)?;
+        (bytes, offset) = (&bytes[n..], offset + n as u64);
+    }
+    Ok(())
+}

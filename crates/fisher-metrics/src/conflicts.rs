@@ -1,0 +1,417 @@
+//! Which samples of two tasks collide, where, and how surely.
+
+mod report;
+
+use burn::config::Config;
+use burn::module::ParamGroup;
+use burn::tensor::Device;
+use fisher_core::{Catalogue, GradientStore, HeadLayout, Parameter, Sample};
+use rand::rngs::ChaCha8Rng;
+use rand::{RngExt, SeedableRng};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+pub use report::{
+    Cluster, Conflict, ConflictReport, HotSpot, Involved, MeanCosine, Pairs, SampleRef,
+    SliceConflicts,
+};
+
+use self::report::summarise;
+use crate::correction::Correction;
+use crate::pairs::{BLOCKS, Rows, Slice, fisher, head_slices};
+use crate::relabel::Relabellings;
+use crate::ridge::{Health, Ridge};
+use crate::work::{Work, bar};
+use crate::{Error, Result};
+
+/// What is compared at a time.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SliceBy {
+    /// Every parameter by itself.
+    Parameter,
+    /// Every slice of an attention head in Q, K, V and O; shared key/value heads once.
+    Head,
+    /// All parameters of a layer together.
+    Layer,
+    /// Chosen parameters together, each set with a name.
+    Chosen(Vec<(String, ParamGroup)>),
+}
+
+/// Configuration of [`Conflicts`].
+#[derive(Config, Debug)]
+pub struct ConflictsConfig {
+    /// What is compared at a time.
+    #[config(default = "SliceBy::Parameter")]
+    pub by: SliceBy,
+    /// Divide gradients by `√D(F)`, `F = ½(F_A + F_B)`, so that coordinates count by how unusual
+    /// they are and not by how large; raw gradients when absent.
+    pub whitening: Option<Ridge>,
+    /// The false discovery rate, of slices and of pairs.
+    #[config(default = 0.05)]
+    pub alpha: f64,
+    /// The correction for many tests.
+    #[config(default = "Correction::BenjaminiHochberg")]
+    pub correction: Correction,
+    /// The least separation of a conflict.
+    #[config(default = 0.0)]
+    pub min_separation: f64,
+    /// Relabellings sampled where all are more than 10 000. The smallest p is 1 / (1 + this).
+    #[config(default = 1000)]
+    pub relabellings: usize,
+    /// Bootstrap resamples for the interval of a slice's mean cosine; 0 for none.
+    #[config(default = 1000)]
+    pub bootstrap: usize,
+    /// Level of that interval.
+    #[config(default = 0.95)]
+    pub level: f64,
+    /// Seed of relabellings and bootstrap.
+    #[config(default = 0)]
+    pub seed: u64,
+    /// Conflicts listed; counts, clusters and hot spots are of all.
+    #[config(default = 1000)]
+    pub listed: usize,
+    /// Keep cosine, p and q of every pair of samples in every slice: `n_A n_B` numbers each.
+    #[config(default = false)]
+    pub keep_pairs: bool,
+    /// Bytes to work with, beyond the matrix of cosines.
+    #[config(default = 268435456)]
+    pub memory: usize,
+    /// Show a progress bar, where standard error is a terminal.
+    #[config(default = true)]
+    pub progress: bool,
+}
+
+impl ConflictsConfig {
+    /// The operator.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] when a number is out of range.
+    pub fn init(&self) -> Result<Conflicts> {
+        let between = |name, found: f64| match found > 0.0 && found < 1.0 {
+            true => Ok(()),
+            false => Err(Error::Argument {
+                name,
+                expected: "between 0 and 1",
+                found,
+            }),
+        };
+        between("alpha", self.alpha)?;
+        between("level", self.level)?;
+        if !(0.0..=1.0).contains(&self.min_separation) {
+            return Err(Error::Argument {
+                name: "min_separation",
+                expected: "from 0 to 1",
+                found: self.min_separation,
+            });
+        }
+        if self.relabellings == 0 {
+            return Err(Error::Argument {
+                name: "relabellings",
+                expected: "above 0",
+                found: 0.0,
+            });
+        }
+        if let Some(ridge) = &self.whitening {
+            ridge.check()?;
+        }
+        Ok(Conflicts {
+            config: self.clone(),
+        })
+    }
+}
+
+/// Finds conflicts between the samples of two tasks.
+///
+/// | | |
+/// |---|---|
+/// | score of a pair | `cos(g_i, g_j)` over the slice, of raw or whitened gradients |
+/// | separation | `d = ½‖ĝ_i − ĝ_j‖ = √((1 − cos)/2)` of the unit vectors, from 0 to 1 |
+/// | is the slice in conflict? | mean cosine across the tasks less half the sum of the means within each; p by relabelling samples, one-sided |
+/// | is the pair? | `p_ij = (1 + #{cosines within tasks ≤ cos_ij}) / (1 + their number)` |
+/// | conflict | `cos < 0`, `d` large enough, the slice selected at level α, and the pair at level `α R/m` among its slice's pairs, `R` of `m` slices being selected (Benjamini & Bogomolov 2014) |
+///
+/// A slice's p-value holds for any number of samples and any distribution, if the samples of both
+/// tasks are exchangeable where nothing collides; whitening leaves that exact when both tasks have
+/// as many samples, since then F is the same for every relabelling. A pair's p-value ranks it
+/// among the pairs of one task. Coordinates are never permuted.
+///
+/// A sample whose gradient is 0 over a slice has no direction there and is left out of it.
+#[derive(Debug, Clone)]
+pub struct Conflicts {
+    config: ConflictsConfig,
+}
+
+impl Conflicts {
+    /// Compare every sample of task `a` with every sample of task `b`.
+    ///
+    /// `heads` is asked when slices are heads, and may be [`HeadLayout::none`] otherwise. Products
+    /// are computed on `device`, in float64 where it has that.
+    ///
+    /// # Errors
+    /// [`Error::TooFewSamples`] when a task has fewer than two, [`Error::NotCollected`] when there
+    /// is no head, errors of a pattern that matches nothing, and those of reading the store.
+    pub fn forward(
+        &self,
+        store: &GradientStore,
+        [a, b]: [&str; 2],
+        heads: &HeadLayout,
+        device: &Device,
+    ) -> Result<ConflictReport> {
+        let config = &self.config;
+        for task in [a, b] {
+            let found = store.samples(task).len();
+            if found < 2 {
+                return Err(Error::TooFewSamples {
+                    task: task.into(),
+                    found,
+                    known: store.tasks().collect::<Vec<_>>().join(", "),
+                });
+            }
+        }
+        let units = self.units(store.catalogue(), heads)?;
+        let work = Work::new(device, config.memory);
+        let bar = bar(config.progress, "conflicts", units.len());
+        let rows = [Rows::of(store, &[a]), Rows::of(store, &[b])];
+        let both = Rows::of(store, &[a, b]);
+        let resamples = Resamples::new(rows[0].len(), rows[1].len(), config);
+        let slices = units.par_iter().map(|unit| {
+            let slices = self.unit(unit, &rows, &both, &work, &resamples);
+            bar.inc(1);
+            slices
+        });
+        let slices: Vec<Vec<Tested>> = slices.collect::<Result<_>>()?;
+        bar.finish_and_clear();
+        let slices: Vec<Tested> = slices.into_iter().flatten().collect();
+        let samples = [a, b].map(|task| store.samples(task).to_vec());
+        Ok(self.report(store, [a, b], &samples, slices))
+    }
+
+    /// Slices that are read together.
+    fn units(&self, catalogue: &Catalogue, heads: &HeadLayout) -> Result<Vec<Vec<Slice>>> {
+        let whole = |p: &Parameter| {
+            let all = std::iter::once(0..p.elements());
+            (p.path().to_owned(), all.collect::<Vec<_>>())
+        };
+        let parameters = catalogue.parameters();
+        Ok(match &self.config.by {
+            SliceBy::Parameter => parameters
+                .iter()
+                .map(|p| vec![Slice::new(p.path().into(), [whole(p)])])
+                .collect(),
+            SliceBy::Head => {
+                let blocks = head_slices(heads, catalogue, &BLOCKS)?;
+                blocks.into_iter().map(|block| block.slices).collect()
+            }
+            SliceBy::Layer => {
+                let layers = catalogue.layers().into_iter();
+                let slice = |(name, of): (String, Vec<&Parameter>)| {
+                    vec![Slice::new(name, of.into_iter().map(whole))]
+                };
+                layers.map(slice).collect()
+            }
+            SliceBy::Chosen(sets) => {
+                let set = |(name, group): &(String, ParamGroup)| {
+                    let chosen = catalogue.filter(group)?;
+                    let parts = chosen.parameters().iter().map(whole);
+                    Ok(vec![Slice::new(name.clone(), parts)])
+                };
+                sets.iter().map(set).collect::<Result<_>>()?
+            }
+        })
+    }
+
+    fn unit(
+        &self,
+        slices: &[Slice],
+        rows: &[Rows; 2],
+        both: &Rows,
+        work: &Work,
+        resamples: &Resamples,
+    ) -> Result<Vec<Tested>> {
+        let (grams, health) = match &self.config.whitening {
+            None => (work.gram(slices, both, |_, _| 1.0)?, None),
+            Some(ridge) => {
+                let mut pooled = fisher(slices, &rows[0], work.bytes)?;
+                for (pooled, other) in pooled.iter_mut().zip(fisher(slices, &rows[1], work.bytes)?) {
+                    pooled.iter_mut().zip(other).for_each(|(a, b)| *a = 0.5 * (*a + b));
+                }
+                let health: Vec<Health> = pooled.iter().map(|f| ridge.health(f)).collect();
+                for (scale, health) in pooled.iter_mut().zip(&health) {
+                    let lambda = health.ridge_lambda_applied;
+                    scale
+                        .iter_mut()
+                        .for_each(|f| *f = ridge.damped(*f, lambda).sqrt().recip());
+                }
+                let scale = |slice: usize, at: usize| pooled[slice][at];
+                (work.gram(slices, both, scale)?, Some(health))
+            }
+        };
+        let tested = slices.iter().zip(grams).enumerate().map(|(i, (slice, gram))| {
+            let health = health.as_ref().map(|health| health[i]);
+            self.test(slice, &gram, rows[0].len(), health, work.slack, resamples)
+        });
+        Ok(tested.collect())
+    }
+
+    /// Cosines and p-values of one slice from its inner products.
+    fn test(
+        &self,
+        slice: &Slice,
+        gram: &[f64],
+        first: usize,
+        health: Option<Health>,
+        slack: f64,
+        resamples: &Resamples,
+    ) -> Tested {
+        let n = gram.len().isqrt();
+        let norms: Vec<f64> = (0..n).map(|i| gram[i * n + i].sqrt()).collect();
+        let present: Vec<usize> = (0..n).filter(|&i| norms[i] > 0.0).collect();
+        let present_first = present.iter().filter(|&&i| i < first).count();
+        let cosine = |i: usize, j: usize| (gram[i * n + j] / (norms[i] * norms[j])).clamp(-1.0, 1.0);
+        let cosines: Vec<f64> = present
+            .iter()
+            .flat_map(|&i| present.iter().map(move |&j| (i, j)))
+            .map(|(i, j)| cosine(i, j))
+            .collect();
+        let m = present.len();
+        let relabelled = (present_first > 1 && m - present_first > 1).then(|| {
+            let all = m == n;
+            let own = || {
+                let config = &self.config;
+                let second = m - present_first;
+                Relabellings::new(present_first, second, config.relabellings, config.seed)
+            };
+            match all {
+                true => resamples.relabellings.test(&cosines, slack),
+                false => own().test(&cosines, slack),
+            }
+        });
+        let within = |range: std::ops::Range<usize>| {
+            let pairs = range.clone().flat_map(move |i| (i + 1..range.end).map(move |j| (i, j)));
+            let cosines = &cosines;
+            pairs.map(move |(i, j)| cosines[i * m + j])
+        };
+        let mut within: Vec<f64> = within(0..present_first).chain(within(present_first..m)).collect();
+        within.sort_by(f64::total_cmp);
+
+        let mut cross = Vec::with_capacity(present_first * (m - present_first));
+        for i in 0..present_first {
+            cross.extend_from_slice(&cosines[i * m + present_first..(i + 1) * m]);
+        }
+        let p = |cosine: &f64| {
+            let below = within.partition_point(|w| w <= &(cosine + slack));
+            (1 + below) as f64 / (1 + within.len()) as f64
+        };
+        let p: Vec<f64> = cross.iter().map(p).collect();
+        let q = self.config.correction.q_values(&p);
+        let mean = cross.iter().sum::<f64>() / cross.len() as f64;
+        let interval = match m == n {
+            true => resamples.interval(&cross, first, self.config.level),
+            // Draws are for all samples; the others are as good as any.
+            false => Resamples::new(present_first, m - present_first, &self.config).interval(
+                &cross,
+                present_first,
+                self.config.level,
+            ),
+        };
+        let (here, there) = present.split_at(present_first);
+        Tested {
+            name: slice.name.clone(),
+            elements: slice.elements,
+            health,
+            relabelled,
+            mean: (!cross.is_empty()).then_some(MeanCosine { mean, interval }),
+            present: [here.to_vec(), there.iter().map(|i| i - first).collect()],
+            cosine: cross,
+            p,
+            q,
+        }
+    }
+
+    fn report(
+        &self,
+        store: &GradientStore,
+        tasks: [&str; 2],
+        samples: &[Vec<Sample>; 2],
+        tested: Vec<Tested>,
+    ) -> ConflictReport {
+        let config = &self.config;
+        let testable: Vec<(usize, f64)> = tested
+            .iter()
+            .enumerate()
+            .filter_map(|(i, slice)| Some((i, slice.relabelled?.p_low)))
+            .collect();
+        let p: Vec<f64> = testable.iter().map(|(_, p)| *p).collect();
+        let mut q = vec![None; tested.len()];
+        for ((i, _), value) in testable.iter().zip(config.correction.q_values(&p)) {
+            q[*i] = Some(value);
+        }
+        let selected = q.iter().flatten().filter(|q| **q <= config.alpha).count();
+        let level = config.alpha * selected as f64 / testable.len().max(1) as f64;
+        summarise(config, store, tasks, samples, &tested, &q, level)
+    }
+}
+
+/// A slice before the slices are compared with each other.
+#[derive(Debug)]
+pub(crate) struct Tested {
+    name: String,
+    elements: usize,
+    health: Option<Health>,
+    relabelled: Option<crate::Relabelled>,
+    mean: Option<MeanCosine>,
+    /// The samples of each task that have a direction.
+    present: [Vec<usize>; 2],
+    /// Of every pair of those, row-major.
+    cosine: Vec<f64>,
+    p: Vec<f64>,
+    q: Vec<f64>,
+}
+
+/// What is drawn once and used for every slice.
+struct Resamples {
+    relabellings: Relabellings,
+    /// How often each sample of either task is drawn.
+    draws: Vec<[Vec<f64>; 2]>,
+}
+
+impl Resamples {
+    fn new(first: usize, second: usize, config: &ConflictsConfig) -> Self {
+        // A stream of its own: the relabellings do not depend on whether there is a bootstrap.
+        let rng = &mut ChaCha8Rng::seed_from_u64(config.seed);
+        rng.set_stream(1);
+        let mut draw = |n: usize| {
+            let mut counts = vec![0.0; n];
+            (0..n).for_each(|_| counts[rng.random_range(0..n)] += 1.0);
+            counts
+        };
+        let sizes = [first, second];
+        Self {
+            relabellings: Relabellings::new(first, second, config.relabellings, config.seed),
+            draws: (0..config.bootstrap)
+                .map(|_| sizes.map(&mut draw))
+                .collect(),
+        }
+    }
+
+    /// The percentile interval of the mean of `cross`, `[first, others]`, over resampled samples.
+    fn interval(&self, cross: &[f64], first: usize, level: f64) -> Option<[f64; 2]> {
+        if self.draws.is_empty() || cross.is_empty() {
+            return None;
+        }
+        let others = cross.len() / first;
+        let mean = |[a, b]: &[Vec<f64>; 2]| {
+            let rows = cross.chunks_exact(others).zip(a);
+            let drawn = rows.filter(|(_, count)| **count > 0.0);
+            let sum: f64 = drawn
+                .map(|(row, count)| count * row.iter().zip(b).map(|(x, n)| x * n).sum::<f64>())
+                .sum();
+            sum / cross.len() as f64
+        };
+        let mut means: Vec<f64> = self.draws.iter().map(mean).collect();
+        means.sort_by(f64::total_cmp);
+        let at = |share: f64| means[(share * (means.len() - 1) as f64).round() as usize];
+        Some([at(0.5 - level / 2.0), at(0.5 + level / 2.0)])
+    }
+}

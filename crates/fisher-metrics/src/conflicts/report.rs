@@ -1,0 +1,471 @@
+//! What [`Conflicts`](super::Conflicts) found.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use fisher_core::{GradientStore, Sample};
+use serde::{Deserialize, Serialize};
+
+use super::{ConflictsConfig, Tested};
+use crate::Relabelled;
+use crate::ridge::Health;
+
+/// Version of the form of [`ConflictReport`].
+const SCHEMA: u64 = 1;
+
+/// A sample of a task.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SampleRef {
+    /// The task.
+    pub task: String,
+    /// The sample's id.
+    pub id: String,
+}
+
+impl fmt::Display for SampleRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sample {} of {}", self.id, self.task)
+    }
+}
+
+/// Two samples that collide in a slice.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Conflict {
+    /// The sample of the first task.
+    pub a: SampleRef,
+    /// The sample of the second task.
+    pub b: SampleRef,
+    /// The slice.
+    pub slice: String,
+    /// `cos(g_i, g_j)`.
+    pub cosine: f64,
+    /// `√((1 − cos)/2)`.
+    pub separation: f64,
+    /// p of the pair.
+    pub p: f64,
+    /// q of the pair among those of its slice.
+    pub q: f64,
+}
+
+impl fmt::Display for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (a, b, slice) = (&self.a, &self.b, &self.slice);
+        let cosine = format!("{:.2}", self.cosine).replace('-', "−");
+        let q = significant(self.q);
+        write!(f, "{b} conflicts with {a} on {slice} (cos {cosine}, q = {q})")
+    }
+}
+
+/// Three decimals, or as many as the number needs.
+fn significant(x: f64) -> String {
+    match x < 0.0005 {
+        true => format!("{x:.1e}"),
+        false => format!("{x:.3}"),
+    }
+}
+
+/// The mean cosine between the tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct MeanCosine {
+    /// Over all pairs of samples.
+    pub mean: f64,
+    /// Bootstrap interval over resampled samples, if that was asked for.
+    pub interval: Option<[f64; 2]>,
+}
+
+/// Every pair of samples in a slice: rows are samples of the first task, columns of the second.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pairs {
+    /// Ids of the first task's samples that have a direction here.
+    pub a: Vec<String>,
+    /// Likewise of the second task's.
+    pub b: Vec<String>,
+    /// Cosines.
+    pub cosine: Vec<Vec<f64>>,
+    /// p-values.
+    pub p: Vec<Vec<f64>>,
+    /// q-values within the slice.
+    pub q: Vec<Vec<f64>>,
+}
+
+/// One slice.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SliceConflicts {
+    /// The parameter, head, layer or chosen set.
+    pub name: String,
+    /// Its elements.
+    pub elements: usize,
+    /// Mean cosine between the tasks; `None` where no sample of one has a direction.
+    pub mean_cosine: Option<MeanCosine>,
+    /// The test; `None` where fewer than two samples of a task have a direction.
+    pub test: Option<Relabelled>,
+    /// q of the slice.
+    pub q: Option<f64>,
+    /// Whether `q ≤ α`.
+    pub selected: bool,
+    /// How many pairs conflict here.
+    pub conflicts: usize,
+    /// Samples of the first task without a direction here: their gradient is 0.
+    pub without_direction: [Vec<String>; 2],
+    /// State of the whitening F, where gradients were whitened.
+    pub health: Option<Health>,
+    /// Every pair, if that was asked for.
+    pub pairs: Option<Pairs>,
+}
+
+/// Samples that are linked by conflicts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// The samples.
+    pub samples: Vec<SampleRef>,
+    /// Pairs of them that conflict somewhere.
+    pub pairs: usize,
+}
+
+/// A slice where samples conflict.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HotSpot {
+    /// The slice.
+    pub slice: String,
+    /// Conflicting pairs.
+    pub conflicts: usize,
+    /// Their share of all pairs there.
+    pub share: f64,
+    /// Their mean cosine.
+    pub mean_cosine: f64,
+}
+
+/// How much a sample has part in the conflicts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Involved {
+    /// The sample.
+    pub sample: SampleRef,
+    /// Conflicts it is part of, in all slices.
+    pub conflicts: usize,
+    /// Samples of the other task that it conflicts with somewhere.
+    pub partners: usize,
+}
+
+/// The conflicts between two tasks.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ConflictReport {
+    /// Version of this form.
+    pub schema: u64,
+    /// The tasks.
+    pub tasks: [String; 2],
+    /// Hash of the model's weights.
+    pub model: String,
+    /// The settings.
+    pub settings: ConflictsConfig,
+    /// Ids of the samples compared.
+    pub samples: [Vec<String>; 2],
+    /// All slices, in the model's order.
+    pub slices: Vec<SliceConflicts>,
+    /// Slices tested.
+    pub tested: usize,
+    /// Slices selected.
+    pub selected: usize,
+    /// `α R/m`, the level of the pairs.
+    pub pair_level: f64,
+    /// Conflicts in all slices.
+    pub total: usize,
+    /// The conflicts of smallest q (and then smallest cosine).
+    pub conflicts: Vec<Conflict>,
+    /// Clusters, largest first.
+    pub clusters: Vec<Cluster>,
+    /// Slices with conflicts, most first.
+    pub hot_spots: Vec<HotSpot>,
+    /// Samples with conflicts, most first.
+    pub involved: Vec<Involved>,
+    /// What a reader must know.
+    pub warnings: Vec<String>,
+}
+
+/// A conflict by numbers: of the slice, of the samples, of the pair in the slice.
+struct Hit {
+    slice: usize,
+    samples: [usize; 2],
+    pair: usize,
+}
+
+pub(super) fn summarise(
+    config: &ConflictsConfig,
+    store: &GradientStore,
+    tasks: [&str; 2],
+    samples: &[Vec<Sample>; 2],
+    tested: &[Tested],
+    q: &[Option<f64>],
+    pair_level: f64,
+) -> ConflictReport {
+    let is_selected = |slice: usize| q[slice].is_some_and(|q| q <= config.alpha);
+    let mut hits: Vec<Hit> = Vec::new();
+    for (slice, of) in tested.iter().enumerate().filter(|(i, _)| is_selected(*i)) {
+        let [a, b] = &of.present;
+        hits.extend((0..of.cosine.len()).filter_map(|pair| {
+            let cosine = of.cosine[pair];
+            let conflict = cosine < 0.0
+                && of.q[pair] <= pair_level
+                && separation(cosine) >= config.min_separation;
+            let samples = [a[pair / b.len()], b[pair % b.len()]];
+            conflict.then_some(Hit {
+                slice,
+                samples,
+                pair,
+            })
+        }));
+    }
+    hits.sort_by(|x, y| {
+        let key = |h: &Hit| (tested[h.slice].q[h.pair], tested[h.slice].cosine[h.pair]);
+        let ((q, c), (r, d)) = (key(x), key(y));
+        let place = |h: &Hit| (h.slice, h.pair);
+        q.total_cmp(&r)
+            .then(c.total_cmp(&d))
+            .then(place(x).cmp(&place(y)))
+    });
+    let sample = |task: usize, number: usize| SampleRef {
+        task: tasks[task].into(),
+        id: samples[task][number].id().into(),
+    };
+    let conflict = |hit: &Hit| {
+        let of = &tested[hit.slice];
+        let cosine = of.cosine[hit.pair];
+        Conflict {
+            a: sample(0, hit.samples[0]),
+            b: sample(1, hit.samples[1]),
+            slice: of.name.clone(),
+            cosine,
+            separation: separation(cosine),
+            p: of.p[hit.pair],
+            q: of.q[hit.pair],
+        }
+    };
+    let counts = |slice: usize| hits.iter().filter(|h| h.slice == slice).count();
+    let ids = |task: usize, numbers: &[usize]| -> Vec<String> {
+        let ids = numbers.iter().map(|&i| samples[task][i].id().to_owned());
+        ids.collect()
+    };
+    let slices: Vec<SliceConflicts> = tested
+        .iter()
+        .enumerate()
+        .map(|(i, of)| SliceConflicts {
+            name: of.name.clone(),
+            elements: of.elements,
+            mean_cosine: of.mean,
+            test: of.relabelled,
+            q: q[i],
+            selected: is_selected(i),
+            conflicts: counts(i),
+            without_direction: [0, 1].map(|task| {
+                let absent = (0..samples[task].len()).filter(|i| !of.present[task].contains(i));
+                ids(task, &absent.collect::<Vec<_>>())
+            }),
+            health: of.health,
+            pairs: config.keep_pairs.then(|| {
+                let [a, b] = [0, 1].map(|task| ids(task, &of.present[task]));
+                let table = |values: &[f64]| {
+                    let rows = values.chunks(b.len().max(1));
+                    rows.map(<[f64]>::to_vec).collect()
+                };
+                let [cosine, p, q] = [&of.cosine, &of.p, &of.q].map(|values| table(values));
+                Pairs { a, b, cosine, p, q }
+            }),
+        })
+        .collect();
+    ConflictReport {
+        schema: SCHEMA,
+        tasks: tasks.map(Into::into),
+        model: store.model().into(),
+        settings: config.clone(),
+        samples: [0, 1].map(|task| samples[task].iter().map(|s| s.id().into()).collect()),
+        tested: q.iter().flatten().count(),
+        selected: slices.iter().filter(|s| s.selected).count(),
+        pair_level,
+        total: hits.len(),
+        conflicts: hits.iter().take(config.listed).map(conflict).collect(),
+        clusters: clusters(&hits, samples, &sample),
+        hot_spots: hot_spots(&hits, tested),
+        involved: involved(&hits, &sample),
+        warnings: warnings(&slices),
+        slices,
+    }
+}
+
+fn separation(cosine: f64) -> f64 {
+    ((1.0 - cosine) / 2.0).sqrt()
+}
+
+/// Connected components of the graph of conflicts.
+fn clusters(
+    hits: &[Hit],
+    samples: &[Vec<Sample>; 2],
+    sample: &impl Fn(usize, usize) -> SampleRef,
+) -> Vec<Cluster> {
+    let first = samples[0].len();
+    let mut parent: Vec<usize> = (0..first + samples[1].len()).collect();
+    fn root(parent: &mut [usize], mut node: usize) -> usize {
+        while parent[node] != node {
+            parent[node] = parent[parent[node]];
+            node = parent[node];
+        }
+        node
+    }
+    let mut edges: Vec<[usize; 2]> = hits.iter().map(|h| h.samples).collect();
+    edges.sort_unstable();
+    edges.dedup();
+    for [a, b] in &edges {
+        let (a, b) = (root(&mut parent, *a), root(&mut parent, first + b));
+        parent[a.max(b)] = a.min(b);
+    }
+    let mut found: BTreeMap<usize, Cluster> = BTreeMap::new();
+    let mut nodes: Vec<usize> = edges.iter().flat_map(|[a, b]| [*a, first + b]).collect();
+    nodes.sort_unstable();
+    nodes.dedup();
+    for node in nodes {
+        let cluster = found.entry(root(&mut parent, node)).or_insert(Cluster {
+            samples: Vec::new(),
+            pairs: 0,
+        });
+        cluster.samples.push(match node.checked_sub(first) {
+            Some(other) => sample(1, other),
+            None => sample(0, node),
+        });
+    }
+    for [a, _] in edges {
+        if let Some(cluster) = found.get_mut(&root(&mut parent, a)) {
+            cluster.pairs += 1;
+        }
+    }
+    let mut clusters: Vec<Cluster> = found.into_values().collect();
+    clusters.sort_by_key(|c| std::cmp::Reverse((c.samples.len(), c.pairs)));
+    clusters
+}
+
+fn hot_spots(hits: &[Hit], tested: &[Tested]) -> Vec<HotSpot> {
+    let mut sums: BTreeMap<usize, (usize, f64)> = BTreeMap::new();
+    for hit in hits {
+        let sum = sums.entry(hit.slice).or_default();
+        sum.0 += 1;
+        sum.1 += tested[hit.slice].cosine[hit.pair];
+    }
+    let spot = |(slice, (conflicts, cosines)): (usize, (usize, f64))| HotSpot {
+        slice: tested[slice].name.clone(),
+        conflicts,
+        share: conflicts as f64 / tested[slice].cosine.len() as f64,
+        mean_cosine: cosines / conflicts as f64,
+    };
+    let mut spots: Vec<HotSpot> = sums.into_iter().map(spot).collect();
+    spots.sort_by(|x, y| y.share.total_cmp(&x.share));
+    spots
+}
+
+fn involved(hits: &[Hit], sample: &impl Fn(usize, usize) -> SampleRef) -> Vec<Involved> {
+    let mut partners: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
+    for hit in hits {
+        let [a, b] = hit.samples;
+        partners.entry((0, a)).or_default().push(b);
+        partners.entry((1, b)).or_default().push(a);
+    }
+    let of = |((task, number), mut partners): ((usize, usize), Vec<usize>)| {
+        let conflicts = partners.len();
+        partners.sort_unstable();
+        partners.dedup();
+        Involved {
+            sample: sample(task, number),
+            conflicts,
+            partners: partners.len(),
+        }
+    };
+    let mut involved: Vec<Involved> = partners.into_iter().map(of).collect();
+    involved.sort_by_key(|i| std::cmp::Reverse(i.conflicts));
+    involved
+}
+
+fn warnings(slices: &[SliceConflicts]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let mut warn = |what: &str, found: Vec<&SliceConflicts>| {
+        if let Some(first) = found.first() {
+            let (count, name) = (found.len(), &first.name);
+            warnings.push(format!("{what} in {count} slices, such as {name}"));
+        }
+    };
+    let of = |fits: &dyn Fn(&&SliceConflicts) -> bool| slices.iter().filter(fits).collect();
+    warn(
+        "the damping is more than 1 % of the median F, so that it decides more than F does,",
+        of(&|s| s.health.is_some_and(|h| h.swamped())),
+    );
+    warn(
+        "the gradients of some samples are 0, and these samples were left out,",
+        of(&|s| s.without_direction.iter().any(|ids| !ids.is_empty())),
+    );
+    warn(
+        "fewer than two samples of a task have a gradient, so that there is no test,",
+        of(&|s| s.test.is_none()),
+    );
+    warnings
+}
+
+impl ConflictReport {
+    /// What was found, a sentence each: the first `limit` conflicts, then what leaving out single
+    /// samples would do to the count.
+    pub fn sentences(&self, limit: usize) -> Vec<String> {
+        let conflicts = self.conflicts.iter().take(limit).map(ToString::to_string);
+        let involved = self.involved.iter().take(limit.div_ceil(3)).map(|i| {
+            format!(
+                "{} is part of {} of the {} conflicts, with {} samples of the other task: leave it \
+                 out or give it less weight, and those are gone",
+                i.sample, i.conflicts, self.total, i.partners
+            )
+        });
+        conflicts.chain(involved).collect()
+    }
+}
+
+impl fmt::Display for ConflictReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b] = &self.tasks;
+        let [n_a, n_b] = self.samples.each_ref().map(Vec::len);
+        writeln!(
+            f,
+            "{a} ({n_a} samples) against {b} ({n_b}): {} of {} slices in conflict at α = {}, {} \
+             conflicting pairs in {} clusters",
+            self.selected,
+            self.tested,
+            self.settings.alpha,
+            self.total,
+            self.clusters.len()
+        )?;
+        let mut order: Vec<&SliceConflicts> = self.slices.iter().collect();
+        order.sort_by(|x, y| x.q.unwrap_or(2.0).total_cmp(&y.q.unwrap_or(2.0)));
+        let shown = 12;
+        let rows = &order[..order.len().min(shown)];
+        let width = rows.iter().map(|s| s.name.chars().count()).max().unwrap_or(0);
+        let header = ["cosine", "interval", "p", "q", "conflicts"];
+        let [c, i, p, q, n] = header;
+        writeln!(f, "{:<width$}  {c:>7}  {i:>17}  {p:>8}  {q:>8}  {n:>9}", "")?;
+        let none = || "–".to_owned();
+        for slice in rows {
+            let mean = slice.mean_cosine;
+            let cosine = mean.map_or_else(none, |m| format!("{:+.3}", m.mean));
+            let interval = mean.and_then(|m| m.interval);
+            let interval =
+                interval.map_or_else(none, |[low, high]| format!("{low:+.3} … {high:+.3}"));
+            let p = slice.test.map_or_else(none, |t| significant(t.p_low));
+            let q = slice.q.map_or_else(none, significant);
+            let (name, conflicts) = (&slice.name, slice.conflicts);
+            writeln!(
+                f,
+                "{name:<width$}  {cosine:>7}  {interval:>17}  {p:>8}  {q:>8}  {conflicts:>9}"
+            )?;
+        }
+        if order.len() > shown {
+            writeln!(f, "… and {} slices with larger q", order.len() - shown)?;
+        }
+        for sentence in self.sentences(5) {
+            writeln!(f, "  {sentence}.")?;
+        }
+        for warning in &self.warnings {
+            writeln!(f, "  Note: {warning}.")?;
+        }
+        Ok(())
+    }
+}

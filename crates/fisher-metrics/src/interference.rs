@@ -1,0 +1,714 @@
+//! Where the attention of two tasks interferes, head by head and sample by sample.
+
+mod check;
+mod full;
+mod report;
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+use std::ops::Range;
+
+use burn::config::Config;
+use burn::tensor::Device;
+use fisher_core::{Block, GradientStore, HeadLayout, Sample};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+pub use check::{Check, SelfCheck};
+pub use report::{Collision, InterferenceReport, Significance, SliceScores};
+
+use self::report::assemble;
+use crate::correction::Correction;
+use crate::pairs::{BLOCKS, BlockSlices, Rows, Slice, View, fisher, for_each_run, head_slices, products};
+use crate::relabel::Relabellings;
+use crate::ridge::{Health, Ridge};
+use crate::work::{Work, bar};
+use crate::{Error, Relabelled, Result};
+
+/// The score `M_ij` of a sample `i` of task A and `j` of task B, over the `k` elements of a slice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Variant {
+    /// `Σ_k C_ik / Î_k · |g_jk|`: how strongly `j` pulls at what `i` depends on.
+    ///
+    /// Degenerate where it is averaged: with pool A and all samples, the mean over `i` is
+    /// `Σ_k |g_jk|` whatever task A is, since `Î` is the mean of the very `C_i` it divides.
+    Unsigned,
+    /// `Σ_k g_ik g_jk / Î_k`: positive is synergy, negative is conflict.
+    Signed,
+    /// `Σ_k √(C_ik C_jk) / Î_k`: neither task comes first.
+    Symmetric,
+    /// `Σ_k C_ik / Î_k · |g_jk| / √Î_k`: does not change when a loss is multiplied.
+    Natural,
+    /// `g_iᵀ (F + λI)⁻¹ g_j` with the full empirical Fisher of the slice, exact by the Woodbury
+    /// identity on the samples. With `leave_one_out` one linear system a sample.
+    Full,
+}
+
+/// Which Fisher normalises: `Î = D(F)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pool {
+    /// F of task A.
+    A,
+    /// F of task B.
+    B,
+    /// `½(F_A + F_B)`.
+    #[serde(rename = "pooled")]
+    Pooled,
+}
+
+/// Which samples F is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Estimate {
+    /// All.
+    All,
+    /// Sample `i` leaves `F_A` when it is scored.
+    LeaveOneOut,
+}
+
+/// What a slice's score stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Aggregate {
+    /// The mean over its elements: heads and blocks of different size compare.
+    Mean,
+    /// The sum: heads add up to their block.
+    Sum,
+}
+
+/// What `g_j` is divided by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Normalize {
+    /// Nothing.
+    None,
+    /// `T_j`.
+    PerTokenMean,
+    /// `Σ_j T_j`.
+    PerTokenSum,
+}
+
+/// Configuration of [`Interference`].
+///
+/// The defaults are those of the measure's first description: see [`Variant::Unsigned`] for what
+/// their averaged map cannot say, and prefer [`Pool::B`] or [`Variant::Signed`] for one.
+#[derive(Config, Debug, PartialEq)]
+pub struct InterferenceConfig {
+    /// The score.
+    #[config(default = "Variant::Unsigned")]
+    pub variant: Variant,
+    /// Which Fisher normalises.
+    #[config(default = "Pool::A")]
+    pub pool: Pool,
+    /// Which samples it is of.
+    #[config(default = "Estimate::All")]
+    pub estimate: Estimate,
+    /// What a slice's score stands for.
+    #[config(default = "Aggregate::Mean")]
+    pub aggregate: Aggregate,
+    /// What `g_j` is divided by.
+    #[config(default = "Normalize::None")]
+    pub normalize: Normalize,
+    /// The damping.
+    #[config(default = "Ridge::new()")]
+    pub ridge: Ridge,
+    /// The blocks to look at.
+    #[config(default = "BLOCKS.to_vec()")]
+    pub blocks: Vec<Block>,
+    /// Pairs of samples listed.
+    #[config(default = 20)]
+    pub top: usize,
+    /// Keep the scores of all pairs: `n_A n_B` numbers for every block, layer and head.
+    #[config(default = false)]
+    pub keep_scores: bool,
+    /// Test every cell by this many relabellings of the tasks (all, where they are at most
+    /// 10 000). Scores every sample against every other: several times the work.
+    pub relabellings: Option<usize>,
+    /// The level of those tests.
+    #[config(default = 0.05)]
+    pub alpha: f64,
+    /// Their correction.
+    #[config(default = "Correction::BenjaminiHochberg")]
+    pub correction: Correction,
+    /// Seed of the relabellings.
+    #[config(default = 0)]
+    pub seed: u64,
+    /// Bytes to work with, beyond one matrix of scores a head.
+    #[config(default = 268435456)]
+    pub memory: usize,
+    /// Show a progress bar, where standard error is a terminal.
+    #[config(default = true)]
+    pub progress: bool,
+}
+
+impl InterferenceConfig {
+    /// The operator.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] when a number is out of range, [`Error::Settings`] when settings do
+    /// not go together.
+    pub fn init(&self) -> Result<Interference> {
+        self.ridge.check()?;
+        if self.relabellings == Some(0) {
+            return Err(Error::Argument {
+                name: "relabellings",
+                expected: "above 0",
+                found: 0.0,
+            });
+        }
+        if self.variant == Variant::Symmetric && self.normalize != Normalize::None {
+            return Err(Error::Settings {
+                what: "the symmetric variant has no g_j to normalise; leave `normalize` at `none`",
+            });
+        }
+        if self.variant == Variant::Full && self.ridge.ridge == 0.0 {
+            return Err(Error::Settings {
+                what: "the full Fisher of few samples is singular; give a `ridge` above 0",
+            });
+        }
+        Ok(Interference {
+            config: self.clone(),
+        })
+    }
+
+    /// What is scored, as `key=value,..`: the settings that are not the default, or `default`.
+    ///
+    /// ```
+    /// use fisher_metrics::{InterferenceConfig, Pool, Variant};
+    /// let config = InterferenceConfig::new();
+    /// assert_eq!(config.label(), "default");
+    /// let config = config.with_variant(Variant::Signed).with_pool(Pool::Pooled);
+    /// assert_eq!(config.label(), "variant=signed,pool=pooled");
+    /// ```
+    pub fn label(&self) -> String {
+        let default = Self::new();
+        let mut named: Vec<String> = Vec::new();
+        macro_rules! name {
+            ($key:literal, $($field:ident).+) => {
+                if self.$($field).+ != default.$($field).+ {
+                    let value = serde_json::json!(self.$($field).+);
+                    let text = value.as_str().map_or_else(|| value.to_string(), Into::into);
+                    named.push(format!("{}={text}", $key));
+                }
+            };
+        }
+        name!("variant", variant);
+        name!("pool", pool);
+        name!("estimate", estimate);
+        name!("aggregate", aggregate);
+        name!("normalize", normalize);
+        name!("epsilon", ridge.epsilon);
+        name!("ridge", ridge.ridge);
+        name!("ridge_rel", ridge.ridge_rel);
+        match named.is_empty() {
+            true => "default".into(),
+            false => named.join(","),
+        }
+    }
+}
+
+/// Scores the interference of two tasks in the heads of every block Q, K, V and O.
+///
+/// `Î = D(F) = max(F, ε) + λ` over each head's slice ([`Ridge`]), `F` from the contributions
+/// `C_i = g_i ⊙ g_i / T_i` of the samples in the store, elementwise. Query heads that share a
+/// key/value head share its scores.
+///
+/// Significance ([`InterferenceConfig::relabellings`]) asks whether a cell's scores know the tasks:
+/// every sample is scored against every other with `Î` over all of them, so that nothing but the
+/// labels is permuted; the statistic is the mean score from A to B less half the sum of the means
+/// within each. It is one-sided (small is conflict) for the signed and full variants, and two-sided
+/// for the others, whose scores have no sign.
+#[derive(Debug, Clone)]
+pub struct Interference {
+    config: InterferenceConfig,
+}
+
+impl Interference {
+    /// Score every sample of task `a` against every sample of task `b`.
+    ///
+    /// A task without samples gives zeros and a warning in the report. Products are computed on
+    /// `device`, in float32; those of the full variant and of significance in float64.
+    ///
+    /// # Errors
+    /// [`fisher_core::Error::UnknownParameter`] when the store lacks an attention parameter,
+    /// [`Error::NotCollected`] when there is no head, [`Error::TooFewSamples`] when leaving one
+    /// out leaves none, [`Error::Singular`], and those of reading the store.
+    pub fn forward(
+        &self,
+        store: &GradientStore,
+        [a, b]: [&str; 2],
+        heads: &HeadLayout,
+        device: &Device,
+    ) -> Result<InterferenceReport> {
+        let scored = self.scored(store, [a, b], heads, device, &View::default())?;
+        Ok(assemble(&self.config, store, [a, b], heads, scored))
+    }
+
+    fn scored(
+        &self,
+        store: &GradientStore,
+        [a, b]: [&str; 2],
+        heads: &HeadLayout,
+        device: &Device,
+        view: &View,
+    ) -> Result<Vec<ScoredBlock>> {
+        let blocks = head_slices(heads, store.catalogue(), &self.config.blocks)?;
+        self.scored_blocks(&blocks, store, [a, b], device, view)
+    }
+
+    fn scored_blocks(
+        &self,
+        blocks: &[BlockSlices],
+        store: &GradientStore,
+        [a, b]: [&str; 2],
+        device: &Device,
+        view: &View,
+    ) -> Result<Vec<ScoredBlock>> {
+        let config = &self.config;
+        let work = Work::new(device, config.memory);
+        let rows = [[a].as_slice(), &[b], &[a, b]].map(|tasks| Rows::viewed(store, tasks, view));
+        let counts = [rows[0].len(), rows[1].len()];
+        if config.estimate == Estimate::LeaveOneOut && counts[0] == 1 {
+            return Err(Error::TooFewSamples {
+                task: a.into(),
+                found: 1,
+                known: store.tasks().collect::<Vec<_>>().join(", "),
+            });
+        }
+        if config.variant == Variant::Full && !work.wide {
+            return Err(Error::Settings {
+                what: "the full variant needs a device with float64",
+            });
+        }
+        let relabellings = config.relabellings.filter(|_| counts.iter().all(|n| *n > 1));
+        let relabellings =
+            relabellings.map(|draws| Relabellings::new(counts[0], counts[1], draws, config.seed));
+        let bar = bar(config.progress, "interference", blocks.len());
+        let scored = blocks.par_iter().map(|block| {
+            let mut scored = ScoredBlock::new(block, counts, config);
+            if !counts.contains(&0) {
+                // As many heads at a time as there is memory for their scores.
+                let tile = counts.map(|n| n.min(ROWS));
+                let at_once = (work.bytes / (8 * tile[0] * tile[1])).max(1);
+                for (i, slices) in block.slices.chunks(at_once).enumerate() {
+                    self.score(slices, i * at_once, &rows, &work, &mut scored)?;
+                }
+                if let Some(relabellings) = &relabellings {
+                    for slice in block.slices.chunks(1) {
+                        let test = self.significance(slice, &rows[2], &work, relabellings)?;
+                        scored.tests.push(test);
+                    }
+                }
+            }
+            bar.inc(1);
+            Ok(scored)
+        });
+        let scored = scored.collect::<Result<_>>();
+        bar.finish_and_clear();
+        scored
+    }
+
+    fn score(
+        &self,
+        slices: &[Slice],
+        first: usize,
+        rows: &[Rows; 3],
+        work: &Work,
+        scored: &mut ScoredBlock,
+    ) -> Result<()> {
+        let config = &self.config;
+        let fishers = Fishers::new(config, slices, rows, work)?;
+        scored.health.extend(&fishers.health);
+        if config.variant == Variant::Full {
+            let grams = work.gram(slices, &rows[2], |_, _| 1.0)?;
+            for (i, gram) in grams.into_iter().enumerate() {
+                let scores = full::scores(config, &slices[i], &gram, rows, &fishers.lambdas[i])?;
+                let whole = [0..rows[0].len(), 0..rows[1].len()];
+                scored.take(first + i, slices[i].elements, &whole, &scores);
+            }
+            return Ok(());
+        }
+        for left in tiles(rows[0].len()) {
+            let a = rows[0].cut(left.clone());
+            for right in tiles(rows[1].len()) {
+                let b = rows[1].cut(right.clone());
+                let weigh_b = weigh_right(config, &b, &rows[1]);
+                let ranges = [left.clone(), right];
+                let scores = match &fishers.left_out {
+                    None => {
+                        let inverse = &fishers.inverse;
+                        let weight = |slice: usize, _, at: usize| inverse[slice][at];
+                        let weigh_a = weigh_left(config.variant, &a, weight);
+                        let device = &work.device;
+                        products(slices, (&a, weigh_a), (&b, weigh_b), device, work.bytes)?
+                    }
+                    Some(of) => {
+                        let weigh_a = of.weigh_left(config, &a, left.start, &fishers.lambdas);
+                        let device = &work.device;
+                        products(slices, (&a, weigh_a), (&b, weigh_b), device, work.bytes)?
+                    }
+                };
+                for (i, scores) in scores.iter().enumerate() {
+                    scored.take(first + i, slices[i].elements, &ranges, scores);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// All samples against each other, with F over all of them: what relabelling may permute.
+    fn significance(
+        &self,
+        slice: &[Slice],
+        rows: &Rows,
+        work: &Work,
+        relabellings: &Relabellings,
+    ) -> Result<Relabelled> {
+        let config = InterferenceConfig {
+            pool: Pool::A,
+            estimate: Estimate::All,
+            ..self.config.clone()
+        };
+        let own = [rows.clone(), rows.clone(), rows.clone()];
+        let fishers = Fishers::new(&config, slice, &own, work)?;
+        let mut scores = if config.variant == Variant::Full {
+            let gram = work.gram(slice, rows, |_, _| 1.0)?;
+            full::among(&config, &slice[0], &gram[0], rows, &fishers.lambdas[0][..])?
+        } else {
+            let inverse = &fishers.inverse;
+            let left = weigh_left(config.variant, rows, |slice, _, at| inverse[slice][at]);
+            let right = weigh_right(&config, rows, rows);
+            let (left, right) = ((rows, left), (rows, right));
+            match work.wide {
+                true => {
+                    let left = (left.0, wide(left.1));
+                    let right = (right.0, wide(right.1));
+                    products::<f64>(slice, left, right, &work.device, work.bytes)?
+                }
+                false => products::<f32>(slice, left, right, &work.device, work.bytes)?,
+            }
+            .swap_remove(0)
+        };
+        if config.aggregate == Aggregate::Mean {
+            let elements = slice[0].elements as f64;
+            scores.iter_mut().for_each(|score| *score /= elements);
+        }
+        // Weights are float32 either way.
+        Ok(relabellings.test(&scores, work.slack.max(1e-9)))
+    }
+}
+
+/// Samples scored at a time, so that memory does not grow with their number.
+const ROWS: usize = 1024;
+
+fn tiles(rows: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..rows)
+        .step_by(ROWS)
+        .map(move |start| start..rows.min(start + ROWS))
+}
+
+/// F over every slice, made ready to divide by.
+struct Fishers {
+    health: Vec<Health>,
+    /// Of every slice, of every row of A where they differ, else one.
+    lambdas: Vec<Vec<f64>>,
+    /// `1/Î` (`Î^-1.5` for the natural variant) of every slice and element.
+    inverse: Vec<Vec<f32>>,
+    left_out: Option<LeftOut>,
+}
+
+/// What it takes to leave a sample out.
+struct LeftOut {
+    /// `n_A F_A`, or half of it where F is pooled, of every slice.
+    sums: Vec<Vec<f64>>,
+    /// What task B adds to F.
+    rest: Option<Vec<Vec<f64>>>,
+    count: f64,
+    share: f64,
+}
+
+impl Fishers {
+    fn new(
+        config: &InterferenceConfig,
+        slices: &[Slice],
+        rows: &[Rows; 3],
+        work: &Work,
+    ) -> Result<Self> {
+        let fisher = |of: &Rows| fisher(slices, of, work.bytes);
+        let (of_a, of_b) = match config.pool {
+            Pool::A => (Some(fisher(&rows[0])?), None),
+            Pool::B => (None, Some(fisher(&rows[1])?)),
+            Pool::Pooled => {
+                let half = |mut all: Vec<Vec<f64>>| {
+                    all.iter_mut().flatten().for_each(|f| *f *= 0.5);
+                    all
+                };
+                (Some(half(fisher(&rows[0])?)), Some(half(fisher(&rows[1])?)))
+            }
+        };
+        let all = match (of_a.clone(), &of_b) {
+            (Some(mut a), Some(b)) => {
+                let entries = a.iter_mut().flatten().zip(b.iter().flatten());
+                entries.for_each(|(a, b)| *a += b);
+                a
+            }
+            (Some(a), None) => a,
+            (None, b) => b.clone().unwrap_or_default(),
+        };
+        let health: Vec<Health> = all.iter().map(|f| config.ridge.health(f)).collect();
+        let left_out = match (config.estimate, of_a) {
+            (Estimate::LeaveOneOut, Some(mut sums)) => {
+                let count = rows[0].len() as f64;
+                sums.iter_mut().flatten().for_each(|f| *f *= count);
+                Some(LeftOut {
+                    sums,
+                    rest: of_b,
+                    count,
+                    share: if config.pool == Pool::Pooled { 0.5 } else { 1.0 },
+                })
+            }
+            _ => None,
+        };
+        let lambdas = match &left_out {
+            None => health.iter().map(|h| vec![h.ridge_lambda_applied]).collect(),
+            Some(of) => of.lambdas(config, slices, &rows[0], work)?,
+        };
+        let power = |damped: f64| match config.variant {
+            Variant::Natural => damped.powf(-1.5),
+            _ => damped.recip(),
+        };
+        let inverse = all.iter().zip(&health).map(|(fisher, health)| {
+            let lambda = health.ridge_lambda_applied;
+            let damped = fisher.iter().map(|f| config.ridge.damped(*f, lambda));
+            damped.map(|d| power(d) as f32).collect()
+        });
+        Ok(Self {
+            inverse: inverse.collect(),
+            lambdas,
+            left_out,
+            health,
+        })
+    }
+}
+
+impl LeftOut {
+    /// F at one element of a slice without a sample whose gradient there is `g`.
+    fn fisher(&self, slice: usize, at: usize, g: f32, tokens: f64) -> f64 {
+        let own = self.share * (f64::from(g) * f64::from(g)) / tokens;
+        let rest = self.rest.as_ref().map_or(0.0, |rest| rest[slice][at]);
+        // A sum less its largest term can round to below 0.
+        ((self.sums[slice][at] - own) / (self.count - 1.0)).max(0.0) + rest
+    }
+
+    /// λ of every slice and row: the median of F without the row.
+    fn lambdas(
+        &self,
+        config: &InterferenceConfig,
+        slices: &[Slice],
+        rows: &Rows,
+        work: &Work,
+    ) -> Result<Vec<Vec<f64>>> {
+        let mut lambdas = vec![Vec::new(); slices.len()];
+        let mut without: Vec<Vec<f64>> = slices.iter().map(|s| vec![0.0; s.elements]).collect();
+        for row in 0..rows.len() {
+            let one = rows.cut(row..row + 1);
+            for_each_run(slices, &one, work.bytes, |slice, _, at, run| {
+                let into = &mut without[slice][at..at + run.len()];
+                for (k, (into, &g)) in into.iter_mut().zip(run).enumerate() {
+                    *into = self.fisher(slice, at + k, g, one.tokens[0]);
+                }
+            })?;
+            for (lambdas, without) in lambdas.iter_mut().zip(&mut without) {
+                lambdas.push(config.ridge.lambda(without));
+            }
+        }
+        Ok(lambdas)
+    }
+
+    /// The side of task A, every row divided by an `Î` of its own. Rows count from `first`.
+    fn weigh_left(
+        &self,
+        config: &InterferenceConfig,
+        rows: &Rows,
+        first: usize,
+        lambdas: &[Vec<f64>],
+    ) -> impl Fn(usize, usize, usize, &[f32], &mut [f32]) {
+        let (variant, ridge) = (config.variant, config.ridge.clone());
+        let tokens = rows.tokens.clone();
+        move |slice, row, at, run, into| {
+            let lambda = lambdas[slice][first + row];
+            for (k, (into, &g)) in into.iter_mut().zip(run).enumerate() {
+                let damped = ridge.damped(self.fisher(slice, at + k, g, tokens[row]), lambda);
+                let inverse = match variant {
+                    Variant::Natural => damped.powf(-1.5),
+                    _ => damped.recip(),
+                };
+                *into = left(variant, g, inverse as f32, tokens[row] as f32);
+            }
+        }
+    }
+}
+
+/// What task A's sample gives to one term: `C/Î`, `g/Î` or `√C/Î`. In this order, so that the
+/// square of a small gradient does not underflow before it is divided.
+#[inline]
+fn left(variant: Variant, g: f32, inverse: f32, tokens: f32) -> f32 {
+    match variant {
+        Variant::Unsigned | Variant::Natural => g * inverse / tokens * g,
+        Variant::Symmetric => g.abs() * inverse / tokens.sqrt(),
+        Variant::Signed | Variant::Full => g * inverse,
+    }
+}
+
+fn weigh_left(
+    variant: Variant,
+    rows: &Rows,
+    inverse: impl Fn(usize, usize, usize) -> f32,
+) -> impl Fn(usize, usize, usize, &[f32], &mut [f32]) {
+    let tokens = rows.tokens.clone();
+    move |slice, row, at, run, into| {
+        let tokens = tokens[row] as f32;
+        for (k, (into, &g)) in into.iter_mut().zip(run).enumerate() {
+            *into = left(variant, g, inverse(slice, row, at + k), tokens);
+        }
+    }
+}
+
+/// The side of task B: `|g|`, `g` or `√C`, normalised. `all` are the rows of the whole task.
+fn weigh_right(
+    config: &InterferenceConfig,
+    rows: &Rows,
+    all: &Rows,
+) -> impl Fn(usize, usize, usize, &[f32], &mut [f32]) + use<> {
+    let variant = config.variant;
+    let total: f64 = all.tokens.iter().sum();
+    let factor = |tokens: &f64| match (variant, config.normalize) {
+        (Variant::Symmetric, _) => tokens.sqrt().recip(),
+        (_, Normalize::None) => 1.0,
+        (_, Normalize::PerTokenMean) => tokens.recip(),
+        (_, Normalize::PerTokenSum) => total.recip(),
+    };
+    let factors: Vec<f32> = rows.tokens.iter().map(|t| factor(t) as f32).collect();
+    move |_, row, _, run, into| {
+        let factor = factors[row];
+        let terms = into.iter_mut().zip(run);
+        match variant {
+            Variant::Signed | Variant::Full => terms.for_each(|(into, g)| *into = g * factor),
+            _ => terms.for_each(|(into, g)| *into = g.abs() * factor),
+        }
+    }
+}
+
+/// The same in float64.
+fn wide(
+    weigh: impl Fn(usize, usize, usize, &[f32], &mut [f32]),
+) -> impl Fn(usize, usize, usize, &[f32], &mut [f64]) {
+    move |slice, row, at, run, into| {
+        let mut narrow = vec![0.0; run.len()];
+        weigh(slice, row, at, run, &mut narrow);
+        into.iter_mut()
+            .zip(narrow)
+            .for_each(|(into, x)| *into = x.into());
+    }
+}
+
+/// The scores of one block of one layer, as they come in.
+pub(crate) struct ScoredBlock {
+    layer: usize,
+    block: Block,
+    names: Vec<String>,
+    counts: [usize; 2],
+    divide: bool,
+    /// Sums over all pairs, of every slice.
+    sums: Vec<f64>,
+    /// The worst pairs: slice, sample of A, sample of B.
+    top: BinaryHeap<Reverse<Worst>>,
+    limit: usize,
+    /// Whether the lowest scores are the worst.
+    low: bool,
+    /// Of every slice, `[n_A, n_B]`, if kept.
+    kept: Option<Vec<Vec<f64>>>,
+    health: Vec<Health>,
+    tests: Vec<Relabelled>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Worst {
+    /// Larger is worse.
+    badness: f64,
+    score: f64,
+    slice: usize,
+    pair: [usize; 2],
+}
+
+impl Eq for Worst {}
+
+impl Ord for Worst {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let place = |w: &Self| (w.slice, w.pair);
+        let badness = self.badness.total_cmp(&other.badness);
+        badness.then(place(other).cmp(&place(self)))
+    }
+}
+
+impl PartialOrd for Worst {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl ScoredBlock {
+    fn new(block: &BlockSlices, counts: [usize; 2], config: &InterferenceConfig) -> Self {
+        let slices = block.slices.len();
+        Self {
+            layer: block.layer,
+            block: block.block,
+            names: block.slices.iter().map(|s| s.name.clone()).collect(),
+            counts,
+            divide: config.aggregate == Aggregate::Mean,
+            sums: vec![0.0; slices],
+            top: BinaryHeap::new(),
+            limit: config.top,
+            low: matches!(config.variant, Variant::Signed | Variant::Full),
+            kept: config
+                .keep_scores
+                .then(|| vec![vec![0.0; counts[0] * counts[1]]; slices]),
+            health: Vec::new(),
+            tests: Vec::new(),
+        }
+    }
+
+    /// Take in the sums over a slice of the pairs in `[left, right]`, row-major.
+    fn take(&mut self, slice: usize, elements: usize, ranges: &[Range<usize>; 2], sums: &[f64]) {
+        let factor = if self.divide { 1.0 / elements as f64 } else { 1.0 };
+        let [left, right] = ranges;
+        for (i, row) in left.clone().zip(sums.chunks_exact(right.len())) {
+            for (j, sum) in right.clone().zip(row) {
+                let score = sum * factor;
+                self.sums[slice] += score;
+                if let Some(kept) = &mut self.kept {
+                    kept[slice][i * self.counts[1] + j] = score;
+                }
+                let badness = if self.low { -score } else { score };
+                let full = self.top.len() >= self.limit;
+                if full && self.top.peek().is_none_or(|least| badness < least.0.badness) {
+                    continue;
+                }
+                self.top.push(Reverse(Worst {
+                    badness,
+                    score,
+                    slice,
+                    pair: [i, j],
+                }));
+                if full {
+                    self.top.pop();
+                }
+            }
+        }
+    }
+}
+
+fn ids(samples: &[Sample]) -> Vec<String> {
+    samples.iter().map(|s| s.id().to_owned()).collect()
+}

@@ -1,0 +1,272 @@
+//! What [`Interference`](super::Interference) found.
+
+use std::fmt;
+
+use fisher_core::{Block, GradientStore, HeadLayout};
+use serde::{Deserialize, Serialize};
+
+use super::{Aggregate, Estimate, InterferenceConfig, Pool, ScoredBlock, Variant, Worst, ids};
+use crate::conflicts::SampleRef;
+use crate::ridge::Health;
+use crate::{Relabelled, pairs::BLOCKS};
+
+/// Version of the form of [`InterferenceReport`].
+const SCHEMA: u64 = 1;
+
+/// The scores of one head slice.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SliceScores {
+    /// Attention layer, block and head.
+    pub name: String,
+    /// The block.
+    pub block: Block,
+    /// The number of the attention layer, from 0.
+    pub layer: usize,
+    /// The query heads that use it: more than one where a key/value head is shared.
+    pub heads: Vec<usize>,
+    /// Mean score over all pairs of samples.
+    pub mean: f64,
+    /// State of F, and λ; `None` where a task has no samples.
+    pub health: Option<Health>,
+    /// The test by relabelling, if that was asked for.
+    pub significance: Option<Significance>,
+    /// The score of every pair, `[n_A, n_B]` row-major, if kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scores: Option<Vec<f64>>,
+}
+
+/// Whether a cell's scores know the tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Significance {
+    /// The test.
+    pub test: Relabelled,
+    /// Its p: one-sided (small is conflict) for the signed and full variants, else two-sided.
+    pub p: f64,
+    /// q over all cells, shared key/value slices once.
+    pub q: f64,
+    /// Whether `q ≤ α`.
+    pub selected: bool,
+}
+
+/// A pair of samples among the worst.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Collision {
+    /// The sample of task A.
+    pub a: SampleRef,
+    /// The sample of task B.
+    pub b: SampleRef,
+    /// The slice.
+    pub slice: String,
+    /// `M_ij`.
+    pub score: f64,
+}
+
+/// The interference of two tasks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InterferenceReport {
+    /// Version of this form.
+    pub schema: u64,
+    /// Tasks A and B.
+    pub tasks: [String; 2],
+    /// Hash of the model's weights.
+    pub model: String,
+    /// The settings.
+    pub settings: InterferenceConfig,
+    /// Ids of the samples.
+    pub samples: [Vec<String>; 2],
+    /// Names of the attention layers.
+    pub layers: Vec<String>,
+    /// The key/value head that each query head of each layer reads.
+    pub kv_heads: Vec<Vec<usize>>,
+    /// All slices, by block, layer and head.
+    pub slices: Vec<SliceScores>,
+    /// The worst pairs: the lowest scores of the signed and full variants, the highest of the
+    /// others.
+    pub top: Vec<Collision>,
+    /// What a reader must know.
+    pub warnings: Vec<String>,
+}
+
+pub(super) fn assemble(
+    config: &InterferenceConfig,
+    store: &GradientStore,
+    tasks: [&str; 2],
+    heads: &HeadLayout,
+    scored: Vec<ScoredBlock>,
+) -> InterferenceReport {
+    let samples = tasks.map(|task| ids(store.samples(task)));
+    let pairs = (samples[0].len() * samples[1].len()).max(1) as f64;
+    let one_sided = matches!(config.variant, Variant::Signed | Variant::Full);
+    let p = |test: &Relabelled| match one_sided {
+        true => test.p_low,
+        false => test.two_sided(),
+    };
+    let mut scored = scored;
+    scored.sort_by_key(|of| (of.block, of.layer));
+    let tests: Vec<f64> = scored.iter().flat_map(|of| of.tests.iter().map(p)).collect();
+    let mut q = config.correction.q_values(&tests).into_iter();
+    let mut slices = Vec::new();
+    let mut worst: Vec<(Worst, String)> = Vec::new();
+    for mut of in scored {
+        let attention = &heads.attention()[of.layer];
+        let shared = attention.heads() / of.names.len();
+        let mut kept = of.kept.take().map(Vec::into_iter);
+        for (unit, name) in of.names.iter().enumerate() {
+            let test = of.tests.get(unit);
+            let significance = test.and_then(|test| Some((test, q.next()?)));
+            slices.push(SliceScores {
+                name: name.clone(),
+                block: of.block,
+                layer: of.layer,
+                heads: (unit * shared..(unit + 1) * shared).collect(),
+                mean: of.sums[unit] / pairs,
+                health: of.health.get(unit).copied(),
+                significance: significance.map(|(test, q)| Significance {
+                    test: *test,
+                    p: p(test),
+                    q,
+                    selected: q <= config.alpha,
+                }),
+                scores: kept.as_mut().and_then(Iterator::next),
+            });
+        }
+        let of_block = of.top.into_sorted_vec().into_iter();
+        worst.extend(of_block.map(|w| (w.0.clone(), of.names[w.0.slice].clone())));
+    }
+    // The sort is stable, so ties stay in the order of block, layer, head and sample.
+    worst.sort_by(|(x, _), (y, _)| y.badness.total_cmp(&x.badness));
+    let top = worst.into_iter().take(config.top).map(|(worst, slice)| {
+        let [a, b] = [0, 1].map(|task| SampleRef {
+            task: tasks[task].into(),
+            id: samples[task][worst.pair[task]].clone(),
+        });
+        Collision {
+            a,
+            b,
+            slice,
+            score: worst.score,
+        }
+    });
+    let attention = heads.attention();
+    InterferenceReport {
+        schema: SCHEMA,
+        tasks: tasks.map(Into::into),
+        model: store.model().into(),
+        settings: config.clone(),
+        layers: attention.iter().map(|a| a.name().into()).collect(),
+        kv_heads: attention
+            .iter()
+            .map(|a| (0..a.heads()).map(|h| a.kv_of(h)).collect())
+            .collect(),
+        top: top.collect(),
+        warnings: warnings(config, store, tasks, &slices),
+        slices,
+        samples,
+    }
+}
+
+fn warnings(
+    config: &InterferenceConfig,
+    store: &GradientStore,
+    tasks: [&str; 2],
+    slices: &[SliceScores],
+) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for task in tasks.iter().filter(|task| store.samples(task).is_empty()) {
+        let known = store.tasks().collect::<Vec<_>>().join(", ");
+        warnings.push(format!(
+            "task `{task}` has no samples in the store (tasks there: {known}): all scores are 0 \
+             and mean nothing"
+        ));
+    }
+    if (config.variant, config.pool, config.estimate)
+        == (Variant::Unsigned, Pool::A, Estimate::All)
+    {
+        let [a, b] = tasks;
+        warnings.push(format!(
+            "the mean over the samples of {a} is, by construction, the size of the gradients of \
+             {b}, whatever {a} is: this map of means says nothing about {a}. Scores of single \
+             pairs do; for a map prefer pool B or the signed variant"
+        ));
+    }
+    let swamped = |s: &&SliceScores| s.health.is_some_and(|h| h.swamped());
+    if let Some(first) = slices.iter().find(swamped) {
+        warnings.push(format!(
+            "the damping is more than 1 % of the median F in {} of {} slices, such as {}: it \
+             decides more than F does there",
+            slices.iter().filter(swamped).count(),
+            slices.len(),
+            first.name
+        ));
+    }
+    warnings
+}
+
+impl InterferenceReport {
+    /// The slice of a block that query head `head` of attention layer `layer` uses.
+    pub fn slice(&self, block: Block, layer: usize, head: usize) -> Option<&SliceScores> {
+        let fits = |s: &&SliceScores| {
+            (s.block, s.layer) == (block, layer) && s.heads.contains(&head)
+        };
+        self.slices.iter().find(fits)
+    }
+
+    /// Mean scores of a block, layer by head; layers may differ in their heads. Empty when the
+    /// block was not looked at.
+    pub fn map(&self, block: Block) -> Vec<Vec<f64>> {
+        let row = |(layer, heads): (usize, &Vec<usize>)| {
+            let heads = 0..heads.len();
+            let means = heads.map(|head| self.slice(block, layer, head).map(|s| s.mean));
+            means.collect::<Option<Vec<f64>>>()
+        };
+        let rows = self.kv_heads.iter().enumerate().map(row);
+        rows.collect::<Option<_>>().unwrap_or_default()
+    }
+
+    /// The blocks that were looked at.
+    pub fn blocks(&self) -> Vec<Block> {
+        let there = |b: &Block| self.slices.iter().any(|s| s.block == *b);
+        BLOCKS.into_iter().filter(there).collect()
+    }
+}
+
+impl fmt::Display for InterferenceReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b] = &self.tasks;
+        let [n_a, n_b] = self.samples.each_ref().map(Vec::len);
+        let unit = match self.settings.aggregate {
+            Aggregate::Mean => "mean over the slice",
+            Aggregate::Sum => "sum over the slice",
+        };
+        writeln!(
+            f,
+            "{a} ({n_a} samples) → {b} ({n_b}), settings {}, {unit}, mean over all pairs \
+             (* q ≤ {})",
+            self.settings.label(),
+            self.settings.alpha
+        )?;
+        for block in self.blocks() {
+            for (layer, row) in self.map(block).iter().enumerate() {
+                let title = match layer {
+                    0 => format!("{block}  layer 0"),
+                    _ => format!("   layer {layer}"),
+                };
+                write!(f, "{title:<12}")?;
+                for (head, mean) in row.iter().enumerate() {
+                    let slice = self.slice(block, layer, head);
+                    let selected = slice.and_then(|s| s.significance).is_some_and(|s| s.selected);
+                    write!(f, "  {mean:>10.3e}{}", if selected { '*' } else { ' ' })?;
+                }
+                writeln!(f)?;
+            }
+        }
+        for collision in self.top.iter().take(5) {
+            let Collision { a, b, slice, score } = collision;
+            writeln!(f, "  {b} and {a} on {slice}: {score:.3e}")?;
+        }
+        for warning in &self.warnings {
+            writeln!(f, "  Note: {warning}.")?;
+        }
+        Ok(())
+    }
+}
