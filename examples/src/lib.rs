@@ -3,6 +3,7 @@
 pub mod chapters;
 pub mod chart;
 pub mod device;
+pub mod memory;
 pub mod model;
 pub mod tasks;
 pub mod training;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use fisher_core::{
-    AttentionConfig, Catalogue, ContributionUnit, Gradient, GradientBatch, GradientStore, HeadLayout,
-    Orientation, Parameter, Role, Sample, Statistics, StatisticsConfig, StoreConfig,
+    AttentionConfig, Catalogue, ContributionUnit, Gradient, GradientBatch, GradientStore,
+    HeadLayout, Orientation, Parameter, Role, Sample, Statistics, StatisticsConfig, StoreConfig,
 };
 use safetensors::SafeTensors;
 use serde_json::Value;

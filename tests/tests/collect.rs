@@ -330,3 +330,77 @@ fn the_kind_is_on_record() {
     );
     assert_eq!(model.sample_losses(&data).tokens().len(), 7);
 }
+
+/// The store is filled in the same pass, with the very gradients, and resumed with the statistics.
+#[rstest]
+fn a_store_is_filled_in_the_same_pass(#[values(true, false)] on_disk: bool) {
+    use burn::module::ParamGroup;
+    use fisher_core::StoreConfig;
+
+    let device = Backend::Flex.device().expect("a CPU").autodiff();
+    let model = Small::init(&device);
+    let data = Sequences::made_up(6, 5, &device);
+    let folder = tempfile::tempdir().expect("a folder");
+    let checkpoint = Checkpoint::new(folder.path().join("partial.safetensors"), 2);
+    let collector = CollectorConfig::new()
+        .with_checkpoint(Some(checkpoint))
+        .init();
+    // Statistics of one part of the model, gradients of another.
+    let only = ParamGroup::from_predicate("attention");
+    let stored = StoreConfig::new(1 << 20)
+        .with_only(Some(only))
+        .with_folder(on_disk.then(|| folder.path().join("store")));
+    let fresh = || {
+        let config = StatisticsConfig::new().with_elementwise(false);
+        let statistics: Statistics = config
+            .init(&model, &HeadLayout::none())
+            .expect("statistics");
+        statistics
+    };
+
+    // Interrupted after four samples, of which the checkpoint has four.
+    let mut statistics = collector.resume(fresh()).expect("fresh");
+    let mut store = stored.init(&model).expect("a store");
+    let batches = data.batches(2);
+    let begun = batches[..2].to_vec();
+    collector
+        .collect_batches(&model, "t", begun, (&mut statistics, &mut store))
+        .expect("collected");
+    assert_eq!(store.samples("t").len(), 4);
+    drop(store);
+
+    let mut statistics = collector.resume(fresh()).expect("the checkpoint");
+    let mut store = stored.init(&model).expect("a store");
+    assert_eq!(store.samples("t").len(), if on_disk { 4 } else { 0 });
+    let collected = collector
+        .collect_batches(&model, "t", batches, (&mut statistics, &mut store))
+        .expect("collected");
+    assert_eq!((collected.resumed, collected.samples), (4, 2));
+    assert_eq!(store.samples("t").len(), 6);
+
+    let paths: Vec<&str> = store
+        .catalogue()
+        .parameters()
+        .iter()
+        .map(|p| p.path())
+        .collect();
+    assert!(
+        paths.len() == 8 && paths.iter().all(|p| p.starts_with("attention")),
+        "{paths:?}"
+    );
+    let per_sample = fisher_train::PerSample::new(&model, paths.iter().copied()).expect("a model");
+    for (i, sample) in store.samples("t").iter().enumerate() {
+        let expected = per_sample.gradient(&data, i).expect("a gradient").gradients;
+        assert_eq!(sample, &expected.samples()[0]);
+        for path in &paths {
+            let gradient = expected.get(path).expect("it").tensor().to_data();
+            let found = store.gradient("t", sample.id(), path).expect("it");
+            assert_eq!(found.to_vec(), gradient.iter::<f32>().collect::<Vec<_>>());
+        }
+    }
+
+    let other = Small::init_with(&device, 2.0);
+    let mut wrong = StoreConfig::new(1 << 20).init(&other).expect("a store");
+    let error = collector.collect_batches(&model, "u", [], (&mut statistics, &mut wrong));
+    assert!(matches!(error, Err(fisher_train::Error::OtherModel { .. })));
+}

@@ -22,7 +22,9 @@ fn flex() -> Device {
 }
 
 fn quiet() -> ConflictsConfig {
-    ConflictsConfig::new().with_progress(false).with_bootstrap(0)
+    ConflictsConfig::new()
+        .with_progress(false)
+        .with_bootstrap(0)
 }
 
 fn numbers(value: &Value) -> Vec<f64> {
@@ -49,13 +51,17 @@ fn golden_numbers_agree(
     for case in CASES {
         let golden = Golden::load(case);
         let store = golden.store(&StoreConfig::new(1 << 24), 3, &device);
-        let config = quiet().with_whitening(whitening.clone()).with_keep_pairs(true);
+        let config = quiet()
+            .with_whitening(whitening.clone())
+            .with_keep_pairs(true);
         let run = |config: ConflictsConfig| {
             let conflicts = config.init().expect("settings");
             conflicts.forward(&store, TASKS, &HeadLayout::none(), &device)
         };
         let report = run(config.clone()).expect("a report");
-        let by = run(config.clone().with_correction(Correction::BenjaminiYekutieli));
+        let by = run(config
+            .clone()
+            .with_correction(Correction::BenjaminiYekutieli));
         let bonferroni = run(config.with_correction(Correction::Bonferroni));
         let [by, bonferroni] = [by, bonferroni].map(|r| r.expect("a report"));
         let parameters: Vec<&str> = golden.names("alpha/mean/").collect();
@@ -88,7 +94,10 @@ fn golden_numbers_agree(
                 close(what, &[slice(report, path).q.expect("a q")], P_VALUE);
             }
             let ids = |task: &str| golden.samples(task).iter().map(|s| s.id().into()).collect();
-            assert_eq!([&pairs.a, &pairs.b], [&ids("alpha"), &ids("beta_two")] as [&Vec<String>; 2]);
+            assert_eq!(
+                [&pairs.a, &pairs.b],
+                [&ids("alpha"), &ids("beta_two")] as [&Vec<String>; 2]
+            );
         }
     }
 }
@@ -101,7 +110,9 @@ fn slices_are_what_they_say() {
     let run = |by: SliceBy| {
         let conflicts = quiet().with_by(by).with_keep_pairs(true).init();
         let conflicts = conflicts.expect("settings");
-        conflicts.forward(&store, TASKS, &golden.heads(), &flex()).expect("a report")
+        conflicts
+            .forward(&store, TASKS, &golden.heads(), &flex())
+            .expect("a report")
     };
     // Concatenated gradients of one sample, over parts of parameters.
     let vector = |task: &str, parts: &[(String, std::ops::Range<usize>)]| -> Vec<Vec<f64>> {
@@ -118,31 +129,55 @@ fn slices_are_what_they_say() {
         let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
         let (a, b) = (vector("alpha", parts), vector("beta_two", parts));
         let cosine = |x: &Vec<f64>, y: &Vec<f64>| dot(x, y) / (dot(x, x) * dot(y, y)).sqrt();
-        let expected: Vec<f64> = a.iter().flat_map(|x| b.iter().map(move |y| cosine(x, y))).collect();
+        let expected: Vec<f64> = a
+            .iter()
+            .flat_map(|x| b.iter().map(move |y| cosine(x, y)))
+            .collect();
         let pairs = found.pairs.as_ref().expect("pairs");
         assert_close(&found.name, &pairs.cosine.concat(), &expected, GOLDEN, 1.0);
         assert_eq!(found.elements, a[0].len(), "{}", found.name);
     };
     let catalogue = golden.catalogue();
-    let whole = |path: &str| (path.to_owned(), 0..catalogue.get(path).expect("it").elements());
+    let whole = |path: &str| {
+        (
+            path.to_owned(),
+            0..catalogue.get(path).expect("it").elements(),
+        )
+    };
 
     let report = run(SliceBy::Head);
     // 4 query heads, 2 + 2 shared key/value heads, 4 output heads, twice.
     assert_eq!(report.slices.len(), 2 * (4 + 2 + 2 + 4));
     let q = "model.layers.1.self_attn.q_proj.weight".to_owned();
     // [out, in]: 4 rows of 16 a head.
-    check(slice(&report, "model.layers.1.self_attn Q head 2"), &[(q, 128..192)]);
+    check(
+        slice(&report, "model.layers.1.self_attn Q head 2"),
+        &[(q, 128..192)],
+    );
     let v = "model.layers.0.self_attn.v_proj.weight".to_owned();
-    check(slice(&report, "model.layers.0.self_attn V kv head 1"), &[(v, 64..128)]);
+    check(
+        slice(&report, "model.layers.0.self_attn V kv head 1"),
+        &[(v, 64..128)],
+    );
     // O's heads are columns.
     let o = "model.layers.0.self_attn.o_proj.weight";
     let columns = (0..16).map(|row| (o.to_owned(), row * 16 + 12..row * 16 + 16));
-    check(slice(&report, "model.layers.0.self_attn O head 3"), &columns.collect::<Vec<_>>());
+    check(
+        slice(&report, "model.layers.0.self_attn O head 3"),
+        &columns.collect::<Vec<_>>(),
+    );
 
     let report = run(SliceBy::Layer);
     let inside = |p: &&Parameter| p.path().starts_with("model.layers.1.");
-    let of_layer = catalogue.parameters().iter().filter(inside).map(|p| whole(p.path()));
-    check(slice(&report, "model.layers.1"), &of_layer.collect::<Vec<_>>());
+    let of_layer = catalogue
+        .parameters()
+        .iter()
+        .filter(inside)
+        .map(|p| whole(p.path()));
+    check(
+        slice(&report, "model.layers.1"),
+        &of_layer.collect::<Vec<_>>(),
+    );
 
     let names = ["model.norm.weight", "lm_head.weight"];
     let group = ParamGroup::from_paths(names.to_vec());
@@ -172,7 +207,12 @@ impl Made {
             (-2.0 * (1.0 - u).ln()).sqrt() * (std::f32::consts::TAU * v).cos()
         };
         let parameter = |i: usize| {
-            Parameter::new(format!("p{i:02}"), [elements], Role::Vector, Orientation::InputOutput)
+            Parameter::new(
+                format!("p{i:02}"),
+                [elements],
+                Role::Vector,
+                Orientation::InputOutput,
+            )
         };
         let catalogue = Catalogue::new((0..slices).map(parameter).collect()).expect("parameters");
         let store = StoreConfig::new(1 << 28).init_for(&catalogue, "made".into());
@@ -218,7 +258,9 @@ fn p_values_are_uniform_under_the_null(#[case] whitening: Option<Ridge>) {
     let mut p: Vec<f64> = (0..runs)
         .map(|seed| {
             let made = Made::new([12, 12], 1, 8, seed, |_, _| 0.0);
-            let config = quiet().with_whitening(whitening.clone()).with_relabellings(499);
+            let config = quiet()
+                .with_whitening(whitening.clone())
+                .with_relabellings(499);
             let report = made.report(config.with_seed(seed));
             let test = report.slices[0].test.expect("a test");
             assert!(!test.exact && test.p_low > 0.0);
@@ -267,7 +309,7 @@ fn planted_conflicts_are_told_with_their_names() {
         (true, _) => -4.0,
         _ => 0.0,
     };
-    let made = Made::new([9, 8], 6, 8, 5, shift);
+    let made = Made::new([16, 15], 6, 8, 5, shift);
     let report = made.report(quiet().with_bootstrap(200));
     assert_eq!(report.selected, 1, "{report}");
     assert!(slice(&report, "p02").selected);
@@ -295,6 +337,14 @@ fn planted_conflicts_are_told_with_their_names() {
     // A pair is only a conflict if it is as far apart as was asked.
     let far = made.report(quiet().with_min_separation(0.97));
     assert!(far.total < report.total && far.conflicts.iter().all(|c| c.separation >= 0.97));
+    // Too few samples to tell pairs apart: that is said.
+    let few = Made::new([9, 8], 6, 8, 5, shift).report(quiet());
+    assert_eq!((few.selected, few.total), (1, 0), "{few}");
+    assert!(
+        few.warnings[0].contains("more samples"),
+        "{:?}",
+        few.warnings
+    );
     // The same seed gives the same report, another not quite the same.
     let json = |seed| {
         let report = made.report(quiet().with_bootstrap(50).with_seed(seed));
@@ -332,14 +382,24 @@ fn a_sample_without_direction_is_left_out_and_named() {
     let made = Made::new([4, 4], 1, 3, 0, |_, _| 0.0);
     let mut store = made.store;
     let mut batch = GradientBatch::new(vec![Sample::new("flat", 1).expect("tokens")]);
-    batch.insert("p00", Gradient::token_sum(Tensor::<2>::zeros([1, 3], &flex())));
+    batch.insert(
+        "p00",
+        Gradient::token_sum(Tensor::<2>::zeros([1, 3], &flex())),
+    );
     store.push("b", &batch).expect("gradients");
     let made = Made { store };
     let report = made.report(quiet().with_keep_pairs(true));
-    assert_eq!(report.slices[0].without_direction, [vec![], vec!["flat".to_owned()]]);
+    assert_eq!(
+        report.slices[0].without_direction,
+        [vec![], vec!["flat".to_owned()]]
+    );
     assert_eq!(report.slices[0].pairs.as_ref().expect("pairs").b.len(), 4);
     assert!(report.slices[0].test.is_some());
-    assert!(report.warnings[0].contains("left out"), "{:?}", report.warnings);
+    assert!(
+        report.warnings[0].contains("left out"),
+        "{:?}",
+        report.warnings
+    );
 }
 
 #[test]
@@ -350,7 +410,12 @@ fn too_few_samples_are_an_error() {
     let error = conflicts.forward(&made.store, ["a", "b"], &heads, &flex());
     assert!(matches!(error, Err(Error::TooFewSamples { task, found: 1, .. }) if task == "a"));
     let error = conflicts.forward(&made.store, ["nobody", "b"], &heads, &flex());
-    assert!(error.expect_err("unknown").to_string().contains("tasks there are: a, b"));
+    assert!(
+        error
+            .expect_err("unknown")
+            .to_string()
+            .contains("tasks there are: a, b")
+    );
     let heads = quiet().with_by(SliceBy::Head).init().expect("settings");
     let error = heads.forward(&made.store, ["b", "b"], &HeadLayout::none(), &flex());
     assert!(matches!(error, Err(Error::NotCollected { .. })));

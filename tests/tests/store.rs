@@ -7,8 +7,8 @@ use std::path::Path;
 use burn::module::ParamGroup;
 use burn::tensor::{Device, Tensor};
 use fisher_core::{
-    Catalogue, Error, Gradient, GradientBatch, GradientStore, Orientation, Parameter, Precision, Role,
-    Sample, StatisticsConfig, StoreConfig,
+    Catalogue, Error, Gradient, GradientBatch, GradientStore, Orientation, Parameter, Precision,
+    Role, Sample, StatisticsConfig, StoreConfig,
 };
 use fisher_tests::backend::Backend;
 use fisher_tests::golden::{CASES, Golden, TASKS};
@@ -27,7 +27,9 @@ fn catalogue() -> Catalogue {
 
 /// Samples `range`, their gradients made of their numbers.
 fn batch(range: std::ops::Range<usize>) -> GradientBatch {
-    let samples = range.clone().map(|i| Sample::new(format!("s{i}"), 1 + i as u64 % 4));
+    let samples = range
+        .clone()
+        .map(|i| Sample::new(format!("s{i}"), 1 + i as u64 % 4));
     let samples: Vec<Sample> = samples.collect::<Result<_, _>>().expect("tokens");
     let mut batch = GradientBatch::new(samples);
     for (path, elements) in [("w", 6), ("b", 3)] {
@@ -58,7 +60,11 @@ fn assert_holds(store: &GradientStore, count: usize) {
     for i in 0..count {
         for (path, elements) in [("w", 6), ("b", 3)] {
             let found = store.gradient("t", &format!("s{i}"), path);
-            assert_eq!(*found.expect("a gradient"), row(i, path, elements), "{path} of {i}");
+            assert_eq!(
+                *found.expect("a gradient"),
+                row(i, path, elements),
+                "{path} of {i}"
+            );
         }
         let part = store.row("t", i, "w", 2..5).expect("a row");
         assert_eq!(*part, row(i, "w", 6)[2..5]);
@@ -84,14 +90,18 @@ fn what_goes_in_comes_out(#[case] memory: usize, #[case] on_disk: bool) {
     let usage = store.usage();
     assert!(usage.memory <= usage.budget, "{usage}");
     assert_eq!(usage.samples, 11);
-    // Batches of two: 5 samples' room takes two of them.
-    let expected = if on_disk { memory.min(4 * SAMPLE) } else { 11 * SAMPLE };
+    // Room for five: two batches of two, and the last, of one.
+    let expected = if on_disk { memory } else { 11 * SAMPLE };
     assert_eq!(usage.memory, expected);
     assert_eq!(usage.disk, if on_disk { 11 * SAMPLE as u64 } else { 0 });
     if on_disk {
         store.sync().expect("a disk");
         let files = std::fs::read_dir(folder.path().join("store")).expect("files");
-        assert_eq!(files.count(), 7, "the index, and a shard for every batch");
+        assert_eq!(
+            files.count(),
+            6,
+            "the index, and a shard for three samples at most"
+        );
         let read = GradientStore::open(folder.path().join("store")).expect("a store");
         assert_holds(&read, 11);
         read.verify().expect("whole");
@@ -107,7 +117,10 @@ fn memory_without_a_folder_has_an_end() {
     assert!(matches!(error, Error::Budget { needed, budget }
         if needed == 6 * SAMPLE && budget == 5 * SAMPLE));
     let error = error.to_string();
-    assert!(error.contains("folder") && error.contains("precision"), "{error}");
+    assert!(
+        error.contains("folder") && error.contains("precision"),
+        "{error}"
+    );
     assert_holds(&store, 4);
 }
 
@@ -122,7 +135,9 @@ fn a_killed_writer_leaves_a_store_that_goes_on() {
 
     // Killed between the gradients and their line, and within a line.
     let append = |file: &str, bytes: &[u8]| {
-        let file = OpenOptions::new().append(true).open(folder.path().join(file));
+        let file = OpenOptions::new()
+            .append(true)
+            .open(folder.path().join(file));
         file.expect("a file").write_all(bytes).expect("written");
     };
     append("shard-00001.bin", &[7; 50]);
@@ -144,7 +159,10 @@ fn lines_whose_gradients_did_not_reach_the_disk_are_given_up() {
     let open = || config.init_for(&catalogue(), "m".into()).expect("a store");
     fill(&mut open(), 0..6, 2);
     let shard = folder.path().join("shard-00000.bin");
-    let file = OpenOptions::new().write(true).open(&shard).expect("a shard");
+    let file = OpenOptions::new()
+        .write(true)
+        .open(&shard)
+        .expect("a shard");
     file.set_len(4 * SAMPLE as u64 + 5).expect("cut");
     assert_holds(&GradientStore::open(folder.path()).expect("readable"), 4);
     let mut store = open();
@@ -179,22 +197,33 @@ fn what_is_damaged_is_an_error() {
     std::fs::write(&shard, bytes).expect("written");
     let error = GradientStore::open(&path).expect("openable").verify();
     let error = error.expect_err("flipped").to_string();
-    assert!(error.contains("shard-00001.bin") && error.contains("corrupted"), "{error}");
+    assert!(
+        error.contains("shard-00001.bin") && error.contains("corrupted"),
+        "{error}"
+    );
 
     let path = fresh("version");
-    edit(&path, "index.jsonl", &|t| t.replace("\"fisher_store\":1", "\"fisher_store\":9"));
+    edit(&path, "index.jsonl", &|t| {
+        t.replace("\"fisher_store\":1", "\"fisher_store\":9")
+    });
     assert!(refused(&path).contains("version 9"));
 
     let path = fresh("index");
-    edit(&path, "index.jsonl", &|t| t.replacen("\"offset\":0", "\"offset\":1", 1));
+    edit(&path, "index.jsonl", &|t| {
+        t.replacen("\"offset\":0", "\"offset\":1", 1)
+    });
     assert!(refused(&path).contains("line 2 contradicts it"));
 
     let path = fresh("hostile");
-    edit(&path, "index.jsonl", &|t| t.replacen("\"shard\":0", "\"shard\":4000000000", 1));
+    edit(&path, "index.jsonl", &|t| {
+        t.replacen("\"shard\":0", "\"shard\":4000000000", 1)
+    });
     assert!(refused(&path).contains("shards that hold nothing"));
 
     let path = fresh("huge");
-    edit(&path, "index.jsonl", &|t| t.replace("[2,3]", "[4294967296,4294967296]"));
+    edit(&path, "index.jsonl", &|t| {
+        t.replace("[2,3]", "[4294967296,4294967296]")
+    });
     assert!(refused(&path).contains("too large"));
 
     // Not the last shard: that is no interrupted write.
@@ -214,7 +243,9 @@ fn a_folder_of_something_else_is_refused() {
     let config = StoreConfig::new(0).with_folder(Some(folder.path().into()));
     let held = config.init_for(&catalogue(), "m".into()).expect("a store");
     // While one writes no other may.
-    let error = config.init_for(&catalogue(), "m".into()).expect_err("locked");
+    let error = config
+        .init_for(&catalogue(), "m".into())
+        .expect_err("locked");
     assert!(matches!(error, Error::StoreLocked { .. }), "{error}");
     drop(held);
 
@@ -223,7 +254,11 @@ fn a_folder_of_something_else_is_refused() {
         assert!(error.to_string().contains(what), "{error}");
     };
     refused(config.clone(), "another", "hash of its weights");
-    refused(config.clone().with_precision(Precision::Float16), "m", "precision");
+    refused(
+        config.clone().with_precision(Precision::Float16),
+        "m",
+        "precision",
+    );
     let only = ParamGroup::from_path("w");
     refused(config.with_only(Some(only)), "m", "set of parameters");
 }
@@ -234,9 +269,18 @@ fn only_what_was_asked_for_is_kept() {
     let mut store = config.init_for(&catalogue(), "m".into()).expect("a store");
     fill(&mut store, 0..2, 2);
     assert_eq!(store.bytes_per_sample(), 12);
-    assert!(matches!(store.gradient("t", "s0", "w"), Err(Error::UnknownParameter { .. })));
-    assert!(matches!(store.gradient("t", "s9", "b"), Err(Error::UnknownSample { .. })));
-    assert!(matches!(store.gradient("u", "s0", "b"), Err(Error::UnknownTask { .. })));
+    assert!(matches!(
+        store.gradient("t", "s0", "w"),
+        Err(Error::UnknownParameter { .. })
+    ));
+    assert!(matches!(
+        store.gradient("t", "s9", "b"),
+        Err(Error::UnknownSample { .. })
+    ));
+    assert!(matches!(
+        store.gradient("u", "s0", "b"),
+        Err(Error::UnknownTask { .. })
+    ));
     let none = ParamGroup::from_path("nothing");
     let config = config.with_only(Some(none));
     assert!(config.init_for(&catalogue(), "m".into()).is_err());
@@ -247,18 +291,28 @@ fn bad_gradients_are_refused_by_name() {
     let config = StoreConfig::new(1 << 20);
     let mut store = config.init_for(&catalogue(), "m".into()).expect("a store");
     fill(&mut store, 0..2, 2);
-    assert!(matches!(store.push("t", &batch(1..3)), Err(Error::SampleTwice { sample, .. })
-        if sample == "s1"));
+    assert!(
+        matches!(store.push("t", &batch(1..3)), Err(Error::SampleTwice { sample, .. })
+        if sample == "s1")
+    );
     let mut nan = batch(2..4);
     let rows = Tensor::<2>::from_floats([[0.0, 0.0, 0.0], [0.0, f32::NAN, 0.0]], &flex());
     nan.insert("b", Gradient::token_sum(rows));
-    assert!(matches!(store.push("t", &nan), Err(Error::NonFinite { sample, parameter })
-        if sample == "s3" && parameter == "b"));
+    assert!(
+        matches!(store.push("t", &nan), Err(Error::NonFinite { sample, parameter })
+        if sample == "s3" && parameter == "b")
+    );
     let mut missing = GradientBatch::new(vec![Sample::new("s5", 1).expect("tokens")]);
     let wide = Tensor::<2>::zeros([1, 7], &flex());
-    assert!(matches!(store.push("t", &missing), Err(Error::MissingParameter { .. })));
+    assert!(matches!(
+        store.push("t", &missing),
+        Err(Error::MissingParameter { .. })
+    ));
     missing.insert("w", Gradient::token_sum(wide));
-    assert!(matches!(store.push("t", &missing), Err(Error::Shape { .. })));
+    assert!(matches!(
+        store.push("t", &missing),
+        Err(Error::Shape { .. })
+    ));
     assert_holds(&store, 2);
 }
 
@@ -295,14 +349,16 @@ fn the_fisher_is_the_statistics(
 /// Half precision on disk and in memory, read back the same.
 #[rstest]
 #[case(Precision::Float16, 2f64.powi(-11))]
-#[case(Precision::BFloat16, 2f64.powi(-9))]
+#[case(Precision::BFloat16, 2f64.powi(-8))]
 fn half_precision_is_as_good_as_it_says(#[case] precision: Precision, #[case] relative: f64) {
     let golden = Golden::load("llama-gqa");
     let folder = tempfile::tempdir().expect("a folder");
     let full = golden.store(&StoreConfig::new(1 << 24), 3, &flex());
     let config = StoreConfig::new(1 << 24).with_precision(precision);
     let held = golden.store(&config, 3, &flex());
-    let config = config.with_memory(0).with_folder(Some(folder.path().into()));
+    let config = StoreConfig::new(0)
+        .with_precision(precision)
+        .with_folder(Some(folder.path().into()));
     let on_disk = golden.store(&config, 3, &flex());
     assert_eq!(2 * held.usage().memory, full.usage().memory);
     assert_eq!(on_disk.usage().disk, held.usage().memory as u64);

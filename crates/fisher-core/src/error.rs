@@ -141,7 +141,9 @@ pub enum Error {
     },
 
     /// A sample that is already in a store.
-    #[error("sample `{sample}` of task `{task}` is already in the store; ids must differ within a task")]
+    #[error(
+        "sample `{sample}` of task `{task}` is already in the store; ids must differ within a task"
+    )]
     SampleTwice {
         /// Name of the task.
         task: String,

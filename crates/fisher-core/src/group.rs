@@ -1,5 +1,6 @@
 //! Groups of elements, and the reduction of contributions to them.
 
+use std::iter::once;
 use std::ops::Range;
 
 use burn::tensor::{DType, Int, Tensor, TensorData};
@@ -273,11 +274,17 @@ impl Grouping {
         assert!(group < self.groups, "group {group} of {}", self.groups);
         let elements: usize = self.shape.iter().product();
         match &self.plan {
-            Plan::Element => vec![group..group + 1],
-            Plan::Buckets { size } => vec![group * size..elements.min((group + 1) * size)],
+            Plan::Element => once(group..group + 1).collect(),
+            Plan::Buckets { size } => {
+                once(group * size..elements.min((group + 1) * size)).collect()
+            }
             Plan::Custom { ids } => {
                 let mut ranges: Vec<Range<usize>> = Vec::new();
-                for (e, _) in ids.iter().enumerate().filter(|(_, id)| **id as usize == group) {
+                for (e, _) in ids
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, id)| **id as usize == group)
+                {
                     match ranges.last_mut() {
                         Some(last) if last.end == e => last.end += 1,
                         _ => ranges.push(e..e + 1),
@@ -289,9 +296,8 @@ impl Grouping {
                 let length = self.shape[s.axis];
                 let outer: usize = self.shape[..s.axis].iter().product();
                 let inner: usize = self.shape[s.axis + 1..].iter().product();
-                let position = group / s.per * (length / s.repeats)
-                    + s.offset
-                    + group % s.per * s.width;
+                let position =
+                    group / s.per * (length / s.repeats) + s.offset + group % s.per * s.width;
                 (0..outer)
                     .map(|o| (o * length + position) * inner)
                     .map(|start| start..start + s.width * inner)

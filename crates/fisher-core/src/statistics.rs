@@ -182,6 +182,11 @@ impl GradientBatch {
         self.gradients.insert(path.into(), gradient);
     }
 
+    /// Keep only the gradients whose path `keep` accepts.
+    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.gradients.retain(|path, _| keep(path));
+    }
+
     /// The samples.
     pub fn samples(&self) -> &[Sample] {
         &self.samples

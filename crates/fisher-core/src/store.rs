@@ -311,13 +311,7 @@ impl GradientStore {
         }
     }
 
-    fn add(
-        &mut self,
-        task: &str,
-        samples: Vec<Sample>,
-        held: Vec<Matrix>,
-        on_disk: Option<Entry>,
-    ) {
+    fn add(&mut self, task: &str, samples: Vec<Sample>, held: Vec<Matrix>, on_disk: Option<Entry>) {
         let task = self.tasks.entry(task.to_owned()).or_default();
         let chunk = task.chunks.len();
         for (row, sample) in samples.iter().enumerate() {

@@ -233,8 +233,12 @@ impl Conflicts {
             None => (work.gram(slices, both, |_, _| 1.0)?, None),
             Some(ridge) => {
                 let mut pooled = fisher(slices, &rows[0], work.bytes)?;
-                for (pooled, other) in pooled.iter_mut().zip(fisher(slices, &rows[1], work.bytes)?) {
-                    pooled.iter_mut().zip(other).for_each(|(a, b)| *a = 0.5 * (*a + b));
+                for (pooled, other) in pooled.iter_mut().zip(fisher(slices, &rows[1], work.bytes)?)
+                {
+                    pooled
+                        .iter_mut()
+                        .zip(other)
+                        .for_each(|(a, b)| *a = 0.5 * (*a + b));
                 }
                 let health: Vec<Health> = pooled.iter().map(|f| ridge.health(f)).collect();
                 for (scale, health) in pooled.iter_mut().zip(&health) {
@@ -247,10 +251,14 @@ impl Conflicts {
                 (work.gram(slices, both, scale)?, Some(health))
             }
         };
-        let tested = slices.iter().zip(grams).enumerate().map(|(i, (slice, gram))| {
-            let health = health.as_ref().map(|health| health[i]);
-            self.test(slice, &gram, rows[0].len(), health, work.slack, resamples)
-        });
+        let tested = slices
+            .iter()
+            .zip(grams)
+            .enumerate()
+            .map(|(i, (slice, gram))| {
+                let health = health.as_ref().map(|health| health[i]);
+                self.test(slice, &gram, rows[0].len(), health, work.slack, resamples)
+            });
         Ok(tested.collect())
     }
 
@@ -268,7 +276,8 @@ impl Conflicts {
         let norms: Vec<f64> = (0..n).map(|i| gram[i * n + i].sqrt()).collect();
         let present: Vec<usize> = (0..n).filter(|&i| norms[i] > 0.0).collect();
         let present_first = present.iter().filter(|&&i| i < first).count();
-        let cosine = |i: usize, j: usize| (gram[i * n + j] / (norms[i] * norms[j])).clamp(-1.0, 1.0);
+        let cosine =
+            |i: usize, j: usize| (gram[i * n + j] / (norms[i] * norms[j])).clamp(-1.0, 1.0);
         let cosines: Vec<f64> = present
             .iter()
             .flat_map(|&i| present.iter().map(move |&j| (i, j)))
@@ -288,11 +297,15 @@ impl Conflicts {
             }
         });
         let within = |range: std::ops::Range<usize>| {
-            let pairs = range.clone().flat_map(move |i| (i + 1..range.end).map(move |j| (i, j)));
+            let pairs = range
+                .clone()
+                .flat_map(move |i| (i + 1..range.end).map(move |j| (i, j)));
             let cosines = &cosines;
             pairs.map(move |(i, j)| cosines[i * m + j])
         };
-        let mut within: Vec<f64> = within(0..present_first).chain(within(present_first..m)).collect();
+        let mut within: Vec<f64> = within(0..present_first)
+            .chain(within(present_first..m))
+            .collect();
         within.sort_by(f64::total_cmp);
 
         let mut cross = Vec::with_capacity(present_first * (m - present_first));

@@ -19,7 +19,9 @@ pub use report::{Collision, InterferenceReport, Significance, SliceScores};
 
 use self::report::assemble;
 use crate::correction::Correction;
-use crate::pairs::{BLOCKS, BlockSlices, Rows, Slice, View, fisher, for_each_run, head_slices, products};
+use crate::pairs::{
+    BLOCKS, BlockSlices, Rows, Slice, View, fisher, for_each_run, head_slices, products,
+};
 use crate::relabel::Relabellings;
 use crate::ridge::{Health, Ridge};
 use crate::work::{Work, bar};
@@ -281,7 +283,9 @@ impl Interference {
                 what: "the full variant needs a device with float64",
             });
         }
-        let relabellings = config.relabellings.filter(|_| counts.iter().all(|n| *n > 1));
+        let relabellings = config
+            .relabellings
+            .filter(|_| counts.iter().all(|n| *n > 1));
         let relabellings =
             relabellings.map(|draws| Relabellings::new(counts[0], counts[1], draws, config.seed));
         let bar = bar(config.progress, "interference", blocks.len());
@@ -465,13 +469,20 @@ impl Fishers {
                     sums,
                     rest: of_b,
                     count,
-                    share: if config.pool == Pool::Pooled { 0.5 } else { 1.0 },
+                    share: if config.pool == Pool::Pooled {
+                        0.5
+                    } else {
+                        1.0
+                    },
                 })
             }
             _ => None,
         };
         let lambdas = match &left_out {
-            None => health.iter().map(|h| vec![h.ridge_lambda_applied]).collect(),
+            None => health
+                .iter()
+                .map(|h| vec![h.ridge_lambda_applied])
+                .collect(),
             Some(of) => of.lambdas(config, slices, &rows[0], work)?,
         };
         let power = |damped: f64| match config.variant {
@@ -681,7 +692,11 @@ impl ScoredBlock {
 
     /// Take in the sums over a slice of the pairs in `[left, right]`, row-major.
     fn take(&mut self, slice: usize, elements: usize, ranges: &[Range<usize>; 2], sums: &[f64]) {
-        let factor = if self.divide { 1.0 / elements as f64 } else { 1.0 };
+        let factor = if self.divide {
+            1.0 / elements as f64
+        } else {
+            1.0
+        };
         let [left, right] = ranges;
         for (i, row) in left.clone().zip(sums.chunks_exact(right.len())) {
             for (j, sum) in right.clone().zip(row) {
@@ -692,7 +707,12 @@ impl ScoredBlock {
                 }
                 let badness = if self.low { -score } else { score };
                 let full = self.top.len() >= self.limit;
-                if full && self.top.peek().is_none_or(|least| badness < least.0.badness) {
+                if full
+                    && self
+                        .top
+                        .peek()
+                        .is_none_or(|least| badness < least.0.badness)
+                {
                     continue;
                 }
                 self.top.push(Reverse(Worst {

@@ -30,15 +30,15 @@ mod work;
 
 pub use compare::{Comparison, compare, spearman};
 pub use conflicts::{
-    Cluster, Conflict, ConflictReport, Conflicts, ConflictsConfig, HotSpot, Involved, MeanCosine, Pairs,
-    SampleRef, SliceBy, SliceConflicts,
+    Cluster, Conflict, ConflictReport, Conflicts, ConflictsConfig, HotSpot, Involved, MeanCosine,
+    Pairs, SampleRef, SliceBy, SliceConflicts,
 };
 pub use correction::Correction;
 pub use error::Error;
 pub use importance::{Importance, ImportanceConfig, ImportanceReport, Ranked};
 pub use interference::{
-    Aggregate, Check, Collision, Estimate, Interference, InterferenceConfig, InterferenceReport, Normalize,
-    Pool, SelfCheck, Significance, SliceScores, Variant,
+    Aggregate, Check, Collision, Estimate, Interference, InterferenceConfig, InterferenceReport,
+    Normalize, Pool, SelfCheck, Significance, SliceScores, Variant,
 };
 pub use masks::{Mask, Masks, Pruning, PruningConfig, Removed, Scope};
 pub use overlap::{Advice, Agreement, Overlap, OverlapConfig, OverlapReport};

@@ -30,13 +30,13 @@ pub(crate) struct Part {
     starts: Vec<usize>,
 }
 
+/// The path of a parameter, and ranges of its elements.
+type PathRanges = (String, Vec<Range<usize>>);
+
 impl Slice {
-    pub(crate) fn new(
-        name: String,
-        parts: impl IntoIterator<Item = (String, Vec<Range<usize>>)>,
-    ) -> Self {
+    pub(crate) fn new(name: String, parts: impl IntoIterator<Item = PathRanges>) -> Self {
         let mut elements = 0;
-        let mut part = |(path, ranges): (String, Vec<Range<usize>>)| {
+        let mut part = |(path, ranges): PathRanges| {
             let starts = ranges.iter().map(|range| {
                 let start = elements;
                 elements += range.len();
@@ -61,7 +61,10 @@ impl Slice {
     pub(crate) fn union(name: String, slices: &[Self]) -> Self {
         let mut paths: BTreeMap<&str, Vec<Range<usize>>> = BTreeMap::new();
         for part in slices.iter().flat_map(|slice| &slice.parts) {
-            paths.entry(&part.path).or_default().extend(part.ranges.iter().cloned());
+            paths
+                .entry(&part.path)
+                .or_default()
+                .extend(part.ranges.iter().cloned());
         }
         let merged = paths.into_iter().map(|(path, mut ranges)| {
             ranges.sort_by_key(|range| range.start);
@@ -101,7 +104,7 @@ pub(crate) fn head_slices(
     let mut found = Vec::new();
     for (layer, attention) in heads.attention().iter().enumerate() {
         // Block to the parts of every head.
-        let mut parts: Vec<Vec<Vec<(String, Vec<Range<usize>>)>>> = vec![Vec::new(); BLOCKS.len()];
+        let mut parts: Vec<Vec<Vec<PathRanges>>> = vec![Vec::new(); BLOCKS.len()];
         for path in attention.paths() {
             let parameter = catalogue.require(path)?;
             for grouping in Grouping::of(parameter, &Scheme::Head, heads)? {
@@ -182,7 +185,6 @@ impl<'a> Rows<'a> {
             view: view.clone(),
         }
     }
-
 
     pub(crate) fn len(&self) -> usize {
         self.samples.len()
@@ -367,7 +369,10 @@ pub(crate) fn gram<T: Real>(
     let mut sums = vec![vec![0.0; rows.len() * rows.len()]; slices.len()];
     for_each_piece(slices, &[rows], bytes, |piece, read| {
         let rows = matrix(piece, &read[0], &weigh, device);
-        add(&mut sums[piece.slice], rows.clone().matmul(rows.transpose()))
+        add(
+            &mut sums[piece.slice],
+            rows.clone().matmul(rows.transpose()),
+        )
     })?;
     Ok(sums)
 }

@@ -1,13 +1,16 @@
 //! Filling statistics from data.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use burn::config::Config;
 use burn::data::dataloader::DataLoader;
 use burn::module::Module;
-use fisher_core::{ContributionUnit, Error as CoreError, Statistics, hash_weights};
+use fisher_core::{
+    ContributionUnit, Error as CoreError, GradientBatch, GradientStore, Parameter, Statistics,
+    hash_weights,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +66,102 @@ pub struct Collector {
     config: CollectorConfig,
 }
 
+/// Where collected gradients go: into statistics, and whole into a store besides, if there is one.
+///
+/// Made from `&mut statistics` or from `(&mut statistics, &mut store)`.
+#[derive(Debug)]
+pub struct Destination<'a, C: ContributionUnit> {
+    statistics: &'a mut Statistics<C>,
+    store: Option<&'a mut GradientStore>,
+}
+
+impl<'a, C: ContributionUnit> From<&'a mut Statistics<C>> for Destination<'a, C> {
+    fn from(statistics: &'a mut Statistics<C>) -> Self {
+        Self {
+            statistics,
+            store: None,
+        }
+    }
+}
+
+impl<'a, C: ContributionUnit> From<(&'a mut Statistics<C>, &'a mut GradientStore)>
+    for Destination<'a, C>
+{
+    fn from((statistics, store): (&'a mut Statistics<C>, &'a mut GradientStore)) -> Self {
+        Self {
+            statistics,
+            store: Some(store),
+        }
+    }
+}
+
+impl<C: ContributionUnit> Destination<'_, C> {
+    fn check_model<M: Module>(&self, model: &M) -> Result<()> {
+        check_model(model, self.statistics)?;
+        match &self.store {
+            Some(store) if store.model() != self.statistics.provenance().model => {
+                Err(Error::OtherModel {
+                    expected: store.model().into(),
+                    found: self.statistics.provenance().model.clone(),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The parameters that need gradients.
+    fn paths(&self) -> BTreeSet<&str> {
+        let stored = self
+            .store
+            .iter()
+            .flat_map(|store| store.catalogue().parameters());
+        self.statistics
+            .paths()
+            .chain(stored.map(Parameter::path))
+            .collect()
+    }
+
+    /// Whether a sample still has to go into the store.
+    fn lacks(&self, task: &str, sample: &str) -> bool {
+        let store = self.store.as_ref();
+        store.is_some_and(|store| !store.contains(task, sample))
+    }
+
+    /// The store first: what the checkpoint has counted must be in it.
+    fn save(&self, checkpoint: &Checkpoint) -> fisher_core::Result<()> {
+        if let Some(store) = &self.store {
+            store.sync()?;
+        }
+        self.statistics.save(&checkpoint.path)
+    }
+
+    fn restore(&mut self, task: &str, gradients: &GradientBatch) -> fisher_core::Result<()> {
+        match &mut self.store {
+            Some(store) => store.push(task, gradients),
+            None => Ok(()),
+        }
+    }
+
+    /// The store takes the sample only when the statistics did.
+    fn push(&mut self, task: &str, gradients: GradientBatch) -> fisher_core::Result<()> {
+        let Some(store) = &mut self.store else {
+            return self.statistics.push(task, gradients);
+        };
+        let mut counted = gradients.clone();
+        counted.retain(|path| self.statistics.shape(path).is_some());
+        self.statistics.push(task, counted)?;
+        // A store on disk may be ahead of the checkpoint that is resumed from.
+        match gradients
+            .samples()
+            .iter()
+            .all(|s| store.contains(task, s.id()))
+        {
+            true => Ok(()),
+            false => store.push(task, &gradients),
+        }
+    }
+}
+
 /// What a collection did.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Collected {
@@ -109,40 +208,42 @@ impl Collector {
     ///
     /// # Errors
     /// Those of [`Collector::collect_batches`], and [`Error::Data`] when the loader fails.
-    pub fn collect<M: SampleLoss, C: ContributionUnit>(
+    pub fn collect<'a, M: SampleLoss, C: ContributionUnit>(
         &self,
         model: &M,
         task: &str,
         loader: &dyn DataLoader<M::Batch>,
-        statistics: &mut Statistics<C>,
+        into: impl Into<Destination<'a, C>>,
     ) -> Result<Collected> {
         let batches = loader.iter().map(|batch| {
             batch.map_err(|e| Error::Data {
                 reason: e.to_string(),
             })
         });
-        self.run(model, task, batches, Some(loader.num_items()), statistics)
+        self.run(model, task, batches, Some(loader.num_items()), into.into())
     }
 
     /// Collect the samples of an iterator over batches.
     ///
     /// The gradient of each sample is that of its token-sum loss, dropout off, parameters that
-    /// are not part of the statistics frozen. How samples are batched makes no difference.
+    /// are asked for by neither statistics nor store frozen. How samples are batched makes no
+    /// difference. Samples that a store on disk already has are not written twice.
     ///
     /// # Errors
     /// [`Error::OtherModel`] when the statistics belong to other weights, [`Error::OtherData`]
     /// when the data does not begin with what a checkpoint holds, [`Error::DuplicateSample`] when
     /// an id comes twice, errors of single samples
-    /// ([`PerSample::gradient`], [`CoreError::NonFinite`]), and those of [`Statistics::save`].
+    /// ([`PerSample::gradient`], [`CoreError::NonFinite`]), and those of [`Statistics::save`] and
+    /// [`GradientStore::push`].
     /// Samples collected before an error stay in the statistics.
-    pub fn collect_batches<M: SampleLoss, C: ContributionUnit>(
+    pub fn collect_batches<'a, M: SampleLoss, C: ContributionUnit>(
         &self,
         model: &M,
         task: &str,
         batches: impl IntoIterator<Item = M::Batch>,
-        statistics: &mut Statistics<C>,
+        into: impl Into<Destination<'a, C>>,
     ) -> Result<Collected> {
-        self.run(model, task, batches.into_iter().map(Ok), None, statistics)
+        self.run(model, task, batches.into_iter().map(Ok), None, into.into())
     }
 
     fn run<M: SampleLoss, C: ContributionUnit>(
@@ -151,7 +252,7 @@ impl Collector {
         task: &str,
         batches: impl Iterator<Item = Result<M::Batch>>,
         total: Option<usize>,
-        statistics: &mut Statistics<C>,
+        mut into: Destination<C>,
     ) -> Result<Collected> {
         let _span = tracing::info_span!("collect", task).entered();
         let start = Instant::now();
@@ -163,11 +264,18 @@ impl Collector {
         {
             return Err(Error::CheckpointEvery);
         }
-        check_model(model, statistics)?;
-        let per_sample = PerSample::new(model, statistics.paths())?;
-        let known: Vec<String> = match statistics.task(task) {
+        into.check_model(model)?;
+        let per_sample = PerSample::new(model, into.paths())?;
+        let known: Vec<String> = match into.statistics.task(task) {
             Ok(task) => task.samples().iter().map(|s| s.id.clone()).collect(),
             Err(_) => Vec::new(),
+        };
+        let skipped: HashSet<String> = match into.statistics.task(task) {
+            Ok(task) => {
+                let skipped = task.samples().iter().filter(|s| s.skipped.is_some());
+                skipped.map(|s| s.id.clone()).collect()
+            }
+            Err(_) => HashSet::new(),
         };
         let mut seen: HashSet<String> = known.iter().cloned().collect();
         let done = match self.config.checkpoint {
@@ -194,6 +302,11 @@ impl Collector {
                     check_resumed(task, position, expected, &id)?;
                     collected.resumed += 1;
                     position += 1;
+                    // A store that was only in memory is empty again.
+                    if into.lacks(task, &id) && !skipped.contains(&id) {
+                        let sample = per_sample.of(&batch, index, id)?;
+                        into.restore(task, &sample.gradients)?;
+                    }
                     continue;
                 }
                 position += 1;
@@ -208,13 +321,13 @@ impl Collector {
                     unreached.add(&sample.unreached);
                     let counted = sample.gradients.samples()[0].clone();
                     let loss = sample.loss;
-                    match statistics.push(task, sample.gradients) {
+                    match into.push(task, sample.gradients) {
                         Ok(()) => Ok(Some((counted.tokens(), loss))),
                         Err(CoreError::NonFinite { parameter, .. })
                             if self.config.non_finite == NonFinite::Skip =>
                         {
                             tracing::warn!(id, parameter, "gradient not finite, sample skipped");
-                            statistics.skip(task, &counted, parameter);
+                            into.statistics.skip(task, &counted, parameter);
                             Ok(None)
                         }
                         Err(error) => Err(Error::from(error)),
@@ -231,7 +344,7 @@ impl Collector {
                 if let Some(checkpoint) = &self.config.checkpoint
                     && position.is_multiple_of(checkpoint.every)
                 {
-                    statistics.save(&checkpoint.path)?;
+                    into.save(checkpoint)?;
                 }
             }
         }
@@ -239,7 +352,7 @@ impl Collector {
             check_resumed(task, position, expected, "the end of the data")?;
         }
         if let Some(checkpoint) = &self.config.checkpoint {
-            statistics.save(&checkpoint.path)?;
+            into.save(checkpoint)?;
         }
         bar.finish_and_clear();
         collected.unreached = unreached.into_paths();

@@ -2,7 +2,8 @@
 //!
 //! A model says what the loss of each sample is ([`SampleLoss`]), a batch says what its samples
 //! are ([`SampleBatch`]), and a [`Collector`] runs one backward pass per sample and fills
-//! [`Statistics`](fisher_core::Statistics): exact for any Burn module and any loss.
+//! [`Statistics`](fisher_core::Statistics), and in the same pass a
+//! [`GradientStore`](fisher_core::GradientStore): exact for any Burn module and any loss.
 //!
 //! What follows for training is here too: [`FisherOptimizer`] scales the gradients of any Burn
 //! optimizer, [`Ewc`] keeps what a task has learnt, [`Merging`] joins models.
@@ -72,7 +73,7 @@ mod optimizer;
 mod per_sample;
 mod sample;
 
-pub use collect::{Checkpoint, Collected, Collector, CollectorConfig, NonFinite};
+pub use collect::{Checkpoint, Collected, Collector, CollectorConfig, Destination, NonFinite};
 pub use error::Error;
 pub use ewc::Ewc;
 pub use losses::{IGNORE, SampleLosses, draw_labels};

@@ -8,6 +8,7 @@ use fisher_core::{
     Catalogue, Gradient, GradientBatch, HeadLayout, Orientation, Parameter, Role, Sample,
     Statistics, StatisticsConfig,
 };
+use fisher_examples::memory::resident;
 use fisher_metrics::{OverlapConfig, PruningConfig, Scores};
 
 /// Prune half of many elements, compare two such masks, and print the time of each beside that of
@@ -93,12 +94,4 @@ fn scores(elements: usize, seed: u64) -> Result<Scores, Box<dyn std::error::Erro
     batch.insert("w", Gradient::token_sum(gradient));
     statistics.push("task", batch)?;
     Ok(Scores::elementwise(&statistics, "task")?)
-}
-
-/// Resident memory in GB, now or at its peak, where the system tells.
-fn resident(field: &str) -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with(field))?;
-    let kilobytes: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kilobytes * 1024.0 / 1e9)
 }

@@ -112,11 +112,7 @@ pub(super) struct Shards {
 
 impl Shards {
     /// Open `folder` for writing, with what is in it; begin it where there is nothing.
-    pub(super) fn write(
-        folder: &Path,
-        header: &Header,
-        limit: u64,
-    ) -> Result<(Self, Vec<Entry>)> {
+    pub(super) fn write(folder: &Path, header: &Header, limit: u64) -> Result<(Self, Vec<Entry>)> {
         std::fs::create_dir_all(folder).map_err(|e| io(folder, e))?;
         let path = folder.join("index.jsonl");
         let mut options = OpenOptions::new();
@@ -154,7 +150,8 @@ impl Shards {
     /// Open a store for reading.
     pub(super) fn read(folder: &Path) -> Result<(Self, Header, Vec<Entry>)> {
         let path = folder.join("index.jsonl");
-        let (header, entries, _) = read_index(&path)?.ok_or_else(|| format(&path, "it is empty"))?;
+        let (header, entries, _) =
+            read_index(&path)?.ok_or_else(|| format(&path, "it is empty"))?;
         let mut shards = Self::closed(folder);
         let entries = shards.attach(entries, &header, false)?;
         Ok((shards, header, entries))
@@ -180,7 +177,11 @@ impl Shards {
         write: bool,
     ) -> Result<Vec<Entry>> {
         let index = self.folder.join("index.jsonl");
-        let count = entries.iter().map(|e| e.shard).max().map_or(0, |last| last + 1);
+        let count = entries
+            .iter()
+            .map(|e| e.shard)
+            .max()
+            .map_or(0, |last| last + 1);
         if count > entries.len() {
             return Err(format(&index, "it names shards that hold nothing"));
         }
@@ -236,7 +237,8 @@ impl Shards {
             let path = self.shard(self.files.len());
             let mut options = OpenOptions::new();
             let options = options.read(true).write(true).create(true).truncate(true);
-            self.files.push(options.open(&path).map_err(|e| io(&path, e))?);
+            self.files
+                .push(options.open(&path).map_err(|e| io(&path, e))?);
             self.end = 0;
         }
         entry.shard = self.files.len() - 1;
@@ -340,7 +342,11 @@ fn same(folder: &Path, ours: &Header, theirs: &Header) -> Result<()> {
     };
     let precision = |h: &Header| format!("{:?}", h.precision);
     for (what, ours, theirs) in [
-        ("model (hash of its weights)", ours.model.clone(), theirs.model.clone()),
+        (
+            "model (hash of its weights)",
+            ours.model.clone(),
+            theirs.model.clone(),
+        ),
         ("precision", precision(ours), precision(theirs)),
         ("set of parameters", parameters(ours), parameters(theirs)),
     ] {
@@ -355,7 +361,10 @@ fn same(folder: &Path, ours: &Header, theirs: &Header) -> Result<()> {
     }
     match ours.parameters == theirs.parameters {
         true => Ok(()),
-        false => Err(format(&folder.join("index.jsonl"), "its parameters have other roles")),
+        false => Err(format(
+            &folder.join("index.jsonl"),
+            "its parameters have other roles",
+        )),
     }
 }
 

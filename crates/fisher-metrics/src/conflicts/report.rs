@@ -52,7 +52,10 @@ impl fmt::Display for Conflict {
         let (a, b, slice) = (&self.a, &self.b, &self.slice);
         let cosine = format!("{:.2}", self.cosine).replace('-', "−");
         let q = significant(self.q);
-        write!(f, "{b} conflicts with {a} on {slice} (cos {cosine}, q = {q})")
+        write!(
+            f,
+            "{b} conflicts with {a} on {slice} (cos {cosine}, q = {q})"
+        )
     }
 }
 
@@ -285,7 +288,7 @@ pub(super) fn summarise(
         clusters: clusters(&hits, samples, &sample),
         hot_spots: hot_spots(&hits, tested),
         involved: involved(&hits, &sample),
-        warnings: warnings(&slices),
+        warnings: warnings(&slices, &least_p(tested), pair_level),
         slices,
     }
 }
@@ -380,7 +383,22 @@ fn involved(hits: &[Hit], sample: &impl Fn(usize, usize) -> SampleRef) -> Vec<In
     involved
 }
 
-fn warnings(slices: &[SliceConflicts]) -> Vec<String> {
+/// The smallest p that a pair of each slice can have.
+fn least_p(tested: &[Tested]) -> Vec<f64> {
+    let within = |of: &Tested| -> usize {
+        let pairs = of
+            .present
+            .iter()
+            .map(|p| p.len() * p.len().saturating_sub(1) / 2);
+        pairs.sum()
+    };
+    tested
+        .iter()
+        .map(|of| 1.0 / (1 + within(of)) as f64)
+        .collect()
+}
+
+fn warnings(slices: &[SliceConflicts], least_p: &[f64], pair_level: f64) -> Vec<String> {
     let mut warnings = Vec::new();
     let mut warn = |what: &str, found: Vec<&SliceConflicts>| {
         if let Some(first) = found.first() {
@@ -389,6 +407,13 @@ fn warnings(slices: &[SliceConflicts]) -> Vec<String> {
         }
     };
     let of = |fits: &dyn Fn(&&SliceConflicts) -> bool| slices.iter().filter(fits).collect();
+    let hopeless = slices.iter().zip(least_p);
+    let hopeless = hopeless.filter(|(s, least)| s.selected && **least > pair_level);
+    warn(
+        "no pair can reach the level of pairs, because a p-value of a pair is at least one over the \
+         pairs within the tasks (more samples would do),",
+        hopeless.map(|(s, _)| s).collect(),
+    );
     warn(
         "the damping is more than 1 % of the median F, so that it decides more than F does,",
         of(&|s| s.health.is_some_and(|h| h.swamped())),
@@ -438,7 +463,11 @@ impl fmt::Display for ConflictReport {
         order.sort_by(|x, y| x.q.unwrap_or(2.0).total_cmp(&y.q.unwrap_or(2.0)));
         let shown = 12;
         let rows = &order[..order.len().min(shown)];
-        let width = rows.iter().map(|s| s.name.chars().count()).max().unwrap_or(0);
+        let width = rows
+            .iter()
+            .map(|s| s.name.chars().count())
+            .max()
+            .unwrap_or(0);
         let header = ["cosine", "interval", "p", "q", "conflicts"];
         let [c, i, p, q, n] = header;
         writeln!(f, "{:<width$}  {c:>7}  {i:>17}  {p:>8}  {q:>8}  {n:>9}", "")?;

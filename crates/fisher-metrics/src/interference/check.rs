@@ -54,7 +54,11 @@ impl fmt::Display for SelfCheck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for check in &self.checks {
             let verdict = if check.holds() { "holds" } else { "FAILS" };
-            writeln!(f, "{verdict}  {} (off by {:.1e})", check.law, check.deviation)?;
+            writeln!(
+                f,
+                "{verdict}  {} (off by {:.1e})",
+                check.law, check.deviation
+            )?;
         }
         write!(
             f,
@@ -187,7 +191,10 @@ impl Interference {
             checks: vec![
                 check("the heads of a block add up to it", additivity),
                 check(scales, scaling),
-                check("a head without gradient scores 0, others as before", ablation),
+                check(
+                    "a head without gradient scores 0, others as before",
+                    ablation,
+                ),
                 check("the symmetric variant is symmetric", symmetry),
             ],
             damping,
@@ -210,7 +217,12 @@ struct Scores(Vec<Vec<Vec<f64>>>);
 
 impl Scores {
     fn of(scored: Vec<ScoredBlock>) -> Self {
-        Self(scored.into_iter().map(|of| of.kept.unwrap_or_default()).collect())
+        Self(
+            scored
+                .into_iter()
+                .map(|of| of.kept.unwrap_or_default())
+                .collect(),
+        )
     }
 
     /// The sums over a block's slices.
@@ -242,7 +254,10 @@ impl Scores {
         let mut worst = 0f64;
         for (ours, theirs) in self.0.iter().zip(&other.0) {
             let pairs = ours.iter().flatten().zip(theirs.iter().flatten());
-            let largest = theirs.iter().flatten().fold(0.0, |m: f64, x| m.max(x.abs()));
+            let largest = theirs
+                .iter()
+                .flatten()
+                .fold(0.0, |m: f64, x| m.max(x.abs()));
             let largest = (largest * factor).max(f64::MIN_POSITIVE);
             for (x, y) in pairs {
                 worst = worst.max((x - factor * y).abs() / largest);

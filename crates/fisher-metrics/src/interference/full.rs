@@ -50,7 +50,8 @@ pub(super) fn scores(
                 } else {
                     let mut of = weights(&others, 0.5, n_a - 1);
                     of.extend(weights(&b, 0.5, n_b));
-                    let found = gram.inside(&of, others.len()..others.len() + n_b, &[i], lambdas[i])?;
+                    let found =
+                        gram.inside(&of, others.len()..others.len() + n_b, &[i], lambdas[i])?;
                     into.copy_from_slice(&found);
                 }
             }
@@ -132,7 +133,10 @@ impl Gram<'_> {
         let factor = self.factor(of, lambda)?;
         let mut scores = vec![0.0; which.len() * others.len()];
         for (column, &other) in others.iter().enumerate() {
-            let mut x: Vec<f64> = of.iter().map(|&(m, c)| c.sqrt() * self.at(m, other)).collect();
+            let mut x: Vec<f64> = of
+                .iter()
+                .map(|&(m, c)| c.sqrt() * self.at(m, other))
+                .collect();
             factor.solve(&mut x);
             for (row, m) in which.clone().enumerate() {
                 scores[row * others.len() + column] = x[m] / of[m].1.sqrt();
@@ -154,7 +158,9 @@ impl Gram<'_> {
         factor.solve(&mut x);
         let score = |&other: &usize| {
             let terms = of.iter().zip(&x);
-            let inside: f64 = terms.map(|(&(m, c), x)| c.sqrt() * self.at(m, other) * x).sum();
+            let inside: f64 = terms
+                .map(|(&(m, c), x)| c.sqrt() * self.at(m, other) * x)
+                .sum();
             (self.at(i, other) - inside) / lambda
         };
         Ok(others.iter().map(score).collect())
@@ -203,7 +209,11 @@ impl Cholesky {
     fn solve(&self, x: &mut [f64]) {
         let (l, n) = (&self.lower, self.n);
         for i in 0..n {
-            let dot: f64 = l[i * n..i * n + i].iter().zip(&*x).map(|(l, x)| l * x).sum();
+            let dot: f64 = l[i * n..i * n + i]
+                .iter()
+                .zip(&*x)
+                .map(|(l, x)| l * x)
+                .sum();
             x[i] = (x[i] - dot) / l[i * n + i];
         }
         for i in (0..n).rev() {

@@ -103,7 +103,10 @@ pub(super) fn assemble(
     };
     let mut scored = scored;
     scored.sort_by_key(|of| (of.block, of.layer));
-    let tests: Vec<f64> = scored.iter().flat_map(|of| of.tests.iter().map(p)).collect();
+    let tests: Vec<f64> = scored
+        .iter()
+        .flat_map(|of| of.tests.iter().map(p))
+        .collect();
     let mut q = config.correction.q_values(&tests).into_iter();
     let mut slices = Vec::new();
     let mut worst: Vec<(Worst, String)> = Vec::new();
@@ -179,8 +182,7 @@ fn warnings(
              and mean nothing"
         ));
     }
-    if (config.variant, config.pool, config.estimate)
-        == (Variant::Unsigned, Pool::A, Estimate::All)
+    if (config.variant, config.pool, config.estimate) == (Variant::Unsigned, Pool::A, Estimate::All)
     {
         let [a, b] = tasks;
         warnings.push(format!(
@@ -205,9 +207,8 @@ fn warnings(
 impl InterferenceReport {
     /// The slice of a block that query head `head` of attention layer `layer` uses.
     pub fn slice(&self, block: Block, layer: usize, head: usize) -> Option<&SliceScores> {
-        let fits = |s: &&SliceScores| {
-            (s.block, s.layer) == (block, layer) && s.heads.contains(&head)
-        };
+        let fits =
+            |s: &&SliceScores| (s.block, s.layer) == (block, layer) && s.heads.contains(&head);
         self.slices.iter().find(fits)
     }
 
@@ -254,7 +255,9 @@ impl fmt::Display for InterferenceReport {
                 write!(f, "{title:<12}")?;
                 for (head, mean) in row.iter().enumerate() {
                     let slice = self.slice(block, layer, head);
-                    let selected = slice.and_then(|s| s.significance).is_some_and(|s| s.selected);
+                    let selected = slice
+                        .and_then(|s| s.significance)
+                        .is_some_and(|s| s.selected);
                     write!(f, "  {mean:>10.3e}{}", if selected { '*' } else { ' ' })?;
                 }
                 writeln!(f)?;
