@@ -76,7 +76,8 @@ fn accuracies(marks: [Mark; 2]) -> String {
     percent.join("  ")
 }
 
-fn heading(title: &str) {
+/// Begin a chapter on the screen.
+pub fn heading(title: &str) {
     println!("\n== {title}\n");
 }
 
@@ -146,11 +147,30 @@ pub fn prune(setting: &Setting, model: &CausalTransformer, statistics: &Statisti
     Ok(())
 }
 
+/// What taking out a head does, by task.
+#[derive(Debug, Clone)]
+pub struct Ablated {
+    /// Attention layer and head.
+    pub name: String,
+    /// The number of the attention layer.
+    pub layer: usize,
+    /// The head.
+    pub head: usize,
+    /// `Σ ½Fθ²`.
+    pub predicted: [f64; 2],
+    /// What the loss rises by.
+    pub increase: [f64; 2],
+}
+
 /// Take each head out, and compare what that costs with what `½Fθ²` says of it.
 ///
 /// # Errors
 /// What an analysis refused.
-pub fn ablate(setting: &Setting, model: &CausalTransformer, statistics: &Statistics) -> Result<()> {
+pub fn ablate(
+    setting: &Setting,
+    model: &CausalTransformer,
+    statistics: &Statistics,
+) -> Result<Vec<Ablated>> {
     heading("Ablation: what each head is worth, measured and by ½Fθ² over its Q, K, V and O");
     let catalogue = Catalogue::of(model)?;
     let weights = Weights::of(model)?;
@@ -159,8 +179,8 @@ pub fn ablate(setting: &Setting, model: &CausalTransformer, statistics: &Statist
         Task::ALL.map(|task| Scores::brain_damage_of_groups(statistics, task.name(), &weights));
     let [induction, maximum] = damage;
     let damage = [induction?, maximum?];
-    let mut rows: Vec<(String, [f64; 2], [f64; 2])> = Vec::new();
-    for attention in setting.heads.attention() {
+    let mut rows: Vec<Ablated> = Vec::new();
+    for (layer, attention) in setting.heads.attention().iter().enumerate() {
         for head in 0..attention.heads() {
             let scores = damage.each_ref().map(|damage| -> f64 {
                 let of_attention = attention.paths();
@@ -183,11 +203,13 @@ pub fn ablate(setting: &Setting, model: &CausalTransformer, statistics: &Statist
             }
             let after = setting.marks(&Weights::from(without).write(model.clone()))?;
             let increase = [0, 1].map(|task| after[task].loss - before[task].loss);
-            rows.push((
-                format!("{} head {head}", attention.name()),
-                scores,
+            rows.push(Ablated {
+                name: format!("{} head {head}", attention.name()),
+                layer,
+                head,
+                predicted: scores,
                 increase,
-            ));
+            });
         }
     }
     println!("{:<32}  {:>22}  {:>22}", "", "induction", "maximum");
@@ -195,15 +217,16 @@ pub fn ablate(setting: &Setting, model: &CausalTransformer, statistics: &Statist
         "{:<32}  {:>10}  {:>10}  {:>10}  {:>10}",
         "", "½Fθ²", "loss +", "½Fθ²", "loss +"
     );
-    for (name, scores, increase) in &rows {
+    for row in &rows {
+        let ([p, q], [x, y]) = (row.predicted, row.increase);
         println!(
-            "{name:<32}  {:>10.4}  {:>10.4}  {:>10.4}  {:>10.4}",
-            scores[0], increase[0], scores[1], increase[1]
+            "{:<32}  {p:>10.4}  {x:>10.4}  {q:>10.4}  {y:>10.4}",
+            row.name
         );
     }
     for (i, task) in Task::ALL.into_iter().enumerate() {
-        let scores: Vec<f64> = rows.iter().map(|row| row.1[i]).collect();
-        let increase: Vec<f64> = rows.iter().map(|row| row.2[i]).collect();
+        let scores: Vec<f64> = rows.iter().map(|row| row.predicted[i]).collect();
+        let increase: Vec<f64> = rows.iter().map(|row| row.increase[i]).collect();
         let rho = spearman(&scores, &increase).map_or("–".into(), |rho| format!("{rho:.2}"));
         println!(
             "Rank correlation for {}: {rho} over {} heads.",
@@ -211,7 +234,7 @@ pub fn ablate(setting: &Setting, model: &CausalTransformer, statistics: &Statist
             rows.len()
         );
     }
-    Ok(())
+    Ok(rows)
 }
 
 /// Teach one task to each of two copies of a model and merge them.

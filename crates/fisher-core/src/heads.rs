@@ -25,6 +25,18 @@ pub enum Block {
     O,
 }
 
+impl Block {
+    /// The projection's name in words.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Q => "query projection",
+            Self::K => "key projection",
+            Self::V => "value projection",
+            Self::O => "output projection",
+        }
+    }
+}
+
 impl fmt::Display for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self:?}")

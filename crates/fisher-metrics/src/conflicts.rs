@@ -131,6 +131,10 @@ impl ConflictsConfig {
 /// | is the pair? | `p_ij = (1 + #{cosines within tasks ≤ cos_ij}) / (1 + their number)` |
 /// | conflict | `cos < 0`, `d` large enough, the slice selected at level α, and the pair at level `α R/m` among its slice's pairs, `R` of `m` slices being selected (Benjamini & Bogomolov 2014) |
 ///
+/// A slice is selected where cosines across the tasks are lower than within them. That alone says
+/// that the tasks pull differently, not that they pull apart: look at the sign of the mean cosine,
+/// and at the pairs, which must be negative to be called conflicts.
+///
 /// A slice's p-value holds for any number of samples and any distribution, if the samples of both
 /// tasks are exchangeable where nothing collides; whitening leaves that exact when both tasks have
 /// as many samples, since then F is the same for every relabelling. A pair's p-value ranks it

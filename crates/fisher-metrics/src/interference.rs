@@ -341,9 +341,7 @@ impl Interference {
                 let ranges = [left.clone(), right];
                 let scores = match &fishers.left_out {
                     None => {
-                        let inverse = &fishers.inverse;
-                        let weight = |slice: usize, _, at: usize| inverse[slice][at];
-                        let weigh_a = weigh_left(config.variant, &a, weight);
+                        let weigh_a = weigh_left(config.variant, &a, &fishers.inverse);
                         let device = &work.device;
                         products(slices, (&a, weigh_a), (&b, weigh_b), device, work.bytes)?
                     }
@@ -380,8 +378,7 @@ impl Interference {
             let gram = work.gram(slice, rows, |_, _| 1.0)?;
             full::among(&config, &slice[0], &gram[0], rows, &fishers.lambdas[0][..])?
         } else {
-            let inverse = &fishers.inverse;
-            let left = weigh_left(config.variant, rows, |slice, _, at| inverse[slice][at]);
+            let left = weigh_left(config.variant, rows, &fishers.inverse);
             let right = weigh_right(&config, rows, rows);
             let (left, right) = ((rows, left), (rows, right));
             match work.wide {
@@ -548,41 +545,61 @@ impl LeftOut {
         let (variant, ridge) = (config.variant, config.ridge.clone());
         let tokens = rows.tokens.clone();
         move |slice, row, at, run, into| {
-            let lambda = lambdas[slice][first + row];
+            let (lambda, share) = (lambdas[slice][first + row], variant.share(tokens[row]));
             for (k, (into, &g)) in into.iter_mut().zip(run).enumerate() {
                 let damped = ridge.damped(self.fisher(slice, at + k, g, tokens[row]), lambda);
                 let inverse = match variant {
                     Variant::Natural => damped.powf(-1.5),
                     _ => damped.recip(),
                 };
-                *into = left(variant, g, inverse as f32, tokens[row] as f32);
+                *into = left(variant, g, inverse as f32, share);
             }
         }
     }
 }
 
-/// What task A's sample gives to one term: `C/Î`, `g/Î` or `√C/Î`. In this order, so that the
-/// square of a small gradient does not underflow before it is divided.
-#[inline]
-fn left(variant: Variant, g: f32, inverse: f32, tokens: f32) -> f32 {
+/// What task A's sample gives to one term: `C/Î`, `g/Î` or `√C/Î`; `share` is [`Variant::share`]. In
+/// this order, so that the square of a small gradient does not underflow before it is divided.
+#[inline(always)]
+fn left(variant: Variant, g: f32, inverse: f32, share: f32) -> f32 {
     match variant {
-        Variant::Unsigned | Variant::Natural => g * inverse / tokens * g,
-        Variant::Symmetric => g.abs() * inverse / tokens.sqrt(),
+        Variant::Unsigned | Variant::Natural => g * inverse * share * g,
+        Variant::Symmetric => g.abs() * inverse * share,
         Variant::Signed | Variant::Full => g * inverse,
+    }
+}
+
+impl Variant {
+    /// What the tokens of a sample of task A multiply its terms by.
+    fn share(self, tokens: f64) -> f32 {
+        match self {
+            Self::Symmetric => tokens.sqrt().recip() as f32,
+            _ => tokens.recip() as f32,
+        }
     }
 }
 
 fn weigh_left(
     variant: Variant,
     rows: &Rows,
-    inverse: impl Fn(usize, usize, usize) -> f32,
+    inverse: &[Vec<f32>],
 ) -> impl Fn(usize, usize, usize, &[f32], &mut [f32]) {
-    let tokens = rows.tokens.clone();
+    let shares: Vec<f32> = rows.tokens.iter().map(|t| variant.share(*t)).collect();
     move |slice, row, at, run, into| {
-        let tokens = tokens[row] as f32;
-        for (k, (into, &g)) in into.iter_mut().zip(run).enumerate() {
-            *into = left(variant, g, inverse(slice, row, at + k), tokens);
+        let share = shares[row];
+        let inverse = &inverse[slice][at..at + run.len()];
+        let terms = into.iter_mut().zip(run).zip(inverse);
+        // One loop each, so that none asks for the variant inside.
+        macro_rules! fill {
+            ($($variant:ident)|+) => {
+                match variant {
+                    $(Variant::$variant => terms.for_each(|((into, &g), &inverse)| {
+                        *into = left(Variant::$variant, g, inverse, share);
+                    }),)+
+                }
+            };
         }
+        fill!(Unsigned | Signed | Symmetric | Natural | Full)
     }
 }
 

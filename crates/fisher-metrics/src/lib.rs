@@ -20,6 +20,7 @@ mod interference;
 mod masks;
 mod overlap;
 mod pairs;
+mod picture;
 mod ranking;
 mod relabel;
 mod ridge;
@@ -42,6 +43,7 @@ pub use interference::{
 };
 pub use masks::{Mask, Masks, Pruning, PruningConfig, Removed, Scope};
 pub use overlap::{Advice, Agreement, Overlap, OverlapConfig, OverlapReport};
+pub use picture::{HeatMap, Picture, Scale};
 pub use ranking::{MassSet, RankedGroup, Ranking, RankingConfig, RankingReport};
 pub use relabel::Relabelled;
 pub use ridge::{Health, Ridge};

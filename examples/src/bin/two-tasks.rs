@@ -11,7 +11,7 @@ use fisher_examples::device::Backend;
 use fisher_examples::model::CausalTransformerConfig;
 use fisher_examples::tasks::{CONTEXT, Data, Task, VOCABULARY};
 use fisher_examples::training::{LEARNT, Lesson, loader, marks, train};
-use fisher_examples::{chapters, chart, tasks};
+use fisher_examples::{chapters, chart, collisions, tasks};
 use fisher_metrics::{ImportanceConfig, ImportanceReport};
 use fisher_train::CollectorConfig;
 use tracing_subscriber::EnvFilter;
@@ -20,12 +20,13 @@ use tracing_subscriber::EnvFilter;
 /// and layers each task depends on.
 ///
 /// Then what follows from it, as experiments: overlap of the tasks, pruning, ablation of heads,
-/// merging of two specialists, learning one task after the other with and without EWC.
+/// collisions of samples in heads, merging of two specialists, learning one task after the other
+/// with and without EWC.
 ///
 /// Tasks: induction (a run of symbols is repeated) and maximum (the largest of a list). Writes to
 /// the folder of --out: statistics.safetensors (mean and variance of the diagonal empirical
-/// Fisher, by element and by group, for each task), importance.json (the rankings) and
-/// importance.svg (a picture of them). The same seed on the same device gives the same numbers.
+/// Fisher, by element and by group, for each task), importance.json (the rankings), conflicts.json
+/// and interference.json (which samples collide, and in which heads), and pictures of all three. The same seed on the same device gives the same numbers.
 #[derive(Parser, Debug)]
 #[command(version)]
 struct Arguments {
@@ -141,7 +142,8 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     };
     chapters::overlap(&statistics)?;
     chapters::prune(&setting, &model, &statistics)?;
-    chapters::ablate(&setting, &model, &statistics)?;
+    let ablated = chapters::ablate(&setting, &model, &statistics)?;
+    collisions::collide(&setting, &model, &ablated)?;
     let beginning = Lesson {
         epochs: 1,
         ..lesson

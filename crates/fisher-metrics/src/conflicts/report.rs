@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ConflictsConfig, Tested};
 use crate::Relabelled;
+use crate::picture::{HeatMap, Picture, Scale};
 use crate::ridge::Health;
 
 /// Version of the form of [`ConflictReport`].
@@ -430,6 +431,50 @@ fn warnings(slices: &[SliceConflicts], least_p: &[f64], pair_level: f64) -> Vec<
 }
 
 impl ConflictReport {
+    /// The cosines of every pair of samples in a slice, if pairs were kept; pairs that conflict are
+    /// marked.
+    pub fn picture(&self, slice: &str) -> Option<Picture> {
+        let of = self.slices.iter().find(|s| s.name == slice)?;
+        let pairs = of.pairs.as_ref()?;
+        let [a, b] = &self.tasks;
+        let limit = self.settings.min_separation;
+        let conflict = |(cosine, q): (&f64, &f64)| {
+            let apart = separation(*cosine) >= limit;
+            of.selected && *cosine < 0.0 && *q <= self.pair_level && apart
+        };
+        let rows = pairs.cosine.iter().zip(&pairs.q);
+        let marked = rows.map(|(cosines, q)| cosines.iter().zip(q).map(conflict).collect());
+        let q = of.q.map_or_else(
+            || "not tested".into(),
+            |q| format!("q = {}", significant(q)),
+        );
+        Some(Picture {
+            title: format!("Cosines between samples of {a} and of {b}"),
+            note: format!(
+                "{slice} ({q}); {} conflicting pairs are framed. Rows are samples of {a}, columns \
+                 samples of {b}.",
+                of.conflicts
+            ),
+            maps: vec![HeatMap {
+                title: slice.into(),
+                rows: pairs.a.clone(),
+                columns: pairs.b.clone(),
+                axes: [a.clone(), b.clone()],
+                values: pairs
+                    .cosine
+                    .iter()
+                    .map(|row| row.iter().copied().map(Some).collect())
+                    .collect(),
+                marked: marked.collect(),
+                scale: Scale::Signed {
+                    negative: "conflict".into(),
+                    positive: "agreement".into(),
+                },
+                quantity: "cosine: dark pulls apart, light pulls together".into(),
+            }],
+        })
+    }
+
     /// What was found, a sentence each: the first `limit` conflicts, then what leaving out single
     /// samples would do to the count.
     pub fn sentences(&self, limit: usize) -> Vec<String> {
@@ -449,13 +494,17 @@ impl fmt::Display for ConflictReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b] = &self.tasks;
         let [n_a, n_b] = self.samples.each_ref().map(Vec::len);
+        let selected = self.slices.iter().filter(|s| s.selected);
+        let opposed = selected.filter(|s| s.mean_cosine.is_some_and(|m| m.mean < 0.0));
         writeln!(
             f,
-            "{a} ({n_a} samples) against {b} ({n_b}): {} of {} slices in conflict at α = {}, {} \
-             conflicting pairs in {} clusters",
+            "{a} ({n_a} samples) against {b} ({n_b}): in {} of {} slices cosines across the tasks are \
+             lower than within them (q ≤ {}), in {} of these negative on average; {} conflicting \
+             pairs in {} clusters",
             self.selected,
             self.tested,
             self.settings.alpha,
+            opposed.count(),
             self.total,
             self.clusters.len()
         )?;

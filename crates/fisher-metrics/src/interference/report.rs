@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Aggregate, Estimate, InterferenceConfig, Pool, ScoredBlock, Variant, Worst, ids};
 use crate::conflicts::SampleRef;
+use crate::picture::{HeatMap, Picture, Scale};
 use crate::ridge::Health;
 use crate::{Relabelled, pairs::BLOCKS};
 
@@ -222,6 +223,66 @@ impl InterferenceReport {
         };
         let rows = self.kv_heads.iter().enumerate().map(row);
         rows.collect::<Option<_>>().unwrap_or_default()
+    }
+
+    /// The maps of mean scores, layer by head, one for each block. Cells whose tests are
+    /// significant are marked.
+    pub fn picture(&self) -> Picture {
+        let [a, b] = &self.tasks;
+        let signed = matches!(self.settings.variant, Variant::Signed | Variant::Full);
+        let map = |block: Block| {
+            let means = self.map(block);
+            let heads = means.iter().map(Vec::len).max().unwrap_or(0);
+            let marked = |layer: usize| {
+                let selected = |head: usize| {
+                    let slice = self.slice(block, layer, head);
+                    slice
+                        .and_then(|s| s.significance)
+                        .is_some_and(|s| s.selected)
+                };
+                (0..heads).map(selected).collect()
+            };
+            HeatMap {
+                title: format!("{block}: {}", block.meaning()),
+                rows: (0..means.len()).map(|l| format!("layer {l}")).collect(),
+                columns: (0..heads).map(|h| h.to_string()).collect(),
+                axes: ["layer".into(), "query head".into()],
+                marked: (0..means.len()).map(marked).collect(),
+                values: means
+                    .into_iter()
+                    .map(|row| (0..heads).map(|h| row.get(h).copied()).collect())
+                    .collect(),
+                scale: match signed {
+                    true => Scale::Signed {
+                        negative: "conflict".into(),
+                        positive: "synergy".into(),
+                    },
+                    false => Scale::Sequential,
+                },
+                quantity: match signed {
+                    true => "mean score: dark is conflict, light is synergy".into(),
+                    false => "mean score: the darker, the more interference".into(),
+                },
+            }
+        };
+        let settings = self.settings.label();
+        let mut note = format!(
+            "Mean over all pairs of {} and {} samples; settings: {settings}.",
+            self.samples[0].len(),
+            self.samples[1].len()
+        );
+        if self.settings.relabellings.is_some() {
+            let alpha = self.settings.alpha;
+            note += &format!(" Framed (*): q ≤ {alpha} by relabelling tasks.");
+        }
+        for warning in &self.warnings {
+            note += &format!(" Note: {warning}.");
+        }
+        Picture {
+            title: format!("Interference of {a} and {b}, by attention head"),
+            note,
+            maps: self.blocks().into_iter().map(map).collect(),
+        }
     }
 
     /// The blocks that were looked at.
