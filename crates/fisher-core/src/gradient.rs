@@ -159,6 +159,9 @@ pub trait ContributionUnit: sealed::Sealed + Clone + Send + 'static {
 
     #[doc(hidden)]
     fn normalise(squares: Tensor<2>, tokens: &Tokens) -> Tensor<2>;
+
+    #[doc(hidden)]
+    fn root(tokens: u64) -> f64;
 }
 
 /// `C_i = g_i ⊙ g_i / T_i`, the default.
@@ -179,6 +182,10 @@ impl ContributionUnit for PerToken {
         let column = tokens.column(squares.dtype());
         squares / column
     }
+
+    fn root(tokens: u64) -> f64 {
+        (tokens as f64).sqrt().recip()
+    }
 }
 
 impl ContributionUnit for Raw {
@@ -186,6 +193,10 @@ impl ContributionUnit for Raw {
 
     fn normalise(squares: Tensor<2>, _tokens: &Tokens) -> Tensor<2> {
         squares
+    }
+
+    fn root(_tokens: u64) -> f64 {
+        1.0
     }
 }
 

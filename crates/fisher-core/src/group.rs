@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::catalogue::{Parameter, Role};
 use crate::gradient::{Contribution, ContributionUnit};
 use crate::heads::HeadLayout;
+use crate::stream::Margins;
 use crate::{Error, Result};
 
 /// What one number of a group stands for: `r_iG`, the mean or the sum of `C_i` over its elements.
@@ -333,6 +334,45 @@ impl Grouping {
                     let sizes = Tensor::<1>::from_data(sizes.as_slice(), (&device, DType::F32));
                     sums / sizes.cast(dtype).unsqueeze()
                 }
+            }
+        })
+    }
+
+    /// The axis that the groups are slices of, if they are.
+    pub(crate) fn axis(&self) -> Option<usize> {
+        match &self.plan {
+            Plan::Axis(slices) => Some(slices.axis),
+            _ => None,
+        }
+    }
+
+    /// `r_iG` from sums over one side of the parameter; `None` where they do not tell.
+    pub(crate) fn reduce_margins(&self, margins: &Margins, reduction: Reduction) -> Option<Tensor<2>> {
+        let Plan::Axis(slices) = &self.plan else {
+            // The whole parameter as one group can be had from either side.
+            let any = margins.rows.as_ref().or(margins.columns.as_ref())?;
+            let sums = any.clone().sum_dim(1);
+            let elements: usize = self.shape.iter().product();
+            return (self.groups == 1).then(|| match reduction {
+                Reduction::Sum => sums,
+                Reduction::Mean => sums.div_scalar(elements as f64),
+            });
+        };
+        let sums = match slices.axis {
+            0 => slices.sum(margins.rows.clone()?, &self.shape[..1]),
+            axis => {
+                let slices = AxisSlices {
+                    axis: axis - 1,
+                    ..*slices
+                };
+                slices.sum(margins.columns.clone()?, &self.shape[1..])
+            }
+        };
+        Some(match reduction {
+            Reduction::Sum => sums,
+            Reduction::Mean => {
+                let elements: usize = self.shape.iter().product();
+                sums.div_scalar((elements / self.shape[slices.axis] * slices.width) as f64)
             }
         })
     }

@@ -38,12 +38,14 @@ mod error;
 mod gradient;
 mod group;
 mod heads;
+mod host;
 mod interval;
 mod provenance;
 mod record;
 mod sample;
 mod statistics;
 mod store;
+mod stream;
 mod totals;
 mod welford;
 
@@ -63,6 +65,7 @@ pub use statistics::{
     GradientBatch, ParameterStatistics, SampleRecord, Statistics, StatisticsConfig, TaskStatistics,
 };
 pub use store::{GradientStore, Precision, StoreConfig, Usage};
+pub use stream::{Stream, Sums, Wanted};
 pub use totals::{HeadKey, Totals};
 pub use welford::{Moments, Welford, accumulation_dtype};
 

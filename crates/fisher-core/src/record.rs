@@ -75,7 +75,7 @@ impl<C: ContributionUnit> Statistics<C> {
             let mut task = task.clone();
             let counts = tasks.entry(name.clone()).or_default();
             for slot in task.slots(name, &self.plan) {
-                counts.insert(slot.name("mean"), slot.welford.count);
+                counts.insert(slot.name("mean"), slot.welford.count());
                 slot.write(&mut tensors)?;
             }
             let samples = serde_json::to_vec(&task.samples);
@@ -242,7 +242,9 @@ impl Slot<'_> {
     }
 
     fn write(&self, tensors: &mut BTreeMap<String, TensorData>) -> Result<()> {
-        for (name, moment) in [("mean", &self.welford.mean), ("m2", &self.welford.m2)] {
+        let (mean, m2) = self.welford.joined();
+        for (name, moment) in [("mean", Some(&mean)), ("m2", m2.as_ref())] {
+            let Some(moment) = moment else { continue };
             let parts = [Some(&moment.high), moment.low.as_ref()];
             let parts = parts.into_iter().flatten();
             let transaction =
@@ -286,8 +288,9 @@ impl Slot<'_> {
             }
             Ok::<_, String>(to_device(found, low, device))
         };
-        let (mean, m2) = (moment("mean")?, moment("m2")?);
-        *self.welford = Welford { count, mean, m2 };
+        let m2 = self.welford.keeps_variance().then(|| moment("m2"));
+        let (mean, m2) = (moment("mean")?, m2.transpose()?);
+        *self.welford = Welford::from_parts(count, mean, m2);
         Ok(())
     }
 }

@@ -31,6 +31,10 @@ pub struct StatisticsConfig {
     pub elementwise: bool,
     /// The parameters to accumulate by element; all when absent.
     pub elementwise_only: Option<ParamGroup>,
+    /// Keep the variance of elements as well as their mean. Without it elements have no error bars
+    /// and take half the memory; groups, layers and heads always have theirs.
+    #[config(default = true)]
+    pub variance: bool,
     /// Accumulate groups.
     #[config(default = true)]
     pub grouped: bool,
@@ -137,6 +141,7 @@ impl StatisticsConfig {
             shape: parameter.shape().to_vec(),
             role: parameter.role(),
             elementwise: self.elementwise && self.elementwise_only.as_ref().is_none_or(matches),
+            variance: self.variance,
             groupings: match self.grouped {
                 true => Grouping::of(parameter, &scheme, heads)?,
                 false => Vec::new(),
@@ -158,7 +163,14 @@ pub(crate) struct ParameterPlan {
     pub(crate) shape: Vec<usize>,
     pub(crate) role: Role,
     pub(crate) elementwise: bool,
+    /// Of elements.
+    #[serde(default = "yes")]
+    pub(crate) variance: bool,
     pub(crate) groupings: Vec<Grouping>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Per-sample token-sum gradients of a batch, for all parameters of the statistics.
@@ -489,9 +501,10 @@ impl ParameterPlan {
             .map(|g| format!("{} {}", g.groups(), g.label()))
             .collect();
         format!(
-            "shape {:?}, elementwise {}, groups [{}]",
+            "shape {:?}, elementwise {}, variance {}, groups [{}]",
             self.shape,
             self.elementwise,
+            self.variance,
             groups.join(", ")
         )
     }
@@ -539,7 +552,7 @@ pub struct TaskStatistics {
 }
 
 impl TaskStatistics {
-    fn new(plan: &Plan, device: &Device) -> Self {
+    pub(crate) fn new(plan: &Plan, device: &Device) -> Self {
         Self::with(plan, |elements| match plan.compensated {
             true => Welford::compensated(elements, device),
             false => Welford::new(elements, device),
@@ -549,9 +562,13 @@ impl TaskStatistics {
     /// The accumulators that `plan` asks for, each made by `welford` for its number of elements.
     pub(crate) fn with(plan: &Plan, welford: impl Fn(usize) -> Welford) -> Self {
         let parameter = |plan: &ParameterPlan| ParameterStatistics {
-            elementwise: plan
-                .elementwise
-                .then(|| welford(plan.shape.iter().product())),
+            elementwise: plan.elementwise.then(|| {
+                let welford = welford(plan.shape.iter().product());
+                match plan.variance {
+                    true => welford,
+                    false => welford.without_variance(),
+                }
+            }),
             groups: plan
                 .groupings
                 .iter()

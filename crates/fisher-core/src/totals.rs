@@ -10,6 +10,7 @@ use crate::catalogue::Catalogue;
 use crate::gradient::{Contribution, ContributionUnit};
 use crate::group::{Grouping, Reduction, Scheme};
 use crate::heads::HeadLayout;
+use crate::stream::Margins;
 
 /// Layers and attention heads as wholes.
 ///
@@ -105,6 +106,12 @@ impl Totals {
         &self.heads
     }
 
+    /// The head slices of a parameter.
+    pub(crate) fn groupings(&self, path: &str) -> impl Iterator<Item = &Grouping> {
+        let slices = self.slices.get(path).into_iter().flatten();
+        slices.map(|slices| &slices.grouping)
+    }
+
     /// Whether parameters and totals fit together: for what comes from a file.
     pub(crate) fn check<'a>(
         &self,
@@ -146,6 +153,7 @@ impl Totals {
 }
 
 /// The sums of one batch, filled parameter by parameter.
+#[derive(Debug)]
 pub(crate) struct BatchTotals {
     layers: Vec<Option<Tensor<2>>>,
     /// By the first head of their attention layer.
@@ -168,6 +176,30 @@ impl BatchTotals {
         contribution: &Contribution<C>,
         sum: Tensor<2>,
     ) {
+        self.add_layer(totals, path, sum);
+        for slices in totals.slices.get(path).into_iter().flatten() {
+            let sums = slices.grouping.reduce(contribution, Reduction::Sum);
+            self.add_heads(slices, sums.tensor().clone());
+        }
+    }
+
+    /// Take in one parameter by sums over one of its sides; `None` where they do not tell the
+    /// heads.
+    pub(crate) fn add_margins(
+        &mut self,
+        totals: &Totals,
+        path: &str,
+        margins: &Margins,
+        sum: Tensor<2>,
+    ) -> Option<()> {
+        self.add_layer(totals, path, sum);
+        for slices in totals.slices.get(path).into_iter().flatten() {
+            self.add_heads(slices, margins.sum(&slices.grouping)?);
+        }
+        Some(())
+    }
+
+    fn add_layer(&mut self, totals: &Totals, path: &str, sum: Tensor<2>) {
         if let Some(&layer) = totals.layer_of.get(path) {
             let slot = &mut self.layers[layer];
             *slot = Some(match slot.take() {
@@ -175,22 +207,20 @@ impl BatchTotals {
                 None => sum,
             });
         }
-        for slices in totals.slices.get(path).into_iter().flatten() {
-            let sums = slices.grouping.reduce(contribution, Reduction::Sum);
-            let [samples, groups] = sums.tensor().dims();
-            // Each shared kv head to all of its query heads, which are neighbours.
-            let sums = sums
-                .tensor()
-                .clone()
-                .reshape([samples, groups, 1])
-                .repeat_dim(2, slices.shared)
-                .reshape([samples, groups * slices.shared]);
-            let total = match self.heads.remove(&slices.first) {
-                Some(total) => total + sums,
-                None => sums,
-            };
-            self.heads.insert(slices.first, total);
-        }
+    }
+
+    fn add_heads(&mut self, slices: &HeadSlices, sums: Tensor<2>) {
+        let [samples, groups] = sums.dims();
+        // Each shared kv head to all of its query heads, which are neighbours.
+        let sums = sums
+            .reshape([samples, groups, 1])
+            .repeat_dim(2, slices.shared)
+            .reshape([samples, groups * slices.shared]);
+        let total = match self.heads.remove(&slices.first) {
+            Some(total) => total + sums,
+            None => sums,
+        };
+        self.heads.insert(slices.first, total);
     }
 
     /// `[samples, layers]` and `[samples, heads]`; `None` where the model has none.

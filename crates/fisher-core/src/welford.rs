@@ -2,6 +2,7 @@
 
 use burn::tensor::{DType, Device, Tensor, Transaction};
 
+use crate::host::{self, SideSums, Sides, Tile, give, take};
 use crate::{ConfidenceInterval, Distribution, Error, Result};
 
 /// The type accumulators keep on `device`: float64 where it has it, else float32 (with a
@@ -35,6 +36,27 @@ impl Moment {
         Self {
             high: other.high.zeros_like(),
             low: other.low.as_ref().map(Tensor::zeros_like),
+        }
+    }
+
+    fn narrow(&self, start: usize, length: usize) -> Self {
+        let cut = |t: &Tensor<1>| t.clone().narrow(0, start, length);
+        Self {
+            high: cut(&self.high),
+            low: self.low.as_ref().map(cut),
+        }
+    }
+
+    /// One after the other; they are all pairs or none is.
+    fn cat(moments: Vec<&Self>) -> Self {
+        if let [one] = &*moments {
+            return (*one).clone();
+        }
+        let high = moments.iter().map(|m| m.high.clone()).collect();
+        let low: Vec<Tensor<1>> = moments.iter().filter_map(|m| m.low.clone()).collect();
+        Self {
+            high: Tensor::cat(high, 0),
+            low: (!low.is_empty()).then(|| Tensor::cat(low, 0)),
         }
     }
 
@@ -194,9 +216,17 @@ fn truncated(x: f32) -> f32 {
 /// State and read-outs are `[elements]`; a batch is `[samples, elements]`.
 #[derive(Debug, Clone)]
 pub struct Welford {
-    pub(crate) count: u64,
-    pub(crate) mean: Moment,
-    pub(crate) m2: Moment,
+    count: u64,
+    /// Runs of elements, one after the other, so that a large parameter can be taken in run by
+    /// run. Never empty.
+    runs: Vec<Run>,
+}
+
+/// Mean and M2 of a run of elements; no M2 where the variance is not kept.
+#[derive(Debug, Clone)]
+struct Run {
+    mean: Moment,
+    m2: Option<Moment>,
 }
 
 /// What a [`Welford`] accumulator says, on the host in float64. Undefined is `None`.
@@ -250,9 +280,63 @@ impl Welford {
     fn zeros(elements: usize, device: &Device, dtype: DType) -> Self {
         Self {
             count: 0,
-            mean: Moment::zeros(elements, device, dtype),
-            m2: Moment::zeros(elements, device, dtype),
+            runs: vec![Run::zeros(elements, device, dtype)],
         }
+    }
+
+    /// The same without a variance: half the memory, no error bars. For an accumulator that has
+    /// seen nothing.
+    ///
+    /// # Panics
+    /// When it has seen something.
+    #[must_use]
+    pub fn without_variance(mut self) -> Self {
+        assert_eq!(self.count, 0, "samples seen by a Welford");
+        self.runs.iter_mut().for_each(|run| run.m2 = None);
+        self
+    }
+
+    /// Whether a variance is kept.
+    pub fn keeps_variance(&self) -> bool {
+        self.runs.iter().all(|run| run.m2.is_some())
+    }
+
+    /// The same in runs of `width` elements, the last of which may be shorter.
+    ///
+    /// # Panics
+    /// When `width` is 0.
+    pub(crate) fn in_runs(self, width: usize) -> Self {
+        assert!(width > 0, "the width of a run");
+        let elements = self.elements();
+        let (mean, m2) = self.joined();
+        let cut = |start: usize| {
+            let length = width.min(elements - start);
+            Run {
+                mean: mean.narrow(start, length),
+                m2: m2.as_ref().map(|m2| m2.narrow(start, length)),
+            }
+        };
+        Self {
+            count: self.count,
+            runs: match elements <= width {
+                true => vec![Run { mean, m2 }],
+                false => (0..elements).step_by(width).map(cut).collect(),
+            },
+        }
+    }
+
+    pub(crate) fn from_parts(count: u64, mean: Moment, m2: Option<Moment>) -> Self {
+        Self {
+            count,
+            runs: vec![Run { mean, m2 }],
+        }
+    }
+
+    /// Mean and M2 of all elements.
+    pub(crate) fn joined(&self) -> (Moment, Option<Moment>) {
+        let means = self.runs.iter().map(|run| &run.mean);
+        let m2s: Option<Vec<&Moment>> = self.runs.iter().map(|run| run.m2.as_ref()).collect();
+        (Moment::cat(means.collect()), m2s.map(Moment::cat))
     }
 
     /// Take in one sample, `[elements]`.
@@ -274,25 +358,65 @@ impl Welford {
         if samples == 0 {
             return;
         }
-        let x = x.cast(self.mean.high.dtype());
-        let moment = |value: Tensor<2>| Moment {
-            high: value.reshape([elements]),
-            low: self.mean.low.as_ref().map(Tensor::zeros_like),
-        };
-        if samples == 1 {
-            self.absorb(1, moment(x), None);
-            return;
+        if let [run] = &mut *self.runs {
+            run.push(self.count, x);
+        } else {
+            let mut start = 0;
+            for run in &mut self.runs {
+                let length = run.elements();
+                run.push(self.count, x.clone().narrow(1, start, length));
+                start += length;
+            }
         }
-        // The batch's own moments: deviations from a value amid the batch lose no digits.
-        let divisor = samples as f64;
-        let pivot = sum_rows(x.clone()).div_scalar(divisor);
-        let deviation = x - pivot.clone();
-        let rest = sum_rows(deviation.clone()).div_scalar(divisor);
-        let m2 = sum_rows((deviation - rest.clone()).square());
-        let mut mean = moment(pivot);
-        mean.add(rest.reshape([elements]));
-        let m2 = moment(m2);
-        self.absorb(samples as u64, mean, Some(m2));
+        self.count += samples as u64;
+    }
+
+    /// Take in run `run` of a batch; when that was done for all runs, [`Welford::advance`] counts
+    /// the samples.
+    pub(crate) fn push_run(&mut self, run: usize, x: Tensor<2>) {
+        self.runs[run].push(self.count, x);
+    }
+
+    /// The same on the host, for a float64 accumulator there; with sums over the tile's sides.
+    pub(crate) fn fold_run(&mut self, run: usize, tile: &Tile, sides: Sides) -> Result<SideSums> {
+        let Run { mean, m2 } = &mut self.runs[run];
+        let device = mean.high.device();
+        // Take the values out of the tensors and put them back: nothing is copied.
+        let out = |moment: &mut Moment| {
+            take::<f64, 1>(std::mem::replace(&mut moment.high, Tensor::empty([0], &device)))
+        };
+        let mut of_mean = out(mean)?;
+        let mut of_m2 = m2.as_mut().map(out).transpose()?;
+        let moments = host::Moments {
+            before: self.count,
+            mean: &mut of_mean,
+            m2: of_m2.as_deref_mut(),
+        };
+        let sums = tile.fold(Some(moments), sides);
+        mean.high = give(of_mean, &device);
+        if let (Some(m2), Some(values)) = (m2, of_m2) {
+            m2.high = give(values, &device);
+        }
+        Ok(sums)
+    }
+
+    /// Take in `samples` contributions of all elements by their sums `Σ c_i` and, where a variance
+    /// is kept, `Σ c_i²`, both `[elements]`. Less exact than one by one: M2 is off by the rounding
+    /// of `Σ c_i²`.
+    pub(crate) fn push_sums(&mut self, samples: usize, sum: Tensor<1>, squares: Option<Tensor<1>>) {
+        let mut start = 0;
+        for run in &mut self.runs {
+            let length = run.elements();
+            let cut = |t: &Tensor<1>| t.clone().narrow(0, start, length);
+            run.push_sums(self.count, samples, cut(&sum), squares.as_ref().map(cut));
+            start += length;
+        }
+        self.count += samples as u64;
+    }
+
+    /// Count samples whose every run was pushed.
+    pub(crate) fn advance(&mut self, samples: usize) {
+        self.count += samples as u64;
     }
 
     /// Take in all that another accumulator has seen, float64 or compensated.
@@ -304,32 +428,13 @@ impl Welford {
         if other.count == 0 {
             return;
         }
-        let (mean, m2) = (other.mean.like(&self.mean), other.m2.like(&self.m2));
-        self.absorb(other.count, mean, Some(m2));
-    }
-
-    /// Take in `count` samples of this mean and M2, which is 0 when absent.
-    fn absorb(&mut self, mut count: u64, mut mean: Moment, mut m2: Option<Moment>) {
-        // The mean moves from the side of more samples, so by the smaller step.
-        if count > self.count {
-            std::mem::swap(&mut self.count, &mut count);
-            std::mem::swap(&mut self.mean, &mut mean);
-            let theirs = m2.unwrap_or_else(|| Moment::zeros_like(&self.m2));
-            m2 = Some(std::mem::replace(&mut self.m2, theirs));
+        let other = other.clone().in_runs(self.runs[0].elements().max(1));
+        for (ours, theirs) in self.runs.iter_mut().zip(&other.runs) {
+            let mean = theirs.mean.like(&ours.mean);
+            let m2 = theirs.m2.as_ref().map(|m2| m2.like(&ours.mean));
+            ours.absorb(self.count, other.count, mean, m2);
         }
-        if count == 0 {
-            return;
-        }
-        let (before, added) = (self.count as f64, count as f64);
-        let after = before + added;
-        let step = mean.minus(&self.mean);
-        let between = step.high.clone().square();
-        self.m2.add(between.mul_scalar(before * added / after));
-        if let Some(m2) = m2 {
-            self.m2.add_all(m2);
-        }
-        self.mean.add_all(step.times(added / after));
-        self.count += count;
+        self.count += other.count;
     }
 
     /// The number of samples, `n`.
@@ -339,17 +444,19 @@ impl Welford {
 
     /// The number of elements.
     pub fn elements(&self) -> usize {
-        self.mean.high.dims()[0]
+        self.runs.iter().map(Run::elements).sum()
     }
 
     /// The mean, rounded to the device's accumulation type; `None` for no samples.
     pub fn mean(&self) -> Option<Tensor<1>> {
-        (self.count > 0).then(|| self.mean.high.clone())
+        (self.count > 0).then(|| self.joined().0.high)
     }
 
-    /// `M2 / (n − 1)`, rounded likewise; `None` for fewer than two samples.
+    /// `M2 / (n − 1)`, rounded likewise; `None` for fewer than two samples, or when no variance is
+    /// kept.
     pub fn variance(&self) -> Option<Tensor<1>> {
-        (self.count > 1).then(|| self.m2.high.clone().div_scalar((self.count - 1) as f64))
+        let m2 = self.joined().1.filter(|_| self.count > 1)?;
+        Some(m2.high.div_scalar((self.count - 1) as f64))
     }
 
     /// `√(variance / n)`, rounded likewise; `None` for fewer than two samples.
@@ -382,8 +489,10 @@ impl Welford {
     /// [`Error::Device`] when the device does not give the values.
     pub fn read(&self) -> Result<Moments> {
         let n = self.count as f64;
-        let mean = (self.count > 0).then(|| self.mean.read()).transpose()?;
-        let m2 = (self.count > 1).then(|| self.m2.read()).transpose()?;
+        let (mean, m2) = self.joined();
+        let mean = (self.count > 0).then(|| mean.read()).transpose()?;
+        let m2 = m2.filter(|_| self.count > 1);
+        let m2 = m2.map(|m2| m2.read()).transpose()?;
         let over = |divisor: f64| move |m2: &f64| m2 / divisor;
         let variance: Option<Vec<f64>> = m2.map(|m2| m2.iter().map(over(n - 1.0)).collect());
         let standard_error = variance
@@ -395,5 +504,92 @@ impl Welford {
             variance,
             standard_error,
         })
+    }
+}
+
+impl Run {
+    fn zeros(elements: usize, device: &Device, dtype: DType) -> Self {
+        Self {
+            mean: Moment::zeros(elements, device, dtype),
+            m2: Some(Moment::zeros(elements, device, dtype)),
+        }
+    }
+
+    fn elements(&self) -> usize {
+        self.mean.high.dims()[0]
+    }
+
+    fn moment(&self, value: Tensor<1>) -> Moment {
+        Moment {
+            low: self.mean.low.as_ref().map(Tensor::zeros_like),
+            high: value.cast(self.mean.high.dtype()),
+        }
+    }
+
+    /// Take in a batch after `before` samples.
+    fn push(&mut self, before: u64, x: Tensor<2>) {
+        let [samples, elements] = x.dims();
+        assert_eq!(elements, self.elements(), "elements of a run");
+        let x = x.cast(self.mean.high.dtype());
+        if samples == 1 {
+            let mean = self.moment(x.reshape([elements]));
+            let m2 = self.m2.as_ref().map(Moment::zeros_like);
+            self.absorb(before, 1, mean, m2);
+            return;
+        }
+        // The batch's own moments: deviations from a value amid the batch lose no digits.
+        let divisor = samples as f64;
+        let pivot = sum_rows(x.clone()).div_scalar(divisor);
+        let deviation = x - pivot.clone();
+        let rest = sum_rows(deviation.clone()).div_scalar(divisor);
+        let m2 = self.m2.is_some().then(|| {
+            let m2 = sum_rows((deviation - rest.clone()).square());
+            self.moment(m2.reshape([elements]))
+        });
+        let mut mean = self.moment(pivot.reshape([elements]));
+        mean.add(rest.reshape([elements]));
+        self.absorb(before, samples as u64, mean, m2);
+    }
+
+    fn push_sums(
+        &mut self,
+        before: u64,
+        samples: usize,
+        sum: Tensor<1>,
+        squares: Option<Tensor<1>>,
+    ) {
+        let divisor = samples as f64;
+        let dtype = self.mean.high.dtype();
+        let mean = sum.cast(dtype).div_scalar(divisor);
+        let m2 = self.m2.as_ref().zip(squares).map(|(_, squares)| {
+            let m2 = squares.cast(dtype) - mean.clone().square().mul_scalar(divisor);
+            self.moment(m2.clamp_min(0.0))
+        });
+        let mean = self.moment(mean);
+        self.absorb(before, samples as u64, mean, m2);
+    }
+
+    /// Take in, after `before` samples, `count` of this mean and M2.
+    fn absorb(&mut self, mut before: u64, mut count: u64, mut mean: Moment, mut m2: Option<Moment>) {
+        // The mean moves from the side of more samples, so by the smaller step.
+        if count > before {
+            std::mem::swap(&mut before, &mut count);
+            std::mem::swap(&mut self.mean, &mut mean);
+            if m2.is_some() {
+                std::mem::swap(&mut self.m2, &mut m2);
+            }
+        }
+        if count == 0 {
+            return;
+        }
+        let (before, added) = (before as f64, count as f64);
+        let after = before + added;
+        let step = mean.minus(&self.mean);
+        if let (Some(ours), Some(theirs)) = (&mut self.m2, m2) {
+            let between = step.high.clone().square();
+            ours.add(between.mul_scalar(before * added / after));
+            ours.add_all(theirs);
+        }
+        self.mean.add_all(step.times(added / after));
     }
 }

@@ -1,20 +1,18 @@
 //! Filling statistics from data.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use burn::config::Config;
 use burn::data::dataloader::DataLoader;
-use burn::module::Module;
-use fisher_core::{
-    ContributionUnit, Error as CoreError, GradientBatch, GradientStore, Parameter, Statistics,
-    hash_weights,
-};
+use fisher_core::{ContributionUnit, Statistics};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
-use crate::per_sample::{PerSample, Unreached};
+use crate::capture::{Capture, Engine};
+use crate::destination::Destination;
+use crate::per_sample::Unreached;
 use crate::sample::{SampleBatch, SampleLoss};
 use crate::{Error, Result};
 
@@ -41,6 +39,9 @@ pub struct Checkpoint {
 /// Configuration of a [`Collector`].
 #[derive(Config, Debug)]
 pub struct CollectorConfig {
+    /// How per-sample gradients are had.
+    #[config(default = "Engine::Auto")]
+    pub engine: Engine,
     /// What to do with a sample whose gradient is NaN or infinite.
     #[config(default = "NonFinite::Error")]
     pub non_finite: NonFinite,
@@ -64,102 +65,6 @@ impl CollectorConfig {
 #[derive(Debug, Clone)]
 pub struct Collector {
     config: CollectorConfig,
-}
-
-/// Where collected gradients go: into statistics, and whole into a store besides, if there is one.
-///
-/// Made from `&mut statistics` or from `(&mut statistics, &mut store)`.
-#[derive(Debug)]
-pub struct Destination<'a, C: ContributionUnit> {
-    statistics: &'a mut Statistics<C>,
-    store: Option<&'a mut GradientStore>,
-}
-
-impl<'a, C: ContributionUnit> From<&'a mut Statistics<C>> for Destination<'a, C> {
-    fn from(statistics: &'a mut Statistics<C>) -> Self {
-        Self {
-            statistics,
-            store: None,
-        }
-    }
-}
-
-impl<'a, C: ContributionUnit> From<(&'a mut Statistics<C>, &'a mut GradientStore)>
-    for Destination<'a, C>
-{
-    fn from((statistics, store): (&'a mut Statistics<C>, &'a mut GradientStore)) -> Self {
-        Self {
-            statistics,
-            store: Some(store),
-        }
-    }
-}
-
-impl<C: ContributionUnit> Destination<'_, C> {
-    fn check_model<M: Module>(&self, model: &M) -> Result<()> {
-        check_model(model, self.statistics)?;
-        match &self.store {
-            Some(store) if store.model() != self.statistics.provenance().model => {
-                Err(Error::OtherModel {
-                    expected: store.model().into(),
-                    found: self.statistics.provenance().model.clone(),
-                })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// The parameters that need gradients.
-    fn paths(&self) -> BTreeSet<&str> {
-        let stored = self
-            .store
-            .iter()
-            .flat_map(|store| store.catalogue().parameters());
-        self.statistics
-            .paths()
-            .chain(stored.map(Parameter::path))
-            .collect()
-    }
-
-    /// Whether a sample still has to go into the store.
-    fn lacks(&self, task: &str, sample: &str) -> bool {
-        let store = self.store.as_ref();
-        store.is_some_and(|store| !store.contains(task, sample))
-    }
-
-    /// The store first: what the checkpoint has counted must be in it.
-    fn save(&self, checkpoint: &Checkpoint) -> fisher_core::Result<()> {
-        if let Some(store) = &self.store {
-            store.sync()?;
-        }
-        self.statistics.save(&checkpoint.path)
-    }
-
-    fn restore(&mut self, task: &str, gradients: &GradientBatch) -> fisher_core::Result<()> {
-        match &mut self.store {
-            Some(store) => store.push(task, gradients),
-            None => Ok(()),
-        }
-    }
-
-    /// The store takes the sample only when the statistics did.
-    fn push(&mut self, task: &str, gradients: GradientBatch) -> fisher_core::Result<()> {
-        let Some(store) = &mut self.store else {
-            return self.statistics.push(task, gradients);
-        };
-        let mut counted = gradients.clone();
-        counted.retain(|path| self.statistics.shape(path).is_some());
-        self.statistics.push(task, counted)?;
-        // A store on disk may be ahead of the checkpoint that is resumed from.
-        match gradients
-            .samples()
-            .iter()
-            .all(|s| store.contains(task, s.id()))
-        {
-            true => Ok(()),
-            false => store.push(task, &gradients),
-        }
-    }
 }
 
 /// What a collection did.
@@ -265,7 +170,8 @@ impl Collector {
             return Err(Error::CheckpointEvery);
         }
         into.check_model(model)?;
-        let per_sample = PerSample::new(model, into.paths())?;
+        let (engine, non_finite) = (self.config.engine, self.config.non_finite);
+        let mut capture = Capture::new(model, into.paths(), engine, non_finite)?;
         let known: Vec<String> = match into.statistics.task(task) {
             Ok(task) => task.samples().iter().map(|s| s.id.clone()).collect(),
             Err(_) => Vec::new(),
@@ -296,63 +202,53 @@ impl Collector {
         let mut position = 0;
         for batch in batches {
             let batch = batch?;
+            let before = position;
+            let mut fresh = Vec::new();
             for (index, id) in batch.ids().into_iter().enumerate() {
-                bar.inc(1);
                 if let Some(expected) = done.get(position) {
                     check_resumed(task, position, expected, &id)?;
                     collected.resumed += 1;
-                    position += 1;
                     // A store that was only in memory is empty again.
                     if into.lacks(task, &id) && !skipped.contains(&id) {
-                        let sample = per_sample.of(&batch, index, id)?;
+                        let sample = capture.of(&batch, index, &id)?;
                         into.restore(task, &sample.gradients)?;
                     }
-                    continue;
-                }
-                position += 1;
-                if !seen.insert(id.clone()) {
+                } else if seen.insert(id.clone()) {
+                    fresh.push((index, id));
+                } else {
+                    capture.run(&batch, &fresh, task, &mut into, &mut Vec::new())?;
                     return Err(Error::DuplicateSample {
                         task: task.into(),
                         sample: id,
                     });
                 }
-                let sample = tracing::debug_span!("sample", id).in_scope(|| {
-                    let sample = per_sample.of(&batch, index, id.clone())?;
-                    unreached.add(&sample.unreached);
-                    let counted = sample.gradients.samples()[0].clone();
-                    let loss = sample.loss;
-                    match into.push(task, sample.gradients) {
-                        Ok(()) => Ok(Some((counted.tokens(), loss))),
-                        Err(CoreError::NonFinite { parameter, .. })
-                            if self.config.non_finite == NonFinite::Skip =>
-                        {
-                            tracing::warn!(id, parameter, "gradient not finite, sample skipped");
-                            into.statistics.skip(task, &counted, parameter);
-                            Ok(None)
-                        }
-                        Err(error) => Err(Error::from(error)),
-                    }
-                })?;
-                match sample {
-                    Some((tokens, loss)) => {
+                position += 1;
+            }
+            let mut outcomes = Vec::new();
+            capture.run(&batch, &fresh, task, &mut into, &mut outcomes)?;
+            for outcome in outcomes {
+                unreached.add(&outcome.unreached);
+                match outcome.loss {
+                    Some(loss) => {
                         collected.samples += 1;
-                        collected.tokens += tokens;
+                        collected.tokens += outcome.tokens;
                         collected.loss += loss;
                     }
                     None => collected.skipped += 1,
                 }
-                if let Some(checkpoint) = &self.config.checkpoint
-                    && position.is_multiple_of(checkpoint.every)
-                {
-                    into.save(checkpoint)?;
-                }
+            }
+            bar.inc((position - before) as u64);
+            if let Some(Checkpoint { path, every }) = &self.config.checkpoint
+                && position / every > before / every
+            {
+                into.save(path)?;
             }
         }
         if let Some(expected) = done.get(position) {
             check_resumed(task, position, expected, "the end of the data")?;
         }
         if let Some(checkpoint) = &self.config.checkpoint {
-            into.save(checkpoint)?;
+            into.save(&checkpoint.path)?;
         }
         bar.finish_and_clear();
         collected.unreached = unreached.into_paths();
@@ -384,22 +280,6 @@ impl Collector {
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.with_style(style).with_prefix(task.to_owned())
     }
-}
-
-/// Whether the statistics are of these very weights.
-pub(crate) fn check_model<M: Module, C: ContributionUnit>(
-    model: &M,
-    statistics: &Statistics<C>,
-) -> Result<()> {
-    let expected = &statistics.provenance().model;
-    let found = hash_weights(model)?;
-    if *expected == found {
-        return Ok(());
-    }
-    Err(Error::OtherModel {
-        expected: expected.clone(),
-        found,
-    })
 }
 
 fn check_resumed(task: &str, position: usize, expected: &str, found: &str) -> Result<()> {

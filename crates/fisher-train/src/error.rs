@@ -70,6 +70,45 @@ pub enum Error {
         found: usize,
     },
 
+    /// A batch does not have one loss for each sample.
+    #[error(
+        "the model gives {found} losses for a batch of {samples} samples; \
+         `SampleLoss::sample_losses` must give one for each id of the batch"
+    )]
+    BatchLosses {
+        /// Samples of the batch.
+        samples: usize,
+        /// How many losses there were.
+        found: usize,
+    },
+
+    /// Parameters that no tap covers.
+    #[error(
+        "no tap covers these parameters: {parameters}; call `tapped` in place of `forward` where \
+         they are used, with the samples as the first axis, or use `Engine::Auto`"
+    )]
+    Untapped {
+        /// Paths of the parameters.
+        parameters: String,
+    },
+
+    /// Taps and loop give different gradients.
+    #[error(
+        "the gradient of `{parameter}` for sample `{sample}` differs by {distance:e} between taps \
+         and the loop, which gives it a norm of {norm:e}: does the model mix samples, or put them on \
+         another axis than the first where it calls `tapped`? `Engine::Loop` does without taps"
+    )]
+    Disagree {
+        /// Path of the parameter.
+        parameter: String,
+        /// The sample's id.
+        sample: String,
+        /// Norm of the difference.
+        distance: f64,
+        /// Norm of the gradient by the loop.
+        norm: f64,
+    },
+
     /// The statistics belong to a model with other weights.
     #[error(
         "the statistics belong to another model: its weights hash to {expected}, this model's to \

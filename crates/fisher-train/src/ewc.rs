@@ -7,7 +7,7 @@ use burn::tensor::{DType, Tensor};
 use fisher_core::{Catalogue, ContributionUnit, Statistics};
 use fisher_metrics::Weights;
 
-use crate::collect::check_model;
+use crate::destination::check_model;
 use crate::fisher::elementwise;
 use crate::{Error, Result};
 

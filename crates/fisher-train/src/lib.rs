@@ -63,17 +63,25 @@
 //! # Ok::<(), fisher_train::Error>(())
 //! ```
 
+mod batched;
+mod capture;
 mod collect;
+mod destination;
 mod error;
 mod ewc;
+mod factors;
 mod fisher;
 mod losses;
 mod merge;
 mod optimizer;
 mod per_sample;
 mod sample;
+mod tap;
+mod tapped;
 
-pub use collect::{Checkpoint, Collected, Collector, CollectorConfig, Destination, NonFinite};
+pub use capture::{Capture, Engine, Outcome};
+pub use collect::{Checkpoint, Collected, Collector, CollectorConfig, NonFinite};
+pub use destination::Destination;
 pub use error::Error;
 pub use ewc::Ewc;
 pub use losses::{IGNORE, SampleLosses, draw_labels};
@@ -81,6 +89,9 @@ pub use merge::{Granularity, MergeConfig, Merging, Source};
 pub use optimizer::FisherOptimizer;
 pub use per_sample::{PerSample, SampleGradient};
 pub use sample::{SampleBatch, SampleLoss};
+pub use tapped::{
+    Tapped, TappedAttention, TappedDecoding, TappedSequence, tapped_shift, tapped_transposed,
+};
 
 /// The result of this crate's fallible functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

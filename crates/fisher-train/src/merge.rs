@@ -8,7 +8,7 @@ use fisher_core::{Catalogue, ContributionUnit, PerToken, Statistics};
 use fisher_metrics::Weights;
 use serde::{Deserialize, Serialize};
 
-use crate::collect::check_model;
+use crate::destination::check_model;
 use crate::{Error, Result};
 
 /// What one weight of the average is made of.

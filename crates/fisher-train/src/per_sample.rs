@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use burn::module::{Flag, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::module::{Flag, Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Gradients, Tensor};
 use fisher_core::{Catalogue, Gradient, GradientBatch, Sample, TokenSum};
 
@@ -46,7 +46,7 @@ impl<M: SampleLoss> PerSample<M> {
         });
         let paths = paths.filter_map(fisher_core::Result::transpose);
         let paths: HashMap<ParamId, String> = paths.collect::<fisher_core::Result<_>>()?;
-        let model = model.clone().map(&mut Deterministic { paths: &paths });
+        let model = deterministic(model, |id| paths.contains_key(&id));
         Ok(Self { model, paths })
     }
 
@@ -115,21 +115,25 @@ impl<M: SampleLoss> PerSample<M> {
     }
 }
 
-/// Flags off; gradients only for the parameters asked for.
-struct Deterministic<'a> {
-    paths: &'a HashMap<ParamId, String>,
+/// A copy of the model with flags off, and gradients only for the parameters `wanted`.
+pub(crate) fn deterministic<M: Module>(model: &M, wanted: impl Fn(ParamId) -> bool) -> M {
+    model.clone().map(&mut Deterministic { wanted })
 }
 
-impl ModuleMapper for Deterministic<'_> {
+struct Deterministic<F> {
+    wanted: F,
+}
+
+impl<F: Fn(ParamId) -> bool> ModuleMapper for Deterministic<F> {
     fn map_flag(&mut self, flag: Param<Flag>) -> Param<Flag> {
         flag.with_value(false)
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        if self.paths.contains_key(&param.id) || !param.is_require_grad() {
-            return param;
+        match !param.is_require_grad() || (self.wanted)(param.id) {
+            true => param,
+            false => param.set_require_grad(false),
         }
-        param.set_require_grad(false)
     }
 }
 

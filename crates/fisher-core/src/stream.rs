@@ -1,0 +1,399 @@
+//! A batch that comes into statistics parameter by parameter, never whole.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use burn::tensor::{DType, Device, Tensor};
+
+use crate::gradient::{ContributionUnit, Gradient, TokenSum};
+use crate::group::{Grouping, Reduction};
+use crate::host::{Sides, Tile, give, is_host, take};
+use crate::sample::{Sample, Tokens};
+use crate::statistics::{ParameterStatistics, SampleRecord, Statistics, TaskStatistics};
+use crate::totals::BatchTotals;
+use crate::welford::{Welford, accumulation_dtype};
+use crate::{Error, Result};
+
+/// Elements of a parameter that are taken in at a time.
+const RUN: usize = 1 << 16;
+
+/// What statistics want to know of a parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// Every element: gradients by rows, whole, or sums over samples.
+    pub elements: bool,
+    /// The variance of every element, too.
+    pub variance: bool,
+    /// Sums of squares over everything but the first axis.
+    pub rows: bool,
+    /// Sums of squares over the first axis.
+    pub columns: bool,
+    /// Nothing but the whole gradient will do: groups that are no slices of an axis.
+    pub whole: bool,
+}
+
+/// Sums of squares over one of the two sides of a parameter `[first axis, all others]`.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Margins {
+    /// `[samples, first axis]`
+    pub(crate) rows: Option<Tensor<2>>,
+    /// `[samples, all others]`
+    pub(crate) columns: Option<Tensor<2>>,
+}
+
+/// Sums of the contributions of a parameter `[first axis, all others]`, divided by `scale²`.
+#[derive(Debug, Clone)]
+pub struct Sums {
+    /// What they are divided by the square of, so that they fit into float32.
+    pub scale: f64,
+    /// Over all others, `[samples, first axis]`.
+    pub rows: Option<Tensor<2>>,
+    /// Over the first, `[samples, all others]`.
+    pub columns: Option<Tensor<2>>,
+    /// Over samples: `Σ_i C_i`, `[elements]`.
+    pub elements: Option<Tensor<1>>,
+    /// Over samples: `Σ_i C_i²`, `[elements]`, where a variance is kept; divided by `scale⁴`.
+    pub squares: Option<Tensor<1>>,
+}
+
+/// A batch on its way into [`Statistics`]: see [`Statistics::stream`].
+#[derive(Debug)]
+pub struct Stream<'a, C: ContributionUnit> {
+    statistics: &'a mut Statistics<C>,
+    task: String,
+    samples: Vec<Sample>,
+    tokens: Tokens,
+    dtype: DType,
+    totals: BatchTotals,
+    /// Of every parameter that has come, `[samples, 1]`.
+    sums: BTreeMap<String, Tensor<2>>,
+}
+
+impl<C: ContributionUnit> Statistics<C> {
+    /// Begin to take in a batch of samples of `task` without ever holding its gradients whole:
+    /// each parameter comes as a whole ([`Stream::whole`]), some rows at a time
+    /// ([`Stream::rows`]), or as sums ([`Stream::sums`]), and [`Stream::finish`] counts the
+    /// samples.
+    ///
+    /// The numbers are those of [`Statistics::push`]. Unlike there, an error half way leaves the
+    /// statistics damaged: make sure beforehand that gradients and their squares are finite.
+    pub fn stream(&mut self, task: &str, samples: Vec<Sample>) -> Stream<'_, C> {
+        let (plan, device) = (&self.plan, &self.device);
+        self.tasks
+            .entry(task.to_owned())
+            .or_insert_with(|| TaskStatistics::new(plan, device));
+        Stream {
+            tokens: Tokens::of(&samples, device),
+            dtype: match plan.compensated {
+                true => DType::F32,
+                false => accumulation_dtype(device),
+            },
+            totals: BatchTotals::new(&plan.totals),
+            sums: BTreeMap::new(),
+            task: task.into(),
+            samples,
+            statistics: self,
+        }
+    }
+
+    /// What is wanted of the parameter at `path`; `None` when it is not part of the statistics.
+    pub fn wanted(&self, path: &str) -> Option<Wanted> {
+        let plan = self.plan.parameters.get(path)?;
+        let heads = self.plan.totals.groupings(path);
+        let groupings = plan.groupings.iter().chain(heads);
+        let groupings: Vec<&Grouping> = groupings.filter(|g| g.groups() > 1).collect();
+        let on = |side: fn(usize) -> bool| groupings.iter().any(|g| g.axis().is_some_and(side));
+        Some(Wanted {
+            elements: plan.elementwise,
+            variance: plan.variance,
+            rows: on(|axis| axis == 0),
+            columns: on(|axis| axis > 0),
+            whole: plan.shape.len() < 2 || groupings.iter().any(|g| g.axis().is_none()),
+        })
+    }
+}
+
+impl<C: ContributionUnit> Stream<'_, C> {
+    /// `√(C_i / g_i²)` for every sample: gradients times this are the square roots of
+    /// contributions, up to their sign.
+    pub fn roots(&self) -> Vec<f64> {
+        self.samples.iter().map(|s| C::root(s.tokens())).collect()
+    }
+
+    /// The type that contributions are accumulated in.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The device of the statistics.
+    pub fn device(&self) -> &Device {
+        &self.statistics.device
+    }
+
+    /// What is wanted of the parameter at `path`: see [`Statistics::wanted`].
+    pub fn wanted(&self, path: &str) -> Option<Wanted> {
+        self.statistics.wanted(path)
+    }
+
+    /// Take in a parameter of zeros, that the loss does not depend on.
+    ///
+    /// # Errors
+    /// [`Error::MissingParameter`] when the statistics do not have it.
+    pub fn zeros(&mut self, path: &str) -> Result<()> {
+        let missing = || Error::MissingParameter {
+            parameter: path.into(),
+        };
+        let (samples, device) = (self.samples.len(), self.statistics.device.clone());
+        let shape = self.statistics.shape(path).ok_or_else(missing)?.to_vec();
+        let (rows, others) = (shape[0], shape[1..].iter().product::<usize>());
+        if self.wanted(path).is_some_and(|wanted| wanted.whole) {
+            let zeros = Tensor::<2>::zeros([samples, rows * others], (&device, self.dtype));
+            return self.whole(path, Gradient::token_sum(zeros));
+        }
+        let side = |length| Tensor::<2>::zeros([samples, length], (&device, self.dtype));
+        let elements = Tensor::<1>::zeros([rows * others], (&device, self.dtype));
+        let sums = Sums {
+            scale: 1.0,
+            rows: Some(side(rows)),
+            columns: Some(side(others)),
+            elements: Some(elements.clone()),
+            squares: Some(elements),
+        };
+        self.sums(path, sums)
+    }
+
+    /// Take in all of a parameter, `[samples, elements]`.
+    ///
+    /// # Errors
+    /// [`Error::MissingParameter`] when the statistics do not have it.
+    pub fn whole(&mut self, path: &str, gradient: Gradient<TokenSum>) -> Result<()> {
+        let contribution = gradient.contribution_in::<C>(&self.tokens, self.dtype);
+        let sums = contribution.tensor().clone().sum_dim(1);
+        let (plan, reduction) = (&self.statistics.plan, self.statistics.provenance.reduction);
+        self.totals
+            .add(&plan.totals, path, &contribution, sums.clone());
+        let statistics = parameter(&mut self.statistics.tasks, &self.task, path)?;
+        for (grouping, welford) in &mut statistics.groups {
+            let reduced = grouping.reduce(&contribution, reduction);
+            welford.push_batch(reduced.tensor().clone());
+        }
+        if let Some(welford) = &mut statistics.elementwise {
+            welford.push_batch(contribution.tensor().clone());
+        }
+        self.sums.insert(path.into(), sums);
+        Ok(())
+    }
+
+    /// Take in a parameter `[first axis, all others]` some rows at a time: `roots(range)` gives,
+    /// for these rows, gradients times [`Stream::roots`], `[samples, rows in range, others]`.
+    ///
+    /// # Errors
+    /// [`Error::MissingParameter`] when the statistics do not have it, [`Error::Device`] when the
+    /// device does not give values.
+    pub fn rows(
+        &mut self,
+        path: &str,
+        roots: impl Fn(Range<usize>) -> Tensor<3>,
+    ) -> Result<()> {
+        let missing = || Error::MissingParameter {
+            parameter: path.into(),
+        };
+        let wanted = self.statistics.wanted(path).ok_or_else(missing)?;
+        let shape = self.statistics.shape(path).ok_or_else(missing)?;
+        let (rows, others) = (shape[0], shape[1..].iter().product::<usize>());
+        let step = (RUN / others).clamp(1, rows);
+        let samples = self.samples.len();
+        let on_host = self.dtype == DType::F64 && is_host(&self.statistics.device);
+        let statistics = parameter(&mut self.statistics.tasks, &self.task, path)?;
+        if let Some(welford) = statistics.elementwise.take() {
+            statistics.elementwise = Some(welford.in_runs(step * others));
+        }
+        let mut sides = Vec::new();
+        let want_rows = wanted.rows || !wanted.columns;
+        for (run, start) in (0..rows).step_by(step).enumerate() {
+            let roots = roots(start..rows.min(start + step));
+            let welford = statistics.elementwise.as_mut();
+            sides.push(match on_host && roots.dtype() == DType::F32 {
+                true => fold_on_host(roots, welford, run, want_rows, wanted.columns)?,
+                false => fold(roots.cast(self.dtype), welford, run, want_rows, wanted.columns),
+            });
+        }
+        if let Some(welford) = &mut statistics.elementwise {
+            welford.advance(samples);
+        }
+        let of_rows: Vec<_> = sides.iter().filter_map(|side| side.rows.clone()).collect();
+        let of_columns = sides.into_iter().filter_map(|side| side.columns);
+        let margins = Margins {
+            rows: (!of_rows.is_empty()).then(|| Tensor::cat(of_rows, 1)),
+            columns: of_columns.reduce(|sum, columns| sum + columns),
+        };
+        self.margins(path, &margins)
+    }
+
+    /// Take in a parameter by sums: over rows or columns as far as is wanted, at least one of the
+    /// two, and over samples when elements are wanted.
+    ///
+    /// # Errors
+    /// [`Error::MissingParameter`] when the statistics do not have it, or a sum that is wanted is
+    /// not there.
+    pub fn sums(&mut self, path: &str, sums: Sums) -> Result<()> {
+        let missing = || Error::MissingParameter {
+            parameter: path.into(),
+        };
+        let (dtype, samples) = (self.dtype, self.samples.len());
+        let square = sums.scale * sums.scale;
+        let statistics = parameter(&mut self.statistics.tasks, &self.task, path)?;
+        if let Some(welford) = &mut statistics.elementwise {
+            let sum = sums.elements.ok_or_else(missing)?;
+            let squares = sums.squares.map(|s| s.cast(dtype).mul_scalar(square * square));
+            if welford.keeps_variance() && squares.is_none() {
+                return Err(missing());
+            }
+            welford.push_sums(samples, sum.cast(dtype).mul_scalar(square), squares);
+        }
+        let unscale = |sums: Option<Tensor<2>>| sums.map(|s| s.cast(dtype).mul_scalar(square));
+        let margins = Margins {
+            rows: unscale(sums.rows),
+            columns: unscale(sums.columns),
+        };
+        self.margins(path, &margins)
+    }
+
+    /// Contributions, summed over one side.
+    fn margins(&mut self, path: &str, margins: &Margins) -> Result<()> {
+        let missing = || Error::MissingParameter {
+            parameter: path.into(),
+        };
+        let any = margins.rows.as_ref().or(margins.columns.as_ref());
+        let sums = any.ok_or_else(missing)?.clone().sum_dim(1);
+        let (plan, reduction) = (&self.statistics.plan, self.statistics.provenance.reduction);
+        let totals = &mut self.totals;
+        totals
+            .add_margins(&plan.totals, path, margins, sums.clone())
+            .ok_or_else(missing)?;
+        let statistics = parameter(&mut self.statistics.tasks, &self.task, path)?;
+        for (grouping, welford) in &mut statistics.groups {
+            let reduced = grouping.reduce_margins(margins, reduction);
+            welford.push_batch(reduced.ok_or_else(missing)?);
+        }
+        self.sums.insert(path.into(), sums);
+        Ok(())
+    }
+
+    /// `Σ C_i` over all elements of a parameter that has come, for every sample.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the device does not give them.
+    pub fn traces(&self) -> Result<BTreeMap<String, Vec<f64>>> {
+        let names = self.sums.keys();
+        let sums = Tensor::cat(self.sums.values().cloned().collect(), 1).try_into_data();
+        let sums = sums.map_err(|e| Error::Device {
+            reason: e.to_string(),
+        })?;
+        let values: Vec<f64> = sums.iter::<f64>().collect();
+        let column = |at: usize| values.iter().skip(at).step_by(self.sums.len());
+        let column = |(at, name): (usize, &String)| (name.clone(), column(at).copied().collect());
+        Ok(names.enumerate().map(column).collect())
+    }
+
+    /// Count the samples.
+    ///
+    /// # Errors
+    /// [`Error::MissingParameter`] when one has not come, [`Error::NonFinite`] when a square was
+    /// NaN or infinite: the statistics are damaged then.
+    pub fn finish(self) -> Result<()> {
+        let mut paths = self.statistics.plan.parameters.keys();
+        if let Some(path) = paths.find(|path| !self.sums.contains_key(*path)) {
+            return Err(Error::MissingParameter {
+                parameter: path.clone(),
+            });
+        }
+        for (parameter, traces) in self.traces()? {
+            if let Some(at) = traces.iter().position(|trace| !trace.is_finite()) {
+                return Err(Error::NonFinite {
+                    sample: self.samples[at].id().into(),
+                    parameter,
+                });
+            }
+        }
+        let (layers, heads) = self.totals.finish();
+        let Some(task) = self.statistics.tasks.get_mut(&self.task) else {
+            return Ok(()); // `stream` has put it there
+        };
+        for (welford, sums) in [(&mut task.layers, layers), (&mut task.heads, heads)] {
+            if let Some(sums) = sums {
+                welford.push_batch(sums);
+            }
+        }
+        let record = |s: Sample| SampleRecord {
+            id: s.id().into(),
+            tokens: s.tokens(),
+            skipped: None,
+        };
+        task.samples.extend(self.samples.into_iter().map(record));
+        Ok(())
+    }
+}
+
+/// Square, accumulate and sum some rows, `[samples, height, width]`.
+fn fold(
+    roots: Tensor<3>,
+    welford: Option<&mut Welford>,
+    run: usize,
+    rows: bool,
+    columns: bool,
+) -> Margins {
+    let [samples, height, width] = roots.dims();
+    let contributions = roots.square();
+    if let Some(welford) = welford {
+        let flat = contributions.clone().reshape([samples, height * width]);
+        welford.push_run(run, flat);
+    }
+    let over = |axis, side| contributions.clone().sum_dim(axis).reshape([samples, side]);
+    Margins {
+        rows: rows.then(|| over(2, height)),
+        columns: columns.then(|| over(1, width)),
+    }
+}
+
+/// The same, in the host's memory.
+fn fold_on_host(
+    roots: Tensor<3>,
+    welford: Option<&mut Welford>,
+    run: usize,
+    rows: bool,
+    columns: bool,
+) -> Result<Margins> {
+    let (device, dims) = (roots.device(), roots.dims());
+    let [samples, height, width] = dims;
+    let tile = Tile::new(take(roots)?, dims);
+    let sides = Sides { rows, columns };
+    let sums = match welford {
+        Some(welford) => welford.fold_run(run, &tile, sides)?,
+        None => tile.fold(None, sides),
+    };
+    let tensor = |sums: Vec<f64>, side| give(sums, &device).reshape([samples, side]);
+    Ok(Margins {
+        rows: rows.then(|| tensor(sums.rows, height)),
+        columns: columns.then(|| tensor(sums.columns, width)),
+    })
+}
+
+fn parameter<'a>(
+    tasks: &'a mut BTreeMap<String, TaskStatistics>,
+    task: &str,
+    path: &str,
+) -> Result<&'a mut ParameterStatistics> {
+    let parameters = tasks.get_mut(task).map(|task| &mut task.parameters);
+    let found = parameters.and_then(|parameters| parameters.get_mut(path));
+    found.ok_or_else(|| Error::MissingParameter {
+        parameter: path.into(),
+    })
+}
+
+impl Margins {
+    /// As if they were contributions.
+    pub(crate) fn sum(&self, grouping: &Grouping) -> Option<Tensor<2>> {
+        grouping.reduce_margins(self, Reduction::Sum)
+    }
+}

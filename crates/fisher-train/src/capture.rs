@@ -1,0 +1,345 @@
+//! Per-sample gradients of batches, by whichever engine serves them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use burn::tensor::{DType, Tensor};
+use fisher_core::{
+    ContributionUnit, Error as CoreError, Gradient, GradientBatch, Sample, TokenSum,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::batched::{Batched, Captured};
+use crate::destination::Destination;
+use crate::factors::Factors;
+use crate::per_sample::{PerSample, SampleGradient};
+use crate::sample::{SampleBatch, SampleLoss};
+use crate::{Error, NonFinite, Result};
+
+/// How per-sample gradients are had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Engine {
+    /// Taps where the model has them ([`Tapped`](crate::Tapped)), the loop for parameters that no
+    /// tap covers.
+    #[default]
+    Auto,
+    /// One backward pass per sample: exact for any module, and slow.
+    Loop,
+    /// Taps only: a parameter that none covers is an error.
+    Taps,
+}
+
+/// Accumulates per-sample gradients of one model, batch by batch.
+///
+/// The numbers are the same for each [`Engine`], up to rounding: with taps the sums of squares of
+/// one batch are taken in float32, and go to the accumulators in their own precision. The first
+/// batch that comes by taps is compared with the loop on one of its samples.
+///
+/// The model is taken as it is when this is made. [`Collector`](crate::Collector) does the rest:
+/// loaders, progress, checkpoints.
+#[derive(Debug)]
+pub struct Capture<M> {
+    engine: Engine,
+    non_finite: NonFinite,
+    model: M,
+    paths: Vec<String>,
+    /// All parameters.
+    by_loop: PerSample<M>,
+    /// Those that taps cover, and the rest.
+    by_taps: Option<(Batched<M>, PerSample<M>)>,
+    untapped: BTreeSet<String>,
+    compared: bool,
+}
+
+/// What became of a sample.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// Its id.
+    pub id: String,
+    /// Its active tokens.
+    pub tokens: u64,
+    /// `L_i`; `None` when the sample was skipped.
+    pub loss: Option<f64>,
+    /// The parameters that its loss did not reach; with taps, that no loss of the batch did.
+    pub unreached: Vec<String>,
+}
+
+/// How far the gradients of taps may be from the loop's, relative to the parameter's and to all.
+const AGREE: f64 = 1e-2;
+const AGREE_WITH_ALL: f64 = 1e-4;
+
+impl<M: SampleLoss> Capture<M> {
+    /// Ready `model` for the gradients of the parameters at `paths`.
+    ///
+    /// # Errors
+    /// [`CoreError::UnknownParameter`] when the model does not have one of them, or has it frozen.
+    pub fn new<'a>(
+        model: &M,
+        paths: impl IntoIterator<Item = &'a str>,
+        engine: Engine,
+        non_finite: NonFinite,
+    ) -> Result<Self> {
+        let paths: Vec<String> = paths.into_iter().map(str::to_owned).collect();
+        let all = || paths.iter().map(String::as_str);
+        let by_taps = match engine {
+            Engine::Loop => None,
+            Engine::Auto | Engine::Taps => {
+                Some((Batched::new(model, all())?, PerSample::new(model, [])?))
+            }
+        };
+        Ok(Self {
+            engine,
+            non_finite,
+            by_loop: PerSample::new(model, all())?,
+            by_taps,
+            untapped: BTreeSet::new(),
+            compared: false,
+            model: model.clone(),
+            paths,
+        })
+    }
+
+    /// Accumulate all samples of a batch.
+    ///
+    /// # Errors
+    /// Those of [`Collector::collect_batches`](crate::Collector::collect_batches) that concern
+    /// samples, and [`Error::Untapped`] and [`Error::Disagree`] for [`Engine::Taps`].
+    pub fn accumulate<'a, C: ContributionUnit>(
+        &mut self,
+        batch: &M::Batch,
+        task: &str,
+        into: impl Into<Destination<'a, C>>,
+    ) -> Result<Vec<Outcome>> {
+        let mut into = into.into();
+        let mut outcomes = Vec::new();
+        let ids = batch.ids();
+        let samples: Vec<(usize, String)> = ids.into_iter().enumerate().collect();
+        self.run(batch, &samples, task, &mut into, &mut outcomes)?;
+        Ok(outcomes)
+    }
+
+    /// Accumulate some samples of a batch; those that were are in `outcomes` also after an error.
+    pub(crate) fn run<C: ContributionUnit>(
+        &mut self,
+        batch: &M::Batch,
+        samples: &[(usize, String)],
+        task: &str,
+        into: &mut Destination<C>,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Result<()> {
+        let whole = samples.len() == batch.ids().len() && samples.len() > 1;
+        let stored = samples.iter().filter(|(_, id)| !into.lacks(task, id)).count();
+        let alike = stored == 0 || stored == samples.len();
+        if whole && alike && let Some(captured) = self.captured(batch)? {
+            outcomes.extend(stream(captured, task, into)?);
+            return Ok(());
+        }
+        for (index, id) in samples {
+            let span = tracing::debug_span!("sample", id);
+            outcomes.push(span.in_scope(|| self.one(batch, *index, id, task, into))?);
+        }
+        Ok(())
+    }
+
+    /// One sample by the loop, whole.
+    pub(crate) fn of(&self, batch: &M::Batch, index: usize, id: &str) -> Result<SampleGradient> {
+        self.by_loop.of(batch, index, id.to_owned())
+    }
+
+    fn one<C: ContributionUnit>(
+        &self,
+        batch: &M::Batch,
+        index: usize,
+        id: &str,
+        task: &str,
+        into: &mut Destination<C>,
+    ) -> Result<Outcome> {
+        let sample = self.of(batch, index, id)?;
+        let counted = sample.gradients.samples()[0].clone();
+        let loss = match into.push(task, sample.gradients) {
+            Ok(()) => Some(sample.loss),
+            Err(CoreError::NonFinite { parameter, .. }) if self.non_finite == NonFinite::Skip => {
+                tracing::warn!(id, parameter, "gradient not finite, sample skipped");
+                into.statistics.skip(task, &counted, parameter);
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Outcome {
+            id: id.to_owned(),
+            tokens: counted.tokens(),
+            loss,
+            unreached: sample.unreached,
+        })
+    }
+
+    /// The batch by taps; `None` when the loop has to do it.
+    fn captured(&mut self, batch: &M::Batch) -> Result<Option<Captured>> {
+        let Some((by_taps, _)) = &self.by_taps else {
+            return Ok(None);
+        };
+        let captured = match by_taps.capture(batch) {
+            // The loop tells which samples it could take before.
+            Err(Error::Core(CoreError::NoActiveTokens { .. })) => return Ok(None),
+            Err(Error::NoGraph { .. }) if self.engine == Engine::Auto => {
+                self.by_taps = None;
+                return Ok(None);
+            }
+            captured => captured?,
+        };
+        if !captured.untapped.is_empty() {
+            self.leave_to_the_loop(&captured.untapped)?;
+            return self.captured(batch);
+        }
+        if !captured.finite {
+            tracing::debug!("a gradient is not finite: the batch goes by the loop");
+            return Ok(None);
+        }
+        if !self.compared {
+            self.compare(batch, &captured)?;
+            self.compared = true;
+        }
+        self.rest(batch, captured)
+    }
+
+    /// Add the gradients of parameters that no tap covers; `None` when one is not finite.
+    fn rest(&self, batch: &M::Batch, mut captured: Captured) -> Result<Option<Captured>> {
+        let Some((_, by_loop)) = self.by_taps.as_ref().filter(|_| !self.untapped.is_empty()) else {
+            return Ok(Some(captured));
+        };
+        let mut rows: BTreeMap<&String, Vec<Tensor<2>>> = BTreeMap::new();
+        for (index, sample) in captured.samples.iter().enumerate() {
+            let sample = by_loop.of(batch, index, sample.id().into())?;
+            for path in &self.untapped {
+                let gradient = sample.gradients.get(path).map(|g| g.tensor().clone());
+                rows.entry(path).or_default().extend(gradient);
+            }
+        }
+        let mut probes = Vec::new();
+        for (path, rows) in rows {
+            let gradient = Tensor::cat(rows, 0);
+            probes.push(gradient.clone().cast(DType::F32).sum());
+            let factors = Some(Factors::Vector(gradient));
+            captured.factors.insert(path.clone(), factors);
+        }
+        let finite = read(Tensor::cat(probes, 0))?.iter().all(|sum| sum.is_finite());
+        Ok(finite.then_some(captured))
+    }
+
+    fn leave_to_the_loop(&mut self, untapped: &BTreeSet<String>) -> Result<()> {
+        self.untapped.extend(untapped.iter().cloned());
+        let list = self.untapped.iter().cloned().collect::<Vec<_>>().join(", ");
+        if self.engine == Engine::Taps {
+            return Err(Error::Untapped { parameters: list });
+        }
+        tracing::warn!(
+            parameters = list,
+            "no tap covers these parameters; the loop gives their gradients, which is slow: call \
+             `tapped` where they are used, with the samples as the first axis"
+        );
+        let tapped = self.paths.iter().filter(|path| !self.untapped.contains(*path));
+        let tapped: Vec<&str> = tapped.map(String::as_str).collect();
+        self.by_taps = match tapped.is_empty() {
+            true => None,
+            false => Some((
+                Batched::new(&self.model, tapped)?,
+                PerSample::new(&self.model, self.untapped.iter().map(String::as_str))?,
+            )),
+        };
+        Ok(())
+    }
+
+    /// Taps against the loop, on the batch's last sample: what mixes samples shows.
+    fn compare(&self, batch: &M::Batch, captured: &Captured) -> Result<()> {
+        let Some(last) = captured.samples.len().checked_sub(1) else {
+            return Ok(());
+        };
+        let id = captured.samples[last].id();
+        let sample = self.of(batch, last, id)?;
+        let square = |tensor: Tensor<2>| tensor.cast(DType::F32).square().sum();
+        let mut distances = Vec::new();
+        for (path, factors) in &captured.factors {
+            let Some(expected) = sample.gradients.get(path) else {
+                continue;
+            };
+            let expected = expected.tensor().clone();
+            let distance = match factors {
+                Some(factors) => factors.sample(last).whole() - expected.clone(),
+                None => expected.clone(),
+            };
+            distances.extend([square(distance), square(expected)]);
+        }
+        let distances = read(Tensor::cat(distances, 0))?;
+        let distances: Vec<f64> = distances.into_iter().map(f64::sqrt).collect();
+        let all = distances.chunks(2).map(|pair| pair[1]).fold(0.0, f64::max);
+        for (path, pair) in captured.factors.keys().zip(distances.chunks(2)) {
+            let (distance, norm) = (pair[0], pair[1]);
+            if distance > AGREE * norm + AGREE_WITH_ALL * all {
+                return Err(Error::Disagree {
+                    parameter: path.clone(),
+                    sample: id.into(),
+                    distance,
+                    norm,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A batch into statistics and store.
+fn stream<C: ContributionUnit>(
+    captured: Captured,
+    task: &str,
+    into: &mut Destination<C>,
+) -> Result<Vec<Outcome>> {
+    let Captured {
+        samples,
+        losses,
+        factors,
+        ..
+    } = captured;
+    let unreached = factors.iter().filter(|(_, factors)| factors.is_none());
+    let unreached: Vec<String> = unreached.map(|(path, _)| path.clone()).collect();
+    let mut kept = GradientBatch::new(samples.clone());
+    let mut stream = into.statistics.stream(task, samples.clone());
+    for (path, factors) in factors {
+        let stored = into.store.as_ref().and_then(|store| store.catalogue().get(&path));
+        if let Some(parameter) = stored {
+            let shape = [samples.len(), parameter.elements()];
+            let gradient = match &factors {
+                Some(factors) => factors.whole(),
+                None => Tensor::zeros(shape, stream.device()),
+            };
+            kept.insert(&path, Gradient::<TokenSum>::token_sum(gradient));
+        }
+        match (stream.wanted(&path), factors) {
+            (None, _) => {} // only the store wants it
+            (Some(_), None) => stream.zeros(&path)?,
+            (Some(wanted), Some(factors)) => {
+                let way = factors.push(&path, wanted, &mut stream)?;
+                tracing::trace!(parameter = path, ?way, "accumulated");
+            }
+        }
+    }
+    stream.finish()?;
+    if let Some(store) = &mut into.store
+        && !samples.iter().all(|s| store.contains(task, s.id()))
+    {
+        store.push(task, &kept)?;
+    }
+    let outcome = |(sample, loss): (Sample, f64)| Outcome {
+        id: sample.id().into(),
+        tokens: sample.tokens(),
+        loss: Some(loss),
+        unreached: unreached.clone(),
+    };
+    Ok(samples.into_iter().zip(losses).map(outcome).collect())
+}
+
+pub(crate) fn read(tensor: Tensor<1>) -> Result<Vec<f64>> {
+    let data = tensor.try_into_data().map_err(|e| CoreError::Device {
+        reason: e.to_string(),
+    })?;
+    Ok(data.iter::<f64>().collect())
+}
