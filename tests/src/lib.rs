@@ -3,6 +3,7 @@
 pub mod backend;
 pub mod golden;
 pub mod models;
+pub mod tapped;
 pub mod tolerance;
 
 /// The README's program, compiled and run.

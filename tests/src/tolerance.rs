@@ -17,6 +17,10 @@ pub const REORDERED: f64 = 2e-6;
 /// One backward pass against another on float32 activations, relative to the largest element.
 pub const BACKWARD: f64 = 2e-5;
 
+/// Statistics by taps against the loop's, relative: squares of float32 gradients that were summed in
+/// another order, and fourth powers in variances.
+pub const TAPS: f64 = 2e-4;
+
 /// Central differences of a float32 loss, relative to the largest element: the loss has seven
 /// digits, half of them lost in the difference.
 pub const FINITE_DIFFERENCE: f64 = 2e-2;

@@ -347,7 +347,11 @@ impl Grouping {
     }
 
     /// `r_iG` from sums over one side of the parameter; `None` where they do not tell.
-    pub(crate) fn reduce_margins(&self, margins: &Margins, reduction: Reduction) -> Option<Tensor<2>> {
+    pub(crate) fn reduce_margins(
+        &self,
+        margins: &Margins,
+        reduction: Reduction,
+    ) -> Option<Tensor<2>> {
         let Plan::Axis(slices) = &self.plan else {
             // The whole parameter as one group can be had from either side.
             let any = margins.rows.as_ref().or(margins.columns.as_ref())?;

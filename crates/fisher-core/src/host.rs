@@ -124,8 +124,22 @@ impl Tile {
             }
         };
         let mut sums = SideSums {
-            rows: vec![0.0; if sides.rows { self.samples * self.height } else { 0 }],
-            columns: vec![0.0; if sides.columns { self.samples * self.width } else { 0 }],
+            rows: vec![
+                0.0;
+                if sides.rows {
+                    self.samples * self.height
+                } else {
+                    0
+                }
+            ],
+            columns: vec![
+                0.0;
+                if sides.columns {
+                    self.samples * self.width
+                } else {
+                    0
+                }
+            ],
         };
         let square = self.scale * self.scale;
         for part in parts {
@@ -145,8 +159,22 @@ impl Tile {
         let rows = range.start / self.width..range.end.div_ceil(self.width);
         let mut part = Part {
             first: rows.start,
-            rows: vec![0.0; if sides.rows { self.samples * rows.len() } else { 0 }],
-            columns: vec![0.0; if sides.columns { self.samples * self.width } else { 0 }],
+            rows: vec![
+                0.0;
+                if sides.rows {
+                    self.samples * rows.len()
+                } else {
+                    0
+                }
+            ],
+            columns: vec![
+                0.0;
+                if sides.columns {
+                    self.samples * self.width
+                } else {
+                    0
+                }
+            ],
         };
         Arch::new().dispatch(|| {
             let mut start = range.start;

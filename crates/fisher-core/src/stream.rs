@@ -190,11 +190,7 @@ impl<C: ContributionUnit> Stream<'_, C> {
     /// # Errors
     /// [`Error::MissingParameter`] when the statistics do not have it, [`Error::Device`] when the
     /// device does not give values.
-    pub fn rows(
-        &mut self,
-        path: &str,
-        roots: impl Fn(Range<usize>) -> Tensor<3>,
-    ) -> Result<()> {
+    pub fn rows(&mut self, path: &str, roots: impl Fn(Range<usize>) -> Tensor<3>) -> Result<()> {
         let missing = || Error::MissingParameter {
             parameter: path.into(),
         };
@@ -215,7 +211,13 @@ impl<C: ContributionUnit> Stream<'_, C> {
             let welford = statistics.elementwise.as_mut();
             sides.push(match on_host && roots.dtype() == DType::F32 {
                 true => fold_on_host(roots, welford, run, want_rows, wanted.columns)?,
-                false => fold(roots.cast(self.dtype), welford, run, want_rows, wanted.columns),
+                false => fold(
+                    roots.cast(self.dtype),
+                    welford,
+                    run,
+                    want_rows,
+                    wanted.columns,
+                ),
             });
         }
         if let Some(welford) = &mut statistics.elementwise {
@@ -245,7 +247,9 @@ impl<C: ContributionUnit> Stream<'_, C> {
         let statistics = parameter(&mut self.statistics.tasks, &self.task, path)?;
         if let Some(welford) = &mut statistics.elementwise {
             let sum = sums.elements.ok_or_else(missing)?;
-            let squares = sums.squares.map(|s| s.cast(dtype).mul_scalar(square * square));
+            let squares = sums
+                .squares
+                .map(|s| s.cast(dtype).mul_scalar(square * square));
             if welford.keeps_variance() && squares.is_none() {
                 return Err(missing());
             }

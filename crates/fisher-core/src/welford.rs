@@ -383,7 +383,10 @@ impl Welford {
         let device = mean.high.device();
         // Take the values out of the tensors and put them back: nothing is copied.
         let out = |moment: &mut Moment| {
-            take::<f64, 1>(std::mem::replace(&mut moment.high, Tensor::empty([0], &device)))
+            take::<f64, 1>(std::mem::replace(
+                &mut moment.high,
+                Tensor::empty([0], &device),
+            ))
         };
         let mut of_mean = out(mean)?;
         let mut of_m2 = m2.as_mut().map(out).transpose()?;
@@ -570,7 +573,13 @@ impl Run {
     }
 
     /// Take in, after `before` samples, `count` of this mean and M2.
-    fn absorb(&mut self, mut before: u64, mut count: u64, mut mean: Moment, mut m2: Option<Moment>) {
+    fn absorb(
+        &mut self,
+        mut before: u64,
+        mut count: u64,
+        mut mean: Moment,
+        mut m2: Option<Moment>,
+    ) {
         // The mean moves from the side of more samples, so by the smaller step.
         if count > before {
             std::mem::swap(&mut before, &mut count);

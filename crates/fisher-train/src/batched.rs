@@ -97,7 +97,11 @@ impl<M: SampleLoss> Batched<M> {
         for Tap { first, delta, uses } in taps {
             // The first axis of each tap must be the samples; a tensor that they share is none.
             let fits = first.is_multiple_of(samples.len());
-            probes.extend(delta.iter().map(|delta| delta.clone().cast(DType::F32).sum()));
+            probes.extend(
+                delta
+                    .iter()
+                    .map(|delta| delta.clone().cast(DType::F32).sum()),
+            );
             for (id, part) in uses {
                 match (&delta, fits) {
                     (None, _) => {}
@@ -110,7 +114,10 @@ impl<M: SampleLoss> Batched<M> {
         }
         let factors = self.parameters.iter().map(|(id, shape)| {
             let parts = parts.remove(id).unwrap_or_default();
-            (shape.path.clone(), Factors::of(parts, samples.len(), shape.sides))
+            (
+                shape.path.clone(),
+                Factors::of(parts, samples.len(), shape.sides),
+            )
         });
         let mut factors: BTreeMap<String, Option<Factors>> = factors.collect();
         factors.retain(|path, _| !untapped.contains(path));

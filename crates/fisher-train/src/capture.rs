@@ -128,9 +128,15 @@ impl<M: SampleLoss> Capture<M> {
         outcomes: &mut Vec<Outcome>,
     ) -> Result<()> {
         let whole = samples.len() == batch.ids().len() && samples.len() > 1;
-        let stored = samples.iter().filter(|(_, id)| !into.lacks(task, id)).count();
+        let stored = samples
+            .iter()
+            .filter(|(_, id)| !into.lacks(task, id))
+            .count();
         let alike = stored == 0 || stored == samples.len();
-        if whole && alike && let Some(captured) = self.captured(batch)? {
+        if whole
+            && alike
+            && let Some(captured) = self.captured(batch)?
+        {
             outcomes.extend(stream(captured, task, into)?);
             return Ok(());
         }
@@ -222,7 +228,9 @@ impl<M: SampleLoss> Capture<M> {
             let factors = Some(Factors::Vector(gradient));
             captured.factors.insert(path.clone(), factors);
         }
-        let finite = read(Tensor::cat(probes, 0))?.iter().all(|sum| sum.is_finite());
+        let finite = read(Tensor::cat(probes, 0))?
+            .iter()
+            .all(|sum| sum.is_finite());
         Ok(finite.then_some(captured))
     }
 
@@ -237,7 +245,10 @@ impl<M: SampleLoss> Capture<M> {
             "no tap covers these parameters; the loop gives their gradients, which is slow: call \
              `tapped` where they are used, with the samples as the first axis"
         );
-        let tapped = self.paths.iter().filter(|path| !self.untapped.contains(*path));
+        let tapped = self
+            .paths
+            .iter()
+            .filter(|path| !self.untapped.contains(*path));
         let tapped: Vec<&str> = tapped.map(String::as_str).collect();
         self.by_taps = match tapped.is_empty() {
             true => None,
@@ -304,7 +315,10 @@ fn stream<C: ContributionUnit>(
     let mut kept = GradientBatch::new(samples.clone());
     let mut stream = into.statistics.stream(task, samples.clone());
     for (path, factors) in factors {
-        let stored = into.store.as_ref().and_then(|store| store.catalogue().get(&path));
+        let stored = into
+            .store
+            .as_ref()
+            .and_then(|store| store.catalogue().get(&path));
         if let Some(parameter) = stored {
             let shape = [samples.len(), parameter.elements()];
             let gradient = match &factors {

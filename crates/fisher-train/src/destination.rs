@@ -79,7 +79,11 @@ impl<C: ContributionUnit> Destination<'_, C> {
         self.statistics.save(path)
     }
 
-    pub(crate) fn restore(&mut self, task: &str, gradients: &GradientBatch) -> fisher_core::Result<()> {
+    pub(crate) fn restore(
+        &mut self,
+        task: &str,
+        gradients: &GradientBatch,
+    ) -> fisher_core::Result<()> {
         match &mut self.store {
             Some(store) => store.push(task, gradients),
             None => Ok(()),
@@ -121,4 +125,3 @@ pub(crate) fn check_model<M: Module, C: ContributionUnit>(
         found,
     })
 }
-

@@ -258,7 +258,9 @@ fn squares(left: Tensor<3>, right: Tensor<3>, wanted: Wanted) -> Sums {
     Sums {
         scale: of_left * of_right,
         rows: rows.then(|| left.clone() * right.clone().sum_dim(1)),
-        columns: wanted.columns.then(|| right.clone() * left.clone().sum_dim(1)),
+        columns: wanted
+            .columns
+            .then(|| right.clone() * left.clone().sum_dim(1)),
         squares: (wanted.elements && wanted.variance)
             .then(|| product(left.clone().square(), right.clone().square())),
         elements: wanted.elements.then(|| product(left, right)),
@@ -304,7 +306,10 @@ impl Lookup {
         let first = before.equal_scalar(0.0).float().cast(dtype);
         let contributions = same.matmul(delta).cast(dtype).square() * first;
 
-        let of_rows = contributions.clone().sum_dim(2).reshape([samples, positions]);
+        let of_rows = contributions
+            .clone()
+            .sum_dim(2)
+            .reshape([samples, positions]);
         let device = of_rows.device();
         let rows = Tensor::<2>::zeros([samples, self.rows], (&device, dtype));
         let rows = rows.scatter(1, ids.clone(), of_rows, burn::tensor::IndexingUpdateOp::Add);

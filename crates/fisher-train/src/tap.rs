@@ -78,10 +78,7 @@ pub(crate) enum Use {
 }
 
 /// Run `forward` with taps recording for the parameters wanted.
-pub(crate) fn record<T>(
-    wanted: &HashSet<ParamId>,
-    forward: impl FnOnce() -> T,
-) -> (T, Vec<Entry>) {
+pub(crate) fn record<T>(wanted: &HashSet<ParamId>, forward: impl FnOnce() -> T) -> (T, Vec<Entry>) {
     /// Puts back what was there, also when `forward` panics.
     struct Scope(Option<Recorder>);
     impl Drop for Scope {
@@ -98,7 +95,10 @@ pub(crate) fn record<T>(
     let output = forward();
     let entries = RECORDER.with(|recorder| recorder.borrow_mut().take());
     drop(scope);
-    (output, entries.map(|recorder| recorder.entries).unwrap_or_default())
+    (
+        output,
+        entries.map(|recorder| recorder.entries).unwrap_or_default(),
+    )
 }
 
 /// Whether a recorder listens for one of these parameters.

@@ -101,7 +101,7 @@ impl Tapped<Tensor<2, Int>> for Embedding {
         }
         let output = module::embedding(self.weight.val().detach(), input.clone());
         let rows = input.dims().iter().product::<usize>();
-        let uses = vec![(self.weight.id, Use::Lookup(input.reshape([rows])))];
+        let uses = vec![(self.weight.id, Use::Lookup(input.inner().reshape([rows])))];
         tap(output, uses, flat)
     }
 }
@@ -174,7 +174,8 @@ macro_rules! convolution {
                     let [samples, channels, ..] = tensor.dims();
                     let positions = tensor.dims()[2..].iter().product::<usize>();
                     let flat = tensor.reshape([samples, channels, positions]);
-                    flat.swap_dims(1, 2).reshape([samples * positions, channels])
+                    flat.swap_dims(1, 2)
+                        .reshape([samples * positions, channels])
                 };
                 let patches = rows(layer.forward(input.clone().inner()));
 
@@ -237,7 +238,9 @@ impl Tapped<TappedAttention> for MultiHeadAttention {
         let key = heads(self.key.tapped(input.key));
         let value = heads(self.value.tapped(input.value));
 
-        let mut scores = query.matmul(key.transpose()).div_scalar((self.d_k as f32).sqrt());
+        let mut scores = query
+            .matmul(key.transpose())
+            .div_scalar((self.d_k as f32).sqrt());
         if let Some(mask) = input.mask_pad {
             let [samples, keys] = mask.dims();
             scores = scores.mask_fill(mask.reshape([samples, 1, 1, keys]), self.min_float);
@@ -351,7 +354,9 @@ impl Tapped<TappedDecoding> for TransformerDecoderLayer {
             mask_attn: target.mask_attn,
             ..TappedAttention::to_itself(inner)
         };
-        let x = x + self.dropout.forward(self.self_attn.tapped(attention).context);
+        let x = x + self
+            .dropout
+            .forward(self.self_attn.tapped(attention).context);
         let (x, inner) = between(self.norm_first, &self.norm_1, x);
         let attention = TappedAttention {
             query: inner,
@@ -360,7 +365,9 @@ impl Tapped<TappedDecoding> for TransformerDecoderLayer {
             mask_pad: memory.mask_pad,
             mask_attn: memory.mask_attn,
         };
-        let x = x + self.dropout.forward(self.cross_attn.tapped(attention).context);
+        let x = x + self
+            .dropout
+            .forward(self.cross_attn.tapped(attention).context);
         let (x, inner) = between(self.norm_first, &self.norm_2, x);
         let x = x + self.dropout.forward(self.pwff.tapped(inner));
         match self.norm_first {
@@ -375,14 +382,16 @@ impl Tapped<TappedDecoding> for TransformerDecoder {
 
     fn tapped(&self, input: TappedDecoding) -> Tensor<3> {
         let TappedDecoding { target, memory } = input;
-        self.layers.iter().fold(target.tensor.clone(), |tensor, layer| {
-            layer.tapped(TappedDecoding {
-                target: TappedSequence {
-                    tensor,
-                    ..target.clone()
-                },
-                memory: memory.clone(),
+        self.layers
+            .iter()
+            .fold(target.tensor.clone(), |tensor, layer| {
+                layer.tapped(TappedDecoding {
+                    target: TappedSequence {
+                        tensor,
+                        ..target.clone()
+                    },
+                    memory: memory.clone(),
+                })
             })
-        })
     }
 }

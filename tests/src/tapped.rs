@@ -1,0 +1,289 @@
+//! Small models whose layers are tapped, one use of every tap and more.
+
+use burn::module::{Module, Param};
+use burn::nn::attention::generate_autoregressive_mask;
+use burn::nn::conv::{Conv1d, Conv1dConfig, Conv2d, Conv2dConfig};
+use burn::nn::transformer::{
+    TransformerDecoder, TransformerDecoderConfig, TransformerEncoder, TransformerEncoderConfig,
+};
+use burn::nn::{
+    Dropout, DropoutConfig, Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear,
+    LinearConfig, PaddingConfig1d, PaddingConfig2d, RmsNorm, RmsNormConfig,
+};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use fisher_train::{
+    SampleBatch, SampleLoss, SampleLosses, Tapped, TappedDecoding, TappedSequence, tapped_shift,
+    tapped_transposed,
+};
+
+use crate::models::{Sequences, made_up};
+
+/// Tied embedding, learned positions, post-norm encoder, RMS norm, a bare bias, a recurrence.
+#[derive(Module, Debug)]
+pub struct Talker {
+    embedding: Embedding,
+    position: Embedding,
+    encoder: TransformerEncoder,
+    norm: RmsNorm,
+    shift: Param<Tensor<1>>,
+    /// Used twice.
+    linear: Linear,
+    dropout: Dropout,
+}
+
+impl Talker {
+    /// Width 8, two heads.
+    pub fn init(device: &Device) -> Self {
+        let model = Self {
+            embedding: EmbeddingConfig::new(7, 8).init(device),
+            position: EmbeddingConfig::new(12, 8).init(device),
+            encoder: TransformerEncoderConfig::new(8, 12, 2, 1)
+                .with_dropout(0.2)
+                .init(device),
+            norm: RmsNormConfig::new(8).init(device),
+            shift: Param::from_tensor(Tensor::zeros([8], device)),
+            linear: LinearConfig::new(8, 8).init(device),
+            dropout: DropoutConfig::new(0.5).init(),
+        };
+        made_up(model, 0.3)
+    }
+}
+
+fn positions(tokens: &Tensor<2, Int>) -> Tensor<2, Int> {
+    let [_, length] = tokens.dims();
+    let positions = Tensor::<1, Int>::arange(0..length as i64, &tokens.device());
+    positions.unsqueeze::<2>().expand(tokens.dims())
+}
+
+impl SampleLoss for Talker {
+    type Batch = Sequences;
+
+    fn sample_losses(&self, batch: &Sequences) -> SampleLosses {
+        let tokens = batch.tokens.clone();
+        let [samples, length] = tokens.dims();
+        let x = self.position.tapped(positions(&tokens)) + self.embedding.tapped(tokens);
+        let x = self.encoder.tapped(TappedSequence {
+            mask_attn: Some(generate_autoregressive_mask(samples, length, &x.device())),
+            mask_pad: None,
+            tensor: x,
+        });
+        let x = tapped_shift(&self.shift, self.norm.tapped(x));
+        let x = self.linear.tapped(self.linear.tapped(x).tanh()).tanh();
+        let logits = tapped_transposed(&self.embedding.weight, self.dropout.forward(x));
+        SampleLosses::cross_entropy(logits, batch.labels.clone())
+    }
+}
+
+/// Encoder and decoder, pre-norm, with padding.
+#[derive(Module, Debug)]
+pub struct Translator {
+    source: Embedding,
+    target: Embedding,
+    encoder: TransformerEncoder,
+    decoder: TransformerDecoder,
+    norm: LayerNorm,
+    head: Linear,
+    norm_first: bool,
+}
+
+impl Translator {
+    /// Width 8, two heads.
+    pub fn init(norm_first: bool, device: &Device) -> Self {
+        let model = Self {
+            source: EmbeddingConfig::new(7, 8).init(device),
+            target: EmbeddingConfig::new(7, 8).init(device),
+            encoder: TransformerEncoderConfig::new(8, 12, 2, 1)
+                .with_norm_first(norm_first)
+                .with_dropout(0.0)
+                .init(device),
+            decoder: TransformerDecoderConfig::new(8, 12, 2, 1)
+                .with_norm_first(norm_first)
+                .with_dropout(0.0)
+                .init(device),
+            norm: LayerNormConfig::new(8).init(device),
+            head: LinearConfig::new(8, 7).with_bias(false).init(device),
+            norm_first,
+        };
+        made_up(model, 0.9)
+    }
+
+    /// Let the encoder's weights stay as they are.
+    pub fn freeze_encoder(&mut self) {
+        self.encoder = self.encoder.clone().no_grad();
+    }
+
+    /// Encoder and decoder, for a comparison with Burn's own `forward`.
+    pub fn parts(&self) -> (&TransformerEncoder, &TransformerDecoder) {
+        (&self.encoder, &self.decoder)
+    }
+
+    /// What goes into encoder and decoder.
+    pub fn inputs(&self, batch: &Sequences) -> (TappedSequence, TappedSequence) {
+        let tokens = batch.tokens.clone();
+        let [samples, length] = tokens.dims();
+        // The last two positions of every other sequence are padding.
+        let odd = |row: usize| batch.ids[row].ends_with(['1', '3', '5', '7', '9']);
+        let pad = |row: usize| move |at: usize| odd(row) && at + 2 >= length;
+        let pad: Vec<bool> = (0..samples)
+            .flat_map(|row| (0..length).map(pad(row)))
+            .collect();
+        let device = tokens.device();
+        let pad = Tensor::from_data(TensorData::new(pad, [samples, length]), &device);
+        let source = TappedSequence {
+            tensor: self.source.tapped(tokens.clone()),
+            mask_pad: Some(pad),
+            mask_attn: None,
+        };
+        let target = TappedSequence {
+            tensor: self.target.tapped(tokens),
+            mask_pad: None,
+            mask_attn: Some(generate_autoregressive_mask(samples, length, &device)),
+        };
+        (source, target)
+    }
+}
+
+impl SampleLoss for Translator {
+    type Batch = Sequences;
+
+    fn sample_losses(&self, batch: &Sequences) -> SampleLosses {
+        let (source, target) = self.inputs(batch);
+        let mut memory = source.clone();
+        memory.tensor = self.encoder.tapped(source);
+        let x = self.decoder.tapped(TappedDecoding { target, memory });
+        let logits = self.head.tapped(self.norm.tapped(x));
+        SampleLosses::cross_entropy(logits, batch.labels.clone())
+    }
+}
+
+/// Pictures with classes.
+#[derive(Debug, Clone)]
+pub struct Pictures {
+    /// `[samples, 2, 6, 6]`
+    pub pixels: Tensor<4>,
+    /// `[samples]`
+    pub labels: Tensor<1, Int>,
+    /// Ids.
+    pub ids: Vec<String>,
+}
+
+impl Pictures {
+    /// `count` made-up pictures.
+    pub fn made_up(count: usize, device: &Device) -> Self {
+        let pixel = |k: usize| (0.7 * (k * k % 211) as f32).sin();
+        let pixels: Vec<f32> = (0..count * 72).map(pixel).collect();
+        let labels: Vec<i64> = (0..count as i64).map(|i| i * i % 3).collect();
+        Self {
+            pixels: Tensor::from_data(TensorData::new(pixels, [count, 2, 6, 6]), device),
+            labels: Tensor::from_data(TensorData::new(labels, [count]), device),
+            ids: (0..count).map(|i| format!("picture {i}")).collect(),
+        }
+    }
+
+    /// Batches of `size`.
+    pub fn batches(&self, size: usize) -> Vec<Self> {
+        let starts = (0..self.ids.len()).step_by(size);
+        let batch = |start: usize| {
+            let length = size.min(self.ids.len() - start);
+            Self {
+                pixels: self.pixels.clone().narrow(0, start, length),
+                labels: self.labels.clone().narrow(0, start, length),
+                ids: self.ids[start..start + length].to_vec(),
+            }
+        };
+        starts.map(batch).collect()
+    }
+}
+
+impl SampleBatch for Pictures {
+    fn ids(&self) -> Vec<String> {
+        self.ids.clone()
+    }
+
+    fn sample(&self, index: usize) -> Self {
+        Self {
+            pixels: self.pixels.clone().narrow(0, index, 1),
+            labels: self.labels.clone().narrow(0, index, 1),
+            ids: vec![self.ids[index].clone()],
+        }
+    }
+}
+
+/// Convolutions with stride, padding and dilation, and a perceptron.
+#[derive(Module, Debug)]
+pub struct Seer {
+    plane: Conv2d,
+    line: Conv1d,
+    hidden: Linear,
+    head: Linear,
+    /// Called without a tap where this is not empty.
+    untapped: Option<Linear>,
+}
+
+impl Seer {
+    /// A model of three classes; `untapped` adds a layer that no tap covers.
+    pub fn init(untapped: bool, device: &Device) -> Self {
+        let model = Self {
+            plane: Conv2dConfig::new([2, 3], [3, 2])
+                .with_stride([2, 1])
+                .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+                .init(device),
+            line: Conv1dConfig::new(3, 4, 3)
+                .with_dilation(2)
+                .with_padding(PaddingConfig1d::Explicit(1, 1))
+                .init(device),
+            hidden: LinearConfig::new(4 * 19, 10).init(device),
+            head: LinearConfig::new(10, 3).init(device),
+            untapped: untapped.then(|| LinearConfig::new(10, 10).init(device)),
+        };
+        made_up(model, 0.1)
+    }
+}
+
+impl SampleLoss for Seer {
+    type Batch = Pictures;
+
+    fn sample_losses(&self, batch: &Pictures) -> SampleLosses {
+        let samples = batch.ids.len();
+        let x = self.plane.tapped(batch.pixels.clone()).tanh();
+        let x = self.line.tapped(x.reshape([samples as i32, 3, -1])).tanh();
+        let x = x.reshape([samples as i32, -1]);
+        let x = self.hidden.tapped(x).tanh();
+        let x = match &self.untapped {
+            Some(layer) => layer.forward(x).tanh(),
+            None => x,
+        };
+        SampleLosses::classification(self.head.tapped(x), batch.labels.clone())
+    }
+}
+
+/// A table and a matrix of several tiles each.
+#[derive(Module, Debug)]
+pub struct Wide {
+    embedding: Embedding,
+    linear: Linear,
+    head: Linear,
+}
+
+impl Wide {
+    /// Width 300 and 500.
+    pub fn init(device: &Device) -> Self {
+        let model = Self {
+            embedding: EmbeddingConfig::new(7, 300).init(device),
+            linear: LinearConfig::new(300, 500).init(device),
+            head: LinearConfig::new(500, 7).init(device),
+        };
+        made_up(model, 0.2)
+    }
+}
+
+impl SampleLoss for Wide {
+    type Batch = Sequences;
+
+    fn sample_losses(&self, batch: &Sequences) -> SampleLosses {
+        let x = self.embedding.tapped(batch.tokens.clone());
+        let x = self.linear.tapped(x).mul_scalar(0.1).tanh();
+        let logits = self.head.tapped(x).mul_scalar(0.1);
+        SampleLosses::cross_entropy(logits, batch.labels.clone())
+    }
+}

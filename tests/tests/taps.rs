@@ -1,0 +1,275 @@
+//! Taps against the loop: every tap, every output, every backend.
+
+use burn::module::{Module, ParamGroup};
+use burn::nn::transformer::{TransformerDecoderInput, TransformerEncoderInput};
+use burn::tensor::Device;
+use fisher_core::{
+    AttentionConfig, Catalogue, ContributionUnit, GradientStore, HeadLayout, PerToken, Raw,
+    Reduction, Scheme, Statistics, StatisticsConfig, StoreConfig, Welford,
+};
+use fisher_tests::backend::Backend;
+use fisher_tests::models::{Sequences, Small};
+use fisher_tests::tapped::{Pictures, Seer, Talker, Translator, Wide};
+use fisher_tests::tolerance::{BACKWARD, TAPS, assert_close};
+use fisher_train::{CollectorConfig, Engine, Error, SampleLoss, Tapped, TappedDecoding};
+use rstest::rstest;
+
+fn layout<M: Module>(model: &M) -> HeadLayout {
+    let catalogue = Catalogue::of(model).expect("parameters");
+    HeadLayout::recognize(&catalogue, &AttentionConfig::new(2)).expect("heads")
+}
+
+fn same(name: &str, found: &Welford, expected: &Welford) {
+    let (found, expected) = (
+        found.read().expect("values"),
+        expected.read().expect("values"),
+    );
+    assert_eq!(found.count, expected.count, "{name}");
+    for (what, found, expected) in [
+        ("mean", found.mean, expected.mean),
+        ("variance", found.variance, expected.variance),
+    ] {
+        let name = format!("{name} {what}");
+        match (found, expected) {
+            (Some(found), Some(expected)) => assert_close(&name, &found, &expected, TAPS, 1e-2),
+            (found, expected) => assert_eq!(found.is_some(), expected.is_some(), "{name}"),
+        }
+    }
+}
+
+/// All that is accumulated by `engine`, against the loop.
+fn check<M: SampleLoss, C: ContributionUnit>(
+    model: &M,
+    heads: &HeadLayout,
+    batches: &[M::Batch],
+    config: &StatisticsConfig,
+    engine: Engine,
+) where
+    M::Batch: Clone,
+{
+    let collect = |engine| {
+        let mut statistics: Statistics<C> = config.init(model, heads).expect("statistics");
+        let store = StoreConfig::new(1 << 26).init(model);
+        let mut store: GradientStore = store.expect("a store");
+        let collector = CollectorConfig::new().with_engine(engine).init();
+        let collected = collector
+            .collect_batches(
+                model,
+                "task",
+                batches.to_vec(),
+                (&mut statistics, &mut store),
+            )
+            .expect("a collection");
+        (statistics, store, collected)
+    };
+    let (expected, kept, slow) = collect(Engine::Loop);
+    let (found, held, fast) = collect(engine);
+    assert_eq!((fast.samples, fast.tokens), (slow.samples, slow.tokens));
+    assert_eq!(fast.unreached, slow.unreached);
+    assert!((fast.loss - slow.loss).abs() < 1e-5 * slow.loss.abs());
+    let (expected, found) = (
+        expected.task("task").expect("a task"),
+        found.task("task").expect("a task"),
+    );
+    assert_eq!(found.samples(), expected.samples());
+    same("layers", found.layers(), expected.layers());
+    same("heads", found.heads(), expected.heads());
+    for (path, expected) in expected.parameters() {
+        let found = found.parameter(path).expect("a parameter");
+        assert_eq!(
+            found.elementwise().is_some(),
+            expected.elementwise().is_some()
+        );
+        if let (Some(found), Some(expected)) = (found.elementwise(), expected.elementwise()) {
+            same(path, found, expected);
+        }
+        for ((grouping, found), (_, expected)) in found.groups().iter().zip(expected.groups()) {
+            same(&format!("{path} {}", grouping.label()), found, expected);
+        }
+        for sample in kept.samples("task") {
+            let read = |store: &GradientStore| -> Vec<f64> {
+                let gradient = store
+                    .gradient("task", sample.id(), path)
+                    .expect("a gradient");
+                gradient.iter().map(|&g| f64::from(g)).collect()
+            };
+            assert_close(path, &read(&held), &read(&kept), BACKWARD, 0.05);
+        }
+    }
+}
+
+fn configurations() -> Vec<StatisticsConfig> {
+    let everything = StatisticsConfig::new();
+    let scheme = |names: &[&str], scheme| (ParamGroup::from_any_predicates(names.to_vec()), scheme);
+    vec![
+        everything.clone(),
+        everything
+            .clone()
+            .with_variance(false)
+            .with_reduction(Reduction::Sum),
+        everything.clone().with_elementwise(false),
+        everything
+            .clone()
+            .with_elementwise(false)
+            .with_schemes(vec![
+                scheme(&["query", "key", "bias"], Scheme::Tensor),
+                scheme(&["value", "linear", "gamma", "beta", "shift"], Scheme::Buckets { size: 5 }),
+                scheme(&["weight"], Scheme::Row),
+            ]),
+        everything.with_compensated(true),
+    ]
+}
+
+#[rstest]
+fn a_transformer_with_a_tied_embedding(
+    #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
+    #[values(0, 1, 2, 3, 4)] configuration: usize,
+) {
+    let Some(device) = backend.device() else {
+        return;
+    };
+    let device = device.autodiff();
+    let model = Talker::init(&device);
+    let data = Sequences::made_up(7, 5, &device);
+    let config = &configurations()[configuration];
+    let batches = data.batches(3);
+    check::<_, PerToken>(&model, &layout(&model), &batches, config, Engine::Taps);
+}
+
+#[rstest]
+fn an_encoder_and_a_decoder_with_padding(
+    #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
+    #[values(true, false)] norm_first: bool,
+    #[values(0, 2)] configuration: usize,
+) {
+    let Some(device) = backend.device() else {
+        return;
+    };
+    let device = device.autodiff();
+    let model = Translator::init(norm_first, &device);
+    let data = Sequences::made_up(6, 6, &device);
+    let config = &configurations()[configuration];
+    let heads = HeadLayout::none();
+    check::<_, Raw>(&model, &heads, &data.batches(4), config, Engine::Taps);
+}
+
+#[rstest]
+fn convolutions_and_a_perceptron(
+    #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
+    #[values(0, 1, 2, 4)] configuration: usize,
+) {
+    let Some(device) = backend.device() else {
+        return;
+    };
+    let device = device.autodiff();
+    let model = Seer::init(false, &device);
+    let data = Pictures::made_up(9, &device);
+    let config = &configurations()[configuration];
+    let heads = HeadLayout::none();
+    check::<_, PerToken>(&model, &heads, &data.batches(4), config, Engine::Taps);
+}
+
+#[test]
+fn long_sequences_go_some_rows_at_a_time() {
+    // Tables large enough for several tiles, and sequences long enough that the ghost is dearer.
+    let device = Device::flex().autodiff();
+    let model = Wide::init(&device);
+    let data = Sequences::made_up(5, 40, &device);
+    let config = StatisticsConfig::new();
+    let heads = HeadLayout::none();
+    let batches = data.batches(3);
+    check::<_, PerToken>(&model, &heads, &batches, &config, Engine::Taps);
+    let grouped = config.with_elementwise(false);
+    check::<_, PerToken>(&model, &heads, &batches, &grouped, Engine::Taps);
+}
+
+#[rstest]
+fn frozen_parameters_stay_out(
+    #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
+) {
+    let Some(device) = backend.device() else {
+        return;
+    };
+    let device = device.autodiff();
+    let mut model = Translator::init(true, &device);
+    model.freeze_encoder();
+    let data = Sequences::made_up(5, 4, &device);
+    let config = StatisticsConfig::new();
+    let heads = HeadLayout::none();
+    check::<_, PerToken>(&model, &heads, &data.batches(5), &config, Engine::Taps);
+}
+
+#[test]
+fn what_no_tap_covers_goes_by_the_loop_or_is_named() {
+    let device = Device::flex().autodiff();
+    let model = Seer::init(true, &device);
+    let data = Pictures::made_up(6, &device);
+    let config = StatisticsConfig::new();
+    let heads = HeadLayout::none();
+    check::<_, PerToken>(&model, &heads, &data.batches(3), &config, Engine::Auto);
+
+    let mut statistics: Statistics = config.init(&model, &heads).expect("statistics");
+    let collector = CollectorConfig::new().with_engine(Engine::Taps).init();
+    let error = collector
+        .collect_batches(&model, "task", data.batches(3), &mut statistics)
+        .expect_err("an untapped layer");
+    let Error::Untapped { parameters } = &error else {
+        panic!("{error}");
+    };
+    assert_eq!(parameters, "untapped.bias, untapped.weight");
+}
+
+#[test]
+fn a_model_without_taps_is_served_by_the_loop() {
+    let device = Device::flex().autodiff();
+    let model = Small::init(&device);
+    let data = Sequences::made_up(5, 6, &device);
+    let batches = data.batches(3);
+    let config = StatisticsConfig::new();
+    check::<_, PerToken>(&model, &layout(&model), &batches, &config, Engine::Auto);
+}
+
+#[test]
+fn a_sample_without_targets_is_named_and_those_before_it_are_kept() {
+    let device = Device::flex().autodiff();
+    let model = Talker::init(&device);
+    let mut data = Sequences::made_up(4, 5, &device);
+    let labels = data.labels.clone();
+    data.labels = labels.slice_assign([2..3], data.labels.clone().narrow(0, 2, 1).full_like(-100));
+    let mut statistics: Statistics = StatisticsConfig::new()
+        .init(&model, &layout(&model))
+        .expect("statistics");
+    let error = CollectorConfig::new()
+        .init()
+        .collect_batches(&model, "task", [data], &mut statistics)
+        .expect_err("no targets");
+    assert!(error.to_string().contains("sample/2"), "{error}");
+    assert_eq!(statistics.task("task").expect("a task").count(), 2);
+}
+
+#[test]
+fn tapped_layers_compute_what_burns_own_do() {
+    for norm_first in [true, false] {
+        let device = Device::flex().autodiff();
+        let model = Translator::init(norm_first, &device);
+        let (encoder, decoder) = model.parts();
+        let data = Sequences::made_up(3, 6, &device);
+        let (source, target) = model.inputs(&data);
+        let pad = source.mask_pad.clone().expect("padding");
+        let theirs = TransformerEncoderInput::new(source.tensor.clone()).mask_pad(pad.clone());
+        let theirs = encoder.forward(theirs);
+        let ours = encoder.tapped(source.clone());
+        let values =
+            |tensor: &burn::tensor::Tensor<3>| tensor.to_data().iter::<f64>().collect::<Vec<_>>();
+        assert_close("encoder", &values(&ours), &values(&theirs), 1e-6, 1.0);
+
+        let input = TransformerDecoderInput::new(target.tensor.clone(), theirs)
+            .memory_mask_pad(pad.clone())
+            .target_mask_attn(target.mask_attn.clone().expect("a mask"));
+        let theirs = decoder.forward(input);
+        let mut memory = source;
+        memory.tensor = ours;
+        let ours = decoder.tapped(TappedDecoding { target, memory });
+        assert_close("decoder", &values(&ours), &values(&theirs), 1e-6, 1.0);
+    }
+}
