@@ -60,8 +60,10 @@ pub struct Item {
     pub id: String,
     /// The task.
     pub task: Task,
-    tokens: Vec<i64>,
-    labels: Vec<i64>,
+    /// What goes in.
+    pub tokens: Vec<i64>,
+    /// What each position should predict, or [`IGNORE`].
+    pub labels: Vec<i64>,
 }
 
 impl Item {

@@ -113,7 +113,10 @@ fn configurations() -> Vec<StatisticsConfig> {
             .with_elementwise(false)
             .with_schemes(vec![
                 scheme(&["query", "key", "bias"], Scheme::Tensor),
-                scheme(&["value", "linear", "gamma", "beta", "shift"], Scheme::Buckets { size: 5 }),
+                scheme(
+                    &["value", "linear", "gamma", "beta", "shift"],
+                    Scheme::Buckets { size: 5 },
+                ),
                 scheme(&["weight"], Scheme::Row),
             ]),
         everything.with_compensated(true),

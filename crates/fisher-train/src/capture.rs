@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use burn::config::Config;
 use burn::tensor::{DType, Tensor};
 use fisher_core::{
     ContributionUnit, Error as CoreError, Gradient, GradientBatch, Sample, TokenSum,
@@ -29,6 +30,51 @@ pub enum Engine {
     Taps,
 }
 
+/// Configuration of a [`Capture`].
+#[derive(Config, Debug)]
+pub struct CaptureConfig {
+    /// How per-sample gradients are had.
+    #[config(default = "Engine::Auto")]
+    pub engine: Engine,
+    /// What to do with a sample whose gradient is NaN or infinite.
+    #[config(default = "NonFinite::Error")]
+    pub non_finite: NonFinite,
+    /// Take sums of squares over groups from products of positions with positions where that is
+    /// cheaper than the gradients themselves.
+    #[config(default = true)]
+    pub ghost: bool,
+}
+
+impl CaptureConfig {
+    /// Ready `model`, as it is now, for the gradients of the parameters at `paths`.
+    ///
+    /// # Errors
+    /// [`CoreError::UnknownParameter`] when the model does not have one of them, or has it frozen.
+    pub fn init<'a, M: SampleLoss>(
+        &self,
+        model: &M,
+        paths: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Capture<M>> {
+        let paths: Vec<String> = paths.into_iter().map(str::to_owned).collect();
+        let all = || paths.iter().map(String::as_str);
+        let by_taps = match self.engine {
+            Engine::Loop => None,
+            Engine::Auto | Engine::Taps => {
+                Some((Batched::new(model, all())?, PerSample::new(model, [])?))
+            }
+        };
+        Ok(Capture {
+            config: self.clone(),
+            by_loop: PerSample::new(model, all())?,
+            by_taps,
+            untapped: BTreeSet::new(),
+            compared: false,
+            model: model.clone(),
+            paths,
+        })
+    }
+}
+
 /// Accumulates per-sample gradients of one model, batch by batch.
 ///
 /// The numbers are the same for each [`Engine`], up to rounding: with taps the sums of squares of
@@ -39,8 +85,7 @@ pub enum Engine {
 /// loaders, progress, checkpoints.
 #[derive(Debug)]
 pub struct Capture<M> {
-    engine: Engine,
-    non_finite: NonFinite,
+    config: CaptureConfig,
     model: M,
     paths: Vec<String>,
     /// All parameters.
@@ -69,36 +114,6 @@ const AGREE: f64 = 1e-2;
 const AGREE_WITH_ALL: f64 = 1e-4;
 
 impl<M: SampleLoss> Capture<M> {
-    /// Ready `model` for the gradients of the parameters at `paths`.
-    ///
-    /// # Errors
-    /// [`CoreError::UnknownParameter`] when the model does not have one of them, or has it frozen.
-    pub fn new<'a>(
-        model: &M,
-        paths: impl IntoIterator<Item = &'a str>,
-        engine: Engine,
-        non_finite: NonFinite,
-    ) -> Result<Self> {
-        let paths: Vec<String> = paths.into_iter().map(str::to_owned).collect();
-        let all = || paths.iter().map(String::as_str);
-        let by_taps = match engine {
-            Engine::Loop => None,
-            Engine::Auto | Engine::Taps => {
-                Some((Batched::new(model, all())?, PerSample::new(model, [])?))
-            }
-        };
-        Ok(Self {
-            engine,
-            non_finite,
-            by_loop: PerSample::new(model, all())?,
-            by_taps,
-            untapped: BTreeSet::new(),
-            compared: false,
-            model: model.clone(),
-            paths,
-        })
-    }
-
     /// Accumulate all samples of a batch.
     ///
     /// # Errors
@@ -137,7 +152,7 @@ impl<M: SampleLoss> Capture<M> {
             && alike
             && let Some(captured) = self.captured(batch)?
         {
-            outcomes.extend(stream(captured, task, into)?);
+            outcomes.extend(stream(captured, task, self.config.ghost, into)?);
             return Ok(());
         }
         for (index, id) in samples {
@@ -164,7 +179,9 @@ impl<M: SampleLoss> Capture<M> {
         let counted = sample.gradients.samples()[0].clone();
         let loss = match into.push(task, sample.gradients) {
             Ok(()) => Some(sample.loss),
-            Err(CoreError::NonFinite { parameter, .. }) if self.non_finite == NonFinite::Skip => {
+            Err(CoreError::NonFinite { parameter, .. })
+                if self.config.non_finite == NonFinite::Skip =>
+            {
                 tracing::warn!(id, parameter, "gradient not finite, sample skipped");
                 into.statistics.skip(task, &counted, parameter);
                 None
@@ -187,7 +204,7 @@ impl<M: SampleLoss> Capture<M> {
         let captured = match by_taps.capture(batch) {
             // The loop tells which samples it could take before.
             Err(Error::Core(CoreError::NoActiveTokens { .. })) => return Ok(None),
-            Err(Error::NoGraph { .. }) if self.engine == Engine::Auto => {
+            Err(Error::NoGraph { .. }) if self.config.engine == Engine::Auto => {
                 self.by_taps = None;
                 return Ok(None);
             }
@@ -237,7 +254,7 @@ impl<M: SampleLoss> Capture<M> {
     fn leave_to_the_loop(&mut self, untapped: &BTreeSet<String>) -> Result<()> {
         self.untapped.extend(untapped.iter().cloned());
         let list = self.untapped.iter().cloned().collect::<Vec<_>>().join(", ");
-        if self.engine == Engine::Taps {
+        if self.config.engine == Engine::Taps {
             return Err(Error::Untapped { parameters: list });
         }
         tracing::warn!(
@@ -302,6 +319,7 @@ impl<M: SampleLoss> Capture<M> {
 fn stream<C: ContributionUnit>(
     captured: Captured,
     task: &str,
+    ghost: bool,
     into: &mut Destination<C>,
 ) -> Result<Vec<Outcome>> {
     let Captured {
@@ -331,7 +349,7 @@ fn stream<C: ContributionUnit>(
             (None, _) => {} // only the store wants it
             (Some(_), None) => stream.zeros(&path)?,
             (Some(wanted), Some(factors)) => {
-                let way = factors.push(&path, wanted, &mut stream)?;
+                let way = factors.push(&path, wanted, ghost, &mut stream)?;
                 tracing::trace!(parameter = path, ?way, "accumulated");
             }
         }

@@ -10,7 +10,7 @@ use fisher_core::{ContributionUnit, Statistics};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
-use crate::capture::{Capture, Engine};
+use crate::capture::{CaptureConfig, Engine};
 use crate::destination::Destination;
 use crate::per_sample::Unreached;
 use crate::sample::{SampleBatch, SampleLoss};
@@ -170,8 +170,10 @@ impl Collector {
             return Err(Error::CheckpointEvery);
         }
         into.check_model(model)?;
-        let (engine, non_finite) = (self.config.engine, self.config.non_finite);
-        let mut capture = Capture::new(model, into.paths(), engine, non_finite)?;
+        let capture = CaptureConfig::new()
+            .with_engine(self.config.engine)
+            .with_non_finite(self.config.non_finite);
+        let mut capture = capture.init(model, into.paths())?;
         let known: Vec<String> = match into.statistics.task(task) {
             Ok(task) => task.samples().iter().map(|s| s.id.clone()).collect(),
             Err(_) => Vec::new(),

@@ -82,6 +82,10 @@ pub enum Error {
         found: usize,
     },
 
+    /// Nothing to collect from.
+    #[error("there were no batches; give at least one")]
+    NoBatches,
+
     /// Parameters that no tap covers.
     #[error(
         "no tap covers these parameters: {parameters}; call `tapped` in place of `forward` where \

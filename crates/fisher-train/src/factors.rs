@@ -141,13 +141,14 @@ impl Factors {
         self,
         path: &str,
         wanted: Wanted,
+        ghost: bool,
         stream: &mut Stream<C>,
     ) -> Result<Way> {
         match self {
             Self::Vector(gradient) => whole(path, gradient, stream),
             Self::Lookup(lookup) if wanted.whole => whole(path, lookup.product().whole(), stream),
             Self::Lookup(lookup) => lookup.push(path, wanted, stream),
-            Self::Product(product) => product.push(path, wanted, stream),
+            Self::Product(product) => product.push(path, wanted, ghost, stream),
         }
     }
 }
@@ -178,6 +179,7 @@ impl Product {
         self,
         path: &str,
         wanted: Wanted,
+        ghost: bool,
         stream: &mut Stream<C>,
     ) -> Result<Way> {
         let [samples, positions, rows] = self.left.dims();
@@ -188,12 +190,12 @@ impl Product {
         let roots = column(stream, &self.right);
         let (left, right) = (self.left, self.right * roots);
         let sides = usize::from(wanted.rows) + usize::from(wanted.columns);
-        let ghost = sides.max(1) * positions * (rows + columns);
+        let cheaper = sides.max(1) * positions * (rows + columns) <= rows * columns;
         if positions == 1 && samples > 1 {
             stream.sums(path, squares(left, right, wanted))?;
             return Ok(Way::Squares);
         }
-        if !wanted.elements && ghost <= rows * columns {
+        if !wanted.elements && ghost && cheaper {
             stream.sums(path, ghost_sums(left, right, wanted))?;
             return Ok(Way::Ghost);
         }

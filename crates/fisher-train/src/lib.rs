@@ -76,10 +76,11 @@ mod merge;
 mod optimizer;
 mod per_sample;
 mod sample;
+mod sketch;
 mod tap;
 mod tapped;
 
-pub use capture::{Capture, Engine, Outcome};
+pub use capture::{Capture, CaptureConfig, Engine, Outcome};
 pub use collect::{Checkpoint, Collected, Collector, CollectorConfig, NonFinite};
 pub use destination::Destination;
 pub use error::Error;
@@ -89,6 +90,7 @@ pub use merge::{Granularity, MergeConfig, Merging, Source};
 pub use optimizer::FisherOptimizer;
 pub use per_sample::{PerSample, SampleGradient};
 pub use sample::{SampleBatch, SampleLoss};
+pub use sketch::{Sketch, SketchConfig, SketchedFisher};
 pub use tapped::{
     Tapped, TappedAttention, TappedDecoding, TappedSequence, tapped_shift, tapped_transposed,
 };

@@ -48,6 +48,11 @@ pub trait Tapped<I> {
     fn tapped(&self, input: I) -> Self::Output;
 }
 
+/// The values of a parameter, whose gradient is not wanted. (`detach` alone keeps the flag.)
+fn frozen<const D: usize>(parameter: &Param<Tensor<D>>) -> Tensor<D> {
+    parameter.val().detach().set_require_grad(false)
+}
+
 fn id<const D: usize>(parameter: &Option<Param<Tensor<D>>>) -> Option<ParamId> {
     parameter.as_ref().map(|p| p.id)
 }
@@ -59,8 +64,8 @@ impl<const D: usize> Tapped<Tensor<D>> for Linear {
         if !listens(&[Some(self.weight.id), id(&self.bias)]) {
             return self.forward(input);
         }
-        let bias = self.bias.as_ref().map(|b| b.val().detach());
-        let output = module::linear(input.clone(), self.weight.val().detach(), bias);
+        let bias = self.bias.as_ref().map(|b| frozen(b));
+        let output = module::linear(input.clone(), frozen(&self.weight), bias);
         let mut uses = vec![(self.weight.id, Use::Input(flat(input.inner())))];
         uses.extend(id(&self.bias).map(|bias| (bias, Use::Shift)));
         tap(output, uses, flat)
@@ -75,7 +80,7 @@ pub fn tapped_transposed<const D: usize>(weight: &Param<Tensor<2>>, input: Tenso
     if !listens(&[Some(weight.id)]) {
         return module::linear(input, weight.val().transpose(), None);
     }
-    let output = module::linear(input.clone(), weight.val().detach().transpose(), None);
+    let output = module::linear(input.clone(), frozen(weight).transpose(), None);
     let uses = vec![(weight.id, Use::Transposed(flat(input.inner())))];
     tap(output, uses, flat)
 }
@@ -88,7 +93,7 @@ pub fn tapped_shift<const D: usize>(weight: &Param<Tensor<1>>, input: Tensor<D>)
     if !listens(&[Some(weight.id)]) {
         return input + weight.val().unsqueeze();
     }
-    let output = input + weight.val().detach().unsqueeze();
+    let output = input + frozen(weight).unsqueeze();
     tap(output, vec![(weight.id, Use::Shift)], flat)
 }
 
@@ -99,7 +104,7 @@ impl Tapped<Tensor<2, Int>> for Embedding {
         if !listens(&[Some(self.weight.id)]) {
             return self.forward(input);
         }
-        let output = module::embedding(self.weight.val().detach(), input.clone());
+        let output = module::embedding(frozen(&self.weight), input.clone());
         let rows = input.dims().iter().product::<usize>();
         let uses = vec![(self.weight.id, Use::Lookup(input.inner().reshape([rows])))];
         tap(output, uses, flat)
@@ -115,13 +120,13 @@ impl<const D: usize> Tapped<Tensor<D>> for LayerNorm {
         }
         // The same layer without its parameters gives what they scale and shift.
         let mut bare = self.clone();
-        let gamma = self.gamma.val().detach();
+        let gamma = frozen(&self.gamma);
         bare.gamma = Param::initialized(ParamId::new(), gamma.ones_like());
         bare.beta = None;
         let normal = bare.forward(input);
         let mut output = normal.clone() * gamma.unsqueeze();
         if let Some(beta) = &self.beta {
-            output = output + beta.val().detach().unsqueeze();
+            output = output + frozen(beta).unsqueeze();
         }
         let mut uses = vec![(self.gamma.id, Use::Scale(flat(normal.inner())))];
         uses.extend(id(&self.beta).map(|beta| (beta, Use::Shift)));
@@ -140,7 +145,7 @@ impl<const D: usize> Tapped<Tensor<D>> for RmsNorm {
         let squares = input.clone().cast(DType::F32).square();
         let rms = (squares.mean_dim(D - 1) + self.epsilon).sqrt();
         let normal = input / rms.cast(dtype);
-        let output = normal.clone() * self.gamma.val().detach().unsqueeze();
+        let output = normal.clone() * frozen(&self.gamma).unsqueeze();
         let uses = vec![(self.gamma.id, Use::Scale(flat(normal.inner())))];
         tap(output, uses, flat)
     }
@@ -158,7 +163,7 @@ macro_rules! convolution {
                 if self.groups != 1 || !listens(&[Some(self.weight.id), id(&self.bias)]) {
                     return self.forward(input);
                 }
-                let weight = self.weight.val().detach();
+                let weight = frozen(&self.weight);
                 let shape = weight.dims();
                 let patch: usize = shape[1..].iter().product();
                 let mut kernel = shape;
@@ -183,7 +188,7 @@ macro_rules! convolution {
                 layer.bias = self
                     .bias
                     .as_ref()
-                    .map(|bias| Param::initialized(ParamId::new(), bias.val().detach()));
+                    .map(|bias| Param::initialized(ParamId::new(), frozen(bias)));
                 let mut uses = vec![(self.weight.id, Use::Transposed(patches))];
                 uses.extend(id(&self.bias).map(|bias| (bias, Use::Shift)));
                 tap(layer.forward(input), uses, rows)
