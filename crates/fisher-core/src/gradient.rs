@@ -80,6 +80,10 @@ impl<U: GradientUnit> Gradient<U> {
         &self.tensor
     }
 
+    pub(crate) fn into_tensor(self) -> Tensor<2> {
+        self.tensor
+    }
+
     /// The number of samples.
     pub fn samples(&self) -> usize {
         self.tensor.dims()[0]
@@ -214,6 +218,13 @@ impl<C: ContributionUnit> Contribution<C> {
     /// The contributions, rows are samples.
     pub fn tensor(&self) -> &Tensor<2> {
         &self.tensor
+    }
+
+    pub(crate) fn of(tensor: Tensor<2>) -> Self {
+        Self {
+            tensor,
+            unit: PhantomData,
+        }
     }
 
     /// The same unit, other columns: how groupings reduce.

@@ -478,13 +478,15 @@ impl AxisSlices {
         let inner: usize = shape[self.axis + 1..].iter().product();
         let stretch = shape[self.axis] / self.repeats;
         let groups = self.repeats * self.per;
-        tensor
+        let tensor = tensor
             .reshape([samples, outer, self.repeats, stretch, inner])
             .narrow(3, self.offset, self.per * self.width)
-            .reshape([samples, outer, groups, self.width * inner])
-            .sum_dim(3)
-            .sum_dim(1)
-            .reshape([samples, groups])
+            .reshape([samples, outer, groups, self.width * inner]);
+        let over = |tensor: Tensor<4>, axis: usize| match tensor.dims()[axis] {
+            1 => tensor,
+            _ => tensor.sum_dim(axis),
+        };
+        over(over(tensor, 3), 1).reshape([samples, groups])
     }
 }
 

@@ -40,6 +40,7 @@ mod group;
 mod heads;
 mod host;
 mod interval;
+mod kernel;
 mod provenance;
 mod record;
 mod sample;

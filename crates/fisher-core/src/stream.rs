@@ -1,13 +1,13 @@
 //! A batch that comes into statistics parameter by parameter, never whole.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 use burn::tensor::{DType, Device, Tensor};
 
-use crate::gradient::{ContributionUnit, Gradient, TokenSum};
+use crate::gradient::{Contribution, ContributionUnit, Gradient, TokenSum};
 use crate::group::{Grouping, Reduction};
-use crate::host::{Sides, Tile, give, is_host, take};
+use crate::host::{self, give, is_host, sum_columns, take};
+use crate::kernel::{Product, Sides};
 use crate::sample::{Sample, Tokens};
 use crate::statistics::{ParameterStatistics, SampleRecord, Statistics, TaskStatistics};
 use crate::totals::BatchTotals;
@@ -71,8 +71,8 @@ pub struct Stream<'a, C: ContributionUnit> {
 
 impl<C: ContributionUnit> Statistics<C> {
     /// Begin to take in a batch of samples of `task` without ever holding its gradients whole:
-    /// each parameter comes as a whole ([`Stream::whole`]), some rows at a time
-    /// ([`Stream::rows`]), or as sums ([`Stream::sums`]), and [`Stream::finish`] counts the
+    /// each parameter comes as a whole ([`Stream::whole`]), as factors of products
+    /// ([`Stream::product`]), or as sums ([`Stream::sums`]), and [`Stream::finish`] counts the
     /// samples.
     ///
     /// The numbers are those of [`Statistics::push`]. Unlike there, an error half way leaves the
@@ -167,8 +167,7 @@ impl<C: ContributionUnit> Stream<'_, C> {
     /// # Errors
     /// [`Error::MissingParameter`] when the statistics do not have it.
     pub fn whole(&mut self, path: &str, gradient: Gradient<TokenSum>) -> Result<()> {
-        let contribution = gradient.contribution_in::<C>(&self.tokens, self.dtype);
-        let sums = contribution.tensor().clone().sum_dim(1);
+        let (contribution, sums) = self.contributions(gradient)?;
         let (plan, reduction) = (&self.statistics.plan, self.statistics.provenance.reduction);
         self.totals
             .add(&plan.totals, path, &contribution, sums.clone());
@@ -184,51 +183,54 @@ impl<C: ContributionUnit> Stream<'_, C> {
         Ok(())
     }
 
-    /// Take in a parameter `[first axis, all others]` some rows at a time: `roots(range)` gives,
-    /// for these rows, gradients times [`Stream::roots`], `[samples, rows in range, others]`.
+    /// Contributions and their sums over elements, `[samples, 1]`.
+    fn contributions(&self, gradient: Gradient<TokenSum>) -> Result<(Contribution<C>, Tensor<2>)> {
+        let tensor = gradient.tensor();
+        let (device, shape) = (tensor.device(), tensor.dims());
+        if !self.on_host() || tensor.dtype() != DType::F32 {
+            let contribution = gradient.contribution_in::<C>(&self.tokens, self.dtype);
+            let sums = contribution.tensor().clone().sum_dim(1);
+            return Ok((contribution, sums));
+        }
+        let gradients: Vec<f32> = take(gradient.into_tensor())?;
+        let (squares, sums) = host::contributions(&gradients, &self.roots());
+        Ok((
+            Contribution::of(give(squares, shape, &device)),
+            give(sums, [shape[0], 1], &device),
+        ))
+    }
+
+    /// Whether accumulators are float64 in the host's memory, where products need no help.
+    pub fn on_host(&self) -> bool {
+        self.dtype == DType::F64 && is_host(&self.statistics.device)
+    }
+
+    /// Take in a parameter `[first axis, all others]` whose gradients are products `L_iᵀ R_i`,
+    /// where `R_i` has been multiplied by [`Stream::roots`]. The products are never held whole.
+    ///
+    /// # Shapes
+    /// - left: `[samples, positions, first axis]`
+    /// - right: `[samples, positions, all others]`
     ///
     /// # Errors
     /// [`Error::MissingParameter`] when the statistics do not have it, [`Error::Device`] when the
     /// device does not give values.
-    pub fn rows(&mut self, path: &str, roots: impl Fn(Range<usize>) -> Tensor<3>) -> Result<()> {
-        let missing = || Error::MissingParameter {
+    pub fn product(&mut self, path: &str, left: Tensor<3>, right: Tensor<3>) -> Result<()> {
+        let wanted = self.wanted(path).ok_or_else(|| Error::MissingParameter {
             parameter: path.into(),
-        };
-        let wanted = self.statistics.wanted(path).ok_or_else(missing)?;
-        let shape = self.statistics.shape(path).ok_or_else(missing)?;
-        let (rows, others) = (shape[0], shape[1..].iter().product::<usize>());
-        let step = (RUN / others).clamp(1, rows);
+        })?;
         let samples = self.samples.len();
-        let on_host = self.dtype == DType::F64 && is_host(&self.statistics.device);
+        let single = [left.dtype(), right.dtype()] == [DType::F32; 2];
+        let on_host = single && self.on_host();
         let statistics = parameter(&mut self.statistics.tasks, &self.task, path)?;
-        if let Some(welford) = statistics.elementwise.take() {
-            statistics.elementwise = Some(welford.in_runs(step * others));
-        }
-        let mut sides = Vec::new();
-        let want_rows = wanted.rows || !wanted.columns;
-        for (run, start) in (0..rows).step_by(step).enumerate() {
-            let roots = roots(start..rows.min(start + step));
-            let welford = statistics.elementwise.as_mut();
-            sides.push(match on_host && roots.dtype() == DType::F32 {
-                true => fold_on_host(roots, welford, run, want_rows, wanted.columns)?,
-                false => fold(
-                    roots.cast(self.dtype),
-                    welford,
-                    run,
-                    want_rows,
-                    wanted.columns,
-                ),
-            });
-        }
+        let elements = statistics.elementwise.as_mut();
+        let margins = match on_host {
+            true => product_on_host(left, right, elements, wanted)?,
+            false => product_by_tiles(left, right, elements, wanted, self.dtype),
+        };
         if let Some(welford) = &mut statistics.elementwise {
             welford.advance(samples);
         }
-        let of_rows: Vec<_> = sides.iter().filter_map(|side| side.rows.clone()).collect();
-        let of_columns = sides.into_iter().filter_map(|side| side.columns);
-        let margins = Margins {
-            rows: (!of_rows.is_empty()).then(|| Tensor::cat(of_rows, 1)),
-            columns: of_columns.reduce(|sum, columns| sum + columns),
-        };
         self.margins(path, &margins)
     }
 
@@ -269,7 +271,7 @@ impl<C: ContributionUnit> Stream<'_, C> {
             parameter: path.into(),
         };
         let any = margins.rows.as_ref().or(margins.columns.as_ref());
-        let sums = any.ok_or_else(missing)?.clone().sum_dim(1);
+        let sums = sum_columns(any.ok_or_else(missing)?.clone())?;
         let (plan, reduction) = (&self.statistics.plan, self.statistics.provenance.reduction);
         let totals = &mut self.totals;
         totals
@@ -339,47 +341,76 @@ impl<C: ContributionUnit> Stream<'_, C> {
     }
 }
 
-/// Square, accumulate and sum some rows, `[samples, height, width]`.
-fn fold(
-    roots: Tensor<3>,
-    welford: Option<&mut Welford>,
-    run: usize,
-    rows: bool,
-    columns: bool,
+/// Some rows at a time, by tensor operations.
+fn product_by_tiles(
+    left: Tensor<3>,
+    right: Tensor<3>,
+    mut elements: Option<&mut Welford>,
+    wanted: Wanted,
+    dtype: DType,
 ) -> Margins {
-    let [samples, height, width] = roots.dims();
-    let contributions = roots.square();
-    if let Some(welford) = welford {
-        let flat = contributions.clone().reshape([samples, height * width]);
-        welford.push_run(run, flat);
+    let [samples, _, rows] = left.dims();
+    let width = right.dims()[2];
+    let left = left.swap_dims(1, 2);
+    let step = (RUN / width).clamp(1, rows);
+    if let Some(welford) = &mut elements {
+        welford.split(step * width);
     }
-    let over = |axis, side| contributions.clone().sum_dim(axis).reshape([samples, side]);
+    let (mut of_rows, mut of_columns) = (Vec::new(), Vec::new());
+    for (run, start) in (0..rows).step_by(step).enumerate() {
+        let height = step.min(rows - start);
+        let roots = left.clone().narrow(1, start, height).matmul(right.clone());
+        let contributions = roots.cast(dtype).square();
+        if let Some(welford) = &mut elements {
+            let flat = contributions.clone().reshape([samples, height * width]);
+            welford.push_run(run, flat);
+        }
+        let over = |axis, side| contributions.clone().sum_dim(axis).reshape([samples, side]);
+        if wanted.rows || !wanted.columns {
+            of_rows.push(over(2, height));
+        }
+        if wanted.columns {
+            of_columns.push(over(1, width));
+        }
+    }
     Margins {
-        rows: rows.then(|| over(2, height)),
-        columns: columns.then(|| over(1, width)),
+        rows: (!of_rows.is_empty()).then(|| Tensor::cat(of_rows, 1)),
+        columns: of_columns.into_iter().reduce(|sum, columns| sum + columns),
     }
 }
 
-/// The same, in the host's memory.
-fn fold_on_host(
-    roots: Tensor<3>,
-    welford: Option<&mut Welford>,
-    run: usize,
-    rows: bool,
-    columns: bool,
+/// The same in the host's memory.
+fn product_on_host(
+    left: Tensor<3>,
+    right: Tensor<3>,
+    elements: Option<&mut Welford>,
+    wanted: Wanted,
 ) -> Result<Margins> {
-    let (device, dims) = (roots.device(), roots.dims());
-    let [samples, height, width] = dims;
-    let tile = Tile::new(take(roots)?, dims);
-    let sides = Sides { rows, columns };
-    let sums = match welford {
-        Some(welford) => welford.fold_run(run, &tile, sides)?,
-        None => tile.fold(None, sides),
+    let device = left.device();
+    let [samples, positions, rows] = left.dims();
+    let columns = right.dims()[2];
+    let product = Product {
+        samples,
+        positions,
+        rows,
+        columns,
+        left: take(left)?,
+        right: take(right)?,
     };
-    let tensor = |sums: Vec<f64>, side| give(sums, &device).reshape([samples, side]);
+    let sides = Sides {
+        rows: wanted.rows,
+        // One side tells the whole, and this one is cheaper.
+        columns: wanted.columns || !wanted.rows,
+    };
+    let sums = match elements {
+        Some(welford) => welford.fold(product, sides)?,
+        None => product.fold(None, sides),
+    };
     Ok(Margins {
-        rows: rows.then(|| tensor(sums.rows, height)),
-        columns: columns.then(|| tensor(sums.columns, width)),
+        rows: sides
+            .rows
+            .then(|| give(sums.rows, [samples, rows], &device)),
+        columns: (sides.columns).then(|| give(sums.columns, [samples, columns], &device)),
     })
 }
 

@@ -2,7 +2,8 @@
 
 use burn::tensor::{DType, Device, Tensor, Transaction};
 
-use crate::host::{self, SideSums, Sides, Tile, give, take};
+use crate::host::{self, give, is_host, take};
+use crate::kernel::{Moments as Moments64, Product, SideSums, Sides};
 use crate::{ConfidenceInterval, Distribution, Error, Result};
 
 /// The type accumulators keep on `device`: float64 where it has it, else float32 (with a
@@ -301,13 +302,19 @@ impl Welford {
         self.runs.iter().all(|run| run.m2.is_some())
     }
 
-    /// The same in runs of `width` elements, the last of which may be shorter.
+    /// Keep runs of `width` elements, the last of which may be shorter.
     ///
     /// # Panics
     /// When `width` is 0.
-    pub(crate) fn in_runs(self, width: usize) -> Self {
+    pub(crate) fn split(&mut self, width: usize) {
         assert!(width > 0, "the width of a run");
         let elements = self.elements();
+        let kept = self.runs.len().max(1) - 1;
+        if self.runs[..kept].iter().all(|run| run.elements() == width)
+            && self.runs[kept].elements() <= width
+        {
+            return;
+        }
         let (mean, m2) = self.joined();
         let cut = |start: usize| {
             let length = width.min(elements - start);
@@ -316,13 +323,10 @@ impl Welford {
                 m2: m2.as_ref().map(|m2| m2.narrow(start, length)),
             }
         };
-        Self {
-            count: self.count,
-            runs: match elements <= width {
-                true => vec![Run { mean, m2 }],
-                false => (0..elements).step_by(width).map(cut).collect(),
-            },
-        }
+        self.runs = match elements <= width {
+            true => vec![Run { mean, m2 }],
+            false => (0..elements).step_by(width).map(cut).collect(),
+        };
     }
 
     pub(crate) fn from_parts(count: u64, mean: Moment, m2: Option<Moment>) -> Self {
@@ -377,9 +381,11 @@ impl Welford {
         self.runs[run].push(self.count, x);
     }
 
-    /// The same on the host, for a float64 accumulator there; with sums over the tile's sides.
-    pub(crate) fn fold_run(&mut self, run: usize, tile: &Tile, sides: Sides) -> Result<SideSums> {
-        let Run { mean, m2 } = &mut self.runs[run];
+    /// Take in products on the host, for a float64 accumulator there; their sums over the sides.
+    /// [`Welford::advance`] counts the samples.
+    pub(crate) fn fold(&mut self, product: Product, sides: Sides) -> Result<SideSums> {
+        self.split(usize::MAX);
+        let Run { mean, m2 } = &mut self.runs[0];
         let device = mean.high.device();
         // Take the values out of the tensors and put them back: nothing is copied.
         let out = |moment: &mut Moment| {
@@ -390,15 +396,19 @@ impl Welford {
         };
         let mut of_mean = out(mean)?;
         let mut of_m2 = m2.as_mut().map(out).transpose()?;
-        let moments = host::Moments {
+        let moments = Moments64 {
             before: self.count,
             mean: &mut of_mean,
             m2: of_m2.as_deref_mut(),
         };
-        let sums = tile.fold(Some(moments), sides);
-        mean.high = give(of_mean, &device);
+        let sums = product.fold(Some(moments), sides);
+        let back = |values: Vec<f64>| {
+            let elements = values.len();
+            give(values, [elements], &device)
+        };
+        mean.high = back(of_mean);
         if let (Some(m2), Some(values)) = (m2, of_m2) {
-            m2.high = give(values, &device);
+            m2.high = back(values);
         }
         Ok(sums)
     }
@@ -431,7 +441,8 @@ impl Welford {
         if other.count == 0 {
             return;
         }
-        let other = other.clone().in_runs(self.runs[0].elements().max(1));
+        let mut other = other.clone();
+        other.split(self.runs[0].elements().max(1));
         for (ours, theirs) in self.runs.iter_mut().zip(&other.runs) {
             let mean = theirs.mean.like(&ours.mean);
             let m2 = theirs.m2.as_ref().map(|m2| m2.like(&ours.mean));
@@ -541,6 +552,17 @@ impl Run {
             return;
         }
         // The batch's own moments: deviations from a value amid the batch lose no digits.
+        let device = x.device();
+        if x.dtype() == DType::F64
+            && is_host(&device)
+            && let Ok(values) = take::<f64, 2>(x.clone())
+        {
+            let (mean, m2) = host::moments(&values, elements, self.m2.is_some());
+            let moment = |values| self.moment(give(values, [elements], &device));
+            let (mean, m2) = (moment(mean), m2.map(moment));
+            self.absorb(before, samples as u64, mean, m2);
+            return;
+        }
         let divisor = samples as f64;
         let pivot = sum_rows(x.clone()).div_scalar(divisor);
         let deviation = x - pivot.clone();

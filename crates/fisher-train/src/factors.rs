@@ -46,8 +46,8 @@ pub(crate) struct Lookup {
 pub(crate) enum Way {
     /// Gradients as a whole.
     Whole,
-    /// Gradients some rows at a time.
-    Rows,
+    /// Gradients some at a time.
+    Product,
     /// Sums of squares by Gram matrices.
     Ghost,
     /// One product of squares.
@@ -191,7 +191,7 @@ impl Product {
         let (left, right) = (self.left, self.right * roots);
         let sides = usize::from(wanted.rows) + usize::from(wanted.columns);
         let cheaper = sides.max(1) * positions * (rows + columns) <= rows * columns;
-        if positions == 1 && samples > 1 {
+        if positions == 1 && samples > 1 && !stream.on_host() {
             stream.sums(path, squares(left, right, wanted))?;
             return Ok(Way::Squares);
         }
@@ -199,12 +199,8 @@ impl Product {
             stream.sums(path, ghost_sums(left, right, wanted))?;
             return Ok(Way::Ghost);
         }
-        let left = left.swap_dims(1, 2);
-        stream.rows(path, |range| {
-            let left = left.clone().narrow(1, range.start, range.len());
-            left.matmul(right.clone())
-        })?;
-        Ok(Way::Rows)
+        stream.product(path, left, right)?;
+        Ok(Way::Product)
     }
 }
 

@@ -110,22 +110,31 @@ pub(crate) fn listens(parameters: &[Option<ParamId>]) -> bool {
     })
 }
 
-/// Put a tap behind an output. `uses` says how parameters took part in it; `rows` lays the tap's
-/// gradient out as `[rows, outputs]`.
+/// Put a tap behind an output, and add the layer's `shift` to it, such as a bias: the tap is the
+/// shift, laid out over all positions, so it costs no addition of its own. `uses` says how
+/// parameters took part; `rows` lays the tap's gradient out as `[rows, outputs]`.
 pub(crate) fn tap<const D: usize>(
     output: Tensor<D>,
+    shift: Option<Tensor<D>>,
     uses: Vec<(ParamId, Use)>,
     rows: impl Fn(Tensor<D>) -> Tensor<2> + 'static,
 ) -> Tensor<D> {
-    let first = output.dims()[0];
-    // An output that depends on nothing that is tracked can be the tap itself.
+    let shape = output.dims();
+    let first = shape[0];
     let (output, leaf) = match output.is_tracked() {
         true => {
-            let tap = output.zeros_like().detach().require_grad();
+            let device = output.device();
+            let shift = shift.unwrap_or_else(|| Tensor::zeros([1; D], (&device, output.dtype())));
+            let tap = shift.expand(shape).detach().require_grad();
             (output + tap.clone(), tap)
         }
+        // An output that depends on nothing that is tracked can be the tap itself.
         false => {
-            let tap = output.require_grad();
+            let output = match shift {
+                Some(shift) => output + shift,
+                None => output,
+            };
+            let tap = output.detach().require_grad();
             (tap.clone(), tap)
         }
     };

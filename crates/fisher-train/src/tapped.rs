@@ -64,11 +64,11 @@ impl<const D: usize> Tapped<Tensor<D>> for Linear {
         if !listens(&[Some(self.weight.id), id(&self.bias)]) {
             return self.forward(input);
         }
-        let bias = self.bias.as_ref().map(|b| frozen(b));
-        let output = module::linear(input.clone(), frozen(&self.weight), bias);
+        let output = module::linear(input.clone(), frozen(&self.weight), None);
+        let bias = self.bias.as_ref().map(|bias| frozen(bias).unsqueeze());
         let mut uses = vec![(self.weight.id, Use::Input(flat(input.inner())))];
         uses.extend(id(&self.bias).map(|bias| (bias, Use::Shift)));
-        tap(output, uses, flat)
+        tap(output, bias, uses, flat)
     }
 }
 
@@ -82,7 +82,7 @@ pub fn tapped_transposed<const D: usize>(weight: &Param<Tensor<2>>, input: Tenso
     }
     let output = module::linear(input.clone(), frozen(weight).transpose(), None);
     let uses = vec![(weight.id, Use::Transposed(flat(input.inner())))];
-    tap(output, uses, flat)
+    tap(output, None, uses, flat)
 }
 
 /// `x + W` with a tap, for a learned vector or table that is added as it is: positions, biases.
@@ -93,8 +93,8 @@ pub fn tapped_shift<const D: usize>(weight: &Param<Tensor<1>>, input: Tensor<D>)
     if !listens(&[Some(weight.id)]) {
         return input + weight.val().unsqueeze();
     }
-    let output = input + frozen(weight).unsqueeze();
-    tap(output, vec![(weight.id, Use::Shift)], flat)
+    let uses = vec![(weight.id, Use::Shift)];
+    tap(input, Some(frozen(weight).unsqueeze()), uses, flat)
 }
 
 impl Tapped<Tensor<2, Int>> for Embedding {
@@ -107,7 +107,7 @@ impl Tapped<Tensor<2, Int>> for Embedding {
         let output = module::embedding(frozen(&self.weight), input.clone());
         let rows = input.dims().iter().product::<usize>();
         let uses = vec![(self.weight.id, Use::Lookup(input.inner().reshape([rows])))];
-        tap(output, uses, flat)
+        tap(output, None, uses, flat)
     }
 }
 
@@ -124,13 +124,11 @@ impl<const D: usize> Tapped<Tensor<D>> for LayerNorm {
         bare.gamma = Param::initialized(ParamId::new(), gamma.ones_like());
         bare.beta = None;
         let normal = bare.forward(input);
-        let mut output = normal.clone() * gamma.unsqueeze();
-        if let Some(beta) = &self.beta {
-            output = output + frozen(beta).unsqueeze();
-        }
+        let output = normal.clone() * gamma.unsqueeze();
+        let beta = self.beta.as_ref().map(|beta| frozen(beta).unsqueeze());
         let mut uses = vec![(self.gamma.id, Use::Scale(flat(normal.inner())))];
         uses.extend(id(&self.beta).map(|beta| (beta, Use::Shift)));
-        tap(output, uses, flat)
+        tap(output, beta, uses, flat)
     }
 }
 
@@ -147,7 +145,7 @@ impl<const D: usize> Tapped<Tensor<D>> for RmsNorm {
         let normal = input / rms.cast(dtype);
         let output = normal.clone() * frozen(&self.gamma).unsqueeze();
         let uses = vec![(self.gamma.id, Use::Scale(flat(normal.inner())))];
-        tap(output, uses, flat)
+        tap(output, None, uses, flat)
     }
 }
 
@@ -185,13 +183,14 @@ macro_rules! convolution {
                 let patches = rows(layer.forward(input.clone().inner()));
 
                 layer.weight = Param::initialized(ParamId::new(), weight);
-                layer.bias = self
-                    .bias
-                    .as_ref()
-                    .map(|bias| Param::initialized(ParamId::new(), frozen(bias)));
+                let bias = self.bias.as_ref().map(|bias| {
+                    let mut channels = [1; $rank];
+                    channels[1] = shape[0];
+                    frozen(bias).reshape(channels)
+                });
                 let mut uses = vec![(self.weight.id, Use::Transposed(patches))];
                 uses.extend(id(&self.bias).map(|bias| (bias, Use::Shift)));
-                tap(layer.forward(input), uses, rows)
+                tap(layer.forward(input), bias, uses, rows)
             }
         }
     };

@@ -1,0 +1,625 @@
+//! Contributions of gradients that are products, on the host: multiplied, squared, reduced and
+//! accumulated while they are in registers, so that no gradient is ever written to memory.
+
+use std::ops::Range;
+
+use macerator::{AutoArch, Simd, WithSimd};
+use rayon::prelude::*;
+
+/// Gradients `g_i = L_iᵀ R_i` of a parameter `[rows, columns]`.
+pub(crate) struct Product {
+    pub(crate) samples: usize,
+    /// Of every sample.
+    pub(crate) positions: usize,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    /// `[samples, positions, rows]`
+    pub(crate) left: Vec<f32>,
+    /// `[samples, positions, columns]`
+    pub(crate) right: Vec<f32>,
+}
+
+/// Mean and M2 of the elements, `[rows, columns]`, over `before` samples.
+pub(crate) struct Moments<'a> {
+    pub(crate) before: u64,
+    pub(crate) mean: &'a mut [f64],
+    pub(crate) m2: Option<&'a mut [f64]>,
+}
+
+/// Over which sides contributions are to be summed.
+#[derive(Clone, Copy)]
+pub(crate) struct Sides {
+    pub(crate) rows: bool,
+    pub(crate) columns: bool,
+}
+
+/// Sums of contributions over the sides, empty where not wanted.
+#[derive(Default)]
+pub(crate) struct SideSums {
+    /// `[samples, rows]`
+    pub(crate) rows: Vec<f64>,
+    /// `[samples, columns]`
+    pub(crate) columns: Vec<f64>,
+}
+
+impl Product {
+    /// Fold the squares of the gradients into their elements' moments, if these are wanted, and
+    /// sum them over the sides.
+    ///
+    /// Squares are summed in float32 over few samples and positions, then in float64. With one
+    /// position a sample, M2 is had from sums of fourth powers: off by rounding where contributions
+    /// hardly vary.
+    pub(crate) fn fold(self, moments: Option<Moments>, sides: Sides) -> SideSums {
+        // As many columns at a time as two vectors have: the sums then fit the registers.
+        match AutoArch::new().dispatch(Lanes) {
+            16 => self.fold_in::<32>(moments, sides),
+            _ => self.fold_in::<16>(moments, sides),
+        }
+    }
+
+    fn fold_in<const C: usize>(self, moments: Option<Moments>, sides: Sides) -> SideSums {
+        if self.positions > 1 || self.samples == 1 {
+            return Packed::<C>::new(self).fold(moments, sides);
+        }
+        let sums = self.side_sums(sides);
+        if let Some(moments) = moments {
+            Packed::<C>::new(self).fold_squares(moments);
+        }
+        sums
+    }
+
+    /// `l_i² Σ r_i²` and `r_i² Σ l_i²`, for one position a sample.
+    fn side_sums(&self, sides: Sides) -> SideSums {
+        let mut sums = SideSums::default();
+        let square = |x: &f32| f64::from(*x) * f64::from(*x);
+        let samples = self
+            .left
+            .chunks_exact(self.rows)
+            .zip(self.right.chunks_exact(self.columns));
+        for (left, right) in samples {
+            if sides.rows {
+                let total: f64 = right.iter().map(square).sum();
+                sums.rows.extend(left.iter().map(|l| square(l) * total));
+            }
+            if sides.columns {
+                let total: f64 = left.iter().map(square).sum();
+                sums.columns.extend(right.iter().map(|r| square(r) * total));
+            }
+        }
+        sums
+    }
+}
+
+/// The number of float32 in a vector of this machine.
+struct Lanes;
+
+impl WithSimd for Lanes {
+    type Output = usize;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) -> usize {
+        S::lanes32()
+    }
+}
+
+/// Rows that are worked on at a time.
+const R: usize = 6;
+/// Samples whose squares are summed in float32 before they go to float64.
+const BURST: usize = 8;
+/// Likewise, where a sample has one position.
+const LONG_BURST: usize = 32;
+/// Partial sums over columns, side by side.
+const LANES: usize = 16;
+
+/// One side of a product in the order it is read: blocks of `W` columns, each `[length, W]`.
+///
+/// Every column is divided by a power of two close to its largest value, so that squares and their
+/// squares stay in float32's range whatever the scale of layer and loss.
+struct Panels<const W: usize> {
+    values: Vec<[f32; W]>,
+    length: usize,
+    /// Of every column, and of padding.
+    scales: Vec<f64>,
+}
+
+impl<const W: usize> Panels<W> {
+    fn new(values: &[f32], side: usize) -> Self {
+        let length = values.len() / side;
+        let blocks = side.div_ceil(W);
+        let rows = length.div_ceil(rayon::current_num_threads()).max(1);
+        let maxima = values.par_chunks(rows * side).map(|rows| {
+            let mut largest = vec![0.0f32; blocks * W];
+            for row in rows.chunks_exact(side) {
+                for (largest, value) in largest.iter_mut().zip(row) {
+                    // Unlike `max`, this takes a vector instruction.
+                    let value = value.abs();
+                    *largest = if value > *largest { value } else { *largest };
+                }
+            }
+            largest
+        });
+        let largest = maxima.reduce(
+            || vec![0.0; blocks * W],
+            |a, b| a.into_iter().zip(b).map(|(a, b)| a.max(b)).collect(),
+        );
+        let scales: Vec<f32> = largest.into_iter().map(power_of_two).collect();
+        let mut panels = vec![[0.0; W]; blocks * length];
+        let fill = |(block, panel): (usize, &mut [[f32; W]])| {
+            let columns = block * W..side.min((block + 1) * W);
+            let mut inverses = [0.0; W];
+            for (inverse, scale) in inverses.iter_mut().zip(&scales[columns.clone()]) {
+                *inverse = scale.recip();
+            }
+            for (cells, row) in panel.iter_mut().zip(values.chunks_exact(side)) {
+                let cells = cells.iter_mut().zip(&row[columns.clone()]).zip(&inverses);
+                cells.for_each(|((cell, value), inverse)| *cell = value * inverse);
+            }
+        };
+        panels
+            .par_chunks_mut(length.max(1))
+            .enumerate()
+            .for_each(fill);
+        Self {
+            values: panels,
+            length,
+            scales: scales.into_iter().map(f64::from).collect(),
+        }
+    }
+
+    #[inline(always)]
+    fn block(&self, block: usize) -> &[[f32; W]] {
+        &self.values[block * self.length..(block + 1) * self.length]
+    }
+
+    fn blocks(&self) -> usize {
+        self.scales.len() / W
+    }
+
+    fn largest_scale(&self) -> f64 {
+        self.scales.iter().copied().fold(0.0, f64::max)
+    }
+
+    /// Squares of a block's scales, as shares of the largest.
+    fn weights(&self, block: usize, largest: f64) -> [f32; W] {
+        let mut weights = [0.0; W];
+        for (weight, scale) in weights.iter_mut().zip(&self.scales[block * W..]) {
+            *weight = (scale / largest).powi(2) as f32;
+        }
+        weights
+    }
+
+    /// Values squared, for sums of squares over samples as products.
+    fn squared(&self) -> Self {
+        let square = |row: &[f32; W]| row.map(|value| value * value);
+        Self {
+            values: self.values.iter().map(square).collect(),
+            length: self.length,
+            scales: self.scales.iter().map(|scale| scale * scale).collect(),
+        }
+    }
+}
+
+/// The power of two at or below `x`; 1 for what has none.
+fn power_of_two(x: f32) -> f32 {
+    let power = f32::from_bits(x.to_bits() & 0xff80_0000);
+    match power > 0.0 && power.is_finite() {
+        true => power.clamp(1e-30, 1e30),
+        false => 1.0,
+    }
+}
+
+struct Packed<const C: usize> {
+    samples: usize,
+    positions: usize,
+    rows: usize,
+    columns: usize,
+    left: Panels<R>,
+    right: Panels<C>,
+}
+
+type Cells<T, const C: usize> = [[T; C]; R];
+
+impl<const C: usize> Packed<C> {
+    fn new(product: Product) -> Self {
+        let Product {
+            samples,
+            positions,
+            rows,
+            columns,
+            left,
+            right,
+        } = product;
+        Self {
+            samples,
+            positions,
+            rows,
+            columns,
+            left: Panels::new(&left, rows),
+            right: Panels::new(&right, columns),
+        }
+    }
+
+    fn fold(self, moments: Option<Moments>, sides: Sides) -> SideSums {
+        let shares = self.shares(moments);
+        let work = |(blocks, moments)| {
+            let share = Share {
+                product: &self,
+                blocks,
+                moments,
+                sides,
+            };
+            AutoArch::new().dispatch(share)
+        };
+        let parts: Vec<Part> = shares.into_par_iter().map(work).collect();
+        let scale = self.left.largest_scale() * self.right.largest_scale();
+        let mut sums = SideSums {
+            rows: vec![
+                0.0;
+                if sides.rows {
+                    self.samples * self.rows
+                } else {
+                    0
+                }
+            ],
+            columns: vec![
+                0.0;
+                if sides.columns {
+                    self.samples * self.columns
+                } else {
+                    0
+                }
+            ],
+        };
+        for part in parts {
+            for (row, of_samples) in (part.first_row..self.rows).zip(part.rows.chunks(self.samples))
+            {
+                for (sample, lanes) in of_samples.iter().enumerate() {
+                    let sum: f64 = lanes.iter().map(|&lane| f64::from(lane)).sum();
+                    sums.rows[sample * self.rows + row] += sum * scale * scale;
+                }
+            }
+            let columns = sums.columns.iter_mut().zip(&part.columns);
+            columns.for_each(|(sum, part)| *sum += part * scale * scale);
+        }
+        sums
+    }
+
+    /// Blocks of rows, and the moments of their elements, for one thread after the other.
+    fn shares<'a>(&self, moments: Option<Moments<'a>>) -> Vec<(Range<usize>, Option<Moments<'a>>)> {
+        let blocks = self.left.blocks();
+        let step = blocks.div_ceil(4 * rayon::current_num_threads()).max(1);
+        let ranges = (0..blocks)
+            .step_by(step)
+            .map(|start| start..blocks.min(start + step));
+        let Some(Moments { before, mean, m2 }) = moments else {
+            return ranges.map(|range| (range, None)).collect();
+        };
+        let elements = step * R * self.columns;
+        let m2s: Vec<Option<&mut [f64]>> = match m2 {
+            Some(m2) => m2.chunks_mut(elements).map(Some).collect(),
+            None => ranges.clone().map(|_| None).collect(),
+        };
+        let moments = mean.chunks_mut(elements).zip(m2s);
+        let moments = moments.map(|(mean, m2)| Some(Moments { before, mean, m2 }));
+        ranges.zip(moments).collect()
+    }
+
+    /// One position a sample: `C_i = l_i² r_i²`, and a sum of those over samples is a product.
+    fn fold_squares(self, moments: Moments) {
+        let squared = Self {
+            left: self.left.squared(),
+            right: self.right.squared(),
+            ..self
+        };
+        let fourth = moments.m2.is_some().then(|| Self {
+            left: squared.left.squared(),
+            right: squared.right.squared(),
+            ..squared
+        });
+        let shares = squared.shares(Some(moments));
+        let work = |(blocks, moments)| {
+            let share = SquaresShare {
+                squares: &squared,
+                fourth: fourth.as_ref(),
+                blocks,
+                moments,
+            };
+            AutoArch::new().dispatch(share)
+        };
+        shares.into_par_iter().for_each(work);
+    }
+
+    /// One gradient's elements at `R` rows and `C` columns.
+    #[inline(always)]
+    fn gradient(left: &[[f32; R]], right: &[[f32; C]]) -> Cells<f32, C> {
+        let mut sums = [[0.0f32; C]; R];
+        for (left, right) in left.iter().zip(right) {
+            for r in 0..R {
+                for c in 0..C {
+                    sums[r][c] = left[r].mul_add(right[c], sums[r][c]);
+                }
+            }
+        }
+        sums
+    }
+
+    /// Merge what a block's samples come to into the moments of its share: mean and M2 of the
+    /// cells, divided by their scales' squares to the power `power`.
+    #[inline(always)]
+    fn merge(
+        &self,
+        [left, right]: [usize; 2],
+        first_row: usize,
+        moments: &mut Moments,
+        means: &Cells<f64, C>,
+        m2s: &Cells<f64, C>,
+        power: i32,
+    ) {
+        let (before, added) = (moments.before as f64, self.samples as f64);
+        let weight = added / (before + added);
+        let width = C.min(self.columns - right * C);
+        let mut of_columns = [0.0f64; C];
+        for (square, scale) in of_columns.iter_mut().zip(&self.right.scales[right * C..]) {
+            *square = scale.powi(power);
+        }
+        for r in 0..R.min(self.rows - left * R) {
+            let of_row = self.left.scales[left * R + r].powi(power);
+            let start = (left * R + r - first_row) * self.columns + right * C;
+            let row = start..start + width;
+            let mut steps = [0.0f64; C];
+            let mean = moments.mean[row.clone()].iter_mut();
+            for (c, mean) in mean.enumerate() {
+                let step = means[r][c] * (of_row * of_columns[c]) - *mean;
+                *mean += step * weight;
+                steps[c] = step;
+            }
+            if let Some(m2) = &mut moments.m2 {
+                for (c, m2) in m2[row].iter_mut().enumerate() {
+                    let square = of_row * of_columns[c];
+                    *m2 += m2s[r][c] * square * square + steps[c] * steps[c] * before * weight;
+                }
+            }
+        }
+    }
+}
+
+/// Sums of a share over the sides, divided by the largest scales' squares.
+struct Part {
+    first_row: usize,
+    /// `[rows, samples]`, as partial sums.
+    rows: Vec<[f32; LANES]>,
+    /// `[samples, columns]`
+    columns: Vec<f64>,
+}
+
+/// Some blocks of rows.
+struct Share<'a, const C: usize> {
+    product: &'a Packed<C>,
+    blocks: Range<usize>,
+    moments: Option<Moments<'a>>,
+    sides: Sides,
+}
+
+impl<const C: usize> WithSimd for Share<'_, C> {
+    type Output = Part;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self) -> Part {
+        let product = self.product;
+        let samples = product.samples;
+        let rows = if self.sides.rows {
+            self.blocks.len() * R * samples
+        } else {
+            0
+        };
+        let columns = if self.sides.columns {
+            samples * product.columns
+        } else {
+            0
+        };
+        let mut part = Part {
+            first_row: self.blocks.start * R,
+            rows: vec![[0.0; LANES]; rows],
+            columns: vec![0.0; columns],
+        };
+        let (of_left, of_right) = (product.left.largest_scale(), product.right.largest_scale());
+        let mut of_columns = vec![[0.0f32; C]; samples];
+        for right in 0..product.right.blocks() {
+            let right_weights = product.right.weights(right, of_right);
+            for left in self.blocks.clone() {
+                let left_weights = product.left.weights(left, of_left);
+                let local = left - self.blocks.start;
+                let of_rows = match self.sides.rows {
+                    true => &mut part.rows[local * R * samples..][..R * samples],
+                    false => &mut [],
+                };
+                let side = SidesOfBlock {
+                    rows: of_rows,
+                    columns: if self.sides.columns {
+                        &mut of_columns
+                    } else {
+                        &mut []
+                    },
+                    left: left_weights,
+                    right: right_weights,
+                };
+                block(
+                    product,
+                    [left, right],
+                    part.first_row,
+                    self.moments.as_mut(),
+                    side,
+                );
+            }
+            if self.sides.columns {
+                let width = C.min(product.columns - right * C);
+                for (sample, sums) in of_columns.iter_mut().enumerate() {
+                    let start = sample * product.columns + right * C;
+                    let cells = part.columns[start..start + width].iter_mut();
+                    cells
+                        .zip(&*sums)
+                        .for_each(|(cell, &sum)| *cell = f64::from(sum));
+                    *sums = [0.0; C];
+                }
+            }
+        }
+        part
+    }
+}
+
+/// Where a block's sums go, and the weights of its rows and columns in them.
+struct SidesOfBlock<'a, const C: usize> {
+    /// `[R, samples]`
+    rows: &'a mut [[f32; LANES]],
+    /// `[samples]`
+    columns: &'a mut [[f32; C]],
+    left: [f32; R],
+    right: [f32; C],
+}
+
+/// All samples at `R` rows and `C` columns.
+#[inline(always)]
+fn block<const C: usize>(
+    product: &Packed<C>,
+    at: [usize; 2],
+    first_row: usize,
+    moments: Option<&mut Moments>,
+    sides: SidesOfBlock<C>,
+) {
+    let (samples, positions) = (product.samples, product.positions);
+    let (left, right) = (product.left.block(at[0]), product.right.block(at[1]));
+    let variance = moments.as_ref().is_some_and(|m| m.m2.is_some());
+    let mut burst = [[0.0f32; C]; R];
+    let mut sums = [[0.0f64; C]; R];
+    // Deviations from the first sample lose no digits, unlike squares themselves.
+    let mut pivot = [[0.0f32; C]; R];
+    let mut deviation_burst = [[0.0f32; C]; R];
+    let mut deviations = [[0.0f64; C]; R];
+    for sample in 0..samples {
+        let range = sample * positions..(sample + 1) * positions;
+        let mut squares = Packed::gradient(&left[range.clone()], &right[range]);
+        for cells in &mut squares {
+            cells.iter_mut().for_each(|cell| *cell *= *cell);
+        }
+        if !sides.rows.is_empty() {
+            for (r, cells) in squares.iter().enumerate() {
+                let mut sums = [0.0f32; LANES];
+                let chunks = cells.chunks_exact(LANES);
+                for (cells, weights) in chunks.zip(sides.right.chunks_exact(LANES)) {
+                    for lane in 0..LANES {
+                        sums[lane] = cells[lane].mul_add(weights[lane], sums[lane]);
+                    }
+                }
+                let lanes = sides.rows[r * samples + sample].iter_mut();
+                lanes.zip(sums).for_each(|(lane, sum)| *lane += sum);
+            }
+        }
+        if !sides.columns.is_empty() {
+            let mut sums = [0.0f32; C];
+            for (cells, weight) in squares.iter().zip(sides.left) {
+                for c in 0..C {
+                    sums[c] = cells[c].mul_add(weight, sums[c]);
+                }
+            }
+            let columns = sides.columns[sample].iter_mut();
+            columns.zip(sums).for_each(|(column, sum)| *column += sum);
+        }
+        if moments.is_none() {
+            continue;
+        }
+        if variance {
+            if sample == 0 {
+                pivot = squares;
+            }
+            for r in 0..R {
+                for c in 0..C {
+                    let deviation = squares[r][c] - pivot[r][c];
+                    deviation_burst[r][c] = deviation.mul_add(deviation, deviation_burst[r][c]);
+                }
+            }
+        }
+        for r in 0..R {
+            for c in 0..C {
+                burst[r][c] += squares[r][c];
+            }
+        }
+        if sample % BURST == BURST - 1 || sample + 1 == samples {
+            widen(&mut sums, &mut burst);
+            if variance {
+                widen(&mut deviations, &mut deviation_burst);
+            }
+        }
+    }
+    let Some(moments) = moments else { return };
+    let added = samples as f64;
+    for r in 0..R {
+        for c in 0..C {
+            let mean = sums[r][c] / added;
+            let rest = mean - f64::from(pivot[r][c]);
+            deviations[r][c] = (deviations[r][c] - added * rest * rest).max(0.0);
+            sums[r][c] = mean;
+        }
+    }
+    product.merge(at, first_row, moments, &sums, &deviations, 2);
+}
+
+#[inline(always)]
+fn widen<const C: usize>(sums: &mut Cells<f64, C>, burst: &mut Cells<f32, C>) {
+    for r in 0..R {
+        for c in 0..C {
+            sums[r][c] += f64::from(burst[r][c]);
+        }
+    }
+    *burst = [[0.0; C]; R];
+}
+
+/// Some blocks of rows, where a sample has one position.
+struct SquaresShare<'a, const C: usize> {
+    squares: &'a Packed<C>,
+    fourth: Option<&'a Packed<C>>,
+    blocks: Range<usize>,
+    moments: Option<Moments<'a>>,
+}
+
+impl<const C: usize> WithSimd for SquaresShare<'_, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        let Some(mut moments) = self.moments else {
+            return;
+        };
+        let squares = self.squares;
+        let added = squares.samples as f64;
+        let first_row = self.blocks.start * R;
+        for right in 0..squares.right.blocks() {
+            for left in self.blocks.clone() {
+                let mut means = over_samples(squares, left, right);
+                let mut m2s = match self.fourth {
+                    Some(fourth) => over_samples(fourth, left, right),
+                    None => [[0.0; C]; R],
+                };
+                for r in 0..R {
+                    for c in 0..C {
+                        let mean = means[r][c] / added;
+                        m2s[r][c] = (m2s[r][c] - added * mean * mean).max(0.0);
+                        means[r][c] = mean;
+                    }
+                }
+                // The scales are those of squares already.
+                squares.merge([left, right], first_row, &mut moments, &means, &m2s, 1);
+            }
+        }
+    }
+}
+
+/// `Σ_i l_i r_i`, in float32 over few samples.
+#[inline(always)]
+fn over_samples<const C: usize>(product: &Packed<C>, left: usize, right: usize) -> Cells<f64, C> {
+    let (left, right) = (product.left.block(left), product.right.block(right));
+    let mut sums = [[0.0f64; C]; R];
+    for (left, right) in left.chunks(LONG_BURST).zip(right.chunks(LONG_BURST)) {
+        widen(&mut sums, &mut Packed::gradient(left, right));
+    }
+    sums
+}
