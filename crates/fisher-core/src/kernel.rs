@@ -120,6 +120,7 @@ struct Panels<const W: usize> {
     length: usize,
     /// Of every column, and of padding.
     scales: Vec<f64>,
+    largest: f64,
 }
 
 impl<const W: usize> Panels<W> {
@@ -162,6 +163,7 @@ impl<const W: usize> Panels<W> {
         Self {
             values: panels,
             length,
+            largest: scales.iter().copied().fold(0.0, f32::max).into(),
             scales: scales.into_iter().map(f64::from).collect(),
         }
     }
@@ -173,10 +175,6 @@ impl<const W: usize> Panels<W> {
 
     fn blocks(&self) -> usize {
         self.scales.len() / W
-    }
-
-    fn largest_scale(&self) -> f64 {
-        self.scales.iter().copied().fold(0.0, f64::max)
     }
 
     /// Squares of a block's scales, as shares of the largest.
@@ -195,6 +193,7 @@ impl<const W: usize> Panels<W> {
             values: self.values.iter().map(square).collect(),
             length: self.length,
             scales: self.scales.iter().map(|scale| scale * scale).collect(),
+            largest: self.largest * self.largest,
         }
     }
 }
@@ -251,35 +250,27 @@ impl<const C: usize> Packed<C> {
             AutoArch::new().dispatch(share)
         };
         let parts: Vec<Part> = shares.into_par_iter().map(work).collect();
-        let scale = self.left.largest_scale() * self.right.largest_scale();
+        let length = |wanted, side| if wanted { self.samples * side } else { 0 };
         let mut sums = SideSums {
-            rows: vec![
-                0.0;
-                if sides.rows {
-                    self.samples * self.rows
-                } else {
-                    0
-                }
-            ],
-            columns: vec![
-                0.0;
-                if sides.columns {
-                    self.samples * self.columns
-                } else {
-                    0
-                }
-            ],
+            rows: vec![0.0; length(sides.rows, self.rows)],
+            columns: vec![0.0; length(sides.columns, self.columns)],
         };
         for part in parts {
-            for (row, of_samples) in (part.first_row..self.rows).zip(part.rows.chunks(self.samples))
-            {
+            let rows = part.first_row..self.rows;
+            for (row, of_samples) in rows.zip(part.rows.chunks(self.samples)) {
+                let scale = (self.left.scales[row] * self.right.largest).powi(2);
                 for (sample, lanes) in of_samples.iter().enumerate() {
                     let sum: f64 = lanes.iter().map(|&lane| f64::from(lane)).sum();
-                    sums.rows[sample * self.rows + row] += sum * scale * scale;
+                    sums.rows[sample * self.rows + row] = sum * scale;
                 }
             }
             let columns = sums.columns.iter_mut().zip(&part.columns);
-            columns.for_each(|(sum, part)| *sum += part * scale * scale);
+            columns.for_each(|(sum, part)| *sum += part);
+        }
+        for of_sample in sums.columns.chunks_mut(self.columns) {
+            for (sum, scale) in of_sample.iter_mut().zip(&self.right.scales) {
+                *sum *= (self.left.largest * scale).powi(2);
+            }
         }
         sums
     }
@@ -383,7 +374,8 @@ impl<const C: usize> Packed<C> {
     }
 }
 
-/// Sums of a share over the sides, divided by the largest scales' squares.
+/// Sums of a share over the sides: over columns divided by the square of the row's scale and of the
+/// largest of columns, over rows likewise.
 struct Part {
     first_row: usize,
     /// `[rows, samples]`, as partial sums.
@@ -422,7 +414,7 @@ impl<const C: usize> WithSimd for Share<'_, C> {
             rows: vec![[0.0; LANES]; rows],
             columns: vec![0.0; columns],
         };
-        let (of_left, of_right) = (product.left.largest_scale(), product.right.largest_scale());
+        let (of_left, of_right) = (product.left.largest, product.right.largest);
         let mut of_columns = vec![[0.0f32; C]; samples];
         for right in 0..product.right.blocks() {
             let right_weights = product.right.weights(right, of_right);
