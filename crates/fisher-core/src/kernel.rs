@@ -17,6 +17,8 @@ pub(crate) struct Product {
     pub(crate) left: Vec<f32>,
     /// `[samples, positions, columns]`
     pub(crate) right: Vec<f32>,
+    /// What each sample's gradients are multiplied by before they are squared.
+    pub(crate) roots: Vec<f32>,
 }
 
 /// Mean and M2 of the elements, `[rows, columns]`, over `before` samples.
@@ -76,13 +78,14 @@ impl Product {
             .left
             .chunks_exact(self.rows)
             .zip(self.right.chunks_exact(self.columns));
-        for (left, right) in samples {
+        for ((left, right), root) in samples.zip(&self.roots) {
+            let weight = square(root);
             if sides.rows {
-                let total: f64 = right.iter().map(square).sum();
+                let total = right.iter().map(square).sum::<f64>() * weight;
                 sums.rows.extend(left.iter().map(|l| square(l) * total));
             }
             if sides.columns {
-                let total: f64 = left.iter().map(square).sum();
+                let total = left.iter().map(square).sum::<f64>() * weight;
                 sums.columns.extend(right.iter().map(|r| square(r) * total));
             }
         }
@@ -107,7 +110,7 @@ const R: usize = 6;
 /// Samples whose squares are summed in float32 before they go to float64.
 const BURST: usize = 8;
 /// Likewise, where a sample has one position.
-const LONG_BURST: usize = 32;
+const LONG_BURST: usize = 64;
 /// Partial sums over columns, side by side.
 const LANES: usize = 16;
 
@@ -124,8 +127,10 @@ struct Panels<const W: usize> {
 }
 
 impl<const W: usize> Panels<W> {
-    fn new(values: &[f32], side: usize) -> Self {
+    /// `factors` are of samples, which are equal stretches of `values`.
+    fn new(values: &[f32], side: usize, factors: &[f32]) -> Self {
         let length = values.len() / side;
+        let positions = length / factors.len();
         let blocks = side.div_ceil(W);
         let rows = length.div_ceil(rayon::current_num_threads()).max(1);
         let maxima = values.par_chunks(rows * side).map(|rows| {
@@ -151,9 +156,11 @@ impl<const W: usize> Panels<W> {
             for (inverse, scale) in inverses.iter_mut().zip(&scales[columns.clone()]) {
                 *inverse = scale.recip();
             }
-            for (cells, row) in panel.iter_mut().zip(values.chunks_exact(side)) {
+            let rows = values.chunks_exact(side).zip(panel);
+            for (at, (row, cells)) in rows.enumerate() {
+                let factor = factors[at / positions];
                 let cells = cells.iter_mut().zip(&row[columns.clone()]).zip(&inverses);
-                cells.for_each(|((cell, value), inverse)| *cell = value * inverse);
+                cells.for_each(|((cell, value), inverse)| *cell = value * inverse * factor);
             }
         };
         panels
@@ -190,7 +197,7 @@ impl<const W: usize> Panels<W> {
     fn squared(&self) -> Self {
         let square = |row: &[f32; W]| row.map(|value| value * value);
         Self {
-            values: self.values.iter().map(square).collect(),
+            values: self.values.par_iter().map(square).collect(),
             length: self.length,
             scales: self.scales.iter().map(|scale| scale * scale).collect(),
             largest: self.largest * self.largest,
@@ -227,14 +234,15 @@ impl<const C: usize> Packed<C> {
             columns,
             left,
             right,
+            roots,
         } = product;
         Self {
             samples,
             positions,
             rows,
             columns,
-            left: Panels::new(&left, rows),
-            right: Panels::new(&right, columns),
+            left: Panels::new(&left, rows, &vec![1.0; samples]),
+            right: Panels::new(&right, columns, &roots),
         }
     }
 
@@ -614,4 +622,89 @@ fn over_samples<const C: usize>(product: &Packed<C>, left: usize, right: usize) 
         widen(&mut sums, &mut Packed::gradient(left, right));
     }
     sums
+}
+
+/// `Σ_k (Σ_t o_tk i_tc)²` over one side of products, from the other side's products of positions with
+/// positions: `i_·cᵀ G i_·c`, with `G = O Oᵀ` of `[samples, positions, positions]` and `inner` of
+/// `[samples, positions, side]`. `[samples, side]`, not negative.
+pub(crate) fn ghost(gram: &[f32], inner: &[f32], samples: usize, side: usize) -> Vec<f64> {
+    match AutoArch::new().dispatch(Lanes) {
+        16 => ghost_in::<32>(gram, inner, samples, side),
+        _ => ghost_in::<16>(gram, inner, samples, side),
+    }
+}
+
+fn ghost_in<const C: usize>(gram: &[f32], inner: &[f32], samples: usize, side: usize) -> Vec<f64> {
+    let positions = inner.len() / (samples * side).max(1);
+    let mut sums = vec![0.0; samples * side];
+    let grams = gram.par_chunks_exact(positions * positions);
+    let samples = grams.zip(inner.par_chunks_exact(positions * side));
+    let samples = samples.zip(sums.par_chunks_exact_mut(side));
+    samples.for_each(|((gram, inner), sums)| {
+        AutoArch::new().dispatch(GhostOfSample::<C> {
+            gram,
+            inner,
+            sums,
+            positions,
+        });
+    });
+    sums
+}
+
+struct GhostOfSample<'a, const C: usize> {
+    gram: &'a [f32],
+    inner: &'a [f32],
+    sums: &'a mut [f64],
+    positions: usize,
+}
+
+impl<const C: usize> WithSimd for GhostOfSample<'_, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        let (positions, side) = (self.positions, self.sums.len());
+        // The gram matrix is its own transpose, so rows serve as columns.
+        let blocks = positions.div_ceil(R);
+        let mut panels = vec![[0.0f32; R]; blocks * positions];
+        for (at, row) in self.gram.chunks_exact(positions).enumerate() {
+            for (position, value) in row.iter().enumerate() {
+                panels[position / R * positions + at][position % R] = *value;
+            }
+        }
+        let mut columns = vec![[0.0f32; C]; positions];
+        for start in (0..side).step_by(C) {
+            let width = C.min(side - start);
+            let mut largest = 0.0f32;
+            for (column, row) in columns.iter_mut().zip(self.inner.chunks_exact(side)) {
+                let row = &row[start..start + width];
+                for (cell, value) in column.iter_mut().zip(row) {
+                    *cell = *value;
+                    largest = if value.abs() > largest {
+                        value.abs()
+                    } else {
+                        largest
+                    };
+                }
+            }
+            let scale = power_of_two(largest);
+            for column in &mut columns {
+                column.iter_mut().for_each(|cell| *cell /= scale);
+            }
+            let mut sums = [0.0f32; C];
+            for (block, panel) in panels.chunks_exact(positions).enumerate() {
+                let products = Packed::gradient(panel, &columns);
+                let own = columns[block * R..].iter().take(R);
+                for (products, own) in products.iter().zip(own) {
+                    for c in 0..C {
+                        sums[c] = products[c].mul_add(own[c], sums[c]);
+                    }
+                }
+            }
+            let square = f64::from(scale) * f64::from(scale);
+            let sums = sums.iter().map(|&sum| f64::from(sum).max(0.0) * square);
+            let into = self.sums[start..start + width].iter_mut();
+            into.zip(sums).for_each(|(into, sum)| *into = sum);
+        }
+    }
 }

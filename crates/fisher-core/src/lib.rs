@@ -41,6 +41,7 @@ mod heads;
 mod host;
 mod interval;
 mod kernel;
+mod product;
 mod provenance;
 mod record;
 mod sample;
@@ -59,6 +60,7 @@ pub use gradient::{
 pub use group::{Grouping, Reduction, Scheme};
 pub use heads::{Attention, AttentionConfig, Block, Fused, HeadLayout};
 pub use interval::{ConfidenceInterval, Distribution};
+pub use product::Way;
 pub use provenance::{FisherKind, Provenance, for_each_weight, hash_weights};
 pub use record::SCHEMA_VERSION;
 pub use sample::{Sample, Tokens};

@@ -7,15 +7,12 @@ use burn::tensor::{DType, Device, Tensor};
 use crate::gradient::{Contribution, ContributionUnit, Gradient, TokenSum};
 use crate::group::{Grouping, Reduction};
 use crate::host::{self, give, is_host, sum_columns, take};
-use crate::kernel::{Product, Sides};
+use crate::product::{Product, Way};
 use crate::sample::{Sample, Tokens};
 use crate::statistics::{ParameterStatistics, SampleRecord, Statistics, TaskStatistics};
 use crate::totals::BatchTotals;
-use crate::welford::{Welford, accumulation_dtype};
+use crate::welford::accumulation_dtype;
 use crate::{Error, Result};
-
-/// Elements of a parameter that are taken in at a time.
-const RUN: usize = 1 << 16;
 
 /// What statistics want to know of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,8 +111,7 @@ impl<C: ContributionUnit> Statistics<C> {
 }
 
 impl<C: ContributionUnit> Stream<'_, C> {
-    /// `√(C_i / g_i²)` for every sample: gradients times this are the square roots of
-    /// contributions, up to their sign.
+    /// `√(C_i / g_i²)` for every sample.
     pub fn roots(&self) -> Vec<f64> {
         self.samples.iter().map(|s| C::root(s.tokens())).collect()
     }
@@ -200,13 +196,14 @@ impl<C: ContributionUnit> Stream<'_, C> {
         ))
     }
 
-    /// Whether accumulators are float64 in the host's memory, where products need no help.
-    pub fn on_host(&self) -> bool {
+    /// Whether accumulators are float64 in the host's memory.
+    fn on_host(&self) -> bool {
         self.dtype == DType::F64 && is_host(&self.statistics.device)
     }
 
-    /// Take in a parameter `[first axis, all others]` whose gradients are products `L_iᵀ R_i`,
-    /// where `R_i` has been multiplied by [`Stream::roots`]. The products are never held whole.
+    /// Take in a parameter `[first axis, all others]` whose gradients are products,
+    /// `g_i = L_iᵀ R_i`, which are never held whole. The way is chosen by shape; `ghost` allows
+    /// the one by products of positions.
     ///
     /// # Shapes
     /// - left: `[samples, positions, first axis]`
@@ -215,23 +212,44 @@ impl<C: ContributionUnit> Stream<'_, C> {
     /// # Errors
     /// [`Error::MissingParameter`] when the statistics do not have it, [`Error::Device`] when the
     /// device does not give values.
-    pub fn product(&mut self, path: &str, left: Tensor<3>, right: Tensor<3>) -> Result<()> {
+    pub fn product(
+        &mut self,
+        path: &str,
+        left: Tensor<3>,
+        right: Tensor<3>,
+        ghost: bool,
+    ) -> Result<Way> {
         let wanted = self.wanted(path).ok_or_else(|| Error::MissingParameter {
             parameter: path.into(),
         })?;
+        let product = Product {
+            left,
+            right,
+            roots: self.roots(),
+            dtype: self.dtype,
+            on_host: self.on_host(),
+        };
+        let way = product.way(&wanted, ghost);
+        match way {
+            Way::Whole => {
+                self.whole(path, Gradient::token_sum(product.whole()))?;
+                return Ok(way);
+            }
+            Way::Ghost | Way::Squares => {
+                self.sums(path, product.sums(way, &wanted)?)?;
+                return Ok(way);
+            }
+            Way::Tiles | Way::Kernel | Way::Lookup => {}
+        }
         let samples = self.samples.len();
-        let single = [left.dtype(), right.dtype()] == [DType::F32; 2];
-        let on_host = single && self.on_host();
         let statistics = parameter(&mut self.statistics.tasks, &self.task, path)?;
         let elements = statistics.elementwise.as_mut();
-        let margins = match on_host {
-            true => product_on_host(left, right, elements, wanted)?,
-            false => product_by_tiles(left, right, elements, wanted, self.dtype),
-        };
+        let margins = product.fold(elements, &wanted)?;
         if let Some(welford) = &mut statistics.elementwise {
             welford.advance(samples);
         }
-        self.margins(path, &margins)
+        self.margins(path, &margins)?;
+        Ok(way)
     }
 
     /// Take in a parameter by sums: over rows or columns as far as is wanted, at least one of the
@@ -339,79 +357,6 @@ impl<C: ContributionUnit> Stream<'_, C> {
         task.samples.extend(self.samples.into_iter().map(record));
         Ok(())
     }
-}
-
-/// Some rows at a time, by tensor operations.
-fn product_by_tiles(
-    left: Tensor<3>,
-    right: Tensor<3>,
-    mut elements: Option<&mut Welford>,
-    wanted: Wanted,
-    dtype: DType,
-) -> Margins {
-    let [samples, _, rows] = left.dims();
-    let width = right.dims()[2];
-    let left = left.swap_dims(1, 2);
-    let step = (RUN / width).clamp(1, rows);
-    if let Some(welford) = &mut elements {
-        welford.split(step * width);
-    }
-    let (mut of_rows, mut of_columns) = (Vec::new(), Vec::new());
-    for (run, start) in (0..rows).step_by(step).enumerate() {
-        let height = step.min(rows - start);
-        let roots = left.clone().narrow(1, start, height).matmul(right.clone());
-        let contributions = roots.cast(dtype).square();
-        if let Some(welford) = &mut elements {
-            let flat = contributions.clone().reshape([samples, height * width]);
-            welford.push_run(run, flat);
-        }
-        let over = |axis, side| contributions.clone().sum_dim(axis).reshape([samples, side]);
-        if wanted.rows || !wanted.columns {
-            of_rows.push(over(2, height));
-        }
-        if wanted.columns {
-            of_columns.push(over(1, width));
-        }
-    }
-    Margins {
-        rows: (!of_rows.is_empty()).then(|| Tensor::cat(of_rows, 1)),
-        columns: of_columns.into_iter().reduce(|sum, columns| sum + columns),
-    }
-}
-
-/// The same in the host's memory.
-fn product_on_host(
-    left: Tensor<3>,
-    right: Tensor<3>,
-    elements: Option<&mut Welford>,
-    wanted: Wanted,
-) -> Result<Margins> {
-    let device = left.device();
-    let [samples, positions, rows] = left.dims();
-    let columns = right.dims()[2];
-    let product = Product {
-        samples,
-        positions,
-        rows,
-        columns,
-        left: take(left)?,
-        right: take(right)?,
-    };
-    let sides = Sides {
-        rows: wanted.rows,
-        // One side tells the whole, and this one is cheaper.
-        columns: wanted.columns || !wanted.rows,
-    };
-    let sums = match elements {
-        Some(welford) => welford.fold(product, sides)?,
-        None => product.fold(None, sides),
-    };
-    Ok(Margins {
-        rows: sides
-            .rows
-            .then(|| give(sums.rows, [samples, rows], &device)),
-        columns: (sides.columns).then(|| give(sums.columns, [samples, columns], &device)),
-    })
 }
 
 fn parameter<'a>(

@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Device, Tensor, Transaction};
 
 use crate::host::{self, give, is_host, take};
-use crate::kernel::{Moments as Moments64, Product, SideSums, Sides};
+use crate::kernel::{self, Product, SideSums, Sides};
 use crate::{ConfidenceInterval, Distribution, Error, Result};
 
 /// The type accumulators keep on `device`: float64 where it has it, else float32 (with a
@@ -396,7 +396,7 @@ impl Welford {
         };
         let mut of_mean = out(mean)?;
         let mut of_m2 = m2.as_mut().map(out).transpose()?;
-        let moments = Moments64 {
+        let moments = kernel::Moments {
             before: self.count,
             mean: &mut of_mean,
             m2: of_m2.as_deref_mut(),

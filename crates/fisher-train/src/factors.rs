@@ -5,7 +5,7 @@
 //! out. Squares and sums of squares follow without all `g_i` at once.
 
 use burn::tensor::{Int, Tensor};
-use fisher_core::{ContributionUnit, Gradient, Stream, Sums, TokenSum, Wanted};
+use fisher_core::{ContributionUnit, Gradient, Stream, Sums, TokenSum, Wanted, Way};
 
 use crate::Result;
 use crate::batched::Part;
@@ -39,21 +39,6 @@ pub(crate) struct Lookup {
     /// `[samples, positions, width]`
     delta: Tensor<3>,
     rows: usize,
-}
-
-/// The way a parameter went into the statistics, as tracing shows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
-    /// Gradients as a whole.
-    Whole,
-    /// Gradients some at a time.
-    Product,
-    /// Sums of squares by Gram matrices.
-    Ghost,
-    /// One product of squares.
-    Squares,
-    /// Rows that were looked up.
-    Lookup,
 }
 
 impl Factors {
@@ -148,7 +133,7 @@ impl Factors {
             Self::Vector(gradient) => whole(path, gradient, stream),
             Self::Lookup(lookup) if wanted.whole => whole(path, lookup.product().whole(), stream),
             Self::Lookup(lookup) => lookup.push(path, wanted, stream),
-            Self::Product(product) => product.push(path, wanted, ghost, stream),
+            Self::Product(Product { left, right }) => Ok(stream.product(path, left, right, ghost)?),
         }
     }
 }
@@ -174,95 +159,14 @@ impl Product {
         let product = self.left.clone().swap_dims(1, 2).matmul(self.right.clone());
         product.reshape([samples, rows * columns])
     }
-
-    fn push<C: ContributionUnit>(
-        self,
-        path: &str,
-        wanted: Wanted,
-        ghost: bool,
-        stream: &mut Stream<C>,
-    ) -> Result<Way> {
-        let [samples, positions, rows] = self.left.dims();
-        let columns = self.right.dims()[2];
-        if wanted.whole {
-            return whole(path, self.whole(), stream);
-        }
-        let roots = column(stream, &self.right);
-        let (left, right) = (self.left, self.right * roots);
-        let sides = usize::from(wanted.rows) + usize::from(wanted.columns);
-        let cheaper = sides.max(1) * positions * (rows + columns) <= rows * columns;
-        if positions == 1 && samples > 1 && !stream.on_host() {
-            stream.sums(path, squares(left, right, wanted))?;
-            return Ok(Way::Squares);
-        }
-        if !wanted.elements && ghost && cheaper {
-            stream.sums(path, ghost_sums(left, right, wanted))?;
-            return Ok(Way::Ghost);
-        }
-        stream.product(path, left, right)?;
-        Ok(Way::Product)
-    }
 }
 
-/// [`Stream::roots`] as a factor of a right side.
+/// [`Stream::roots`] as a factor of gradients.
 fn column<C: ContributionUnit>(stream: &Stream<C>, like: &Tensor<3>) -> Tensor<3> {
     let roots: Vec<f32> = stream.roots().into_iter().map(|r| r as f32).collect();
     let roots = Tensor::<1>::from_floats(roots.as_slice(), &like.device());
     let samples = roots.dims()[0];
     roots.cast(like.dtype()).reshape([samples, 1, 1])
-}
-
-/// Divided by its largest absolute value, which is returned (1 for all zeros).
-fn unit(tensor: Tensor<3>) -> (Tensor<3>, f64) {
-    let largest: f64 = tensor.clone().max_abs().into_scalar();
-    match largest > 0.0 {
-        true => (tensor.div_scalar(largest), largest),
-        false => (tensor, 1.0),
-    }
-}
-
-/// `Σ_k (Σ_t l_tr r_tk)² = l_·rᵀ (R Rᵀ) l_·r`: sums over one side need no gradient, only products of
-/// positions with positions.
-fn ghost_sums(left: Tensor<3>, right: Tensor<3>, wanted: Wanted) -> Sums {
-    let ((left, of_left), (right, of_right)) = (unit(left), unit(right));
-    let over = |inner: &Tensor<3>, outer: &Tensor<3>| {
-        let gram = inner.clone().matmul(inner.clone().swap_dims(1, 2));
-        sum_positions(gram.matmul(outer.clone()) * outer.clone())
-    };
-    let rows = wanted.rows || !wanted.columns;
-    Sums {
-        scale: of_left * of_right,
-        rows: rows.then(|| over(&right, &left)),
-        columns: wanted.columns.then(|| over(&left, &right)),
-        elements: None,
-        squares: None,
-    }
-}
-
-/// One position a sample: `C_i = l_i² r_i²`, so sums over samples are one product of squares.
-fn squares(left: Tensor<3>, right: Tensor<3>, wanted: Wanted) -> Sums {
-    let flat = |tensor: Tensor<3>| {
-        let [samples, _, columns] = tensor.dims();
-        tensor.reshape([samples, columns])
-    };
-    let ((left, of_left), (right, of_right)) = (unit(left), unit(right));
-    let (left, right) = (flat(left).square(), flat(right).square());
-    let product = |left: Tensor<2>, right: Tensor<2>| {
-        let product = left.transpose().matmul(right);
-        let elements = product.dims().iter().product::<usize>();
-        product.reshape([elements])
-    };
-    let rows = wanted.rows || !wanted.columns;
-    Sums {
-        scale: of_left * of_right,
-        rows: rows.then(|| left.clone() * right.clone().sum_dim(1)),
-        columns: wanted
-            .columns
-            .then(|| right.clone() * left.clone().sum_dim(1)),
-        squares: (wanted.elements && wanted.variance)
-            .then(|| product(left.clone().square(), right.clone().square())),
-        elements: wanted.elements.then(|| product(left, right)),
-    }
 }
 
 impl Lookup {
