@@ -287,3 +287,28 @@ impl SampleLoss for Wide {
         SampleLosses::cross_entropy(logits, batch.labels.clone())
     }
 }
+
+/// A model that must not be: every sample's loss is that of the whole batch in part.
+#[derive(Module, Debug)]
+pub struct Mixing {
+    talker: Talker,
+}
+
+impl Mixing {
+    /// A [`Talker`] that mixes.
+    pub fn init(device: &Device) -> Self {
+        Self {
+            talker: Talker::init(device),
+        }
+    }
+}
+
+impl SampleLoss for Mixing {
+    type Batch = Sequences;
+
+    fn sample_losses(&self, batch: &Sequences) -> SampleLosses {
+        let losses = self.talker.sample_losses(batch);
+        let mean = losses.sums().clone().mean();
+        SampleLosses::token_sum(losses.sums().clone() * mean, losses.tokens().to_vec())
+    }
+}

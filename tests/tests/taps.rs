@@ -2,16 +2,19 @@
 
 use burn::module::{Module, ParamGroup};
 use burn::nn::transformer::{TransformerDecoderInput, TransformerEncoderInput};
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use fisher_core::{
     AttentionConfig, Catalogue, ContributionUnit, GradientStore, HeadLayout, PerToken, Raw,
     Reduction, Scheme, Statistics, StatisticsConfig, StoreConfig, Welford,
 };
 use fisher_tests::backend::Backend;
 use fisher_tests::models::{Sequences, Small};
-use fisher_tests::tapped::{Pictures, Seer, Talker, Translator, Wide};
+use fisher_tests::tapped::{Mixing, Pictures, Seer, Talker, Translator, Wide};
 use fisher_tests::tolerance::{BACKWARD, TAPS, assert_close};
-use fisher_train::{CollectorConfig, Engine, Error, SampleLoss, Tapped, TappedDecoding};
+use fisher_train::{
+    CollectorConfig, Engine, Error, PerSample, SampleLoss, SketchConfig, Tapped, TappedDecoding,
+    check,
+};
 use rstest::rstest;
 
 fn layout<M: Module>(model: &M) -> HeadLayout {
@@ -38,7 +41,7 @@ fn same(name: &str, found: &Welford, expected: &Welford) {
 }
 
 /// All that is accumulated by `engine`, against the loop.
-fn check<M: SampleLoss, C: ContributionUnit>(
+fn agree<M: SampleLoss, C: ContributionUnit>(
     model: &M,
     heads: &HeadLayout,
     batches: &[M::Batch],
@@ -136,7 +139,7 @@ fn a_transformer_with_a_tied_embedding(
     let data = Sequences::made_up(7, 5, &device);
     let config = &configurations()[configuration];
     let batches = data.batches(3);
-    check::<_, PerToken>(&model, &layout(&model), &batches, config, Engine::Taps);
+    agree::<_, PerToken>(&model, &layout(&model), &batches, config, Engine::Taps);
 }
 
 #[rstest]
@@ -153,7 +156,7 @@ fn an_encoder_and_a_decoder_with_padding(
     let data = Sequences::made_up(6, 6, &device);
     let config = &configurations()[configuration];
     let heads = HeadLayout::none();
-    check::<_, Raw>(&model, &heads, &data.batches(4), config, Engine::Taps);
+    agree::<_, Raw>(&model, &heads, &data.batches(4), config, Engine::Taps);
 }
 
 #[rstest]
@@ -169,7 +172,7 @@ fn convolutions_and_a_perceptron(
     let data = Pictures::made_up(9, &device);
     let config = &configurations()[configuration];
     let heads = HeadLayout::none();
-    check::<_, PerToken>(&model, &heads, &data.batches(4), config, Engine::Taps);
+    agree::<_, PerToken>(&model, &heads, &data.batches(4), config, Engine::Taps);
 }
 
 #[test]
@@ -181,9 +184,9 @@ fn long_sequences_go_some_rows_at_a_time() {
     let config = StatisticsConfig::new();
     let heads = HeadLayout::none();
     let batches = data.batches(3);
-    check::<_, PerToken>(&model, &heads, &batches, &config, Engine::Taps);
+    agree::<_, PerToken>(&model, &heads, &batches, &config, Engine::Taps);
     let grouped = config.with_elementwise(false);
-    check::<_, PerToken>(&model, &heads, &batches, &grouped, Engine::Taps);
+    agree::<_, PerToken>(&model, &heads, &batches, &grouped, Engine::Taps);
 }
 
 #[rstest]
@@ -199,7 +202,7 @@ fn frozen_parameters_stay_out(
     let data = Sequences::made_up(5, 4, &device);
     let config = StatisticsConfig::new();
     let heads = HeadLayout::none();
-    check::<_, PerToken>(&model, &heads, &data.batches(5), &config, Engine::Taps);
+    agree::<_, PerToken>(&model, &heads, &data.batches(5), &config, Engine::Taps);
 }
 
 #[test]
@@ -209,7 +212,7 @@ fn what_no_tap_covers_goes_by_the_loop_or_is_named() {
     let data = Pictures::made_up(6, &device);
     let config = StatisticsConfig::new();
     let heads = HeadLayout::none();
-    check::<_, PerToken>(&model, &heads, &data.batches(3), &config, Engine::Auto);
+    agree::<_, PerToken>(&model, &heads, &data.batches(3), &config, Engine::Auto);
 
     let mut statistics: Statistics = config.init(&model, &heads).expect("statistics");
     let collector = CollectorConfig::new().with_engine(Engine::Taps).init();
@@ -229,7 +232,7 @@ fn a_model_without_taps_is_served_by_the_loop() {
     let data = Sequences::made_up(5, 6, &device);
     let batches = data.batches(3);
     let config = StatisticsConfig::new();
-    check::<_, PerToken>(&model, &layout(&model), &batches, &config, Engine::Auto);
+    agree::<_, PerToken>(&model, &layout(&model), &batches, &config, Engine::Auto);
 }
 
 #[test]
@@ -275,4 +278,144 @@ fn tapped_layers_compute_what_burns_own_do() {
         let ours = decoder.tapped(TappedDecoding { target, memory });
         assert_close("decoder", &values(&ours), &values(&theirs), 1e-6, 1.0);
     }
+}
+
+#[rstest]
+fn the_sketch_is_unbiased_and_knows_its_error(
+    #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
+) {
+    let Some(device) = backend.device() else {
+        return;
+    };
+    let device = device.autodiff();
+    let model = Small::init(&device);
+    let data = Sequences::made_up(6, 5, &device);
+    let mut statistics: Statistics = StatisticsConfig::new()
+        .init(&model, &layout(&model))
+        .expect("statistics");
+    let batches = data.batches(3);
+    CollectorConfig::new()
+        .init()
+        .collect_batches(&model, "task", batches.clone(), &mut statistics)
+        .expect("a collection");
+    let draws = 200;
+    let sketch = SketchConfig::new().with_draws(draws).init().expect("draws");
+    let sketched = sketch
+        .collect::<_, PerToken>(&model, batches)
+        .expect("a sketch");
+    assert_eq!(sketched.samples(), 6);
+    let (mut squares, mut elements) = (0.0, 0.0);
+    for (path, expected) in statistics.task("task").expect("a task").parameters() {
+        let expected = expected
+            .elementwise()
+            .expect("elements")
+            .read()
+            .expect("values");
+        let expected = expected.mean.expect("a mean");
+        let values = |tensor: Tensor<1>| tensor.into_data().iter::<f64>().collect::<Vec<_>>();
+        let found = values(sketched.fisher(path).expect("a parameter"));
+        let errors = values(sketched.standard_error(path).expect("a parameter"));
+        // Traces average over elements, so they are closer than single elements.
+        let (trace, truth) = (found.iter().sum::<f64>(), expected.iter().sum::<f64>());
+        assert!(
+            (trace - truth).abs() <= 0.35 * truth,
+            "{path}: {trace} against {truth}"
+        );
+        let largest = expected.iter().copied().fold(0.0, f64::max);
+        for ((found, expected), error) in found.iter().zip(&expected).zip(&errors) {
+            // Gradients that are 0 but for rounding differ from run to run.
+            if *expected > 1e-6 * largest && largest > 1e-9 {
+                squares += ((found - expected) / error).powi(2);
+                elements += 1.0;
+            }
+        }
+    }
+    // The error is stated from above, and is no more than twice too large.
+    let spread = squares / elements;
+    assert!(
+        (0.1..1.3).contains(&spread),
+        "squared errors are {spread} of those stated"
+    );
+}
+
+#[test]
+fn one_draw_of_a_sketch_has_the_variance_of_its_formula() {
+    // Two samples of one number: v = (±h₁ ± h₂)² is (h₁+h₂)² or (h₁−h₂)², each half the time.
+    let device = Device::flex().autodiff();
+    let model = Small::init(&device);
+    let data = Sequences::made_up(2, 5, &device);
+    let paths: Vec<String> = Catalogue::of(&model)
+        .expect("parameters")
+        .parameters()
+        .iter()
+        .map(|p| p.path().to_owned())
+        .collect();
+    let by_loop = PerSample::new(&model, paths.iter().map(String::as_str)).expect("an engine");
+    let row = |index: usize| -> Vec<f64> {
+        let sample = by_loop.gradient(&data, index).expect("a gradient");
+        let gradient = sample.gradients.get("linear.bias").expect("a gradient");
+        gradient.tensor().to_data().iter::<f64>().collect()
+    };
+    let (first, second) = (row(0), row(1));
+    let mut seen = [false; 2];
+    for seed in 0..8 {
+        let sketch = SketchConfig::new().with_seed(seed).init().expect("draws");
+        let sketched = sketch
+            .collect::<_, Raw>(&model, [data.clone()])
+            .expect("a sketch");
+        let found = sketched
+            .fisher("linear.bias")
+            .expect("a parameter")
+            .into_data();
+        let found: Vec<f64> = found.iter::<f64>().collect();
+        let outcome = |sign: f64| -> Vec<f64> {
+            let v = first
+                .iter()
+                .zip(&second)
+                .map(|(a, b)| (a + sign * b).powi(2));
+            v.map(|v| v / 2.0).collect()
+        };
+        let near = |expected: &[f64]| {
+            let pairs = found.iter().zip(expected);
+            pairs.map(|(f, e)| (f - e).abs()).fold(0.0, f64::max) < 1e-5
+        };
+        let which = [near(&outcome(1.0)), near(&outcome(-1.0))];
+        assert!(which[0] ^ which[1], "seed {seed}: {found:?}");
+        seen[usize::from(which[1])] = true;
+    }
+    assert_eq!(seen, [true, true], "both signs come");
+}
+
+#[test]
+fn a_checkup_tells_sound_models_from_unsound_ones() {
+    let device = Device::flex().autodiff();
+    let data = Sequences::made_up(4, 5, &device);
+    let sound = check(&Talker::init(&device), &data).expect("a checkup");
+    assert!(sound.is_sound() && sound.is_fast(), "{sound}");
+    assert!(
+        sound.to_string().contains("taps cover every parameter"),
+        "{sound}"
+    );
+
+    let slow = check(&Small::init(&device), &data).expect("a checkup");
+    assert!(slow.is_sound() && !slow.is_fast(), "{slow}");
+    assert_eq!(slow.batch_norms, ["batch_norm"]);
+    assert_eq!(slow.engines, None);
+
+    let mixing = check(&Mixing::init(&device), &data).expect("a checkup");
+    assert!(!mixing.is_sound(), "{mixing}");
+    assert!(
+        mixing.to_string().contains("DEPEND ON THE BATCH"),
+        "{mixing}"
+    );
+
+    // A collection notices too, on its first batch.
+    let model = Mixing::init(&device);
+    let mut statistics: Statistics = StatisticsConfig::new()
+        .init(&model, &HeadLayout::none())
+        .expect("statistics");
+    let collector = CollectorConfig::new().init();
+    let error = collector.collect_batches(&model, "task", [data], &mut statistics);
+    assert!(matches!(error, Err(Error::Disagree { .. })), "{error:?}");
+    assert!(statistics.task("task").is_err(), "nothing was counted");
 }

@@ -1,9 +1,13 @@
 //! Where the gradients of Fisher statistics come from.
 //!
 //! A model says what the loss of each sample is ([`SampleLoss`]), a batch says what its samples
-//! are ([`SampleBatch`]), and a [`Collector`] runs one backward pass per sample and fills
+//! are ([`SampleBatch`]), and a [`Collector`] differentiates sample by sample and fills
 //! [`Statistics`](fisher_core::Statistics), and in the same pass a
 //! [`GradientStore`](fisher_core::GradientStore): exact for any Burn module and any loss.
+//!
+//! One backward pass serves a whole batch where layers are called by [`Tapped::tapped`] in place of
+//! `forward`; [`check`] says whether a model is fit for it. [`Sketch`] estimates the mean from batch
+//! gradients of any model.
 //!
 //! What follows for training is here too: [`FisherOptimizer`] scales the gradients of any Burn
 //! optimizer, [`Ewc`] keeps what a task has learnt, [`Merging`] joins models.
@@ -65,6 +69,7 @@
 
 mod batched;
 mod capture;
+mod check;
 mod collect;
 mod destination;
 mod error;
@@ -81,6 +86,7 @@ mod tap;
 mod tapped;
 
 pub use capture::{Capture, CaptureConfig, Engine, Outcome};
+pub use check::{Checkup, Difference, check};
 pub use collect::{Checkpoint, Collected, Collector, CollectorConfig, NonFinite};
 pub use destination::Destination;
 pub use error::Error;

@@ -13,7 +13,7 @@ use fisher_examples::tasks::{CONTEXT, Data, Task, VOCABULARY};
 use fisher_examples::training::{LEARNT, Lesson, loader, marks, train};
 use fisher_examples::{chapters, chart, collisions, tasks};
 use fisher_metrics::{ImportanceConfig, ImportanceReport};
-use fisher_train::CollectorConfig;
+use fisher_train::{CollectorConfig, Engine};
 use tracing_subscriber::EnvFilter;
 
 /// Train a small causal transformer on two algorithmic tasks, then measure which attention heads
@@ -104,7 +104,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let statistics_config = StatisticsConfig::new().with_seed(Some(arguments.seed));
     let mut statistics: Statistics = statistics_config.init(&model, &heads)?;
     let collector = CollectorConfig::new().init();
-    println!("Collecting per-sample gradients of other held-out samples, one backward pass each.");
+    println!("Collecting per-sample gradients of other held-out samples, a batch at a time.");
     for task in Task::ALL {
         let batches = loader(data.probe(task), &device.clone().autodiff());
         let collected = collector.collect(&model, task.name(), &*batches, &mut statistics)?;
@@ -117,6 +117,16 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
             collected.elapsed.as_secs_f64()
         );
     }
+    let task = Task::ALL[0];
+    let mut by_loop: Statistics = statistics_config.init(&model, &heads)?;
+    let batches = loader(data.probe(task), &device.clone().autodiff());
+    let slow = CollectorConfig::new().with_engine(Engine::Loop).init();
+    let slow = slow.collect(&model, task.name(), &*batches, &mut by_loop)?;
+    println!(
+        "  {:<10} one backward pass a sample instead: {:.1} s",
+        task.name(),
+        slow.elapsed.as_secs_f64()
+    );
     let statistics_path = arguments.out.join("statistics.safetensors");
     statistics.save(&statistics_path)?;
 

@@ -1,0 +1,295 @@
+//! Whether a model and its batches are fit for per-sample gradients.
+
+use std::fmt;
+
+use burn::module::{ModuleVisitor, Param};
+use burn::tensor::{DType, Tensor};
+use fisher_core::{Catalogue, Error as CoreError};
+use serde::{Deserialize, Serialize};
+
+use crate::batched::{Batched, Captured};
+use crate::capture::read;
+use crate::per_sample::{PerSample, deterministic};
+use crate::sample::{SampleBatch, SampleLoss};
+use crate::{Error, Result};
+
+/// What [`check`] found. `Display` says it in words, with what to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Checkup {
+    /// Samples of the batch.
+    pub samples: usize,
+    /// Parameters of the model.
+    pub parameters: usize,
+    /// Parameters with a use that no tap covers.
+    pub untapped: Vec<String>,
+    /// The largest difference between a gradient by taps and by the loop, relative to its norm (or
+    /// to 1e-4 of the norm of all, if that is more); `None` where nothing is tapped.
+    pub engines: Option<Difference>,
+    /// The largest difference between the loss of a sample in the batch and by itself, relative.
+    pub batch: Difference,
+    /// The share of gradient elements other than 0 whose square is 0 or denormal in float32.
+    pub underflow: f64,
+    /// The same for float16.
+    pub underflow_half: f64,
+    /// Batch norms that train: their batch statistics are replaced by the running ones.
+    pub batch_norms: Vec<String>,
+    /// Samples whose loss or gradient is NaN or infinite.
+    pub not_finite: Vec<String>,
+}
+
+/// The largest difference of its kind.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Difference {
+    /// Relative.
+    pub relative: f64,
+    /// The sample it was found in.
+    pub sample: String,
+    /// The parameter, or `loss`.
+    pub what: String,
+}
+
+/// Relative differences up to here are rounding in float32.
+const ROUNDING: f64 = 1e-3;
+
+impl Checkup {
+    /// Whether nothing was found that makes numbers wrong.
+    pub fn is_sound(&self) -> bool {
+        let close = |difference: &Difference| difference.relative <= ROUNDING;
+        close(&self.batch) && self.engines.as_ref().is_none_or(close) && self.not_finite.is_empty()
+    }
+
+    /// Whether one backward pass a batch is enough.
+    pub fn is_fast(&self) -> bool {
+        self.untapped.is_empty()
+    }
+}
+
+impl fmt::Display for Checkup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = match (self.is_sound(), self.is_fast()) {
+            (true, true) => "fit: taps cover every parameter and agree with the loop",
+            (true, false) => "fit, but slow: the loop has to help",
+            (false, _) => "NOT fit: see below",
+        };
+        writeln!(
+            f,
+            "{} samples, {} parameters: {verdict}",
+            self.samples, self.parameters
+        )?;
+        if let Some(Difference {
+            relative,
+            sample,
+            what,
+        }) = &self.engines
+        {
+            let judged = match *relative <= ROUNDING {
+                true => "agree",
+                false => "DISAGREE: are samples the first axis wherever `tapped` is called?",
+            };
+            writeln!(
+                f,
+                "  engines: taps and loop {judged} (at most {relative:.1e}, `{what}` of `{sample}`)"
+            )?;
+        }
+        if !self.untapped.is_empty() {
+            let list = self.untapped.join(", ");
+            writeln!(
+                f,
+                "  without taps: {list}; call `tapped` in place of `forward` there"
+            )?;
+        }
+        let Difference {
+            relative, sample, ..
+        } = &self.batch;
+        let judged = match *relative <= ROUNDING {
+            true => "do not depend on the batch",
+            false => "DEPEND ON THE BATCH: what else is in it must not matter (masks? norms?)",
+        };
+        writeln!(f, "  losses {judged} (at most {relative:.1e}, `{sample}`)")?;
+        writeln!(
+            f,
+            "  squares below float32's range: {:.2} % of gradients that are not 0; below float16's: {:.2} %{}",
+            100.0 * self.underflow,
+            100.0 * self.underflow_half,
+            match self.underflow > 0.01 {
+                true => "; on a device without float64 they count as 0: scale the loss",
+                false => "",
+            }
+        )?;
+        if !self.batch_norms.is_empty() {
+            let list = self.batch_norms.join(", ");
+            writeln!(
+                f,
+                "  batch norms in training: {list}; collection uses their running statistics"
+            )?;
+        }
+        if !self.not_finite.is_empty() {
+            let list = self.not_finite.join(", ");
+            writeln!(
+                f,
+                "  NaN or infinite: {list}; leave them out or use `NonFinite::Skip`"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Try a batch on a model in every way, sample by sample, and say what is wrong and what is slow.
+///
+/// Costs a loop over the batch: give it a few samples.
+///
+/// # Errors
+/// [`Error::NoBatches`] for a batch without samples, and those of [`PerSample::gradient`].
+pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
+    let catalogue = Catalogue::of(model)?;
+    let paths = || catalogue.parameters().iter().map(|p| p.path());
+    let ids = batch.ids();
+    if ids.is_empty() {
+        return Err(Error::NoBatches);
+    }
+    let captured = tapped(model, &catalogue, batch)?;
+    let by_loop = PerSample::new(model, paths())?;
+    let together = deterministic(model, |_| true).sample_losses(batch);
+    let together = read(together.sums().clone().inner().cast(DType::F32))?;
+    if together.len() != ids.len() {
+        return Err(Error::BatchLosses {
+            samples: ids.len(),
+            found: together.len(),
+        });
+    }
+
+    let mut norms = Norms::default();
+    model.visit(&mut norms);
+    let mut checkup = Checkup {
+        samples: ids.len(),
+        parameters: catalogue.parameters().len(),
+        untapped: captured.untapped.iter().cloned().collect(),
+        engines: None,
+        batch: Difference::none(),
+        underflow: 0.0,
+        underflow_half: 0.0,
+        batch_norms: norms.found,
+        not_finite: Vec::new(),
+    };
+    let mut engines = Difference::none();
+    let mut counts = Counts::default();
+    for (index, id) in ids.iter().enumerate() {
+        let sample = by_loop.of(batch, index, id.clone())?;
+        let relative = (together[index] - sample.loss).abs() / sample.loss.abs().max(1e-6);
+        checkup.batch.raise(relative, id, "loss");
+        let mut finite = sample.loss.is_finite();
+        let mut distances = Vec::new();
+        for path in paths() {
+            let Some(expected) = sample.gradients.get(path) else {
+                continue;
+            };
+            let expected = expected.tensor().clone().cast(DType::F32);
+            let elements = expected.dims()[1];
+            let values = read(expected.clone().reshape([elements]))?;
+            finite &= values.iter().all(|value| value.is_finite());
+            counts.add(&values);
+            let norm = values.iter().map(|v| v * v).sum::<f64>().sqrt();
+            if let Some(factors) = captured.factors.get(path) {
+                let distance = match factors {
+                    Some(factors) => {
+                        let found: Tensor<2> = factors.sample(index).whole().cast(DType::F32);
+                        read((found - expected).square().sum())?[0].sqrt()
+                    }
+                    None => norm,
+                };
+                distances.push((path, distance, norm));
+            }
+        }
+        let all = distances.iter().map(|d| d.2).fold(0.0, f64::max);
+        for (path, distance, norm) in distances {
+            engines.raise(distance / norm.max(1e-4 * all).max(1e-30), id, path);
+        }
+        if !finite {
+            checkup.not_finite.push(id.clone());
+        }
+    }
+    checkup.engines = (!captured.factors.is_empty()).then_some(engines);
+    [checkup.underflow, checkup.underflow_half] = counts.shares();
+    Ok(checkup)
+}
+
+/// The batch by taps, as far as they go.
+fn tapped<M: SampleLoss>(model: &M, catalogue: &Catalogue, batch: &M::Batch) -> Result<Captured> {
+    let paths = catalogue.parameters().iter().map(|p| p.path());
+    let captured = Batched::new(model, paths)?.capture(batch);
+    match captured {
+        Err(Error::Core(error @ CoreError::NoActiveTokens { .. })) => Err(error.into()),
+        captured => captured,
+    }
+}
+
+impl Difference {
+    fn none() -> Self {
+        Self {
+            relative: 0.0,
+            sample: String::new(),
+            what: String::new(),
+        }
+    }
+
+    fn raise(&mut self, relative: f64, sample: &str, what: &str) {
+        if relative > self.relative || relative.is_nan() || self.sample.is_empty() {
+            *self = Self {
+                relative: if relative.is_nan() {
+                    f64::INFINITY
+                } else {
+                    relative
+                },
+                sample: sample.into(),
+                what: what.into(),
+            };
+        }
+    }
+}
+
+/// Gradient elements that are not 0, and those whose square is too small.
+#[derive(Default)]
+struct Counts {
+    all: u64,
+    single: u64,
+    half: u64,
+}
+
+impl Counts {
+    fn add(&mut self, gradients: &[f64]) {
+        for square in gradients.iter().filter(|g| **g != 0.0).map(|g| g * g) {
+            self.all += 1;
+            self.single += u64::from(square < f64::from(f32::MIN_POSITIVE));
+            // The smallest number of float16 that is not denormal is 2⁻¹⁴.
+            self.half += u64::from(square < 2f64.powi(-14));
+        }
+    }
+
+    fn shares(&self) -> [f64; 2] {
+        [self.single, self.half].map(|count| count as f64 / self.all.max(1) as f64)
+    }
+}
+
+/// Paths of batch norms.
+#[derive(Default)]
+struct Norms {
+    path: Vec<String>,
+    found: Vec<String>,
+}
+
+impl ModuleVisitor for Norms {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        // The container is what the name is a field of.
+        let path = self.path.join(".");
+        if container.contains("BatchNorm") && !self.found.contains(&path) {
+            self.found.push(path);
+        }
+        self.path.push(name.into());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, _param: &Param<Tensor<D>>) {}
+}
