@@ -12,8 +12,8 @@ use fisher_tests::models::{Sequences, Small};
 use fisher_tests::tapped::{Mixing, Pictures, Seer, Talker, Translator, Wide};
 use fisher_tests::tolerance::{BACKWARD, TAPS, assert_close};
 use fisher_train::{
-    CollectorConfig, Engine, Error, PerSample, SampleLoss, SketchConfig, Tapped, TappedDecoding,
-    check,
+    CollectorConfig, Engine, Error, Names, PerSample, SampleLoss, SketchConfig, Tapped,
+    TappedDecoding, check,
 };
 use rstest::rstest;
 
@@ -418,4 +418,78 @@ fn a_checkup_tells_sound_models_from_unsound_ones() {
     let error = collector.collect_batches(&model, "task", [data], &mut statistics);
     assert!(matches!(error, Err(Error::Disagree { .. })), "{error:?}");
     assert!(statistics.task("task").is_err(), "nothing was counted");
+}
+
+#[test]
+fn other_names_and_orientations_are_the_same_numbers() {
+    let device = Device::flex().autodiff();
+    let model = Talker::init(&device);
+    let data = Sequences::made_up(5, 6, &device);
+    let names = Names::new()
+        .with("linear.weight", "other.name", true)
+        .with("embedding.weight", "table", true)
+        .with("norm.gamma", "norm.weight", false);
+    let catalogue = names.catalogue(&model).expect("parameters");
+    let [query, linear] = ["encoder.layers.0.mha.query.weight", "linear.weight"];
+    for engine in [Engine::Loop, Engine::Taps] {
+        let collector = CollectorConfig::new().with_engine(engine).init();
+        let weights = fisher_core::hash_weights(&model).expect("weights");
+        let config = StatisticsConfig::new();
+        let mut named: Statistics = config
+            .init_for(&catalogue, &HeadLayout::none(), weights, &device)
+            .expect("statistics");
+        let mut own: Statistics = config
+            .init(&model, &HeadLayout::none())
+            .expect("statistics");
+        collector
+            .collect_batches(&model, "task", data.batches(3), &mut own)
+            .expect("a collection");
+        collector
+            .with_names(names.clone())
+            .collect_batches(&model, "task", data.batches(3), &mut named)
+            .expect("a collection");
+        let (own, named) = (
+            own.task("task").expect("it"),
+            named.task("task").expect("it"),
+        );
+        let mean = |parameter: &fisher_core::ParameterStatistics| {
+            let moments = parameter
+                .elementwise()
+                .expect("elements")
+                .read()
+                .expect("values");
+            moments.mean.expect("a mean")
+        };
+        let of = |path: &str| mean(own.parameter(path).expect("a parameter"));
+        let by = |name: &str| mean(named.parameter(name).expect("a parameter"));
+        assert_close(query, &by(query), &of(query), TAPS, 1e-2);
+        assert_close("norm", &by("norm.weight"), &of("norm.gamma"), TAPS, 1e-2);
+        for (name, path, [rows, columns]) in [
+            ("other.name", linear, [8, 8]),
+            ("table", "embedding.weight", [7, 8]),
+        ] {
+            let values = of(path);
+            let transposed = (0..columns).flat_map(|c| (0..rows).map(move |r| r * columns + c));
+            let expected: Vec<f64> = transposed.map(|at| values[at]).collect();
+            assert_close(name, &by(name), &expected, TAPS, 1e-2);
+            // Channels are those of the output, whichever way the matrix lies.
+            if name == "other.name" {
+                let group = |p: &fisher_core::ParameterStatistics| {
+                    let moments = p
+                        .group("channel")
+                        .expect("channels")
+                        .read()
+                        .expect("values");
+                    moments.mean.expect("a mean")
+                };
+                let found = group(named.parameter(name).expect("it"));
+                let expected = group(own.parameter(path).expect("it"));
+                assert_close(name, &found, &expected, TAPS, 1e-2);
+            }
+        }
+    }
+    let wrong = Names::new().with("norm.gamma", "norm.weight", true);
+    assert!(wrong.catalogue(&model).is_err(), "no matrix");
+    let wrong = Names::new().with("nowhere", "somewhere", false);
+    assert!(wrong.catalogue(&model).is_err(), "no such parameter");
 }

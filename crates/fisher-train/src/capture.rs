@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::batched::{Batched, Captured};
 use crate::destination::Destination;
 use crate::factors::Factors;
+use crate::names::Names;
 use crate::per_sample::{PerSample, SampleGradient};
 use crate::sample::{SampleBatch, SampleLoss};
 use crate::{Error, NonFinite, Result};
@@ -55,7 +56,21 @@ impl CaptureConfig {
         model: &M,
         paths: impl IntoIterator<Item = &'a str>,
     ) -> Result<Capture<M>> {
-        let paths: Vec<String> = paths.into_iter().map(str::to_owned).collect();
+        self.init_named(model, paths, &Names::new())
+    }
+
+    /// The same, for parameters by other names.
+    ///
+    /// # Errors
+    /// As [`CaptureConfig::init`].
+    pub fn init_named<'a, M: SampleLoss>(
+        &self,
+        model: &M,
+        paths: impl IntoIterator<Item = &'a str>,
+        names: &Names,
+    ) -> Result<Capture<M>> {
+        let names = names.for_model(model)?;
+        let paths = names.paths(paths);
         let all = || paths.iter().map(String::as_str);
         let by_taps = match self.engine {
             Engine::Loop => None,
@@ -71,6 +86,7 @@ impl CaptureConfig {
             compared: false,
             model: model.clone(),
             paths,
+            names,
         })
     }
 }
@@ -87,7 +103,9 @@ impl CaptureConfig {
 pub struct Capture<M> {
     config: CaptureConfig,
     model: M,
+    /// Of the parameters, in the model.
     paths: Vec<String>,
+    names: Names,
     /// All parameters.
     by_loop: PerSample<M>,
     /// Those that taps cover, and the rest.
@@ -152,6 +170,7 @@ impl<M: SampleLoss> Capture<M> {
             && alike
             && let Some(captured) = self.captured(batch)?
         {
+            let captured = self.names.rename(captured);
             outcomes.extend(stream(captured, task, self.config.ghost, into)?);
             return Ok(());
         }
@@ -164,7 +183,11 @@ impl<M: SampleLoss> Capture<M> {
 
     /// One sample by the loop, whole.
     pub(crate) fn of(&self, batch: &M::Batch, index: usize, id: &str) -> Result<SampleGradient> {
-        self.by_loop.of(batch, index, id.to_owned())
+        let mut sample = self.by_loop.of(batch, index, id.to_owned())?;
+        sample.gradients = self.names.rename_batch(&self.paths, &sample.gradients);
+        let unreached = sample.unreached.iter().map(|path| self.names.of(path));
+        sample.unreached = unreached.collect();
+        Ok(sample)
     }
 
     fn one<C: ContributionUnit>(
@@ -283,7 +306,7 @@ impl<M: SampleLoss> Capture<M> {
             return Ok(());
         };
         let id = captured.samples[last].id();
-        let sample = self.of(batch, last, id)?;
+        let sample = self.by_loop.of(batch, last, id.into())?;
         let square = |tensor: Tensor<2>| tensor.cast(DType::F32).square().sum();
         let mut distances = Vec::new();
         for (path, factors) in &captured.factors {

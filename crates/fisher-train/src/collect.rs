@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::capture::{CaptureConfig, Engine};
 use crate::destination::Destination;
+use crate::names::Names;
 use crate::per_sample::Unreached;
 use crate::sample::{SampleBatch, SampleLoss};
 use crate::{Error, Result};
@@ -57,6 +58,7 @@ impl CollectorConfig {
     pub fn init(&self) -> Collector {
         Collector {
             config: self.clone(),
+            names: Names::new(),
         }
     }
 }
@@ -65,6 +67,7 @@ impl CollectorConfig {
 #[derive(Debug, Clone)]
 pub struct Collector {
     config: CollectorConfig,
+    names: Names,
 }
 
 /// What a collection did.
@@ -87,6 +90,14 @@ pub struct Collected {
 }
 
 impl Collector {
+    /// Collect by other names than the model's own: statistics and store are of
+    /// [`Names::catalogue`].
+    #[must_use]
+    pub fn with_names(mut self, names: Names) -> Self {
+        self.names = names;
+        self
+    }
+
     /// The statistics in the checkpoint, or `fresh` ones where none was written yet.
     ///
     /// Collecting then goes on where it stopped: with a checkpoint configured, the samples that a
@@ -173,7 +184,7 @@ impl Collector {
         let capture = CaptureConfig::new()
             .with_engine(self.config.engine)
             .with_non_finite(self.config.non_finite);
-        let mut capture = capture.init(model, into.paths())?;
+        let mut capture = capture.init_named(model, into.paths(), &self.names)?;
         let known: Vec<String> = match into.statistics.task(task) {
             Ok(task) => task.samples().iter().map(|s| s.id.clone()).collect(),
             Err(_) => Vec::new(),

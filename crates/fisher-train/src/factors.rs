@@ -9,6 +9,7 @@ use fisher_core::{ContributionUnit, Gradient, Stream, Sums, TokenSum, Wanted, Wa
 
 use crate::Result;
 use crate::batched::Part;
+use crate::names::transpose;
 use crate::tap::Use;
 
 /// What gives the per-sample gradients of one parameter.
@@ -109,6 +110,24 @@ impl Factors {
                 rows: lookup.rows,
             }),
             Self::Vector(gradient) => Self::Vector(gradient.clone().narrow(0, index, 1)),
+        }
+    }
+
+    /// Those of the transposed parameter, which is a matrix of `shape`.
+    pub(crate) fn transpose(self, shape: [usize; 2]) -> Self {
+        match self {
+            Self::Product(Product { left, right }) => Self::Product(Product {
+                left: right,
+                right: left,
+            }),
+            Self::Lookup(lookup) => {
+                let Product { left, right } = lookup.product();
+                Self::Product(Product {
+                    left: right,
+                    right: left,
+                })
+            }
+            Self::Vector(gradient) => Self::Vector(transpose(gradient, shape)),
         }
     }
 
