@@ -2,6 +2,7 @@
 
 pub mod chapters;
 pub mod chart;
+pub mod checkpoint;
 pub mod collisions;
 pub mod device;
 pub mod memory;

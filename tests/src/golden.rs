@@ -52,6 +52,17 @@ impl Golden {
         &self.tensors[name].1
     }
 
+    /// Shape and values of a tensor of `expected.safetensors`.
+    pub fn tensor(&self, name: &str) -> (&[usize], &[f64]) {
+        let (shape, values) = &self.tensors[name];
+        (shape, values)
+    }
+
+    /// The folder of the case.
+    pub fn folder(&self) -> PathBuf {
+        folder(self.name)
+    }
+
     /// Names of the tensors that begin with `prefix`, without it.
     pub fn names<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a str> {
         self.tensors

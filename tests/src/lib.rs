@@ -1,6 +1,7 @@
 //! What the tests share: devices, tolerances, golden cases, small models.
 
 pub mod backend;
+pub mod compare;
 pub mod golden;
 pub mod models;
 pub mod tapped;

@@ -1,0 +1,4 @@
+//! From a checkpoint and two sets of samples to a report.
+
+pub mod analysis;
+pub mod results;

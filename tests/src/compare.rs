@@ -1,0 +1,120 @@
+//! A report and its tensors against the golden ones.
+
+use std::path::Path;
+
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+use crate::golden::Golden;
+
+/// Numbers of float32 models against float64, relative; and how small they may be beside the
+/// largest before that is what counts.
+pub const FLOAT32: f64 = 1e-4;
+
+/// All golden entries of phases 1 to 6 in `folder`'s `report.json` and `results.safetensors`.
+/// Returns how many numbers were compared.
+///
+/// # Panics
+/// Where one differs or is missing.
+pub fn against_golden(golden: &Golden, folder: &Path) -> usize {
+    let report = std::fs::read(folder.join("report.json")).expect("a report");
+    let report: Value = serde_json::from_slice(&report).expect("JSON");
+    let mut compared = 0;
+    for part in ["tasks", "overlap", "conflicts", "health"] {
+        let expected = golden.expected(&format!("/{part}"));
+        compared += within(part, &report[part], expected, 0.0);
+    }
+    let bytes = std::fs::read(folder.join("results.safetensors")).expect("results");
+    let found = SafeTensors::deserialize(&bytes).expect("safetensors");
+    for name in golden.names("") {
+        // Phase 7, and what is only kept when it is asked for.
+        if ["scaled/", "merged/"].iter().any(|p| name.starts_with(p)) {
+            continue;
+        }
+        let view = found.tensor(name).unwrap_or_else(|_| panic!("no `{name}`"));
+        let (shape, expected) = golden.tensor(name);
+        assert_eq!(view.shape(), shape, "{name}");
+        let values = view.data().chunks_exact(8);
+        let values = values.map(|b| f64::from_le_bytes(b.try_into().expect("8 bytes")));
+        let largest = expected.iter().fold(0.0, |max: f64, x| max.max(x.abs()));
+        // Signed scores cancel, and gradients are differences of float32.
+        let floor =
+            match name.contains("signed") || name.contains("full") || name.contains("gradient") {
+                true => 1.0,
+                false => 1e-2,
+            };
+        for (at, (found, expected)) in values.zip(expected).enumerate() {
+            let bound = FLOAT32 * expected.abs().max(floor * largest);
+            assert!(
+                (found - expected).abs() <= bound,
+                "{name}[{at}]: {found:e} against {expected:e}"
+            );
+            compared += 1;
+        }
+    }
+    compared
+}
+
+/// Everything that `expected` has, at the same place in `found`.
+fn within(path: &str, found: &Value, expected: &Value, largest: f64) -> usize {
+    match expected {
+        Value::Object(entries) => {
+            let entries = entries.iter().filter(|(key, _)| {
+                // Only this project's own golden numbers have these.
+                !["q_slice_by", "q_slice_bonferroni"].contains(&key.as_str())
+            });
+            entries
+                .map(|(key, expected)| {
+                    let found = found.get(key);
+                    let found = found.unwrap_or_else(|| panic!("no `{path}/{key}`"));
+                    within(&format!("{path}/{key}"), found, expected, 0.0)
+                })
+                .sum()
+        }
+        Value::Array(entries) => {
+            let found = found
+                .as_array()
+                .unwrap_or_else(|| panic!("{path} is no list"));
+            assert_eq!(found.len(), entries.len(), "{path}");
+            let largest = numbers(expected).fold(largest, f64::max);
+            let pairs = found.iter().zip(entries).enumerate();
+            pairs
+                .map(|(i, (found, expected))| {
+                    within(&format!("{path}/{i}"), found, expected, largest)
+                })
+                .sum()
+        }
+        Value::Number(expected) if found.is_string() => {
+            // Ids are numbers in the files and free text in reports.
+            assert_eq!(found.as_str(), Some(&*expected.to_string()), "{path}");
+            1
+        }
+        Value::Number(expected) => {
+            let expected = expected.as_f64().expect("a number");
+            let found = found
+                .as_f64()
+                .unwrap_or_else(|| panic!("{path}: {found} is no number"));
+            let exact = expected.fract() == 0.0 && !path.contains("/q_") && !path.contains("/p_");
+            let bound = match exact {
+                true => 1e-9 * expected.abs(),
+                false => FLOAT32 * expected.abs().max(largest),
+            };
+            assert!(
+                (found - expected).abs() <= bound,
+                "{path}: {found:e} against {expected:e}"
+            );
+            1
+        }
+        expected => {
+            assert_eq!(found, expected, "{path}");
+            1
+        }
+    }
+}
+
+fn numbers(value: &Value) -> Box<dyn Iterator<Item = f64> + '_> {
+    match value {
+        Value::Array(entries) => Box::new(entries.iter().flat_map(numbers)),
+        value => Box::new(value.as_f64().map(f64::abs).into_iter()),
+    }
+}
