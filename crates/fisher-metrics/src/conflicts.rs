@@ -16,7 +16,7 @@ pub use report::{
     SliceConflicts,
 };
 
-use self::report::summarise;
+use self::report::{separation, summarise};
 use crate::correction::Correction;
 use crate::pairs::{BLOCKS, Rows, Slice, fisher, head_slices};
 use crate::relabel::Relabellings;
@@ -340,10 +340,28 @@ impl Conflicts {
             relabelled,
             mean: (!cross.is_empty()).then_some(MeanCosine { mean, interval }),
             present: [here.to_vec(), there.iter().map(|i| i - first).collect()],
-            cosine: cross,
-            p,
-            q,
+            candidates: self.candidates(&cross, &p, &q),
+            all: self.config.keep_pairs.then_some([cross, p, q]),
         }
+    }
+
+    /// The pairs that conflict if their slice is selected with all others. Fewer selected make the
+    /// level of pairs stricter, never looser, so that no other pair can become a conflict.
+    fn candidates(&self, cosine: &[f64], p: &[f64], q: &[f64]) -> Vec<Candidate> {
+        let config = &self.config;
+        let may = |pair: &usize| {
+            cosine[*pair] < 0.0
+                && q[*pair] <= config.alpha
+                && separation(cosine[*pair]) >= config.min_separation
+        };
+        let pairs = (0..cosine.len()).filter(may);
+        let candidate = |pair: usize| Candidate {
+            pair,
+            cosine: cosine[pair],
+            p: p[pair],
+            q: q[pair],
+        };
+        pairs.map(candidate).collect()
     }
 
     fn report(
@@ -380,10 +398,27 @@ pub(crate) struct Tested {
     mean: Option<MeanCosine>,
     /// The samples of each task that have a direction.
     present: [Vec<usize>; 2],
-    /// Of every pair of those, row-major.
-    cosine: Vec<f64>,
-    p: Vec<f64>,
-    q: Vec<f64>,
+    /// Pairs that may turn out to conflict.
+    candidates: Vec<Candidate>,
+    /// Cosine, p and q of every pair of those present, row-major, where they are kept.
+    all: Option<[Vec<f64>; 3]>,
+}
+
+impl Tested {
+    /// How many pairs were compared.
+    fn pairs(&self) -> usize {
+        self.present[0].len() * self.present[1].len()
+    }
+}
+
+/// A pair that conflicts if its slice is selected and its q is small enough then.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    /// Row-major, of the samples present.
+    pair: usize,
+    cosine: f64,
+    p: f64,
+    q: f64,
 }
 
 /// What is drawn once and used for every slice.
@@ -430,5 +465,47 @@ impl Resamples {
         means.sort_by(f64::total_cmp);
         let at = |share: f64| means[(share * (means.len() - 1) as f64).round() as usize];
         Some([at(0.5 - level / 2.0), at(0.5 + level / 2.0)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conflicts(config: ConflictsConfig) -> Conflicts {
+        config.init().expect("settings")
+    }
+
+    /// One slice of eight and seven samples, in two dimensions, the tasks apart.
+    fn tested(conflicts: &Conflicts) -> Tested {
+        let (first, second) = (8, 7);
+        let angle = |i: usize| match i < first {
+            true => 0.1 * i as f64,
+            false => 2.8 + 0.1 * i as f64,
+        };
+        let n = first + second;
+        let gram = |k: usize| (angle(k / n) - angle(k % n)).cos();
+        let gram: Vec<f64> = (0..n * n).map(gram).collect();
+        let slice = Slice::new("s".into(), [("p".to_owned(), vec![0..2])]);
+        let resamples = Resamples::new(first, second, &conflicts.config);
+        conflicts.test(&slice, &gram, first, None, 1e-12, &resamples)
+    }
+
+    /// What is dropped is no conflict, and only what is asked for is kept whole.
+    #[test]
+    fn only_pairs_that_may_conflict_are_kept() {
+        let config = ConflictsConfig::new().with_min_separation(0.99);
+        let kept = tested(&conflicts(config.clone().with_keep_pairs(true)));
+        let [cosine, _, q] = kept.all.as_ref().expect("all pairs");
+        assert_eq!((cosine.len(), kept.pairs()), (56, 56));
+        let may = |k: &usize| cosine[*k] < 0.0 && q[*k] <= 0.05 && separation(cosine[*k]) >= 0.99;
+        let expected: Vec<usize> = (0..56).filter(may).collect();
+        assert!(!expected.is_empty() && expected.len() < 56, "{expected:?}");
+        for keep in [false, true] {
+            let tested = tested(&conflicts(config.clone().with_keep_pairs(keep)));
+            let found = tested.candidates.iter().map(|c| c.pair);
+            assert_eq!(found.collect::<Vec<_>>(), expected);
+            assert_eq!(tested.all.is_some(), keep);
+        }
     }
 }

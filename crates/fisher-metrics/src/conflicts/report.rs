@@ -6,7 +6,7 @@ use std::fmt;
 use fisher_core::{GradientStore, Sample};
 use serde::{Deserialize, Serialize};
 
-use super::{ConflictsConfig, Tested};
+use super::{Candidate, ConflictsConfig, Tested};
 use crate::Relabelled;
 use crate::picture::{HeatMap, Picture, Scale};
 use crate::ridge::Health;
@@ -109,7 +109,7 @@ pub struct SliceConflicts {
     pub selected: bool,
     /// How many pairs conflict here.
     pub conflicts: usize,
-    /// Samples of the first task without a direction here: their gradient is 0.
+    /// Samples of either task without a direction here: their gradient is 0.
     pub without_direction: [Vec<String>; 2],
     /// State of the whitening F, where gradients were whitened.
     pub health: Option<Health>,
@@ -177,7 +177,7 @@ pub struct ConflictReport {
     pub conflicts: Vec<Conflict>,
     /// Clusters, largest first.
     pub clusters: Vec<Cluster>,
-    /// Slices with conflicts, most first.
+    /// Slices with conflicts, the largest share of pairs first.
     pub hot_spots: Vec<HotSpot>,
     /// Samples with conflicts, most first.
     pub involved: Vec<Involved>,
@@ -185,11 +185,11 @@ pub struct ConflictReport {
     pub warnings: Vec<String>,
 }
 
-/// A conflict by numbers: of the slice, of the samples, of the pair in the slice.
+/// A conflict by numbers: of the slice, of the samples.
 struct Hit {
     slice: usize,
     samples: [usize; 2],
-    pair: usize,
+    found: Candidate,
 }
 
 pub(super) fn summarise(
@@ -205,43 +205,32 @@ pub(super) fn summarise(
     let mut hits: Vec<Hit> = Vec::new();
     for (slice, of) in tested.iter().enumerate().filter(|(i, _)| is_selected(*i)) {
         let [a, b] = &of.present;
-        hits.extend((0..of.cosine.len()).filter_map(|pair| {
-            let cosine = of.cosine[pair];
-            let conflict = cosine < 0.0
-                && of.q[pair] <= pair_level
-                && separation(cosine) >= config.min_separation;
-            let samples = [a[pair / b.len()], b[pair % b.len()]];
-            conflict.then_some(Hit {
-                slice,
-                samples,
-                pair,
-            })
+        let found = of.candidates.iter().filter(|c| c.q <= pair_level);
+        hits.extend(found.map(|&found| Hit {
+            slice,
+            samples: [a[found.pair / b.len()], b[found.pair % b.len()]],
+            found,
         }));
     }
     hits.sort_by(|x, y| {
-        let key = |h: &Hit| (tested[h.slice].q[h.pair], tested[h.slice].cosine[h.pair]);
-        let ((q, c), (r, d)) = (key(x), key(y));
-        let place = |h: &Hit| (h.slice, h.pair);
-        q.total_cmp(&r)
-            .then(c.total_cmp(&d))
+        let place = |h: &Hit| (h.slice, h.found.pair);
+        let (a, b) = (&x.found, &y.found);
+        a.q.total_cmp(&b.q)
+            .then(a.cosine.total_cmp(&b.cosine))
             .then(place(x).cmp(&place(y)))
     });
     let sample = |task: usize, number: usize| SampleRef {
         task: tasks[task].into(),
         id: samples[task][number].id().into(),
     };
-    let conflict = |hit: &Hit| {
-        let of = &tested[hit.slice];
-        let cosine = of.cosine[hit.pair];
-        Conflict {
-            a: sample(0, hit.samples[0]),
-            b: sample(1, hit.samples[1]),
-            slice: of.name.clone(),
-            cosine,
-            separation: separation(cosine),
-            p: of.p[hit.pair],
-            q: of.q[hit.pair],
-        }
+    let conflict = |hit: &Hit| Conflict {
+        a: sample(0, hit.samples[0]),
+        b: sample(1, hit.samples[1]),
+        slice: tested[hit.slice].name.clone(),
+        cosine: hit.found.cosine,
+        separation: separation(hit.found.cosine),
+        p: hit.found.p,
+        q: hit.found.q,
     };
     let counts = |slice: usize| hits.iter().filter(|h| h.slice == slice).count();
     let ids = |task: usize, numbers: &[usize]| -> Vec<String> {
@@ -264,13 +253,13 @@ pub(super) fn summarise(
                 ids(task, &absent.collect::<Vec<_>>())
             }),
             health: of.health,
-            pairs: config.keep_pairs.then(|| {
+            pairs: of.all.as_ref().map(|all| {
                 let [a, b] = [0, 1].map(|task| ids(task, &of.present[task]));
                 let table = |values: &[f64]| {
                     let rows = values.chunks(b.len().max(1));
                     rows.map(<[f64]>::to_vec).collect()
                 };
-                let [cosine, p, q] = [&of.cosine, &of.p, &of.q].map(|values| table(values));
+                let [cosine, p, q] = all.each_ref().map(|values| table(values));
                 Pairs { a, b, cosine, p, q }
             }),
         })
@@ -294,7 +283,7 @@ pub(super) fn summarise(
     }
 }
 
-fn separation(cosine: f64) -> f64 {
+pub(super) fn separation(cosine: f64) -> f64 {
     ((1.0 - cosine) / 2.0).sqrt()
 }
 
@@ -349,12 +338,12 @@ fn hot_spots(hits: &[Hit], tested: &[Tested]) -> Vec<HotSpot> {
     for hit in hits {
         let sum = sums.entry(hit.slice).or_default();
         sum.0 += 1;
-        sum.1 += tested[hit.slice].cosine[hit.pair];
+        sum.1 += hit.found.cosine;
     }
     let spot = |(slice, (conflicts, cosines)): (usize, (usize, f64))| HotSpot {
         slice: tested[slice].name.clone(),
         conflicts,
-        share: conflicts as f64 / tested[slice].cosine.len() as f64,
+        share: conflicts as f64 / tested[slice].pairs() as f64,
         mean_cosine: cosines / conflicts as f64,
     };
     let mut spots: Vec<HotSpot> = sums.into_iter().map(spot).collect();
@@ -475,14 +464,14 @@ impl ConflictReport {
         })
     }
 
-    /// What was found, a sentence each: the first `limit` conflicts, then what leaving out single
-    /// samples would do to the count.
+    /// What was found, a sentence each: the first `limit` conflicts, then the samples that have most
+    /// part in them. What leaving those out would change is not measured here.
     pub fn sentences(&self, limit: usize) -> Vec<String> {
         let conflicts = self.conflicts.iter().take(limit).map(ToString::to_string);
         let involved = self.involved.iter().take(limit.div_ceil(3)).map(|i| {
             format!(
-                "{} is part of {} of the {} conflicts, with {} samples of the other task: leave it \
-                 out or give it less weight, and those are gone",
+                "{} is part of {} of the {} conflicts, with {} samples of the other task: a \
+                 candidate to look at, to leave out or to weigh less",
                 i.sample, i.conflicts, self.total, i.partners
             )
         });
