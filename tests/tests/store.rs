@@ -152,6 +152,84 @@ fn a_killed_writer_leaves_a_store_that_goes_on() {
     store.verify().expect("whole");
 }
 
+/// A store that is only read does not touch the files of the program that writes.
+#[test]
+fn a_store_opened_for_reading_writes_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = StoreConfig::new(0)
+        .with_folder(Some(folder.path().into()))
+        .with_shard(2 * SAMPLE as u64);
+    let mut writer = config.init_for(&catalogue(), "m".into()).expect("a store");
+    fill(&mut writer, 0..2, 2);
+    let mut reader = GradientStore::open(folder.path()).expect("a store");
+    // The next shard is the writer's by now.
+    fill(&mut writer, 2..4, 2);
+    let error = reader.push("t", &batch(4..6)).expect_err("read only");
+    assert!(error.to_string().contains("opened for reading"), "{error}");
+    assert_holds(&reader, 2);
+    drop(writer);
+    let store = config.init_for(&catalogue(), "m".into()).expect("a store");
+    store.verify().expect("whole");
+    assert_holds(&store, 4);
+}
+
+/// Killed after it had begun a file and before a line spoke of it.
+#[test]
+fn a_file_without_a_line_does_not_stand_in_the_way() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = StoreConfig::new(0)
+        .with_folder(Some(folder.path().into()))
+        .with_shard(2 * SAMPLE as u64);
+    let open = || config.init_for(&catalogue(), "m".into()).expect("a store");
+    fill(&mut open(), 0..2, 2);
+    std::fs::write(folder.path().join("shard-00001.bin"), [7; 5]).expect("written");
+    fill(&mut open(), 2..6, 2);
+    let store = open();
+    assert_holds(&store, 6);
+    store.verify().expect("whole");
+}
+
+/// A power cut can leave a file with its length and without its content.
+#[test]
+fn gradients_that_are_not_what_was_written_are_given_up_at_the_end_only() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = StoreConfig::new(0).with_folder(Some(folder.path().into()));
+    let open = || config.init_for(&catalogue(), "m".into());
+    fill(&mut open().expect("a store"), 0..8, 2);
+    let shard = folder.path().join("shard-00000.bin");
+    let damage = |samples: std::ops::Range<usize>| {
+        let mut bytes = std::fs::read(&shard).expect("bytes");
+        bytes[samples.start * SAMPLE..samples.end * SAMPLE].fill(0);
+        std::fs::write(&shard, bytes).expect("written");
+    };
+    damage(4..8);
+    let mut store = open().expect("a store");
+    assert_holds(&store, 4);
+    fill(&mut store, 4..8, 2);
+    assert_holds(&store, 8);
+    drop(store);
+    // What good chunks follow was on the disk once.
+    damage(2..4);
+    assert!(matches!(open(), Err(Error::Checksum { .. })));
+}
+
+/// The powers of two that scale half precision lie in the index, and belong to the numbers.
+#[test]
+fn damaged_exponents_are_seen() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = StoreConfig::new(0)
+        .with_folder(Some(folder.path().into()))
+        .with_precision(Precision::Float16);
+    let store = config.init_for(&catalogue(), "m".into());
+    fill(&mut store.expect("a store"), 0..2, 2);
+    let index = folder.path().join("index.jsonl");
+    let text = std::fs::read_to_string(&index).expect("text");
+    assert!(text.contains("[[-15,"), "{text}");
+    std::fs::write(&index, text.replace("[[-15,", "[[-14,")).expect("written");
+    let store = GradientStore::open(folder.path()).expect("readable");
+    assert!(matches!(store.verify(), Err(Error::Checksum { .. })));
+}
+
 #[test]
 fn lines_whose_gradients_did_not_reach_the_disk_are_given_up() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -151,6 +151,20 @@ pub enum Error {
         sample: String,
     },
 
+    /// A sample that is already in a store, and is not the same there.
+    #[error(
+        "the store holds sample `{sample}` of task `{task}` with {what} than were given now; was it \
+         filled from other data? Choose another folder, or give other samples other ids"
+    )]
+    OtherSample {
+        /// Name of the task.
+        task: String,
+        /// The sample's id.
+        sample: String,
+        /// What differs.
+        what: String,
+    },
+
     /// A sample that is not in a store.
     #[error("no sample `{sample}` of task `{task}`; there are: {known}")]
     UnknownSample {

@@ -67,7 +67,7 @@ pub use sample::{Sample, Tokens};
 pub use statistics::{
     GradientBatch, ParameterStatistics, SampleRecord, Statistics, StatisticsConfig, TaskStatistics,
 };
-pub use store::{GradientStore, Precision, StoreConfig, Usage};
+pub use store::{GradientStore, Precision, Prepared, StoreConfig, Usage};
 pub use stream::{Stream, Sums, Wanted};
 pub use totals::{HeadKey, Totals};
 pub use welford::{Moments, Welford, accumulation_dtype};

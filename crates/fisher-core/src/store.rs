@@ -19,7 +19,7 @@ use self::precision::{Matrix, from_bytes};
 use self::shards::{Entry, Header, Shards, Stored};
 use crate::catalogue::{Catalogue, Parameter};
 use crate::error::list;
-use crate::provenance::hash_weights;
+use crate::provenance::{FisherKind, hash_weights};
 use crate::sample::Sample;
 use crate::statistics::{GradientBatch, SampleRecord};
 use crate::{Error, Result};
@@ -40,6 +40,9 @@ pub struct StoreConfig {
     /// The type to keep them in.
     #[config(default = "Precision::Float32")]
     pub precision: Precision,
+    /// Which Fisher the gradients are of: that of the statistics they are collected with.
+    #[config(default = "FisherKind::Empirical")]
+    pub kind: FisherKind,
     /// The parameters to keep; all trainable ones when absent.
     pub only: Option<ParamGroup>,
     /// Bytes after which a new file is begun.
@@ -53,7 +56,7 @@ impl StoreConfig {
     /// # Errors
     /// [`Error::NoParameters`] when no trainable parameter is to be kept; with a folder,
     /// [`Error::Io`], [`Error::Format`] or [`Error::Version`] when it cannot be used,
-    /// [`Error::OtherStore`] when it is of other weights, parameters or precision, and
+    /// [`Error::OtherStore`] when it is of other weights, parameters, kind or precision, and
     /// [`Error::StoreLocked`] when another program writes to it.
     pub fn init<M: Module>(&self, model: &M) -> Result<GradientStore> {
         self.init_for(&Catalogue::of(model)?, hash_weights(model)?)
@@ -75,7 +78,7 @@ impl StoreConfig {
             role: p.role(),
             orientation: p.orientation(),
         });
-        let header = Header::new(model, self.precision, stored.collect());
+        let header = Header::new(model, self.kind, self.precision, stored.collect());
         let Some(folder) = &self.folder else {
             return GradientStore::new(header, self.memory, None, Vec::new());
         };
@@ -112,6 +115,7 @@ impl StoreConfig {
 #[derive(Debug)]
 pub struct GradientStore {
     model: String,
+    kind: FisherKind,
     precision: Precision,
     catalogue: Catalogue,
     /// Path to position in the catalogue.
@@ -120,6 +124,15 @@ pub struct GradientStore {
     shards: Option<Shards>,
     memory: usize,
     held: usize,
+}
+
+/// A batch that [`GradientStore::prepare`] found fit to be kept.
+#[derive(Debug)]
+#[must_use = "nothing is kept before `GradientStore::commit`"]
+pub struct Prepared {
+    task: String,
+    samples: Vec<Sample>,
+    matrices: Vec<Matrix>,
 }
 
 #[derive(Debug, Default)]
@@ -190,6 +203,7 @@ impl GradientStore {
         let paths = catalogue.parameters().iter().map(|p| p.path().to_owned());
         let mut store = Self {
             model: header.model,
+            kind: header.kind,
             precision: header.precision,
             index: paths.enumerate().map(|(i, path)| (path, i)).collect(),
             catalogue,
@@ -216,23 +230,49 @@ impl GradientStore {
     /// [`Error::MissingParameter`] or [`Error::Shape`] when a gradient is not there or of another
     /// size, [`Error::SampleTwice`] when a sample is already there, [`Error::NonFinite`] when an
     /// element is NaN or infinite, [`Error::Budget`] when there is neither memory nor a folder
-    /// left, [`Error::Io`] when the folder cannot be written, [`Error::Device`] when the device
-    /// does not give the values. Nothing is kept then.
+    /// left, [`Error::StoreLocked`] when the store was opened for reading, [`Error::Io`] when the
+    /// folder cannot be written, [`Error::Device`] when the device does not give the values.
+    /// Nothing is kept then.
     pub fn push(&mut self, task: &str, batch: &GradientBatch) -> Result<()> {
+        let prepared = self.prepare(task, batch)?;
+        self.commit(prepared)
+    }
+
+    /// Everything about [`GradientStore::push`] that can go wrong with the batch: what comes back
+    /// is encoded and fit to be kept, and nothing is kept yet.
+    ///
+    /// # Errors
+    /// Those of [`GradientStore::push`].
+    pub fn prepare(&self, task: &str, batch: &GradientBatch) -> Result<Prepared> {
         let samples = batch.samples();
+        self.check_room(task, samples)?;
+        let matrices = match samples.is_empty() {
+            true => Vec::new(),
+            false => self.read(batch)?,
+        };
+        Ok(Prepared {
+            task: task.into(),
+            samples: samples.to_vec(),
+            matrices,
+        })
+    }
+
+    /// Keep what was prepared by this store.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the folder cannot be written; [`Error::SampleTwice`] and
+    /// [`Error::Budget`] when the store was filled in between.
+    pub fn commit(&mut self, prepared: Prepared) -> Result<()> {
+        let Prepared {
+            task,
+            samples,
+            mut matrices,
+        } = prepared;
+        let fits = self.check_room(&task, &samples)?;
         if samples.is_empty() {
             return Ok(());
         }
-        self.check_ids(task, samples)?;
         let needed = self.bytes_per_sample() * samples.len();
-        let fits = self.held.saturating_add(needed) <= self.memory;
-        if !fits && self.shards.is_none() {
-            return Err(Error::Budget {
-                needed: self.held.saturating_add(needed),
-                budget: self.memory,
-            });
-        }
-        let mut matrices = self.read(batch)?;
         let entry = match &mut self.shards {
             None => None,
             Some(shards) => {
@@ -245,7 +285,7 @@ impl GradientStore {
                     Precision::Float32 => Vec::new(),
                     _ => matrices.iter().map(|m| m.exponents().to_vec()).collect(),
                 };
-                let entry = Entry::new(task, records.collect(), exponents);
+                let entry = Entry::new(&task, records.collect(), exponents);
                 let mut bytes = Vec::with_capacity(needed);
                 matrices.iter().for_each(|m| bytes.extend(m.bytes()));
                 Some(shards.append(entry, &bytes)?)
@@ -255,8 +295,71 @@ impl GradientStore {
             true => self.held += needed,
             false => matrices.clear(),
         }
-        self.add(task, samples.to_vec(), matrices, entry);
+        self.add(&task, samples, matrices, entry);
         Ok(())
+    }
+
+    /// Whether the samples of a batch are here already as they are given: with the same active
+    /// tokens, and gradients that differ by less than the rounding of another backward pass and of
+    /// the store's precision (1 % of a parameter's norm, and a ten-thousandth of all).
+    ///
+    /// # Errors
+    /// [`Error::OtherSample`] when one is not, [`Error::UnknownTask`] or [`Error::UnknownSample`]
+    /// when it is not here at all, and those of [`GradientStore::prepare`] and
+    /// [`GradientStore::row`].
+    pub fn compare(&self, task: &str, batch: &GradientBatch) -> Result<()> {
+        let matrices = self.read(batch)?;
+        for (row, sample) in batch.samples().iter().enumerate() {
+            let differs = |what: String| {
+                Err(Error::OtherSample {
+                    task: task.into(),
+                    sample: sample.id().into(),
+                    what,
+                })
+            };
+            let number = self.number(task, sample.id())?;
+            if self.samples(task)[number].tokens() != sample.tokens() {
+                return differs("another number of tokens".into());
+            }
+            let mut distances = Vec::new();
+            for (parameter, matrix) in self.catalogue.parameters().iter().zip(&matrices) {
+                let elements = parameter.elements();
+                let theirs = self.row(task, number, parameter.path(), 0..elements)?;
+                let ours = matrix.row(row, elements, 0..elements);
+                let square = |(x, y): (&f32, &f32)| (f64::from(*x) - f64::from(*y)).powi(2);
+                let distance = ours.iter().zip(&*theirs).map(square).sum::<f64>().sqrt();
+                let norm = ours
+                    .iter()
+                    .map(|x| f64::from(*x).powi(2))
+                    .sum::<f64>()
+                    .sqrt();
+                distances.push((parameter.path(), distance, norm));
+            }
+            let all = distances.iter().map(|(.., norm)| norm * norm).sum::<f64>();
+            let bound = |norm: f64| 1e-2 * norm + 1e-4 * all.sqrt();
+            if let Some((path, ..)) = distances.iter().find(|(_, d, norm)| *d > bound(*norm)) {
+                return differs(format!("another gradient of `{path}`"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the samples fit in memory.
+    fn check_room(&self, task: &str, samples: &[Sample]) -> Result<bool> {
+        self.check_ids(task, samples)?;
+        let needed = self.bytes_per_sample() * samples.len();
+        let needed = self.held.saturating_add(needed);
+        match &self.shards {
+            Some(shards) => shards.check_writable()?,
+            None if needed > self.memory => {
+                return Err(Error::Budget {
+                    needed,
+                    budget: self.memory,
+                });
+            }
+            None => {}
+        }
+        Ok(needed <= self.memory)
     }
 
     /// The batch's gradients, on the host and encoded, in the order of the catalogue.
@@ -374,6 +477,11 @@ impl GradientStore {
         &self.model
     }
 
+    /// Which Fisher the gradients are of.
+    pub fn kind(&self) -> FisherKind {
+        self.kind
+    }
+
     /// The type gradients are kept in.
     pub fn precision(&self) -> Precision {
         self.precision
@@ -401,14 +509,7 @@ impl GradientStore {
     /// [`Error::UnknownTask`], [`Error::UnknownSample`] or [`Error::UnknownParameter`] when it is
     /// not there, [`Error::Io`] when it cannot be read.
     pub fn gradient(&self, task: &str, sample: &str, path: &str) -> Result<Cow<'_, [f32]>> {
-        let number = *self.task(task)?.ids.get(sample).ok_or_else(|| {
-            let known = list(self.samples(task).iter().map(Sample::id));
-            Error::UnknownSample {
-                task: task.into(),
-                sample: sample.into(),
-                known,
-            }
-        })?;
+        let number = self.number(task, sample)?;
         let elements = self.catalogue.require(path)?.elements();
         self.row(task, number, path, 0..elements)
     }
@@ -470,6 +571,16 @@ impl GradientStore {
             }
         }
         Ok(fisher)
+    }
+
+    /// The number of a sample in its task.
+    fn number(&self, task: &str, sample: &str) -> Result<usize> {
+        let number = self.task(task)?.ids.get(sample).copied();
+        number.ok_or_else(|| Error::UnknownSample {
+            task: task.into(),
+            sample: sample.into(),
+            known: list(self.samples(task).iter().map(Sample::id)),
+        })
     }
 
     fn task(&self, name: &str) -> Result<&Task> {

@@ -8,13 +8,14 @@
 //! again.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::precision::Precision;
 use crate::catalogue::{Orientation, Role};
+use crate::provenance::FisherKind;
 use crate::statistics::SampleRecord;
 use crate::{Error, Result};
 
@@ -26,6 +27,8 @@ pub(super) struct Header {
     pub(super) fisher_store: u64,
     pub(super) writer: String,
     pub(super) model: String,
+    #[serde(default)]
+    pub(super) kind: FisherKind,
     pub(super) precision: Precision,
     pub(super) parameters: Vec<Stored>,
 }
@@ -40,11 +43,17 @@ pub(super) struct Stored {
 }
 
 impl Header {
-    pub(super) fn new(model: String, precision: Precision, parameters: Vec<Stored>) -> Self {
+    pub(super) fn new(
+        model: String,
+        kind: FisherKind,
+        precision: Precision,
+        parameters: Vec<Stored>,
+    ) -> Self {
         Self {
             fisher_store: SCHEMA,
             writer: concat!("fisher-core ", env!("CARGO_PKG_VERSION")).into(),
             model,
+            kind,
             precision,
             parameters,
         }
@@ -94,6 +103,16 @@ impl Entry {
             line_end: 0,
         }
     }
+
+    /// CRC-32 of the gradients' bytes and of the exponents, little-endian, that scale them.
+    fn checksum(&self, bytes: &[u8]) -> u32 {
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(bytes);
+        for exponent in self.exponents.iter().flatten() {
+            hasher.update(&exponent.to_le_bytes());
+        }
+        hasher.finalize()
+    }
 }
 
 /// The files of a store.
@@ -102,6 +121,10 @@ pub(super) struct Shards {
     folder: PathBuf,
     /// Absent where the store is only read.
     index: Option<File>,
+    /// Where the next line goes.
+    index_end: u64,
+    /// Why nothing can be written any more.
+    broken: Option<String>,
     files: Vec<File>,
     /// Bytes in the last file.
     end: u64,
@@ -112,17 +135,20 @@ pub(super) struct Shards {
 
 impl Shards {
     /// Open `folder` for writing, with what is in it; begin it where there is nothing.
+    ///
+    /// The index is only ever read and written through the file that is locked: another would be
+    /// kept out on Windows.
     pub(super) fn write(folder: &Path, header: &Header, limit: u64) -> Result<(Self, Vec<Entry>)> {
         std::fs::create_dir_all(folder).map_err(|e| io(folder, e))?;
         let path = folder.join("index.jsonl");
         let mut options = OpenOptions::new();
-        let options = options.read(true).append(true).create(true);
-        let mut index = options.open(&path).map_err(|e| io(&path, e))?;
+        let options = options.read(true).write(true).create(true).truncate(false);
+        let index = options.open(&path).map_err(|e| io(&path, e))?;
         index.try_lock().map_err(|e| Error::StoreLocked {
             path: folder.into(),
             reason: e.to_string(),
         })?;
-        let (entries, begun) = match read_index(&path)? {
+        let (entries, begun) = match read_index(&path, &index)? {
             Some((found, entries, begun)) => {
                 same(folder, header, &found)?;
                 (entries, begun)
@@ -130,18 +156,24 @@ impl Shards {
             None => {
                 let line = json_line(&path, header)?;
                 index.set_len(0).map_err(|e| io(&path, e))?;
-                index.write_all(&line).map_err(|e| io(&path, e))?;
+                write_at(&index, &line, 0).map_err(|e| io(&path, e))?;
                 (Vec::new(), line.len() as u64)
             }
         };
         let mut shards = Self::closed(folder);
         shards.limit = limit;
-        let entries = shards.attach(entries, header, true)?;
+        let mut entries = shards.attach(entries, header, true)?;
+        shards.give_up_unwritten(&mut entries)?;
         // What a killed program left behind the last whole chunk goes.
-        let length = entries.last().map_or(begun, |e| e.line_end);
-        index.set_len(length).map_err(|e| io(&path, e))?;
+        shards.index_end = entries.last().map_or(begun, |e| e.line_end);
+        index.set_len(shards.index_end).map_err(|e| io(&path, e))?;
         if let Some(last) = shards.files.last() {
             last.set_len(shards.end).map_err(|e| io(folder, e))?;
+        }
+        let next = shards.shard(shards.files.len());
+        match std::fs::remove_file(&next) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(&next, e)),
+            _ => {}
         }
         shards.index = Some(index);
         Ok((shards, entries))
@@ -150,8 +182,9 @@ impl Shards {
     /// Open a store for reading.
     pub(super) fn read(folder: &Path) -> Result<(Self, Header, Vec<Entry>)> {
         let path = folder.join("index.jsonl");
+        let index = File::open(&path).map_err(|e| io(&path, e))?;
         let (header, entries, _) =
-            read_index(&path)?.ok_or_else(|| format(&path, "it is empty"))?;
+            read_index(&path, &index)?.ok_or_else(|| format(&path, "it is empty"))?;
         let mut shards = Self::closed(folder);
         let entries = shards.attach(entries, &header, false)?;
         Ok((shards, header, entries))
@@ -161,6 +194,8 @@ impl Shards {
         Self {
             folder: folder.into(),
             index: None,
+            index_end: 0,
+            broken: None,
             files: Vec::new(),
             end: 0,
             bytes: 0,
@@ -225,18 +260,63 @@ impl Shards {
             return Err(format(&path, "it is shorter than the index says"));
         }
         entries.truncate(whole);
-        let last = |e: &&Entry| e.shard + 1 == count;
+        self.measure(&entries);
+        Ok(entries)
+    }
+
+    fn measure(&mut self, entries: &[Entry]) {
+        let last = |e: &&Entry| e.shard + 1 == self.files.len();
         self.end = entries.iter().rfind(last).map_or(0, |e| e.offset + e.bytes);
         self.bytes = entries.iter().map(|e| e.bytes).sum();
-        Ok(entries)
+    }
+
+    /// Give up chunks at the end of the last shard that are as long as their lines say and yet not
+    /// what was written: after a power cut a file can have its length and not its content. One that
+    /// is followed by a good one was damaged otherwise, and is an error.
+    fn give_up_unwritten(&mut self, entries: &mut Vec<Entry>) -> Result<()> {
+        let last = self.files.len().saturating_sub(1);
+        let first = entries.iter().position(|e| e.shard == last);
+        let mut damaged = None;
+        for at in first.unwrap_or(entries.len())..entries.len() {
+            match (self.verify(&entries[at]), damaged.is_some()) {
+                (Ok(()), false) => {}
+                (Err(error @ Error::Checksum { .. }), false) => damaged = Some((at, error)),
+                (Err(Error::Checksum { .. }), true) => {}
+                (Ok(()), true) => break,
+                (Err(error), _) => return Err(error),
+            }
+            if at + 1 == entries.len()
+                && let Some((at, _)) = damaged.take()
+            {
+                entries.truncate(at);
+                self.measure(entries);
+                return Ok(());
+            }
+        }
+        damaged.map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    /// # Errors
+    /// [`Error::StoreLocked`] when nothing may be appended.
+    pub(super) fn check_writable(&self) -> Result<()> {
+        let reason = match (&self.index, &self.broken) {
+            (Some(_), None) => return Ok(()),
+            (_, Some(reason)) => reason.clone(),
+            (None, None) => "it was opened for reading".into(),
+        };
+        Err(Error::StoreLocked {
+            path: self.folder.clone(),
+            reason,
+        })
     }
 
     /// Append a chunk: first the bytes, then the line that speaks of them.
     pub(super) fn append(&mut self, mut entry: Entry, bytes: &[u8]) -> Result<Entry> {
+        self.check_writable()?;
         if self.files.is_empty() || (self.end > 0 && self.end + bytes.len() as u64 > self.limit) {
             let path = self.shard(self.files.len());
             let mut options = OpenOptions::new();
-            let options = options.read(true).write(true).create(true).truncate(true);
+            let options = options.read(true).write(true).create_new(true);
             self.files
                 .push(options.open(&path).map_err(|e| io(&path, e))?);
             self.end = 0;
@@ -244,19 +324,32 @@ impl Shards {
         entry.shard = self.files.len() - 1;
         entry.offset = self.end;
         entry.bytes = bytes.len() as u64;
-        entry.crc32 = crc32fast::hash(bytes);
+        entry.crc32 = entry.checksum(bytes);
         let path = self.shard(entry.shard);
-        let index_path = self.folder.join("index.jsonl");
         write_at(&self.files[entry.shard], bytes, entry.offset).map_err(|e| io(&path, e))?;
-        let line = json_line(&index_path, &entry)?;
-        let index = self.index.as_mut().ok_or_else(|| Error::StoreLocked {
-            path: self.folder.clone(),
-            reason: "it was opened for reading".into(),
-        })?;
-        index.write_all(&line).map_err(|e| io(&index_path, e))?;
+        self.append_line(&entry)?;
         self.end += entry.bytes;
         self.bytes += entry.bytes;
         Ok(entry)
+    }
+
+    /// All of a line or nothing: half of one would swallow the next.
+    fn append_line(&mut self, entry: &Entry) -> Result<()> {
+        let path = self.folder.join("index.jsonl");
+        let line = json_line(&path, entry)?;
+        let Some(index) = &self.index else {
+            return self.check_writable();
+        };
+        let Err(error) = write_at(index, &line, self.index_end) else {
+            self.index_end += line.len() as u64;
+            return Ok(());
+        };
+        if index.set_len(self.index_end).is_err() {
+            self.broken = Some(format!(
+                "a line of its index could not be written ({error}) nor taken back; open it again"
+            ));
+        }
+        Err(io(&path, error))
     }
 
     /// Wait until all that was appended is on the disk.
@@ -265,6 +358,11 @@ impl Shards {
         for file in files {
             file.sync_data().map_err(|e| io(&self.folder, e))?;
         }
+        // The names of new files, too.
+        #[cfg(unix)]
+        File::open(&self.folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(|e| io(&self.folder, e))?;
         Ok(())
     }
 
@@ -276,7 +374,7 @@ impl Shards {
     pub(super) fn verify(&self, entry: &Entry) -> Result<()> {
         let mut bytes = vec![0; entry.bytes as usize];
         self.read_at(entry.shard, entry.offset, &mut bytes)?;
-        let found = crc32fast::hash(&bytes);
+        let found = entry.checksum(&bytes);
         if found == entry.crc32 {
             return Ok(());
         }
@@ -294,8 +392,9 @@ impl Shards {
 
 /// Header, chunks, and where the header's line ends; `None` where there is not one whole line. Half
 /// a line at the end does not count.
-fn read_index(path: &Path) -> Result<Option<(Header, Vec<Entry>, u64)>> {
-    let bytes = std::fs::read(path).map_err(|e| io(path, e))?;
+fn read_index(path: &Path, mut index: &File) -> Result<Option<(Header, Vec<Entry>, u64)>> {
+    let mut bytes = Vec::new();
+    index.read_to_end(&mut bytes).map_err(|e| io(path, e))?;
     let mut lines = bytes.split_inclusive(|&b| b == b'\n');
     let Some(first) = lines.next().filter(|line| line.ends_with(b"\n")) else {
         return Ok(None);
@@ -346,6 +445,11 @@ fn same(folder: &Path, ours: &Header, theirs: &Header) -> Result<()> {
             "model (hash of its weights)",
             ours.model.clone(),
             theirs.model.clone(),
+        ),
+        (
+            "Fisher kind",
+            ours.kind.to_string(),
+            theirs.kind.to_string(),
         ),
         ("precision", precision(ours), precision(theirs)),
         ("set of parameters", parameters(ours), parameters(theirs)),
@@ -410,4 +514,57 @@ fn write_at(file: &File, mut bytes: &[u8], mut offset: u64) -> std::io::Result<(
         (bytes, offset) = (&bytes[n..], offset + n as u64);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> Header {
+        Header::new(
+            "m".into(),
+            FisherKind::Empirical,
+            Precision::Float32,
+            vec![],
+        )
+    }
+
+    fn entry(id: &str) -> Entry {
+        let record = SampleRecord {
+            id: id.into(),
+            tokens: 1,
+            skipped: None,
+        };
+        Entry::new("t", vec![record], Vec::new())
+    }
+
+    /// A disk that is full for a while: what was pushed before and after stays whole.
+    #[test]
+    fn a_line_that_cannot_be_written_is_taken_back() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut shards, _) = Shards::write(folder.path(), &header(), 100).expect("a store");
+        shards.append(entry("1"), &[]).expect("written");
+        let index = folder.path().join("index.jsonl");
+        let before = std::fs::read(&index).expect("lines");
+        // Half a line is on the disk already when the writing fails.
+        let whole = shards.index.take().expect("an index");
+        write_at(&whole, b"{\"task\":\"t\",", shards.index_end).expect("half");
+        shards.index = Some(File::open(&index).expect("read only"));
+        assert!(matches!(
+            shards.append(entry("2"), &[]),
+            Err(Error::Io { .. })
+        ));
+        // It could not be taken back either: nothing more is written, also when it would work.
+        shards.index = Some(whole);
+        let error = shards.append(entry("2"), &[]).expect_err("broken");
+        assert!(error.to_string().contains("open it again"), "{error}");
+        drop(shards);
+        let (mut shards, entries) = Shards::write(folder.path(), &header(), 100).expect("whole");
+        assert_eq!(entries.len(), 1);
+        assert_eq!(std::fs::read(&index).expect("lines"), before);
+        shards.append(entry("2"), &[]).expect("written");
+        drop(shards);
+        let (_, _, entries) = Shards::read(folder.path()).expect("a store");
+        assert_eq!(entries.len(), 2);
+    }
 }
