@@ -7,12 +7,14 @@ use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataset::InMemDataset;
 use burn::tensor::{Device, Tensor};
 use fisher_core::{
-    AttentionConfig, Catalogue, FisherKind, HeadLayout, PerToken, Statistics, StatisticsConfig,
+    AttentionConfig, Catalogue, Error as CoreError, FisherKind, HeadLayout, PerToken, Precision,
+    Statistics, StatisticsConfig, StoreConfig,
 };
 use fisher_tests::backend::Backend;
 use fisher_tests::models::{Sequences, Small};
 use fisher_train::{
-    Checkpoint, Collector, CollectorConfig, Error, SampleBatch, SampleLoss, draw_labels,
+    Checkpoint, Collector, CollectorConfig, Error, IGNORE, NonFinite, SampleBatch, SampleLoss,
+    draw_labels,
 };
 use rstest::rstest;
 
@@ -335,7 +337,6 @@ fn the_kind_is_on_record() {
 #[rstest]
 fn a_store_is_filled_in_the_same_pass(#[values(true, false)] on_disk: bool) {
     use burn::module::ParamGroup;
-    use fisher_core::StoreConfig;
 
     let device = Backend::Flex.device().expect("a CPU").autodiff();
     let model = Small::init(&device);
@@ -403,4 +404,227 @@ fn a_store_is_filled_in_the_same_pass(#[values(true, false)] on_disk: bool) {
     let mut wrong = StoreConfig::new(1 << 20).init(&other).expect("a store");
     let error = collector.collect_batches(&model, "u", [], (&mut statistics, &mut wrong));
     assert!(matches!(error, Err(fisher_train::Error::OtherModel { .. })));
+}
+
+/// One number a sample. `counted` is always well; the gradient of `stored` is 0/0 where the number
+/// is 0, and its loss is not.
+#[derive(burn::module::Module, Debug)]
+struct Rooted {
+    counted: burn::module::Param<Tensor<1>>,
+    stored: burn::module::Param<Tensor<1>>,
+}
+
+#[derive(Debug, Clone)]
+struct Numbers(Vec<f32>, Device);
+
+impl SampleBatch for Numbers {
+    fn ids(&self) -> Vec<String> {
+        self.0.iter().map(ToString::to_string).collect()
+    }
+
+    fn sample(&self, index: usize) -> Self {
+        Self(vec![self.0[index]], self.1.clone())
+    }
+}
+
+impl SampleLoss for Rooted {
+    type Batch = Numbers;
+
+    fn sample_losses(&self, Numbers(numbers, device): &Numbers) -> fisher_train::SampleLosses {
+        let x = Tensor::<1>::from_floats(numbers.as_slice(), device);
+        let root = (self.stored.val().square() * x.clone()).sqrt();
+        let losses = self.counted.val() * (x + 1.0) + root;
+        fisher_train::SampleLosses::token_sum(losses, vec![1; numbers.len()])
+    }
+}
+
+impl Rooted {
+    fn init(device: &Device) -> Self {
+        let one = || burn::module::Param::from_tensor(Tensor::<1>::from_floats([1.5], device));
+        Self {
+            counted: one(),
+            stored: one(),
+        }
+    }
+
+    fn statistics(&self) -> Statistics {
+        let catalogue = Catalogue::of(self).expect("parameters");
+        let counted = burn::module::ParamGroup::from_path("counted");
+        let catalogue = catalogue.filter(&counted).expect("one");
+        let model = fisher_core::hash_weights(self).expect("a hash");
+        let device = Backend::Flex.device().expect("a CPU");
+        let statistics =
+            StatisticsConfig::new().init_for(&catalogue, &HeadLayout::none(), model, &device);
+        statistics.expect("statistics")
+    }
+}
+
+/// A sample that only the store cannot take is in neither, is recorded once, and does not stand in
+/// the way of resuming.
+#[rstest]
+fn a_sample_that_the_store_refuses_is_not_counted(
+    #[values(true, false)] on_disk: bool,
+    #[values(1, 2, 4)] size: usize,
+) {
+    let device = Backend::Flex.device().expect("a CPU").autodiff();
+    let model = Rooted::init(&device);
+    let numbers = [3.0, 0.0, 2.0, 1.0];
+    let batches = || {
+        numbers
+            .chunks(size)
+            .map(|n| Numbers(n.to_vec(), device.clone()))
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let checkpoint = Checkpoint::new(folder.path().join("partial.safetensors"), 1);
+    let config = CollectorConfig::new().with_checkpoint(Some(checkpoint));
+    let skipping = config.clone().with_non_finite(NonFinite::Skip).init();
+    let stored = StoreConfig::new(1 << 20).with_folder(on_disk.then(|| folder.path().join("s")));
+    for resumed in [0, 4] {
+        let mut statistics = skipping.resume(model.statistics()).expect("statistics");
+        let mut store = stored.init(&model).expect("a store");
+        let into = (&mut statistics, &mut store);
+        let collected = skipping.collect_batches(&model, "t", batches(), into);
+        let collected = collected.expect("collected");
+        assert_eq!(collected.resumed, resumed);
+        let task = statistics.task("t").expect("it");
+        assert_eq!(task.count(), 3);
+        let records = task.samples().iter();
+        let records: Vec<_> = records.map(|s| (&*s.id, s.skipped.is_some())).collect();
+        assert_eq!(
+            records,
+            [("3", false), ("0", true), ("2", false), ("1", false)]
+        );
+        let kept: Vec<&str> = store.samples("t").iter().map(|s| s.id()).collect();
+        assert_eq!(kept, ["3", "2", "1"]);
+    }
+
+    // Without leave to skip it is an error, and the samples before it are in both.
+    let strict = CollectorConfig::new().init();
+    let mut statistics = model.statistics();
+    let mut store = StoreConfig::new(1 << 20).init(&model).expect("a store");
+    let into = (&mut statistics, &mut store);
+    let error = strict.collect_batches(&model, "t", batches(), into);
+    assert!(
+        matches!(&error, Err(Error::Core(CoreError::NonFinite { sample, parameter }))
+            if sample == "0" && parameter == "stored"),
+        "{error:?}"
+    );
+    assert_eq!(statistics.task("t").expect("it").count(), 1);
+    assert_eq!(store.samples("t").len(), 1);
+}
+
+/// A store that comes late is filled with what the checkpoint has counted: what it cannot take is
+/// skipped where that is allowed.
+#[test]
+fn a_store_that_comes_late_skips_what_it_cannot_take() {
+    let device = Backend::Flex.device().expect("a CPU").autodiff();
+    let model = Rooted::init(&device);
+    let batches = || vec![Numbers(vec![3.0, 0.0, 2.0], device.clone())];
+    let folder = tempfile::tempdir().expect("a folder");
+    let checkpoint = Checkpoint::new(folder.path().join("partial.safetensors"), 1);
+    let config = CollectorConfig::new().with_checkpoint(Some(checkpoint));
+    let skipping = config.clone().with_non_finite(NonFinite::Skip).init();
+    let mut statistics = model.statistics();
+    let collected = skipping.collect_batches(&model, "t", batches(), &mut statistics);
+    assert_eq!(collected.expect("collected").samples, 3);
+
+    let run = |collector: &Collector| {
+        let mut statistics = collector.resume(model.statistics()).expect("statistics");
+        let mut store = StoreConfig::new(1 << 20).init(&model).expect("a store");
+        let into = (&mut statistics, &mut store);
+        let collected = collector.collect_batches(&model, "t", batches(), into)?;
+        Ok::<_, Error>((collected.resumed, store.samples("t").len()))
+    };
+    assert_eq!(run(&skipping).expect("collected"), (3, 2));
+    let error = run(&config.init()).expect_err("not finite");
+    assert!(matches!(error, Error::Core(CoreError::NonFinite { .. })));
+}
+
+/// A store on disk is ahead of the checkpoint after a power cut: its samples are taken as they are
+/// if they are the same, and refused if not.
+#[rstest]
+fn a_store_may_be_ahead_of_the_checkpoint(
+    #[values(1, 3)] size: usize,
+    #[values(Precision::Float32, Precision::BFloat16)] precision: Precision,
+) {
+    let device = Backend::Flex.device().expect("a CPU").autodiff();
+    let model = Small::init(&device);
+    let data = Sequences::made_up(6, 5, &device);
+    let folder = tempfile::tempdir().expect("a folder");
+    let stored = StoreConfig::new(0)
+        .with_precision(precision)
+        .with_folder(Some(folder.path().into()));
+    let collector = CollectorConfig::new().init();
+    let collect = |data: &Sequences, statistics: &mut Statistics| {
+        let mut store = stored.init(&model).expect("a store");
+        let into = (statistics, &mut store);
+        let collected = collector.collect_batches(&model, "t", data.batches(size), into)?;
+        Ok::<_, Error>((
+            collected.samples,
+            collected.only_stored,
+            store.samples("t").len(),
+        ))
+    };
+    let mut straight = fresh(&model);
+    assert_eq!(collect(&data, &mut straight).expect("it"), (6, 0, 6));
+
+    // The checkpoint is gone, the store is not.
+    let mut again = fresh(&model);
+    assert_eq!(collect(&data, &mut again).expect("it"), (6, 0, 6));
+    assert_eq!(bytes(&again), bytes(&straight));
+    // Data that stops earlier: the store is of more samples than the statistics.
+    let mut fewer = fresh(&model);
+    assert_eq!(
+        collect(&data.slice(0..3), &mut fewer).expect("it"),
+        (3, 3, 6)
+    );
+
+    // Other data under the same ids.
+    let mut other = data.clone();
+    other.tokens = data.tokens.clone().flip([1]);
+    let error = collect(&other, &mut fresh(&model)).expect_err("other gradients");
+    assert!(
+        matches!(&error, Error::Core(CoreError::OtherSample { task, sample, what })
+            if task == "t" && sample == "sample/0" && what.contains("another gradient")),
+        "{error}"
+    );
+    let mut other = data.clone();
+    other.labels = other.labels.slice_fill([0..1, 0..1], IGNORE);
+    let error = collect(&other, &mut fresh(&model)).expect_err("fewer labels");
+    assert!(
+        error.to_string().contains("another number of tokens"),
+        "{error}"
+    );
+}
+
+/// Gradients of drawn labels do not go where those of the data are.
+#[test]
+fn a_store_is_of_one_kind_of_fisher() {
+    let device = Backend::Flex.device().expect("a CPU").autodiff();
+    let model = Small::init(&device);
+    let config = StatisticsConfig::new().with_kind(FisherKind::MonteCarlo);
+    let mut drawn: Statistics = config
+        .init(&model, &HeadLayout::none())
+        .expect("statistics");
+    let collector = CollectorConfig::new().init();
+    let folder = tempfile::tempdir().expect("a folder");
+    let stored = StoreConfig::new(0).with_folder(Some(folder.path().into()));
+    let mut store = stored.init(&model).expect("a store");
+    let error = collector.collect_batches(&model, "t", [], (&mut drawn, &mut store));
+    let error = error.expect_err("another kind").to_string();
+    assert!(
+        error.contains("monte_carlo") && error.contains("empirical"),
+        "{error}"
+    );
+    drop(store);
+    let drawn_store = stored.clone().with_kind(FisherKind::MonteCarlo);
+    let error = drawn_store
+        .init(&model)
+        .expect_err("another kind")
+        .to_string();
+    assert!(error.contains("Fisher kind"), "{error}");
+    let store = StoreConfig::new(1 << 20).with_kind(FisherKind::MonteCarlo);
+    let mut store = store.init(&model).expect("a store");
+    let collected = collector.collect_batches(&model, "t", [], (&mut drawn, &mut store));
+    assert_eq!(collected.expect("nothing").samples, 0);
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::config::Config;
 use burn::tensor::{DType, Tensor};
 use fisher_core::{
-    ContributionUnit, Error as CoreError, Gradient, GradientBatch, Sample, TokenSum,
+    ContributionUnit, Error as CoreError, Gradient, GradientBatch, Prepared, Sample, TokenSum,
 };
 use serde::{Deserialize, Serialize};
 
@@ -171,8 +171,11 @@ impl<M: SampleLoss> Capture<M> {
             && let Some(captured) = self.captured(batch)?
         {
             let captured = self.names.rename(captured);
-            outcomes.extend(stream(captured, task, self.config.ghost, into)?);
-            return Ok(());
+            if let Ok(prepared) = prepare(&captured, task, into)? {
+                let ghost = self.config.ghost;
+                outcomes.extend(stream(captured, prepared, task, ghost, into)?);
+                return Ok(());
+            }
         }
         for (index, id) in samples {
             let span = tracing::debug_span!("sample", id);
@@ -338,9 +341,39 @@ impl<M: SampleLoss> Capture<M> {
     }
 }
 
+/// What the store is to keep of a batch, before the statistics count it. A gradient that is not
+/// finite is inside: the loop has to tell whose it is.
+fn prepare<C: ContributionUnit>(
+    captured: &Captured,
+    task: &str,
+    into: &Destination<C>,
+) -> Result<Result<Option<Prepared>, CoreError>> {
+    let Some(store) = &into.store else {
+        return Ok(Ok(None));
+    };
+    let samples = &captured.samples;
+    let mut kept = GradientBatch::new(samples.clone());
+    for (path, factors) in &captured.factors {
+        let Some(parameter) = store.catalogue().get(path) else {
+            continue; // only the statistics want it
+        };
+        let shape = [samples.len(), parameter.elements()];
+        let gradient = match factors {
+            Some(factors) => factors.whole(),
+            None => Tensor::zeros(shape, into.statistics.device()),
+        };
+        kept.insert(path, Gradient::<TokenSum>::token_sum(gradient));
+    }
+    match into.prepare(task, &kept) {
+        Err(error @ CoreError::NonFinite { .. }) => Ok(Err(error)),
+        prepared => Ok(Ok(prepared?)),
+    }
+}
+
 /// A batch into statistics and store.
 fn stream<C: ContributionUnit>(
     captured: Captured,
+    prepared: Option<Prepared>,
     task: &str,
     ghost: bool,
     into: &mut Destination<C>,
@@ -353,21 +386,8 @@ fn stream<C: ContributionUnit>(
     } = captured;
     let unreached = factors.iter().filter(|(_, factors)| factors.is_none());
     let unreached: Vec<String> = unreached.map(|(path, _)| path.clone()).collect();
-    let mut kept = GradientBatch::new(samples.clone());
     let mut stream = into.statistics.stream(task, samples.clone());
     for (path, factors) in factors {
-        let stored = into
-            .store
-            .as_ref()
-            .and_then(|store| store.catalogue().get(&path));
-        if let Some(parameter) = stored {
-            let shape = [samples.len(), parameter.elements()];
-            let gradient = match &factors {
-                Some(factors) => factors.whole(),
-                None => Tensor::zeros(shape, stream.device()),
-            };
-            kept.insert(&path, Gradient::<TokenSum>::token_sum(gradient));
-        }
         match (stream.wanted(&path), factors) {
             (None, _) => {} // only the store wants it
             (Some(_), None) => stream.zeros(&path)?,
@@ -378,11 +398,7 @@ fn stream<C: ContributionUnit>(
         }
     }
     stream.finish()?;
-    if let Some(store) = &mut into.store
-        && !samples.iter().all(|s| store.contains(task, s.id()))
-    {
-        store.push(task, &kept)?;
-    }
+    into.commit(prepared)?;
     let outcome = |(sample, loss): (Sample, f64)| Outcome {
         id: sample.id().into(),
         tokens: sample.tokens(),

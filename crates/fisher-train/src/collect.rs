@@ -85,6 +85,9 @@ pub struct Collected {
     pub loss: f64,
     /// Parameters that no sample collected had a gradient for: their Fisher is 0.
     pub unreached: Vec<String>,
+    /// Samples of the task that the store has and the statistics lack: a store on disk that an
+    /// earlier run filled with other data.
+    pub only_stored: usize,
     /// Time taken.
     pub elapsed: Duration,
 }
@@ -146,7 +149,9 @@ impl Collector {
     /// difference. Samples that a store on disk already has are not written twice.
     ///
     /// # Errors
-    /// [`Error::OtherModel`] when the statistics belong to other weights, [`Error::OtherData`]
+    /// [`Error::OtherModel`] when the statistics belong to other weights, [`Error::OtherKind`] when
+    /// the store is of another Fisher, [`CoreError::OtherSample`] when it has other gradients of a
+    /// sample, [`Error::OtherData`]
     /// when the data does not begin with what a checkpoint holds, [`Error::DuplicateSample`] when
     /// an id comes twice, errors of single samples
     /// ([`PerSample::gradient`], [`CoreError::NonFinite`]), and those of [`Statistics::save`] and
@@ -208,6 +213,7 @@ impl Collector {
             resumed: 0,
             loss: 0.0,
             unreached: Vec::new(),
+            only_stored: 0,
             elapsed: Duration::ZERO,
         };
         let mut unreached = Unreached::default();
@@ -224,7 +230,7 @@ impl Collector {
                     // A store that was only in memory is empty again.
                     if into.lacks(task, &id) && !skipped.contains(&id) {
                         let sample = capture.of(&batch, index, &id)?;
-                        into.restore(task, &sample.gradients)?;
+                        into.restore(task, &sample.gradients, self.config.non_finite)?;
                     }
                 } else if seen.insert(id.clone()) {
                     fresh.push((index, id));
@@ -268,6 +274,11 @@ impl Collector {
         if !collected.unreached.is_empty() && collected.samples > 0 {
             let parameters = collected.unreached.join(", ");
             tracing::warn!(parameters, "no sample has a gradient for these parameters");
+        }
+        collected.only_stored = into.only_stored(task);
+        if collected.only_stored > 0 {
+            let samples = collected.only_stored;
+            tracing::warn!(samples, "the store has samples that the statistics lack");
         }
         collected.elapsed = start.elapsed();
         tracing::info!(samples = collected.samples, elapsed = ?collected.elapsed, "collected");

@@ -1,14 +1,15 @@
 //! Where collected gradients go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
 use burn::module::Module;
 use fisher_core::{
-    ContributionUnit, GradientBatch, GradientStore, Parameter, Statistics, hash_weights,
+    ContributionUnit, Error as CoreError, GradientBatch, GradientStore, Parameter, Prepared,
+    Statistics, hash_weights,
 };
 
-use crate::{Error, Result};
+use crate::{Error, NonFinite, Result};
 
 /// Where collected gradients go: into statistics, and whole into a store besides, if there is one.
 ///
@@ -42,7 +43,12 @@ impl<'a, C: ContributionUnit> From<(&'a mut Statistics<C>, &'a mut GradientStore
 impl<C: ContributionUnit> Destination<'_, C> {
     pub(crate) fn check_model<M: Module>(&self, model: &M) -> Result<()> {
         check_model(model, self.statistics)?;
+        let kind = self.statistics.provenance().kind;
         match &self.store {
+            Some(store) if store.kind() != kind => Err(Error::OtherKind {
+                statistics: kind,
+                store: store.kind(),
+            }),
             Some(store) if store.model() != self.statistics.provenance().model => {
                 Err(Error::OtherModel {
                     expected: store.model().into(),
@@ -79,34 +85,70 @@ impl<C: ContributionUnit> Destination<'_, C> {
         self.statistics.save(path)
     }
 
+    /// Into the store only, what the statistics have counted before.
     pub(crate) fn restore(
         &mut self,
         task: &str,
         gradients: &GradientBatch,
+        non_finite: NonFinite,
     ) -> fisher_core::Result<()> {
-        match &mut self.store {
-            Some(store) => store.push(task, gradients),
-            None => Ok(()),
+        let Some(store) = &mut self.store else {
+            return Ok(());
+        };
+        match store.push(task, gradients) {
+            Err(CoreError::NonFinite { sample, parameter }) if non_finite == NonFinite::Skip => {
+                tracing::warn!(sample, parameter, "gradient not finite, sample not stored");
+                Ok(())
+            }
+            result => result,
         }
     }
 
-    /// The store takes the sample only when the statistics did.
+    /// First the store says whether it can take the sample, then the statistics count it, and only
+    /// then is it kept: what is wrong with it leaves it out of both.
     pub(crate) fn push(&mut self, task: &str, gradients: GradientBatch) -> fisher_core::Result<()> {
-        let Some(store) = &mut self.store else {
-            return self.statistics.push(task, gradients);
-        };
-        let mut counted = gradients.clone();
-        counted.retain(|path| self.statistics.shape(path).is_some());
-        self.statistics.push(task, counted)?;
-        // A store on disk may be ahead of the checkpoint that is resumed from.
-        match gradients
-            .samples()
-            .iter()
-            .all(|s| store.contains(task, s.id()))
-        {
-            true => Ok(()),
-            false => store.push(task, &gradients),
+        let prepared = self.prepare(task, &gradients)?;
+        let mut counted = gradients;
+        if self.store.is_some() {
+            counted.retain(|path| self.statistics.shape(path).is_some());
         }
+        self.statistics.push(task, counted)?;
+        self.commit(prepared)
+    }
+
+    /// What the store is to keep of a batch; nothing where there is none, or where one on disk is
+    /// ahead of the checkpoint that is resumed from and has the samples.
+    pub(crate) fn prepare(
+        &self,
+        task: &str,
+        gradients: &GradientBatch,
+    ) -> fisher_core::Result<Option<Prepared>> {
+        let Some(store) = &self.store else {
+            return Ok(None);
+        };
+        let mut samples = gradients.samples().iter();
+        if samples.all(|s| store.contains(task, s.id())) {
+            store.compare(task, gradients)?;
+            return Ok(None);
+        }
+        store.prepare(task, gradients).map(Some)
+    }
+
+    pub(crate) fn commit(&mut self, prepared: Option<Prepared>) -> fisher_core::Result<()> {
+        match (&mut self.store, prepared) {
+            (Some(store), Some(prepared)) => store.commit(prepared),
+            _ => Ok(()),
+        }
+    }
+
+    /// How many samples of a task the store has and the statistics lack.
+    pub(crate) fn only_stored(&self, task: &str) -> usize {
+        let known: HashSet<&str> = match self.statistics.task(task) {
+            Ok(task) => task.samples().iter().map(|s| &*s.id).collect(),
+            Err(_) => HashSet::new(),
+        };
+        let stored = self.store.iter().flat_map(|store| store.samples(task));
+        stored.filter(|s| !known.contains(s.id())).count()
     }
 }
 

@@ -125,6 +125,18 @@ pub enum Error {
         found: String,
     },
 
+    /// Statistics and store are not of the same Fisher.
+    #[error(
+        "the statistics are of the {statistics} Fisher and the store of the {store} one; give both \
+         configurations the same `kind`"
+    )]
+    OtherKind {
+        /// Kind of the statistics.
+        statistics: fisher_core::FisherKind,
+        /// Kind of the store.
+        store: fisher_core::FisherKind,
+    },
+
     /// The data does not begin with the samples that a checkpoint holds.
     #[error(
         "cannot resume task `{task}`: sample {position} was `{expected}` when the checkpoint was \
