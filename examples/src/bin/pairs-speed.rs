@@ -28,7 +28,7 @@ struct Arguments {
     /// Samples of each task for interference
     #[arg(long, default_value_t = 32)]
     samples: usize,
-    /// Keep gradients in this folder (removed at the end) instead of memory
+    /// Keep gradients in a fresh folder inside this one (removed at the end) instead of memory
     #[arg(long)]
     folder: Option<PathBuf>,
     /// Bytes an analysis may work with
@@ -66,7 +66,8 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let heads = HeadLayout::recognize(&catalogue, &attention)?;
 
     let n = arguments.samples;
-    let store = fill(arguments, &catalogue, n, &device)?;
+    let folder = fresh(arguments, n)?;
+    let store = fill(folder.clone(), &catalogue, n, &device)?;
     println!("{n} × {n} samples: {}", store.usage());
     for (name, config) in [
         ("unsigned, pool A (default)", InterferenceConfig::new()),
@@ -92,11 +93,12 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
             beyond(before)
         );
     }
-    remove(arguments)?;
     drop(store);
+    remove(folder)?;
 
     if arguments.conflicts {
-        let store = fill(arguments, &catalogue, 64, &device)?;
+        let folder = fresh(arguments, 64)?;
+        let store = fill(folder.clone(), &catalogue, 64, &device)?;
         println!("64 × 64 samples: {}", store.usage());
         let mut times = Vec::new();
         for (name, relabellings) in [("1000 relabellings", 1000), ("1 relabelling", 1)] {
@@ -116,16 +118,25 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
             "  so 1000 relabellings beyond the cosines {:>9.4} s",
             times[0] - times[1]
         );
-        remove(arguments)?;
+        drop(store);
+        remove(folder)?;
     }
     Ok(())
 }
 
-fn remove(arguments: &Arguments) -> std::io::Result<()> {
-    arguments
-        .folder
-        .as_ref()
-        .map_or(Ok(()), std::fs::remove_dir_all)
+/// A folder that nothing else is in: what else lies in the one given is not touched.
+fn fresh(arguments: &Arguments, count: usize) -> std::io::Result<Option<PathBuf>> {
+    let Some(parent) = &arguments.folder else {
+        return Ok(None);
+    };
+    std::fs::create_dir_all(parent)?;
+    let folder = parent.join(format!("pairs-speed-{}-{count}", std::process::id()));
+    std::fs::create_dir(&folder)?;
+    Ok(Some(folder))
+}
+
+fn remove(folder: Option<PathBuf>) -> std::io::Result<()> {
+    folder.map_or(Ok(()), std::fs::remove_dir_all)
 }
 
 fn catalogue() -> fisher_core::Result<Catalogue> {
@@ -147,17 +158,13 @@ fn catalogue() -> fisher_core::Result<Catalogue> {
 
 /// Normal gradients of both tasks.
 fn fill(
-    arguments: &Arguments,
+    folder: Option<PathBuf>,
     catalogue: &Catalogue,
     count: usize,
     device: &Device,
 ) -> Result<GradientStore, Box<dyn std::error::Error>> {
-    let memory = if arguments.folder.is_some() {
-        0
-    } else {
-        usize::MAX
-    };
-    let config = StoreConfig::new(memory).with_folder(arguments.folder.clone());
+    let memory = if folder.is_some() { 0 } else { usize::MAX };
+    let config = StoreConfig::new(memory).with_folder(folder);
     let mut store = config.init_for(catalogue, "random".into())?;
     for task in ["a", "b"] {
         for start in (0..count).step_by(32) {
