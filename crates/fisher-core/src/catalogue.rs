@@ -250,7 +250,6 @@ impl Catalogue {
         })
     }
 
-    /// All parameters known, measured or not: for what only reads shapes.
     /// The layers, in the order of their numbers, and their parameters. A layer is everything
     /// under one numbered path, such as `decoder.layers.3`; outside of those it is the module that
     /// holds the parameters, such as `embedding`.
@@ -267,6 +266,7 @@ impl Catalogue {
         layers
     }
 
+    /// All parameters known, measured or not: for what only reads shapes.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Parameter> {
         self.parameters.iter().chain(&self.others)
     }

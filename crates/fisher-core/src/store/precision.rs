@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 /// |---|---|---|
 /// | `Float32` | 0 | 0 |
 /// | `Float16` | 2⁻¹¹ `\|x\|` | 2⁻³⁹ `\|m\|` |
-/// | `BFloat16` | 2⁻⁸ `\|x\|` | – |
+/// | `BFloat16` | 2⁻⁸ `\|x\|` | 2⁻¹⁴⁸ `\|m\|` |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
@@ -183,7 +183,7 @@ mod tests {
             for (precision, relative, absolute) in [
                 (Precision::Float32, 0.0, 0.0),
                 (Precision::Float16, 2f64.powi(-11), 2f64.powi(-39)),
-                (Precision::BFloat16, 2f64.powi(-8), 0.0),
+                (Precision::BFloat16, 2f64.powi(-8), 2f64.powi(-148)),
             ] {
                 for (row, read) in values.chunks(4).zip(back(&values, 4, precision).chunks(4)) {
                     let largest = row.iter().fold(0f64, |m, &x| m.max(f64::from(x).abs()));
@@ -210,6 +210,14 @@ mod tests {
                 assert!((x - y).abs() <= 2f32.powi(-8) * x.abs(), "{x:e} as {y:e}");
             }
         }
+    }
+
+    /// A row that spans more than bfloat16's exponents.
+    #[test]
+    fn elements_far_below_the_largest_become_zero() {
+        let read = back(&[3e38, 1e-10, -1e-2], 3, Precision::BFloat16);
+        assert_eq!(read[1], 0.0);
+        assert!((read[2] + 1e-2).abs() < 1e-4);
     }
 
     #[test]
