@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor};
 use fisher_core::{
-    AttentionConfig, Block, Gradient, GradientBatch, GradientStore, HeadLayout, Sample, StoreConfig,
+    AttentionConfig, Block, Catalogue, Gradient, GradientBatch, GradientStore, HeadLayout,
+    Orientation, Parameter, Precision, Role, Sample, StoreConfig,
 };
 use fisher_metrics::{
     Aggregate, Error, Estimate, InterferenceConfig, InterferenceReport, Normalize, Pool, Ridge,
@@ -172,7 +173,23 @@ fn golden_significance_agrees(
                 _ => found.test.two_sided(),
             };
             assert_eq!(found.p, p);
-            assert!(found.q >= found.p && found.selected == (found.q <= 0.05));
+            assert_eq!(found.selected, found.q <= 0.05);
+        }
+        // q is Benjamini and Hochberg's over all cells, shared ones once.
+        let tests: Vec<_> = report
+            .slices
+            .iter()
+            .filter_map(|s| s.significance)
+            .collect();
+        let m = tests.len() as f64;
+        let expected = |p: f64| {
+            // The least m p' / rank over all p' that are no smaller.
+            let others = tests.iter().map(|t| t.p).filter(|other| *other >= p);
+            let rank = |p: f64| tests.iter().filter(|t| t.p <= p).count() as f64;
+            others.map(|p| m * p / rank(p)).fold(1.0, f64::min)
+        };
+        for test in &tests {
+            assert_close("q", &[test.q], &[expected(test.p)], P_VALUE, 1.0);
         }
     }
 }
@@ -242,7 +259,43 @@ fn self_checks_hold_on_real_gradients(
     assert_eq!(check.checks.len(), 4);
 }
 
-/// A head layout that is not the model's fails the check of additivity: it is not idle.
+/// A head layout that is not the model's, whose heads leave out elements of the matrices, fails the
+/// check of additivity: it is not idle.
+#[rstest]
+#[case(Variant::Unsigned, BLOCKS.to_vec())]
+#[case(Variant::Signed, BLOCKS.to_vec())]
+#[case(Variant::Unsigned, vec![Block::V])]
+fn heads_that_leave_something_out_are_seen(
+    #[case] variant: Variant,
+    #[case] blocks: Vec<Block>,
+    #[values("llama-gqa", "gpt2-fused")] case: &str,
+) {
+    let case = CASES.into_iter().find(|c| *c == case).expect("a case");
+    let golden = Golden::load(case);
+    let store = golden.store(&StoreConfig::new(1 << 24), 3, &flex());
+    // The layout of a model of half the width, whose slices fit into this one's matrices.
+    let smaller = golden.catalogue();
+    let halved = smaller.parameters().iter().map(|p| {
+        let shape: Vec<usize> = p.shape().iter().map(|n| n.div_ceil(2)).collect();
+        Parameter::new(p.path(), shape, p.role(), p.orientation())
+    });
+    let halved = Catalogue::new(halved.collect()).expect("parameters");
+    let config = match case {
+        "llama-gqa" => AttentionConfig::new(4).with_kv_heads(Some(2)),
+        _ => AttentionConfig::new(golden.heads().attention()[0].heads()),
+    };
+    let heads = HeadLayout::recognize(&halved, &config).expect("a layout");
+    let config = quiet().with_variant(variant).with_blocks(blocks);
+    let interference = config.init().expect("settings");
+    let check = |heads: &HeadLayout| {
+        let check = interference.self_check(&store, TASKS, heads, &flex());
+        check.expect("a check")
+    };
+    assert!(check(&golden.heads()).holds());
+    let found = check(&heads);
+    assert!(!found.checks[0].holds(), "{found}");
+}
+
 #[test]
 fn the_symmetric_variant_is_symmetric() {
     let golden = Golden::load("gpt2-fused");
@@ -330,21 +383,30 @@ fn what_is_missing_is_an_error() {
     assert!(refused(quiet().with_relabellings(Some(0))).contains("relabellings"));
 }
 
-/// However little memory, on disk or not, in half precision or not: the same scores.
-#[test]
-fn streamed_scores_are_the_same() {
+/// However little memory, held or on disk, in half precision or not: the same scores. With 300
+/// bytes every sample is scored by itself, a few elements at a time; with 3000 tiles have several
+/// rows, and the last is smaller.
+#[rstest]
+fn streamed_scores_are_the_same(
+    #[values(300, 3000)] memory: usize,
+    #[values(Precision::Float32, Precision::Float16)] precision: Precision,
+) {
     for case in CASES {
         let golden = Golden::load(case);
         let folder = tempfile::tempdir().expect("a folder");
-        let held = golden.store(&StoreConfig::new(1 << 24), 3, &flex());
-        let config = StoreConfig::new(0).with_folder(Some(folder.path().into()));
+        let kept = StoreConfig::new(1 << 24).with_precision(precision);
+        let held = golden.store(&kept, 3, &flex());
+        let config = StoreConfig::new(0)
+            .with_precision(precision)
+            .with_folder(Some(folder.path().into()));
         let on_disk = golden.store(&config, 2, &flex());
+        let unsigned = run(&quiet(), &held, TASKS, &golden.heads(), &flex());
+        assert_eq!(unsigned.gradients.precision, precision);
         for variant in [Variant::Unsigned, Variant::Full] {
             for estimate in [Estimate::All, Estimate::LeaveOneOut] {
                 let config = quiet().with_variant(variant).with_estimate(estimate);
                 let expected = run(&config, &held, TASKS, &golden.heads(), &flex());
-                // A tile of a few elements of each sample.
-                let config = config.with_memory(3000);
+                let config = config.with_memory(memory);
                 let found = run(&config, &on_disk, TASKS, &golden.heads(), &flex());
                 for block in BLOCKS {
                     let [x, y] = [&found, &expected].map(|report| dense(report, block));
@@ -395,7 +457,6 @@ fn the_worst_pairs_are_the_worst() {
 /// Q, K and V with their biases: the slices of a head are those of both.
 #[test]
 fn biases_belong_to_their_heads() {
-    use fisher_core::{Catalogue, Orientation, Parameter, Role};
     let matrix = |name: &str, shape: [usize; 2]| {
         let path = format!("attention.{name}.weight");
         Parameter::new(path, shape, Role::Matrix, Orientation::InputOutput)
@@ -457,4 +518,295 @@ fn biases_belong_to_their_heads() {
         .self_check(&store, ["a", "b"], &heads, &flex())
         .expect("a check");
     assert!(check.holds(), "{check}");
+}
+
+/// Gradients that are mostly 0, or next to it, and no two sizes of which compare.
+fn extreme() -> (GradientStore, HeadLayout) {
+    let matrix = |name: &str| {
+        let path = format!("attention.{name}.weight");
+        Parameter::new(path, [4, 4], Role::Matrix, Orientation::InputOutput)
+    };
+    let catalogue = ["query", "key", "value", "output"].map(matrix).to_vec();
+    let catalogue = Catalogue::new(catalogue).expect("parameters");
+    let heads = HeadLayout::recognize(&catalogue, &AttentionConfig::new(2)).expect("a layout");
+    let store = StoreConfig::new(1 << 20).init_for(&catalogue, "made".into());
+    let mut store = store.expect("a store");
+    let sizes = [0.0, 0.0, 1e-3, 0.0, 3e-30, 0.0, 1e4, 0.0, 2e-45];
+    for (task, name) in ["a", "b"].into_iter().enumerate() {
+        let samples = (0..4).map(|i| Sample::new(format!("{i}"), 1 + i as u64));
+        let samples: Vec<Sample> = samples.collect::<Result<_, _>>().expect("tokens");
+        let mut batch = GradientBatch::new(samples);
+        for (p, parameter) in catalogue.parameters().iter().enumerate() {
+            let value = |k: usize| sizes[(k * 5 + p + 7 * task + k / 16) % 9] * (k as f32).sin();
+            let values: Vec<f32> = (0..64).map(value).collect();
+            let tensor = Tensor::<1>::from_floats(values.as_slice(), &flex()).reshape([4, 16]);
+            batch.insert(parameter.path(), Gradient::token_sum(tensor));
+        }
+        store.push(name, &batch).expect("gradients");
+    }
+    (store, heads)
+}
+
+/// F down to 0, its inverse to the power of 1.5 far beyond float32: scores stay numbers.
+#[rstest]
+fn no_score_is_not_a_number(
+    #[values(
+        Variant::Unsigned,
+        Variant::Signed,
+        Variant::Symmetric,
+        Variant::Natural,
+        Variant::Full
+    )]
+    variant: Variant,
+    #[values(Pool::A, Pool::B, Pool::Pooled)] pool: Pool,
+    #[values(Estimate::All, Estimate::LeaveOneOut)] estimate: Estimate,
+) {
+    let (store, heads) = extreme();
+    let ridge = Ridge::new()
+        .with_epsilon(0.0)
+        .with_ridge(1e-30)
+        .with_ridge_rel(1e-6);
+    let config = quiet()
+        .with_variant(variant)
+        .with_pool(pool)
+        .with_estimate(estimate)
+        .with_relabellings((estimate == Estimate::All).then_some(50))
+        .with_ridge(ridge);
+    let interference = config.init().expect("settings");
+    let report = match interference.forward(&store, ["a", "b"], &heads, &flex()) {
+        // λ of 1e-30 is nothing beside F of 1e7 in the digits of float64: that is said.
+        Err(Error::Singular { .. }) if variant == Variant::Full => return,
+        report => report.expect("a report"),
+    };
+    for slice in &report.slices {
+        assert!(slice.mean.is_finite(), "{}", slice.name);
+        let scores = slice.scores.as_ref().expect("scores");
+        assert!(scores.iter().all(|s| s.is_finite()), "{scores:?}");
+    }
+}
+
+/// Leaving one out, and every variant, from the definition in float64.
+#[rstest]
+fn scores_are_their_definition(
+    #[values(
+        Variant::Unsigned,
+        Variant::Signed,
+        Variant::Symmetric,
+        Variant::Natural
+    )]
+    variant: Variant,
+    #[values(Pool::A, Pool::B, Pool::Pooled)] pool: Pool,
+    #[values(Estimate::All, Estimate::LeaveOneOut)] estimate: Estimate,
+) {
+    let golden = Golden::load("llama-gqa");
+    let store = golden.store(&StoreConfig::new(1 << 24), 3, &flex());
+    let config = quiet()
+        .with_variant(variant)
+        .with_pool(pool)
+        .with_estimate(estimate)
+        .with_aggregate(Aggregate::Sum);
+    let report = run(&config, &store, TASKS, &golden.heads(), &flex());
+    // [out, in]: 4 rows of 16 a head.
+    let (path, range) = ("model.layers.1.self_attn.q_proj.weight", 128..192);
+    let samples = TASKS.map(|task| golden.samples(task));
+    let gradients = [0, 1].map(|t| {
+        let of = |s: &Sample| {
+            let key = format!("{}/gradient/{}/{path}", TASKS[t], s.id());
+            golden.values(&key)[range.clone()].to_vec()
+        };
+        samples[t].iter().map(of).collect::<Vec<Vec<f64>>>()
+    });
+    let fisher = |task: usize, without: Option<usize>| -> Vec<f64> {
+        let rows = (0..samples[task].len()).filter(|i| Some(*i) != without);
+        let rows: Vec<usize> = rows.collect();
+        let term = |i: &usize, k: usize| {
+            gradients[task][*i][k].powi(2) / samples[task][*i].tokens() as f64
+        };
+        let mean = |k| rows.iter().map(|i| term(i, k)).sum::<f64>() / rows.len() as f64;
+        (0..range.len()).map(mean).collect()
+    };
+    let mut expected = Vec::new();
+    for (i, of_a) in gradients[0].iter().enumerate() {
+        let without = (estimate == Estimate::LeaveOneOut).then_some(i);
+        let (a, b) = (fisher(0, without), fisher(1, None));
+        let f: Vec<f64> = match pool {
+            Pool::A => a,
+            Pool::B => b,
+            Pool::Pooled => a.iter().zip(&b).map(|(a, b)| 0.5 * (a + b)).collect(),
+        };
+        let mut sorted = f.clone();
+        sorted.sort_by(f64::total_cmp);
+        let median = 0.5 * (sorted[31] + sorted[32]);
+        let lambda = (1e-6 * median).max(1e-12);
+        let t_a = samples[0][i].tokens() as f64;
+        for (j, of_b) in gradients[1].iter().enumerate() {
+            let t_b = samples[1][j].tokens() as f64;
+            let term = |k: usize| {
+                let (x, y, d) = (of_a[k], of_b[k], f[k].max(1e-12) + lambda);
+                match variant {
+                    Variant::Signed => x * y / d,
+                    Variant::Symmetric => (x * x / t_a * y * y / t_b).sqrt() / d,
+                    Variant::Natural => x * x / t_a / d * y.abs() / d.sqrt(),
+                    _ => x * x / t_a / d * y.abs(),
+                }
+            };
+            expected.push((0..range.len()).map(term).sum::<f64>());
+        }
+    }
+    let found = report.slice(Block::Q, 1, 2).expect("a slice");
+    let found = found.scores.as_ref().expect("scores");
+    assert_close(&format!("{variant:?}"), found, &expected, GOLDEN, 1.0);
+}
+
+/// Tasks of as many samples: exchanging their names changes nothing about a score that does not ask
+/// which comes first, so that every relabelling has an exact equal, its mirror image. Scores in
+/// float32 would tell the two apart by their rounding.
+#[rstest]
+fn mirrored_relabellings_are_ties(
+    #[values(Variant::Signed, Variant::Symmetric)] variant: Variant,
+    #[values(1.0, 1e-9)] size: f32,
+) {
+    let matrix = |name: &str| {
+        let path = format!("attention.{name}.weight");
+        Parameter::new(path, [24, 24], Role::Matrix, Orientation::InputOutput)
+    };
+    let catalogue = ["query", "key", "value", "output"].map(matrix).to_vec();
+    let catalogue = Catalogue::new(catalogue).expect("parameters");
+    let heads = HeadLayout::recognize(&catalogue, &AttentionConfig::new(2)).expect("a layout");
+    let store = StoreConfig::new(1 << 20).init_for(&catalogue, "made".into());
+    let mut store = store.expect("a store");
+    let (n, elements) = (4, 24 * 24);
+    // Of one size all over, so that statistics are small beside the scores.
+    let value = |task: usize, i: usize, p: usize, e: usize| {
+        let k = ((task * 4 + i) * 7919 + p * 104_729 + e * 31 + e * e * 17) as f64;
+        size * (1.0 + 1e-3 * (k * 0.618).sin() as f32)
+    };
+    for (task, name) in ["a", "b"].into_iter().enumerate() {
+        let samples = (0..n).map(|i| Sample::new(format!("{i}"), 3));
+        let samples: Vec<Sample> = samples.collect::<Result<_, _>>().expect("tokens");
+        let mut batch = GradientBatch::new(samples);
+        for (p, parameter) in catalogue.parameters().iter().enumerate() {
+            let of = |k: usize| value(task, k / elements, p, k % elements);
+            let values: Vec<f32> = (0..n * elements).map(of).collect();
+            let tensor = Tensor::<1>::from_floats(values.as_slice(), &flex());
+            let tensor = tensor.reshape([n, elements]);
+            batch.insert(parameter.path(), Gradient::token_sum(tensor));
+        }
+        store.push(name, &batch).expect("gradients");
+    }
+    let config = quiet()
+        .with_variant(variant)
+        .with_ridge(Ridge::new().with_ridge(1e-30).with_epsilon(1e-30))
+        .with_relabellings(Some(10));
+    let report = run(&config, &store, ["a", "b"], &heads, &flex());
+    for slice in &report.slices {
+        let test = slice.significance.expect("a test").test;
+        assert!(test.exact);
+        // 70 relabellings in 35 pairs of equals.
+        for p in [test.p_low, test.p_high] {
+            let hits = (70.0 * p).round() as u32;
+            assert!(
+                hits >= 2 && hits.is_multiple_of(2),
+                "{}: {hits}",
+                slice.name
+            );
+        }
+    }
+
+    // Head 1 of O, elements of the input axis from 12 on, from the definition in float64.
+    let g = |m: usize, e: usize| f64::from(value(m / n, m % n, 3, e));
+    let all: Vec<usize> = (0..2 * n).collect();
+    let fisher = |e: usize| all.iter().map(|&m| g(m, e).powi(2) / 3.0).sum::<f64>() / 8.0;
+    let slice: Vec<(usize, f64)> = (288..576).map(|e| (e, fisher(e))).collect();
+    let mut sorted: Vec<f64> = slice.iter().map(|(_, f)| *f).collect();
+    sorted.sort_by(f64::total_cmp);
+    let lambda = 1e-6 * 0.5 * (sorted[143] + sorted[144]);
+    let score = |i: usize, j: usize| {
+        let term = |&(e, f): &(usize, f64)| match variant {
+            Variant::Signed => g(i, e) * g(j, e) / (f + lambda),
+            _ => (g(i, e) * g(j, e)).abs() / 3.0 / (f + lambda),
+        };
+        slice.iter().map(term).sum::<f64>() / slice.len() as f64
+    };
+    let scores: Vec<Vec<f64>> = all
+        .iter()
+        .map(|&i| all.iter().map(|&j| score(i, j)).collect())
+        .collect();
+    let statistic = |first: &[usize]| {
+        let mean = |fits: &dyn Fn(usize, usize) -> bool| {
+            let pairs = all.iter().flat_map(|&i| all.iter().map(move |&j| (i, j)));
+            let pairs = pairs.filter(|&(i, j)| i != j && fits(i, j));
+            let of: Vec<f64> = pairs.map(|(i, j)| scores[i][j]).collect();
+            of.iter().sum::<f64>() / of.len() as f64
+        };
+        let is = |i: usize| first.contains(&i);
+        mean(&|i, j| is(i) && !is(j))
+            - 0.5 * (mean(&|i, j| is(i) && is(j)) + mean(&|i, j| !is(i) && !is(j)))
+    };
+    let observed = statistic(&[0, 1, 2, 3]);
+    let sets = (0u32..256).filter(|set| set.count_ones() == 4);
+    let statistics: Vec<f64> = sets
+        .map(|set| {
+            statistic(
+                &all.iter()
+                    .copied()
+                    .filter(|i| set >> i & 1 == 1)
+                    .collect::<Vec<_>>(),
+            )
+        })
+        .collect();
+    let low = statistics
+        .iter()
+        .filter(|s| **s <= observed + 1e-13)
+        .count();
+    let slice = report.slice(Block::O, 0, 1).expect("a slice");
+    let test = slice.significance.expect("a test").test;
+    assert_close("p", &[test.p_low], &[low as f64 / 70.0], P_VALUE, 1.0);
+    assert_close("statistic", &[test.statistic], &[observed], 1e-6, 0.0);
+}
+
+/// What one block needs is asked for, and no more; one sample of A is enough where A is not in F.
+#[test]
+fn only_what_is_used_is_needed() {
+    let golden = Golden::load("llama-gqa");
+    let only = burn::module::ParamGroup::from_predicate("q_proj");
+    let config = StoreConfig::new(1 << 24).with_only(Some(only));
+    let store = golden.store(&config, 3, &flex());
+    let config = quiet().with_blocks(vec![Block::Q]);
+    let report = run(&config, &store, TASKS, &golden.heads(), &flex());
+    assert_eq!(report.blocks(), [Block::Q]);
+    let check = config.init().expect("settings");
+    let check = check.self_check(&store, TASKS, &golden.heads(), &flex());
+    assert!(check.expect("a check").holds());
+
+    let one = StoreConfig::new(1 << 24).init_for(&golden.catalogue(), "one".into());
+    let mut one = one.expect("a store");
+    one.push("a", &golden.batch("alpha", 0..1, &flex()))
+        .expect("it");
+    one.push("b", &golden.batch("beta_two", 0..3, &flex()))
+        .expect("it");
+    let left_out = quiet()
+        .with_estimate(Estimate::LeaveOneOut)
+        .with_relabellings(Some(10));
+    let report = run(
+        &left_out.clone().with_pool(Pool::B),
+        &one,
+        ["a", "b"],
+        &golden.heads(),
+        &flex(),
+    );
+    assert!(report.slices.iter().all(|s| s.significance.is_none()));
+    assert!(
+        report.warnings.iter().any(|w| w.contains("a has one")),
+        "{:?}",
+        report.warnings
+    );
+    for pool in [Pool::A, Pool::Pooled] {
+        let interference = left_out.clone().with_pool(pool).init().expect("settings");
+        let error = interference.forward(&one, ["a", "b"], &golden.heads(), &flex());
+        assert!(matches!(error, Err(Error::TooFewSamples { found: 1, .. })));
+    }
+    // Below this its powers are no numbers of float64.
+    let ridge = Ridge::new().with_epsilon(1e-200).with_ridge(0.0);
+    assert!(quiet().with_ridge(ridge).init().is_err());
 }

@@ -246,6 +246,12 @@ impl Attention {
         head / (self.heads / self.kv_heads)
     }
 
+    /// The blocks that have slices in the parameter at `path`.
+    pub fn blocks(&self, path: &str) -> impl Iterator<Item = Block> {
+        let slices = self.slices.get(path).into_iter().flatten();
+        slices.map(|(block, _)| *block)
+    }
+
     /// The parameters with a slice per head.
     pub fn paths(&self) -> impl Iterator<Item = &str> {
         self.slices.keys().map(String::as_str)

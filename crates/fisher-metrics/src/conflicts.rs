@@ -8,7 +8,6 @@ use burn::tensor::Device;
 use fisher_core::{Catalogue, GradientStore, HeadLayout, Parameter, Sample};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 pub use report::{
@@ -74,7 +73,9 @@ pub struct ConflictsConfig {
     /// Keep cosine, p and q of every pair of samples in every slice: `n_A n_B` numbers each.
     #[config(default = false)]
     pub keep_pairs: bool,
-    /// Bytes to work with, beyond the matrix of cosines.
+    /// Bytes to work with, all threads together: half for tiles of gradients, half for what is held
+    /// of slices (32 bytes a pair of samples, and with whitening 16 an element). As many slices are
+    /// compared at a time as that allows, and one alone where it needs more.
     #[config(default = 268435456)]
     pub memory: usize,
     /// Show a progress bar, where standard error is a terminal.
@@ -86,7 +87,8 @@ impl ConflictsConfig {
     /// The operator.
     ///
     /// # Errors
-    /// [`Error::Argument`] when a number is out of range.
+    /// [`Error::Argument`] when a number is out of range, [`Error::Settings`] when no set of
+    /// parameters was chosen.
     pub fn init(&self) -> Result<Conflicts> {
         let between = |name, found: f64| match found > 0.0 && found < 1.0 {
             true => Ok(()),
@@ -110,6 +112,11 @@ impl ConflictsConfig {
                 name: "relabellings",
                 expected: "above 0",
                 found: 0.0,
+            });
+        }
+        if matches!(&self.by, SliceBy::Chosen(sets) if sets.is_empty()) {
+            return Err(Error::Settings {
+                what: "no set of parameters was chosen; give at least one, or compare by parameter",
             });
         }
         if let Some(ridge) = &self.whitening {
@@ -153,7 +160,8 @@ impl Conflicts {
     /// are computed on `device`, in float64 where it has that.
     ///
     /// # Errors
-    /// [`Error::TooFewSamples`] when a task has fewer than two, [`Error::NotCollected`] when there
+    /// [`Error::Settings`] when both tasks are the same, [`Error::TooFewSamples`] when a task has
+    /// fewer than two samples, [`Error::NotCollected`] when there
     /// is no head, errors of a pattern that matches nothing, and those of reading the store.
     pub fn forward(
         &self,
@@ -163,6 +171,11 @@ impl Conflicts {
         device: &Device,
     ) -> Result<ConflictReport> {
         let config = &self.config;
+        if a == b {
+            return Err(Error::Settings {
+                what: "a task does not conflict with itself; name two tasks",
+            });
+        }
         for task in [a, b] {
             let found = store.samples(task).len();
             if found < 2 {
@@ -179,12 +192,23 @@ impl Conflicts {
         let rows = [Rows::of(store, &[a]), Rows::of(store, &[b])];
         let both = Rows::of(store, &[a, b]);
         let resamples = Resamples::new(rows[0].len(), rows[1].len(), config);
-        let slices = units.par_iter().map(|unit| {
-            let slices = self.unit(unit, &rows, &both, &work, &resamples);
+        let largest = |unit: &Vec<Slice>| {
+            unit.iter()
+                .map(|s| self.need(s, both.len()))
+                .max()
+                .unwrap_or(0)
+        };
+        let at_once = |unit: &Vec<Slice>| work.at_once(largest(unit)).min(unit.len());
+        let test = |unit: &Vec<Slice>| {
+            let mut tested = Vec::new();
+            for slices in unit.chunks(at_once(unit).max(1)) {
+                tested.extend(self.unit(slices, &rows, &both, &work, &resamples)?);
+            }
             bar.inc(1);
-            slices
-        });
-        let slices: Vec<Vec<Tested>> = slices.collect::<Result<_>>()?;
+            Ok(tested)
+        };
+        let slices: Vec<Vec<Tested>> =
+            work.map(&units, |unit| at_once(unit) * largest(unit), test)?;
         bar.finish_and_clear();
         let slices: Vec<Tested> = slices.into_iter().flatten().collect();
         let samples = [a, b].map(|task| store.samples(task).to_vec());
@@ -225,6 +249,12 @@ impl Conflicts {
         })
     }
 
+    /// Bytes that are held of a slice while it is tested.
+    fn need(&self, slice: &Slice, samples: usize) -> usize {
+        let whitening = usize::from(self.config.whitening.is_some());
+        32 * samples * samples + 16 * whitening * slice.elements
+    }
+
     fn unit(
         &self,
         slices: &[Slice],
@@ -236,15 +266,10 @@ impl Conflicts {
         let (grams, health) = match &self.config.whitening {
             None => (work.gram(slices, both, |_, _| 1.0)?, None),
             Some(ridge) => {
-                let mut pooled = fisher(slices, &rows[0], work.bytes)?;
-                for (pooled, other) in pooled.iter_mut().zip(fisher(slices, &rows[1], work.bytes)?)
-                {
-                    pooled
-                        .iter_mut()
-                        .zip(other)
-                        .for_each(|(a, b)| *a = 0.5 * (*a + b));
-                }
-                let health: Vec<Health> = pooled.iter().map(|f| ridge.health(f)).collect();
+                let tasks = [(&rows[0], 0.5), (&rows[1], 0.5)];
+                let mut pooled = fisher(slices, &tasks, work.bytes)?;
+                let health = pooled.iter().map(|f| ridge.health(&mut f.clone()));
+                let health: Vec<Health> = health.collect();
                 for (scale, health) in pooled.iter_mut().zip(&health) {
                     let lambda = health.ridge_lambda_applied;
                     scale
@@ -486,7 +511,10 @@ mod tests {
         let n = first + second;
         let gram = |k: usize| (angle(k / n) - angle(k % n)).cos();
         let gram: Vec<f64> = (0..n * n).map(gram).collect();
-        let slice = Slice::new("s".into(), [("p".to_owned(), vec![0..2])]);
+        let slice = Slice::new(
+            "s".into(),
+            [("p".to_owned(), std::iter::once(0..2).collect())],
+        );
         let resamples = Resamples::new(first, second, &conflicts.config);
         conflicts.test(&slice, &gram, first, None, 1e-12, &resamples)
     }

@@ -11,7 +11,6 @@ use std::ops::Range;
 use burn::config::Config;
 use burn::tensor::Device;
 use fisher_core::{Block, GradientStore, HeadLayout, Sample};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 pub use check::{Check, SelfCheck};
@@ -136,7 +135,10 @@ pub struct InterferenceConfig {
     /// Seed of the relabellings.
     #[config(default = 0)]
     pub seed: u64,
-    /// Bytes to work with, beyond one matrix of scores a head.
+    /// Bytes to work with, all threads together: half for tiles of gradients, half for what is held
+    /// of heads (24 bytes an element, 16 a pair of samples that are scored together). As many heads
+    /// are scored at a time as that allows, and one alone where it needs more. Scores that are kept
+    /// come on top.
     #[config(default = 268435456)]
     pub memory: usize,
     /// Show a progress bar, where standard error is a terminal.
@@ -230,7 +232,8 @@ impl Interference {
     /// Score every sample of task `a` against every sample of task `b`.
     ///
     /// A task without samples gives zeros and a warning in the report. Products are computed on
-    /// `device`, in float32; those of the full variant and of significance in float64.
+    /// `device`, in float32; those of the full variant and of significance in float64 where the device
+    /// has it (the full variant needs it). What is multiplied is weighed in float64.
     ///
     /// # Errors
     /// [`fisher_core::Error::UnknownParameter`] when the store lacks an attention parameter,
@@ -271,7 +274,8 @@ impl Interference {
         let work = Work::new(device, config.memory);
         let rows = [[a].as_slice(), &[b], &[a, b]].map(|tasks| Rows::viewed(store, tasks, view));
         let counts = [rows[0].len(), rows[1].len()];
-        if config.estimate == Estimate::LeaveOneOut && counts[0] == 1 {
+        let leaves_out = config.estimate == Estimate::LeaveOneOut && config.pool != Pool::B;
+        if leaves_out && counts[0] == 1 {
             return Err(Error::TooFewSamples {
                 task: a.into(),
                 found: 1,
@@ -289,14 +293,16 @@ impl Interference {
         let relabellings =
             relabellings.map(|draws| Relabellings::new(counts[0], counts[1], draws, config.seed));
         let bar = bar(config.progress, "interference", blocks.len());
-        let scored = blocks.par_iter().map(|block| {
+        let side = work.side(ROWS);
+        let need = |slice: &Slice| self.need(slice, counts, side);
+        let largest = |block: &BlockSlices| block.slices.iter().map(need).max().unwrap_or(0);
+        let at_once = |block: &BlockSlices| work.at_once(largest(block)).min(block.slices.len());
+        let score = |block: &BlockSlices| {
             let mut scored = ScoredBlock::new(block, counts, config);
             if !counts.contains(&0) {
-                // As many heads at a time as there is memory for their scores.
-                let tile = counts.map(|n| n.min(ROWS));
-                let at_once = (work.bytes / (8 * tile[0] * tile[1])).max(1);
+                let at_once = at_once(block).max(1);
                 for (i, slices) in block.slices.chunks(at_once).enumerate() {
-                    self.score(slices, i * at_once, &rows, &work, &mut scored)?;
+                    self.score(slices, i * at_once, &rows, &work, side, &mut scored)?;
                 }
                 if let Some(relabellings) = &relabellings {
                     for slice in block.slices.chunks(1) {
@@ -307,10 +313,22 @@ impl Interference {
             }
             bar.inc(1);
             Ok(scored)
-        });
-        let scored = scored.collect::<Result<_>>();
+        };
+        let scored = work.map(blocks, |block| at_once(block) * largest(block), score);
         bar.finish_and_clear();
         scored
+    }
+
+    /// Bytes that are held of a slice while it is scored: F made ready, and scores as they come from
+    /// the device and as they are summed.
+    fn need(&self, slice: &Slice, counts: [usize; 2], side: usize) -> usize {
+        let all = counts[0] + counts[1];
+        let config = &self.config;
+        let pairs = match config.variant == Variant::Full || config.relabellings.is_some() {
+            true => all * all,
+            false => counts.iter().map(|n| side.min(*n)).product(),
+        };
+        24 * slice.elements + 16 * pairs
     }
 
     fn score(
@@ -319,10 +337,11 @@ impl Interference {
         first: usize,
         rows: &[Rows; 3],
         work: &Work,
+        side: usize,
         scored: &mut ScoredBlock,
     ) -> Result<()> {
         let config = &self.config;
-        let fishers = Fishers::new(config, slices, rows, work)?;
+        let fishers = Fishers::new(config, slices, [&rows[0], &rows[1]], work)?;
         scored.health.extend(&fishers.health);
         if config.variant == Variant::Full {
             let grams = work.gram(slices, &rows[2], |_, _| 1.0)?;
@@ -333,9 +352,9 @@ impl Interference {
             }
             return Ok(());
         }
-        for left in tiles(rows[0].len()) {
+        for left in tiles(rows[0].len(), side) {
             let a = rows[0].cut(left.clone());
-            for right in tiles(rows[1].len()) {
+            for right in tiles(rows[1].len(), side) {
                 let b = rows[1].cut(right.clone());
                 let weigh_b = weigh_right(config, &b, &rows[1]);
                 let ranges = [left.clone(), right];
@@ -343,12 +362,12 @@ impl Interference {
                     None => {
                         let weigh_a = weigh_left(config.variant, &a, &fishers.inverse);
                         let device = &work.device;
-                        products(slices, (&a, weigh_a), (&b, weigh_b), device, work.bytes)?
+                        products::<f32>(slices, (&a, weigh_a), (&b, weigh_b), device, work.bytes)?
                     }
                     Some(of) => {
                         let weigh_a = of.weigh_left(config, &a, left.start, &fishers.lambdas);
                         let device = &work.device;
-                        products(slices, (&a, weigh_a), (&b, weigh_b), device, work.bytes)?
+                        products::<f32>(slices, (&a, weigh_a), (&b, weigh_b), device, work.bytes)?
                     }
                 };
                 for (i, scores) in scores.iter().enumerate() {
@@ -372,8 +391,7 @@ impl Interference {
             estimate: Estimate::All,
             ..self.config.clone()
         };
-        let own = [rows.clone(), rows.clone(), rows.clone()];
-        let fishers = Fishers::new(&config, slice, &own, work)?;
+        let fishers = Fishers::new(&config, slice, [rows, rows], work)?;
         let mut scores = if config.variant == Variant::Full {
             let gram = work.gram(slice, rows, |_, _| 1.0)?;
             full::among(&config, &slice[0], &gram[0], rows, &fishers.lambdas[0][..])?
@@ -382,11 +400,7 @@ impl Interference {
             let right = weigh_right(&config, rows, rows);
             let (left, right) = ((rows, left), (rows, right));
             match work.wide {
-                true => {
-                    let left = (left.0, wide(left.1));
-                    let right = (right.0, wide(right.1));
-                    products::<f64>(slice, left, right, &work.device, work.bytes)?
-                }
+                true => products::<f64>(slice, left, right, &work.device, work.bytes)?,
                 false => products::<f32>(slice, left, right, &work.device, work.bytes)?,
             }
             .swap_remove(0)
@@ -395,18 +409,17 @@ impl Interference {
             let elements = slice[0].elements as f64;
             scores.iter_mut().for_each(|score| *score /= elements);
         }
-        // Weights are float32 either way.
-        Ok(relabellings.test(&scores, work.slack.max(1e-9)))
+        Ok(relabellings.test(&scores, work.slack))
     }
 }
 
-/// Samples scored at a time, so that memory does not grow with their number.
+/// At most so many samples are scored at a time, so that memory does not grow with their number.
 const ROWS: usize = 1024;
 
-fn tiles(rows: usize) -> impl Iterator<Item = Range<usize>> {
+fn tiles(rows: usize, side: usize) -> impl Iterator<Item = Range<usize>> {
     (0..rows)
-        .step_by(ROWS)
-        .map(move |start| start..rows.min(start + ROWS))
+        .step_by(side)
+        .map(move |start| start..rows.min(start + side))
 }
 
 /// F over every slice, made ready to divide by.
@@ -414,8 +427,9 @@ struct Fishers {
     health: Vec<Health>,
     /// Of every slice, of every row of A where they differ, else one.
     lambdas: Vec<Vec<f64>>,
-    /// `1/Î` (`Î^-1.5` for the natural variant) of every slice and element.
-    inverse: Vec<Vec<f32>>,
+    /// `1/Î` (`Î^-1.5` for the natural variant) of every slice and element, where no sample leaves F
+    /// and the variant is not the full one.
+    inverse: Vec<Vec<f64>>,
     left_out: Option<LeftOut>,
 }
 
@@ -433,69 +447,73 @@ impl Fishers {
     fn new(
         config: &InterferenceConfig,
         slices: &[Slice],
-        rows: &[Rows; 3],
+        rows: [&Rows; 2],
         work: &Work,
     ) -> Result<Self> {
-        let fisher = |of: &Rows| fisher(slices, of, work.bytes);
-        let (of_a, of_b) = match config.pool {
-            Pool::A => (Some(fisher(&rows[0])?), None),
-            Pool::B => (None, Some(fisher(&rows[1])?)),
-            Pool::Pooled => {
-                let half = |mut all: Vec<Vec<f64>>| {
-                    all.iter_mut().flatten().for_each(|f| *f *= 0.5);
-                    all
-                };
-                (Some(half(fisher(&rows[0])?)), Some(half(fisher(&rows[1])?)))
-            }
+        let [a, b] = rows;
+        let (tasks, share): (&[_], _) = match config.pool {
+            Pool::A => (&[(a, 1.0)], 1.0),
+            Pool::B => (&[(b, 1.0)], 0.0),
+            Pool::Pooled => (&[(a, 0.5), (b, 0.5)], 0.5),
         };
-        let all = match (of_a.clone(), &of_b) {
-            (Some(mut a), Some(b)) => {
-                let entries = a.iter_mut().flatten().zip(b.iter().flatten());
-                entries.for_each(|(a, b)| *a += b);
-                a
-            }
-            (Some(a), None) => a,
-            (None, b) => b.clone().unwrap_or_default(),
-        };
-        let health: Vec<Health> = all.iter().map(|f| config.ridge.health(f)).collect();
-        let left_out = match (config.estimate, of_a) {
-            (Estimate::LeaveOneOut, Some(mut sums)) => {
-                let count = rows[0].len() as f64;
-                sums.iter_mut().flatten().for_each(|f| *f *= count);
-                Some(LeftOut {
-                    sums,
-                    rest: of_b,
-                    count,
-                    share: if config.pool == Pool::Pooled {
-                        0.5
-                    } else {
-                        1.0
-                    },
-                })
-            }
-            _ => None,
-        };
-        let lambdas = match &left_out {
-            None => health
+        if config.estimate == Estimate::LeaveOneOut && share > 0.0 {
+            return Self::leaving_out(config, slices, tasks, share, work);
+        }
+        let mut fisher = fisher(slices, tasks, work.bytes)?;
+        let health: Vec<Health> = fisher
+            .iter()
+            .map(|f| config.ridge.health(&mut f.clone()))
+            .collect();
+        for (fisher, health) in fisher.iter_mut().zip(&health) {
+            let lambda = health.ridge_lambda_applied;
+            let damped = |f: f64| config.ridge.damped(f, lambda);
+            let entries = fisher.iter_mut();
+            entries.for_each(|f| *f = config.variant.inverse(damped(*f)));
+        }
+        Ok(Self {
+            inverse: fisher,
+            lambdas: health
                 .iter()
                 .map(|h| vec![h.ridge_lambda_applied])
                 .collect(),
-            Some(of) => of.lambdas(config, slices, &rows[0], work)?,
-        };
-        let power = |damped: f64| match config.variant {
-            Variant::Natural => damped.powf(-1.5),
-            _ => damped.recip(),
-        };
-        let inverse = all.iter().zip(&health).map(|(fisher, health)| {
-            let lambda = health.ridge_lambda_applied;
-            let damped = fisher.iter().map(|f| config.ridge.damped(*f, lambda));
-            damped.map(|d| power(d) as f32).collect()
-        });
-        Ok(Self {
-            inverse: inverse.collect(),
-            lambdas,
-            left_out,
+            left_out: None,
             health,
+        })
+    }
+
+    /// `tasks` begin with A, whose part of F is `share`.
+    fn leaving_out(
+        config: &InterferenceConfig,
+        slices: &[Slice],
+        tasks: &[(&Rows, f64)],
+        share: f64,
+        work: &Work,
+    ) -> Result<Self> {
+        let (first, others) = tasks.split_at(1);
+        let rows = first[0].0;
+        let mut sums = fisher(slices, first, work.bytes)?;
+        let rest = (!others.is_empty()).then(|| fisher(slices, others, work.bytes));
+        let rest = rest.transpose()?;
+        let health = |(slice, sum): (usize, &Vec<f64>)| {
+            let mut all = sum.clone();
+            let rest = rest.iter().flat_map(|rest| &rest[slice]);
+            all.iter_mut().zip(rest).for_each(|(f, rest)| *f += rest);
+            config.ridge.health(&mut all)
+        };
+        let health = sums.iter().enumerate().map(health).collect();
+        let count = rows.len() as f64;
+        sums.iter_mut().flatten().for_each(|f| *f *= count);
+        let left_out = LeftOut {
+            sums,
+            rest,
+            count,
+            share,
+        };
+        Ok(Self {
+            health,
+            lambdas: left_out.lambdas(config, slices, rows, work)?,
+            inverse: Vec::new(),
+            left_out: Some(left_out),
         })
     }
 }
@@ -541,29 +559,27 @@ impl LeftOut {
         rows: &Rows,
         first: usize,
         lambdas: &[Vec<f64>],
-    ) -> impl Fn(usize, usize, usize, &[f32], &mut [f32]) {
+    ) -> impl Fn(usize, usize, usize, &[f32], &mut [f64]) {
         let (variant, ridge) = (config.variant, config.ridge.clone());
         let tokens = rows.tokens.clone();
         move |slice, row, at, run, into| {
             let (lambda, share) = (lambdas[slice][first + row], variant.share(tokens[row]));
             for (k, (into, &g)) in into.iter_mut().zip(run).enumerate() {
                 let damped = ridge.damped(self.fisher(slice, at + k, g, tokens[row]), lambda);
-                let inverse = match variant {
-                    Variant::Natural => damped.powf(-1.5),
-                    _ => damped.recip(),
-                };
-                *into = left(variant, g, inverse as f32, share);
+                *into = left(variant, g, variant.inverse(damped), share);
             }
         }
     }
 }
 
 /// What task A's sample gives to one term: `C/Î`, `g/Î` or `√C/Î`; `share` is [`Variant::share`]. In
-/// this order, so that the square of a small gradient does not underflow before it is divided.
+/// float64: the square of a gradient and the inverse of F are out of float32's range long before
+/// their product is.
 #[inline(always)]
-fn left(variant: Variant, g: f32, inverse: f32, share: f32) -> f32 {
+fn left(variant: Variant, g: f32, inverse: f64, share: f64) -> f64 {
+    let g = f64::from(g);
     match variant {
-        Variant::Unsigned | Variant::Natural => g * inverse * share * g,
+        Variant::Unsigned | Variant::Natural => g * g * inverse * share,
         Variant::Symmetric => g.abs() * inverse * share,
         Variant::Signed | Variant::Full => g * inverse,
     }
@@ -571,10 +587,18 @@ fn left(variant: Variant, g: f32, inverse: f32, share: f32) -> f32 {
 
 impl Variant {
     /// What the tokens of a sample of task A multiply its terms by.
-    fn share(self, tokens: f64) -> f32 {
+    fn share(self, tokens: f64) -> f64 {
         match self {
-            Self::Symmetric => tokens.sqrt().recip() as f32,
-            _ => tokens.recip() as f32,
+            Self::Symmetric => tokens.sqrt().recip(),
+            _ => tokens.recip(),
+        }
+    }
+
+    /// The power of `Î` that its terms are multiplied by.
+    fn inverse(self, damped: f64) -> f64 {
+        match self {
+            Self::Natural => (damped * damped.sqrt()).recip(),
+            _ => damped.recip(),
         }
     }
 }
@@ -582,9 +606,9 @@ impl Variant {
 fn weigh_left(
     variant: Variant,
     rows: &Rows,
-    inverse: &[Vec<f32>],
-) -> impl Fn(usize, usize, usize, &[f32], &mut [f32]) {
-    let shares: Vec<f32> = rows.tokens.iter().map(|t| variant.share(*t)).collect();
+    inverse: &[Vec<f64>],
+) -> impl Fn(usize, usize, usize, &[f32], &mut [f64]) {
+    let shares: Vec<f64> = rows.tokens.iter().map(|t| variant.share(*t)).collect();
     move |slice, row, at, run, into| {
         let share = shares[row];
         let inverse = &inverse[slice][at..at + run.len()];
@@ -608,7 +632,7 @@ fn weigh_right(
     config: &InterferenceConfig,
     rows: &Rows,
     all: &Rows,
-) -> impl Fn(usize, usize, usize, &[f32], &mut [f32]) + use<> {
+) -> impl Fn(usize, usize, usize, &[f32], &mut [f64]) + use<> {
     let variant = config.variant;
     let total: f64 = all.tokens.iter().sum();
     let factor = |tokens: &f64| match (variant, config.normalize) {
@@ -617,27 +641,16 @@ fn weigh_right(
         (_, Normalize::PerTokenMean) => tokens.recip(),
         (_, Normalize::PerTokenSum) => total.recip(),
     };
-    let factors: Vec<f32> = rows.tokens.iter().map(|t| factor(t) as f32).collect();
+    let factors: Vec<f64> = rows.tokens.iter().map(factor).collect();
     move |_, row, _, run, into| {
         let factor = factors[row];
         let terms = into.iter_mut().zip(run);
         match variant {
-            Variant::Signed | Variant::Full => terms.for_each(|(into, g)| *into = g * factor),
-            _ => terms.for_each(|(into, g)| *into = g.abs() * factor),
+            Variant::Signed | Variant::Full => {
+                terms.for_each(|(into, &g)| *into = f64::from(g) * factor);
+            }
+            _ => terms.for_each(|(into, &g)| *into = f64::from(g.abs()) * factor),
         }
-    }
-}
-
-/// The same in float64.
-fn wide(
-    weigh: impl Fn(usize, usize, usize, &[f32], &mut [f32]),
-) -> impl Fn(usize, usize, usize, &[f32], &mut [f64]) {
-    move |slice, row, at, run, into| {
-        let mut narrow = vec![0.0; run.len()];
-        weigh(slice, row, at, run, &mut narrow);
-        into.iter_mut()
-            .zip(narrow)
-            .for_each(|(into, x)| *into = x.into());
     }
 }
 

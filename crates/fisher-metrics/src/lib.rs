@@ -26,6 +26,7 @@ mod relabel;
 mod ridge;
 mod scaling;
 mod scores;
+mod source;
 mod weights;
 mod work;
 
@@ -49,6 +50,7 @@ pub use relabel::Relabelled;
 pub use ridge::{Health, Ridge};
 pub use scaling::{Damping, Scaling, ScalingConfig};
 pub use scores::{Score, ScoreKind, Scores};
+pub use source::Source;
 pub use weights::Weights;
 
 /// The result of this crate's fallible functions.

@@ -44,9 +44,13 @@ impl Health {
     }
 }
 
+/// The least that F may be damped by: powers of its inverse and products with gradients stay finite
+/// in float64.
+const LEAST: f64 = 1e-100;
+
 impl Ridge {
     /// # Errors
-    /// [`Error::Argument`] when a number is negative or not finite, or all are 0.
+    /// [`Error::Argument`] when a number is negative or not finite, or nothing keeps F above 0.
     pub(crate) fn check(&self) -> Result<()> {
         for (name, found) in [
             ("epsilon", self.epsilon),
@@ -62,11 +66,11 @@ impl Ridge {
                 });
             }
         }
-        if self.epsilon + self.ridge == 0.0 {
+        if self.epsilon + self.ridge < LEAST {
             return Err(Error::Argument {
                 name: "epsilon",
-                expected: "above 0 where ridge is 0: F can be 0",
-                found: 0.0,
+                expected: "at least 1e-100 where ridge is not: F can be 0",
+                found: self.epsilon,
             });
         }
         Ok(())
@@ -77,16 +81,15 @@ impl Ridge {
         self.ridge.max(self.ridge_rel * median(fisher))
     }
 
-    /// F's state over a slice.
-    pub(crate) fn health(&self, fisher: &[f64]) -> Health {
+    /// F's state over a slice. `fisher` is put in another order.
+    pub(crate) fn health(&self, fisher: &mut [f64]) -> Health {
         let below = fisher.iter().filter(|f| **f < self.epsilon).count();
-        let mut sorted = fisher.to_vec();
-        let median = median(&mut sorted);
+        let median = median(fisher);
         Health {
             min: fisher.iter().copied().fold(f64::INFINITY, f64::min),
             median,
             max: fisher.iter().copied().fold(0.0, f64::max),
-            fraction_below_epsilon: below as f64 / fisher.len() as f64,
+            fraction_below_epsilon: below as f64 / fisher.len().max(1) as f64,
             ridge_lambda_applied: self.ridge.max(self.ridge_rel * median),
         }
     }
@@ -97,8 +100,11 @@ impl Ridge {
     }
 }
 
-/// The median, the mean of the two in the middle where their number is even.
+/// The median, the mean of the two in the middle where their number is even; 0 of nothing.
 fn median(values: &mut [f64]) -> f64 {
+    if values.is_empty() {
+        return 0.0;
+    }
     let (middle, odd) = (values.len() / 2, values.len() % 2 == 1);
     let (below, &mut upper, _) = values.select_nth_unstable_by(middle, f64::total_cmp);
     if odd {
@@ -117,15 +123,16 @@ mod tests {
         assert_eq!(median(&mut [3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(&mut [4.0, 1.0, 3.0, 2.0]), 2.5);
         assert_eq!(median(&mut [7.0]), 7.0);
+        assert_eq!(median(&mut []), 0.0);
     }
 
     #[test]
     fn damping_that_swamps_is_seen() {
-        let small = [1e-15, 2e-15, 3e-15];
-        let fixed = Ridge::new().with_ridge(1e-8).health(&small);
+        let small = &mut [1e-15, 2e-15, 3e-15];
+        let fixed = Ridge::new().with_ridge(1e-8).health(small);
         assert!(fixed.swamped());
         assert_eq!(fixed.fraction_below_epsilon, 1.0);
         let relative = Ridge::new().with_epsilon(1e-30).with_ridge(0.0);
-        assert!(!relative.health(&small).swamped());
+        assert!(!relative.health(small).swamped());
     }
 }

@@ -7,9 +7,9 @@ use fisher_core::{GradientStore, Sample};
 use serde::{Deserialize, Serialize};
 
 use super::{Candidate, ConflictsConfig, Tested};
-use crate::Relabelled;
 use crate::picture::{HeatMap, Picture, Scale};
 use crate::ridge::Health;
+use crate::{Relabelled, Source};
 
 /// Version of the form of [`ConflictReport`].
 const SCHEMA: u64 = 1;
@@ -159,6 +159,8 @@ pub struct ConflictReport {
     pub tasks: [String; 2],
     /// Hash of the model's weights.
     pub model: String,
+    /// The gradients compared.
+    pub gradients: Source,
     /// The settings.
     pub settings: ConflictsConfig,
     /// Ids of the samples compared.
@@ -268,6 +270,7 @@ pub(super) fn summarise(
         schema: SCHEMA,
         tasks: tasks.map(Into::into),
         model: store.model().into(),
+        gradients: Source::of(store),
         settings: config.clone(),
         samples: [0, 1].map(|task| samples[task].iter().map(|s| s.id().into()).collect()),
         tested: q.iter().flatten().count(),

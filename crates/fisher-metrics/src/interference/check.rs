@@ -3,11 +3,11 @@
 use std::fmt;
 
 use burn::tensor::Device;
-use fisher_core::{GradientStore, Grouping, HeadLayout, Scheme};
+use fisher_core::{Block, Catalogue, GradientStore, Grouping, HeadLayout, Scheme};
 use serde::{Deserialize, Serialize};
 
 use super::{Aggregate, Interference, InterferenceConfig, Normalize, Pool, ScoredBlock, Variant};
-use crate::pairs::{BlockSlices, Slice, View, head_slices};
+use crate::pairs::{BLOCKS, BlockSlices, Slice, View, head_slices};
 use crate::{Error, Result};
 
 /// Samples of each task that are checked.
@@ -72,9 +72,9 @@ impl fmt::Display for SelfCheck {
 impl Interference {
     /// Check, on the first 16 samples of each task, that
     ///
-    /// - the sums over the heads of a block are those of the whole block, no element twice and none
-    ///   left out (λ being the same for all; for the full variant, which does not add up, this is
-    ///   checked of the signed one);
+    /// - the sums over the heads of a block are those of its whole parameters, no element twice and
+    ///   none left out (for a fused matrix, over the heads of Q, K and V together; λ being the same
+    ///   for all; for the full variant, which does not add up, this is checked of the signed one);
     /// - twice the loss multiplies the unsigned scores by two and leaves the others as they are (ε
     ///   and λ_min, which have F's unit, going along);
     /// - a head whose gradient is 0 scores 0, and no other head changes;
@@ -126,8 +126,8 @@ impl Interference {
             ..base.clone()
         };
         let additive = additive.with_ridge(base.ridge.clone().with_ridge_rel(0.0));
-        let whole: Vec<BlockSlices> = blocks.iter().map(unsliced).collect();
-        let sums = run(&additive, &blocks, tasks, &plain)?.summed();
+        let [sliced, whole] = families(heads, store.catalogue(), &base.blocks)?;
+        let sums = run(&additive, &sliced, tasks, &plain)?.summed();
         let additivity = sums.deviation(&run(&additive, &whole, tasks, &plain)?, 1.0);
 
         let once = run(&base, &blocks, tasks, &plain)?;
@@ -202,13 +202,43 @@ impl Interference {
     }
 }
 
-/// All heads of a block as one slice.
-fn unsliced(block: &BlockSlices) -> BlockSlices {
-    let name = format!("layer {} {}", block.layer, block.block);
-    BlockSlices {
-        slices: vec![Slice::union(name, &block.slices)],
-        ..block.clone()
+/// All heads of the blocks that share parameters (Q, K and V in a fused matrix) as one unit, for every
+/// layer; and their parameters as one slice, which does not know of heads.
+fn families(
+    heads: &HeadLayout,
+    catalogue: &Catalogue,
+    blocks: &[Block],
+) -> Result<[Vec<BlockSlices>; 2]> {
+    let [mut sliced, mut whole] = [Vec::new(), Vec::new()];
+    for (layer, attention) in heads.attention().iter().enumerate() {
+        let mut left = blocks.to_vec();
+        while let Some(&block) = left.first() {
+            let has = |path: &&str, block| attention.blocks(path).any(|b| b == block);
+            let paths = attention.paths().filter(|path| has(path, block));
+            let paths: Vec<&str> = paths.collect();
+            let shares = |block: &Block| paths.iter().any(|path| has(path, *block));
+            let family: Vec<Block> = BLOCKS.into_iter().filter(shares).collect();
+            left.retain(|of| *of != block && !family.contains(of));
+            let parts = paths.iter().map(|path| {
+                let all = std::iter::once(0..catalogue.require(path)?.elements());
+                Ok(((*path).to_owned(), all.collect()))
+            });
+            let parts = parts.collect::<Result<Vec<_>>>()?;
+            let slices = head_slices(heads, catalogue, &family)?.into_iter();
+            let slices = slices.filter(|of| of.layer == layer);
+            let unit = |slices| BlockSlices {
+                layer,
+                block,
+                slices,
+            };
+            sliced.push(unit(slices.flat_map(|of| of.slices).collect()));
+            whole.push(unit(vec![Slice::new(
+                format!("layer {layer} {block}"),
+                parts,
+            )]));
+        }
     }
+    Ok([sliced, whole])
 }
 
 /// Scores by block of a layer, slice and pair.
@@ -260,9 +290,35 @@ impl Scores {
                 .fold(0.0, |m: f64, x| m.max(x.abs()));
             let largest = (largest * factor).max(f64::MIN_POSITIVE);
             for (x, y) in pairs {
-                worst = worst.max((x - factor * y).abs() / largest);
+                let off = (x - factor * y).abs() / largest;
+                // What is not a number is as far off as can be, and `max` would pass it over.
+                worst = if off.is_finite() {
+                    worst.max(off)
+                } else {
+                    f64::INFINITY
+                };
             }
         }
         worst
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_number_is_off() {
+        let scores = |values: [f64; 3]| Scores(vec![vec![values.to_vec()]]);
+        let right = scores([1.0, -2.0, 4.0]);
+        assert_eq!(right.deviation(&right, 1.0), 0.0);
+        assert_eq!(scores([1.0, -2.0, 3.0]).deviation(&right, 1.0), 0.25);
+        for wrong in [f64::NAN, f64::INFINITY] {
+            for (x, y) in [(0, 1), (1, 0), (1, 1)] {
+                let of = |on| scores([if on == 1 { wrong } else { 1.0 }, -2.0, 4.0]);
+                let found = of(x).deviation(&of(y), 1.0);
+                assert_eq!(found, f64::INFINITY, "{wrong} {x} {y}");
+            }
+        }
     }
 }

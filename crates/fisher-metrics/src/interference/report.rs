@@ -9,7 +9,7 @@ use super::{Aggregate, Estimate, InterferenceConfig, Pool, ScoredBlock, Variant,
 use crate::conflicts::SampleRef;
 use crate::picture::{HeatMap, Picture, Scale};
 use crate::ridge::Health;
-use crate::{Relabelled, pairs::BLOCKS};
+use crate::{Relabelled, Source, pairs::BLOCKS};
 
 /// Version of the form of [`InterferenceReport`].
 const SCHEMA: u64 = 1;
@@ -71,6 +71,8 @@ pub struct InterferenceReport {
     pub tasks: [String; 2],
     /// Hash of the model's weights.
     pub model: String,
+    /// The gradients compared.
+    pub gradients: Source,
     /// The settings.
     pub settings: InterferenceConfig,
     /// Ids of the samples.
@@ -156,6 +158,7 @@ pub(super) fn assemble(
         schema: SCHEMA,
         tasks: tasks.map(Into::into),
         model: store.model().into(),
+        gradients: Source::of(store),
         settings: config.clone(),
         layers: attention.iter().map(|a| a.name().into()).collect(),
         kv_heads: attention
@@ -190,6 +193,12 @@ fn warnings(
             "the mean over the samples of {a} is, by construction, the size of the gradients of \
              {b}, whatever {a} is: this map of means says nothing about {a}. Scores of single \
              pairs do; for a map prefer pool B or the signed variant"
+        ));
+    }
+    let few = tasks.iter().find(|task| store.samples(task).len() == 1);
+    if let Some(task) = few.filter(|_| config.relabellings.is_some()) {
+        warnings.push(format!(
+            "there is no test by relabelling: it takes two samples of each task, and {task} has one"
         ));
     }
     let swamped = |s: &&SliceScores| s.health.is_some_and(|h| h.swamped());
