@@ -3,8 +3,8 @@
 use burn::module::ParamGroup;
 use burn::tensor::{Device, Tensor};
 use fisher_core::{
-    Catalogue, Gradient, GradientBatch, GradientStore, HeadLayout, Orientation, Parameter, Role,
-    Sample, StoreConfig,
+    Catalogue, Gradient, GradientBatch, GradientStore, HeadLayout, Orientation, Parameter,
+    Precision, Role, Sample, StoreConfig,
 };
 use fisher_metrics::{
     ConflictReport, ConflictsConfig, Correction, Error, Ridge, SliceBy, SliceConflicts,
@@ -201,6 +201,18 @@ impl Made {
         seed: u64,
         shift: impl Fn(usize, usize) -> f32,
     ) -> Self {
+        let shift = |task: usize, slice: usize, _: usize| shift(task, slice);
+        Self::by_sample(counts, slices, elements, seed, shift)
+    }
+
+    /// The same, with a shift for every sample of its own.
+    fn by_sample(
+        counts: [usize; 2],
+        slices: usize,
+        elements: usize,
+        seed: u64,
+        shift: impl Fn(usize, usize, usize) -> f32,
+    ) -> Self {
         let rng = &mut ChaCha8Rng::seed_from_u64(seed);
         let mut normal = || {
             let (u, v): (f32, f32) = (rng.random(), rng.random());
@@ -223,8 +235,8 @@ impl Made {
             let mut batch = GradientBatch::new(samples);
             for slice in 0..slices {
                 let mut values: Vec<f32> = (0..count * elements).map(|_| normal()).collect();
-                let firsts = values.iter_mut().step_by(elements);
-                firsts.for_each(|x| *x += shift(task, slice));
+                let firsts = values.iter_mut().step_by(elements).enumerate();
+                firsts.for_each(|(i, x)| *x += shift(task, slice, i));
                 let tensor = Tensor::<1>::from_floats(values.as_slice(), &flex());
                 let tensor = tensor.reshape([count, elements]);
                 batch.insert(format!("p{slice:02}"), Gradient::token_sum(tensor));
@@ -343,6 +355,12 @@ fn planted_conflicts_are_told_with_their_names() {
     assert_eq!(report.hot_spots[0].slice, "p02");
     assert_eq!(report.total, slice(&report, "p02").conflicts);
     assert_eq!(report.clusters.len(), 1);
+    // What leaving a sample out would do was not measured, and is not said.
+    let advice = report.sentences(3).pop().expect("a sentence");
+    assert!(
+        advice.ends_with("a candidate to look at, to leave out or to weigh less"),
+        "{advice}"
+    );
     for conflict in &report.conflicts {
         assert!(conflict.cosine < 0.0 && conflict.q <= report.pair_level);
         assert_eq!((&*conflict.a.task, &*conflict.b.task), ("a", "b"));
@@ -401,6 +419,118 @@ fn rounding_is_not_significant() {
     let report = conflicts.forward(&store, ["a", "b"], &HeadLayout::none(), &flex());
     let test = report.expect("a report").slices[0].test.expect("a test");
     assert_eq!(test.p_low, 1.0, "{test:?}");
+}
+
+/// Of 10 slices 3 collide, and in them two thirds of the samples of either task; pairs of other
+/// samples, and other slices, have no conflict to find. The share of false ones among the pairs called,
+/// averaged over the slices selected, is what Benjamini and Bogomolov hold at α where p-values are
+/// valid; those of pairs share their samples, so it is measured. Prints a table (`--nocapture`).
+#[test]
+fn pairs_that_do_not_collide_are_rarely_called() {
+    let (runs, alpha, count) = (100, 0.1, 24);
+    println!("{runs} runs, 10 slices of 8 elements, 3 collide, 24 + 24 samples, α = {alpha}");
+    println!(
+        "{:>6}  {:>9}  {:>9}  {:>6}  {:>6}  {:>6}",
+        "shift", "selected", "conflicts", "FDR", "± s.e.", "power"
+    );
+    let collides = |slice: usize, i: usize| slice < 3 && i % 3 > 0;
+    for shift in [0.0f32, 1.5, 3.0, 6.0] {
+        let planted = |task: usize, slice: usize, i: usize| match (collides(slice, i), task) {
+            (true, 0) => shift,
+            (true, _) => -shift,
+            _ => 0.0,
+        };
+        let (mut rates, mut selected, mut conflicts, mut right) = (Vec::new(), 0, 0, 0);
+        for seed in 0..runs {
+            let made = Made::by_sample([count; 2], 10, 8, 7000 + seed, planted);
+            let config = quiet().with_alpha(alpha).with_relabellings(499);
+            let report = made.report(config.with_listed(usize::MAX));
+            let mut rate = 0.0;
+            for (i, slice) in report.slices.iter().enumerate() {
+                let called = report.conflicts.iter().filter(|c| c.slice == slice.name);
+                let wrong = called.filter(|c| {
+                    let number = |id: &str| id.parse().expect("a number");
+                    let both = collides(i, number(&c.a.id)) && collides(i, number(&c.b.id));
+                    shift == 0.0 || !both
+                });
+                let wrong = wrong.count();
+                rate += wrong as f64 / slice.conflicts.max(1) as f64;
+                right += slice.conflicts - wrong;
+            }
+            rates.push(rate / report.selected.max(1) as f64);
+            selected += report.selected;
+            conflicts += report.total;
+        }
+        let n = runs as f64;
+        let mean = rates.iter().sum::<f64>() / n;
+        let squares = rates.iter().map(|r| (r - mean).powi(2)).sum::<f64>();
+        let error = (squares / (n - 1.0) / n).sqrt();
+        let power = right as f64 / (n * 3.0 * 16.0 * 16.0);
+        println!(
+            "{shift:>6}  {selected:>9}  {conflicts:>9}  {mean:>6.3}  {error:>6.3}  {power:>6.3}"
+        );
+        assert!(mean <= alpha + 2.0 * error, "{shift}: {mean} ± {error}");
+        assert!(shift < 6.0 || power > 0.5, "{power}");
+    }
+}
+
+/// From disk and with next to no memory, in half precision, with all pairs kept or not: the same
+/// report.
+#[rstest]
+fn streamed_conflicts_are_the_same(
+    #[values(None, Some(Ridge::new()))] whitening: Option<Ridge>,
+    #[values(Precision::Float32, Precision::Float16)] precision: Precision,
+) {
+    let golden = Golden::load("llama-gqa");
+    let folder = tempfile::tempdir().expect("a folder");
+    let kept = StoreConfig::new(1 << 24).with_precision(precision);
+    let held = golden.store(&kept, 3, &flex());
+    let config = StoreConfig::new(0)
+        .with_precision(precision)
+        .with_folder(Some(folder.path().into()));
+    let on_disk = golden.store(&config, 2, &flex());
+    for by in [SliceBy::Parameter, SliceBy::Head, SliceBy::Layer] {
+        // A level at which the few samples there are can conflict.
+        let config = quiet()
+            .with_by(by)
+            .with_alpha(0.999)
+            .with_whitening(whitening.clone());
+        let run = |config: ConflictsConfig, store: &GradientStore| {
+            let conflicts = config.init().expect("settings");
+            let report = conflicts.forward(store, TASKS, &golden.heads(), &flex());
+            report.expect("a report")
+        };
+        let expected = run(config.clone().with_keep_pairs(true), &held);
+        assert!(expected.total > 0, "{expected}");
+        assert_eq!(expected.gradients.precision, precision);
+        for memory in [300, 3000] {
+            let found = run(config.clone().with_memory(memory), &on_disk);
+            assert_eq!(found.slices.len(), expected.slices.len());
+            for (x, y) in found.slices.iter().zip(&expected.slices) {
+                let [a, b] = [x, y].map(|s| s.test.expect("a test"));
+                assert_close(&x.name, &[a.statistic], &[b.statistic], 1e-9, 1.0);
+                let counts = |s: &SliceConflicts| (s.name.clone(), s.selected, s.conflicts);
+                assert_eq!(counts(x), counts(y));
+                assert!(x.pairs.is_none() && y.pairs.is_some());
+            }
+            let names = |r: &ConflictReport| -> Vec<_> {
+                let of = r.conflicts.iter();
+                let mut names: Vec<_> = of
+                    .map(|c| (c.slice.clone(), c.a.clone(), c.b.clone()))
+                    .collect();
+                names.sort();
+                names
+            };
+            assert_eq!(names(&found), names(&expected));
+            assert_eq!(found.clusters, expected.clusters);
+            let shares = |r: &ConflictReport| -> Vec<_> {
+                let of = r.hot_spots.iter();
+                of.map(|h| (h.slice.clone(), h.conflicts, h.share))
+                    .collect()
+            };
+            assert_eq!(shares(&found), shares(&expected));
+        }
+    }
 }
 
 /// SVG that says everything in text, and a PNG of the same.
@@ -475,8 +605,14 @@ fn too_few_samples_are_an_error() {
             .contains("tasks there are: a, b")
     );
     let heads = quiet().with_by(SliceBy::Head).init().expect("settings");
-    let error = heads.forward(&made.store, ["b", "b"], &HeadLayout::none(), &flex());
+    let two = Made::new([2, 2], 1, 3, 0, |_, _| 0.0);
+    let error = heads.forward(&two.store, ["a", "b"], &HeadLayout::none(), &flex());
     assert!(matches!(error, Err(Error::NotCollected { .. })));
+    // A task's pairs with itself would count as pairs across, and samples as their own partners.
+    let error = conflicts.forward(&two.store, ["a", "a"], &HeadLayout::none(), &flex());
+    assert!(matches!(error, Err(Error::Settings { .. })));
+    let nothing = quiet().with_by(SliceBy::Chosen(Vec::new())).init();
+    assert!(matches!(nothing, Err(Error::Settings { .. })));
     assert!(quiet().with_alpha(0.0).init().is_err());
     assert!(quiet().with_relabellings(0).init().is_err());
     assert!(quiet().with_min_separation(1.5).init().is_err());
