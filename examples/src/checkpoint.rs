@@ -2,3 +2,4 @@
 
 pub mod analysis;
 pub mod results;
+pub mod run;

@@ -433,7 +433,7 @@ fn pairs_that_do_not_collide_are_rarely_called() {
         "{:>6}  {:>9}  {:>9}  {:>6}  {:>6}  {:>6}",
         "shift", "selected", "conflicts", "FDR", "± s.e.", "power"
     );
-    let collides = |slice: usize, i: usize| slice < 3 && i % 3 > 0;
+    let collides = |slice: usize, i: usize| slice < 3 && !i.is_multiple_of(3);
     for shift in [0.0f32, 1.5, 3.0, 6.0] {
         let planted = |task: usize, slice: usize, i: usize| match (collides(slice, i), task) {
             (true, 0) => shift,

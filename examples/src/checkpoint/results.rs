@@ -12,6 +12,24 @@ use super::analysis::Findings;
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
+/// The samples of every task in the order of their file; they are collected by length.
+pub type Order = BTreeMap<String, Vec<String>>;
+
+/// Where the samples `found` lie in the order of `task`'s file.
+fn places(order: &Order, task: &str, found: &[String]) -> Vec<usize> {
+    let at = |id: &String| found.iter().position(|found| found == id);
+    match order.get(task) {
+        Some(wanted) => wanted.iter().filter_map(at).collect(),
+        None => (0..found.len()).collect(),
+    }
+}
+
+/// A matrix of pairs, its rows and columns in another order.
+fn arranged(matrix: &[Vec<f64>], [rows, columns]: &[Vec<usize>; 2]) -> Vec<Vec<f64>> {
+    let row = |&row: &usize| columns.iter().map(|&column| matrix[row][column]).collect();
+    rows.iter().map(row).collect()
+}
+
 /// Numbers in float64 with their shape, by name.
 #[derive(Debug, Default)]
 pub struct Tensors(BTreeMap<String, (Vec<usize>, Vec<f64>)>);
@@ -26,6 +44,7 @@ impl Tensors {
         statistics: &Statistics,
         gradients: Option<&GradientStore>,
         findings: &Findings,
+        order: &Order,
     ) -> Result<Self> {
         let mut tensors = Self::default();
         for task in statistics.tasks() {
@@ -56,7 +75,7 @@ impl Tensors {
         }
         for (settings, report) in &findings.interference {
             for block in report.blocks() {
-                if let Some(scores) = dense(report, block) {
+                if let Some(scores) = dense(report, block, order) {
                     let name = format!("interference/{settings}/{block}");
                     tensors.0.insert(name, scores);
                 }
@@ -111,11 +130,19 @@ impl Tensors {
 }
 
 /// `[n_A, n_B, layers, heads]`; `None` where layers differ in their number of heads.
-fn dense(report: &InterferenceReport, block: Block) -> Option<(Vec<usize>, Vec<f64>)> {
+fn dense(
+    report: &InterferenceReport,
+    block: Block,
+    order: &Order,
+) -> Option<(Vec<usize>, Vec<f64>)> {
     let [a, b] = [&report.samples[0], &report.samples[1]].map(Vec::len);
     let heads = report.kv_heads.first()?.len();
     let mut values = Vec::with_capacity(a * b * report.kv_heads.len() * heads);
-    for pair in 0..a * b {
+    let [rows, columns] = [0, 1].map(|t| places(order, &report.tasks[t], &report.samples[t]));
+    let pairs = rows
+        .iter()
+        .flat_map(|row| columns.iter().map(move |column| row * b + column));
+    for pair in pairs {
         for (layer, of_layer) in report.kv_heads.iter().enumerate() {
             if of_layer.len() != heads {
                 return None;
@@ -141,18 +168,24 @@ fn dense(report: &InterferenceReport, block: Block) -> Option<(Vec<usize>, Vec<f
 pub fn report(
     settings: Value,
     statistics: &Statistics,
-    losses: &BTreeMap<String, Vec<f64>>,
+    losses: &BTreeMap<String, BTreeMap<String, f64>>,
     findings: &Findings,
+    order: &Order,
 ) -> Result<Value> {
     let mut tasks = Map::new();
     for task in statistics.tasks() {
         let of_task = statistics.task(task)?;
-        let counted = || of_task.samples().iter().filter(|s| s.skipped.is_none());
+        let (skipped, counted): (Vec<_>, Vec<_>) =
+            of_task.samples().iter().partition(|s| s.skipped.is_some());
+        let ids: Vec<String> = counted.iter().map(|s| s.id.clone()).collect();
+        let places = places(order, task, &ids);
+        let counted = || places.iter().map(|&at| counted[at]);
+        let loss = |id: &String| losses.get(task).and_then(|losses| losses.get(id));
         let mut entry = json!({
             "ids": counted().map(|s| &s.id).collect::<Vec<_>>(),
             "tokens": counted().map(|s| s.tokens).collect::<Vec<_>>(),
-            "skipped": of_task.samples().iter().filter(|s| s.skipped.is_some()).collect::<Vec<_>>(),
-            "loss_sum": losses.get(task),
+            "loss_sum": counted().map(|s| loss(&s.id)).collect::<Vec<_>>(),
+            "skipped": skipped,
         });
         if let Some(ranking) = findings.ranking.iter().find(|r| r.task == task) {
             let top = ranking.top.iter();
@@ -218,13 +251,16 @@ pub fn report(
                 entry[p] = json!(test.p_low);
             }
             if let Some(pairs) = &slice.pairs {
+                let ids = [&pairs.a, &pairs.b];
+                let places = [0, 1].map(|t| places(order, &report.tasks[t], ids[t]));
+                let cosine = arranged(&pairs.cosine, &places);
                 let separation = |cosine: &f64| ((1.0 - cosine) / 2.0).max(0.0).sqrt();
-                let rows = pairs.cosine.iter();
+                let rows = cosine.iter();
                 let rows = rows.map(|row| row.iter().map(separation).collect::<Vec<_>>());
                 entry["separation"] = json!(rows.collect::<Vec<_>>());
-                entry["cosine"] = json!(pairs.cosine);
-                entry["p_pair"] = json!(pairs.p);
-                entry["q_pair"] = json!(pairs.q);
+                entry["cosine"] = json!(cosine);
+                entry["p_pair"] = json!(arranged(&pairs.p, &places));
+                entry["q_pair"] = json!(arranged(&pairs.q, &places));
             }
             (slice.name.clone(), entry)
         });
