@@ -617,3 +617,44 @@ fn too_few_samples_are_an_error() {
     assert!(quiet().with_relabellings(0).init().is_err());
     assert!(quiet().with_min_separation(1.5).init().is_err());
 }
+
+/// Gradients whose squares are out of float32's range have directions all the same, also where
+/// products are of float32.
+#[rstest]
+fn small_and_large_gradients_have_directions(
+    #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
+    #[values(1e-30, 1e25)] size: f32,
+) {
+    let Some(device) = backend.device() else {
+        return;
+    };
+    let parameter = Parameter::new("p", [6], Role::Vector, Orientation::InputOutput);
+    let catalogue = Catalogue::new(vec![parameter]).expect("parameters");
+    let store = StoreConfig::new(1 << 20).init_for(&catalogue, "made".into());
+    let mut store = store.expect("a store");
+    let value = |task: usize, k: usize| ((1 + k * k + 50 * task) as f32).sin();
+    for (task, name) in ["a", "b"].into_iter().enumerate() {
+        let samples = (0..3).map(|i| Sample::new(format!("{i}"), 1));
+        let samples: Vec<Sample> = samples.collect::<Result<_, _>>().expect("tokens");
+        let mut batch = GradientBatch::new(samples);
+        let values: Vec<f32> = (0..18).map(|k| size * value(task, k)).collect();
+        let tensor = Tensor::<1>::from_floats(values.as_slice(), &flex()).reshape([3, 6]);
+        batch.insert("p", Gradient::token_sum(tensor));
+        store.push(name, &batch).expect("gradients");
+    }
+    let conflicts = quiet().with_keep_pairs(true).init().expect("settings");
+    let report = conflicts.forward(&store, ["a", "b"], &HeadLayout::none(), &device);
+    let report = report.expect("a report");
+    let row = |task: usize, i: usize| -> Vec<f64> {
+        let of = (6 * i..6 * i + 6).map(|k| f64::from(value(task, k)));
+        of.collect()
+    };
+    let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
+    let cosine = |k: usize| {
+        let (x, y) = (row(0, k / 3), row(1, k % 3));
+        dot(&x, &y) / (dot(&x, &x) * dot(&y, &y)).sqrt()
+    };
+    let expected: Vec<f64> = (0..9).map(cosine).collect();
+    let pairs = report.slices[0].pairs.as_ref().expect("pairs");
+    assert_close("cosine", &pairs.cosine.concat(), &expected, GOLDEN, 1.0);
+}
