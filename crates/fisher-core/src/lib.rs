@@ -32,6 +32,7 @@
 //! # Ok::<(), fisher_core::Error>(())
 //! ```
 
+mod averages;
 mod catalogue;
 mod ema;
 mod error;
@@ -44,6 +45,7 @@ mod kernel;
 mod product;
 mod provenance;
 mod record;
+mod running;
 mod sample;
 mod statistics;
 mod store;
@@ -51,6 +53,7 @@ mod stream;
 mod totals;
 mod welford;
 
+pub use averages::Averages;
 pub use catalogue::{Catalogue, Orientation, Parameter, Role};
 pub use ema::Ema;
 pub use error::Error;
@@ -61,7 +64,7 @@ pub use group::{Grouping, Reduction, Scheme};
 pub use heads::{Attention, AttentionConfig, Block, Fused, HeadLayout};
 pub use interval::{ConfidenceInterval, Distribution};
 pub use product::Way;
-pub use provenance::{FisherKind, Provenance, for_each_weight, hash_weights};
+pub use provenance::{FisherKind, Provenance, Steps, for_each_weight, hash_weights};
 pub use record::SCHEMA_VERSION;
 pub use sample::{Sample, Tokens};
 pub use statistics::{

@@ -45,13 +45,39 @@ pub struct Provenance {
     pub unit: String,
     /// What a group's number stands for.
     pub reduction: Reduction,
-    /// [`hash_weights`] of the model.
+    /// [`hash_weights`] of the model; or, of statistics whose weights moved while they were
+    /// accumulated, `training from` and the hash of the weights that training began with.
     pub model: String,
+    /// The steps of training at whose weights samples were seen, where weights moved meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<Steps>,
     /// The seeds of the runs that went in.
     pub seeds: BTreeSet<u64>,
 }
 
+/// The first and the last step of training that went into statistics. A step's number is that of
+/// the batches its weights were trained on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Steps {
+    /// The first.
+    pub first: u64,
+    /// The last.
+    pub last: u64,
+}
+
 impl Provenance {
+    /// Take in what may differ in statistics that are merged.
+    pub(crate) fn absorb(&mut self, other: Self) {
+        self.seeds.extend(other.seeds);
+        self.steps = match (self.steps, other.steps) {
+            (Some(ours), Some(theirs)) => Some(Steps {
+                first: ours.first.min(theirs.first),
+                last: ours.last.max(theirs.last),
+            }),
+            (ours, theirs) => ours.or(theirs),
+        };
+    }
+
     /// Whether statistics of the two may be merged. Seeds may differ.
     pub(crate) fn compatible(&self, other: &Self) -> Result<()> {
         let differs = |what: &str, ours: String, theirs: String| {

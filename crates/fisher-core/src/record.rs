@@ -317,7 +317,7 @@ fn to_device(high: TensorData, low: Option<TensorData>, device: &Device) -> Mome
     }
 }
 
-fn data(name: &str, view: &TensorView) -> Result<TensorData, String> {
+pub(crate) fn data(name: &str, view: &TensorView) -> Result<TensorData, String> {
     let dtype = match view.dtype() {
         Dtype::F64 => DType::F64,
         Dtype::F32 => DType::F32,
@@ -335,7 +335,7 @@ fn data(name: &str, view: &TensorView) -> Result<TensorData, String> {
     ))
 }
 
-fn view(data: &TensorData) -> Result<TensorView<'_>, String> {
+pub(crate) fn view(data: &TensorData) -> Result<TensorView<'_>, String> {
     let dtype = match data.dtype() {
         DType::F64 => Dtype::F64,
         DType::F32 => Dtype::F32,
@@ -346,7 +346,7 @@ fn view(data: &TensorData) -> Result<TensorView<'_>, String> {
 }
 
 /// SHA-256, in hexadecimal, over the metadata without its digest and all tensors.
-fn checksum(
+pub(crate) fn checksum(
     metadata: &str,
     views: &BTreeMap<&str, TensorView>,
 ) -> Result<String, serde_json::Error> {
@@ -376,7 +376,7 @@ fn check_version(path: &Path, json: &str) -> Result<()> {
 }
 
 /// Write beside the target, sync, rename over it, sync the folder.
-fn write_atomically(
+pub(crate) fn write_atomically(
     path: &Path,
     views: BTreeMap<&str, TensorView>,
     header: HashMap<String, String>,
@@ -410,18 +410,18 @@ fn write_atomically(
 }
 
 /// `/` ends a task's name in tensor names, so it may not be in it.
-fn encode(task: &str) -> String {
+pub(crate) fn encode(task: &str) -> String {
     task.replace('%', "%25").replace('/', "%2F")
 }
 
-fn io_error(path: &Path, source: std::io::Error) -> Error {
+pub(crate) fn io_error(path: &Path, source: std::io::Error) -> Error {
     Error::Io {
         path: path.into(),
         source,
     }
 }
 
-fn format_error(path: &Path, reason: impl std::fmt::Display) -> Error {
+pub(crate) fn format_error(path: &Path, reason: impl std::fmt::Display) -> Error {
     Error::Format {
         path: path.into(),
         reason: reason.to_string(),

@@ -117,6 +117,7 @@ impl StatisticsConfig {
                 unit: C::NAME.into(),
                 reduction: self.reduction,
                 model,
+                steps: None,
                 seeds: self.seed.into_iter().collect(),
             },
             plan: Plan {
@@ -208,6 +209,11 @@ impl GradientBatch {
     pub fn get(&self, path: &str) -> Option<&Gradient<TokenSum>> {
         self.gradients.get(path)
     }
+
+    /// All gradients, by path.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Gradient<TokenSum>)> {
+        self.gradients.iter().map(|(path, g)| (&**path, g))
+    }
 }
 
 /// The Fisher statistics of several tasks of one model.
@@ -285,6 +291,7 @@ impl<C: ContributionUnit> Statistics<C> {
                 id: s.id().into(),
                 tokens: s.tokens(),
                 skipped: None,
+                step: None,
             }));
         Ok(())
     }
@@ -300,6 +307,7 @@ impl<C: ContributionUnit> Statistics<C> {
                 id: sample.id().into(),
                 tokens: sample.tokens(),
                 skipped: Some(parameter.into()),
+                step: None,
             });
     }
 
@@ -315,8 +323,9 @@ impl<C: ContributionUnit> Statistics<C> {
             let Some(ours) = self.tasks.get(name) else {
                 continue;
             };
-            let ids: HashSet<&str> = ours.samples.iter().map(|s| &*s.id).collect();
-            if let Some(twice) = theirs.samples.iter().find(|s| ids.contains(&*s.id)) {
+            let seen: HashSet<_> = ours.samples.iter().map(|s| (s.step, &*s.id)).collect();
+            let mut samples = theirs.samples.iter();
+            if let Some(twice) = samples.find(|s| seen.contains(&(s.step, &*s.id))) {
                 return Err(Error::DuplicateSample {
                     task: name.clone(),
                     sample: twice.id.clone(),
@@ -331,7 +340,7 @@ impl<C: ContributionUnit> Statistics<C> {
                 }
             }
         }
-        self.provenance.seeds.extend(other.provenance.seeds);
+        self.provenance.absorb(other.provenance);
         Ok(())
     }
 
@@ -540,6 +549,10 @@ pub struct SampleRecord {
     /// The parameter because of which it was left out, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skipped: Option<String>,
+    /// The step of training at whose weights it was seen, where weights moved meanwhile: see
+    /// [`Statistics::during_training`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<u64>,
 }
 
 /// The accumulators of one task.

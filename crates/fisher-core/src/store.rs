@@ -280,6 +280,7 @@ impl GradientStore {
                     id: s.id().into(),
                     tokens: s.tokens(),
                     skipped: None,
+                    step: None,
                 });
                 let exponents = match self.precision {
                     Precision::Float32 => Vec::new(),

@@ -353,6 +353,7 @@ impl<C: ContributionUnit> Stream<'_, C> {
             id: s.id().into(),
             tokens: s.tokens(),
             skipped: None,
+            step: None,
         };
         task.samples.extend(self.samples.into_iter().map(record));
         Ok(())

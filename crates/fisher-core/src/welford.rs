@@ -343,6 +343,16 @@ impl Welford {
         (Moment::cat(means.collect()), m2s.map(Moment::cat))
     }
 
+    /// The same accumulator on another device of the same kind.
+    pub(crate) fn to_device(&self, device: &Device) -> Self {
+        let (mean, m2) = self.joined();
+        let moved = |moment: Moment| Moment {
+            high: moment.high.to_device(device),
+            low: moment.low.map(|low| low.to_device(device)),
+        };
+        Self::from_parts(self.count, moved(mean), m2.map(moved))
+    }
+
     /// Take in one sample, `[elements]`.
     ///
     /// # Panics
