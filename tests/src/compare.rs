@@ -96,7 +96,11 @@ fn within(path: &str, found: &Value, expected: &Value, largest: f64) -> usize {
                 .unwrap_or_else(|| panic!("{path}: {found} is no number"));
             let exact = expected.fract() == 0.0 && !path.contains("/q_") && !path.contains("/p_");
             // A difference of mean cosines, which are of size 1.
-            let largest = if path.ends_with("/statistic") { 0.1 } else { largest };
+            let largest = if path.ends_with("/statistic") {
+                0.1
+            } else {
+                largest
+            };
             let bound = match exact {
                 true => 1e-9 * expected.abs(),
                 false => FLOAT32 * expected.abs().max(largest),

@@ -4,6 +4,7 @@ pub mod backend;
 pub mod compare;
 pub mod golden;
 pub mod models;
+pub mod pupil;
 pub mod tapped;
 pub mod tolerance;
 

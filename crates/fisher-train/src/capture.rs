@@ -205,14 +205,14 @@ impl<M: SampleLoss> Capture<M> {
         let counted = sample.gradients.samples()[0].clone();
         let loss = match into.push(task, sample.gradients) {
             Ok(()) => Some(sample.loss),
-            Err(CoreError::NonFinite { parameter, .. })
+            Err(Error::Core(CoreError::NonFinite { parameter, .. }))
                 if self.config.non_finite == NonFinite::Skip =>
             {
                 tracing::warn!(id, parameter, "gradient not finite, sample skipped");
                 into.statistics.skip(task, &counted, parameter);
                 None
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         };
         Ok(Outcome {
             id: id.to_owned(),
@@ -386,8 +386,16 @@ fn stream<C: ContributionUnit>(
     } = captured;
     let unreached = factors.iter().filter(|(_, factors)| factors.is_none());
     let unreached: Vec<String> = unreached.map(|(path, _)| path.clone()).collect();
+    if let Some(aside) = &mut into.aside {
+        aside.begin(task, &samples)?;
+    }
     let mut stream = into.statistics.stream(task, samples.clone());
     for (path, factors) in factors {
+        if let (Some(aside), Some(factors)) = (&mut into.aside, &factors)
+            && aside.wants(&path)
+        {
+            aside.take(task, &samples, &path, &factors.whole());
+        }
         match (stream.wanted(&path), factors) {
             (None, _) => {} // only the store wants it
             (Some(_), None) => stream.zeros(&path)?,
@@ -398,6 +406,9 @@ fn stream<C: ContributionUnit>(
         }
     }
     stream.finish()?;
+    if let Some(aside) = &mut into.aside {
+        aside.end(task, &samples);
+    }
     into.commit(prepared)?;
     let outcome = |(sample, loss): (Sample, f64)| Outcome {
         id: sample.id().into(),

@@ -9,6 +9,7 @@ use fisher_core::{
     Statistics, hash_weights,
 };
 
+use crate::hook::aside::Aside;
 use crate::{Error, NonFinite, Result};
 
 /// Where collected gradients go: into statistics, and whole into a store besides, if there is one.
@@ -18,6 +19,8 @@ use crate::{Error, NonFinite, Result};
 pub struct Destination<'a, C: ContributionUnit> {
     pub(crate) statistics: &'a mut Statistics<C>,
     pub(crate) store: Option<&'a mut GradientStore>,
+    /// What else is wanted of gradients.
+    pub(crate) aside: Option<&'a mut Aside>,
 }
 
 impl<'a, C: ContributionUnit> From<&'a mut Statistics<C>> for Destination<'a, C> {
@@ -25,6 +28,7 @@ impl<'a, C: ContributionUnit> From<&'a mut Statistics<C>> for Destination<'a, C>
         Self {
             statistics,
             store: None,
+            aside: None,
         }
     }
 }
@@ -36,6 +40,7 @@ impl<'a, C: ContributionUnit> From<(&'a mut Statistics<C>, &'a mut GradientStore
         Self {
             statistics,
             store: Some(store),
+            aside: None,
         }
     }
 }
@@ -56,6 +61,15 @@ impl<C: ContributionUnit> Destination<'_, C> {
                 })
             }
             _ => Ok(()),
+        }
+    }
+
+    /// The same destination, for a while.
+    pub(crate) fn reborrow(&mut self) -> Destination<'_, C> {
+        Destination {
+            statistics: self.statistics,
+            store: self.store.as_deref_mut(),
+            aside: self.aside.as_deref_mut(),
         }
     }
 
@@ -106,14 +120,18 @@ impl<C: ContributionUnit> Destination<'_, C> {
 
     /// First the store says whether it can take the sample, then the statistics count it, and only
     /// then is it kept: what is wrong with it leaves it out of both.
-    pub(crate) fn push(&mut self, task: &str, gradients: GradientBatch) -> fisher_core::Result<()> {
+    pub(crate) fn push(&mut self, task: &str, gradients: GradientBatch) -> Result<()> {
         let prepared = self.prepare(task, &gradients)?;
-        let mut counted = gradients;
-        if self.store.is_some() {
-            counted.retain(|path| self.statistics.shape(path).is_some());
+        if self.store.is_none() && self.aside.is_none() {
+            return Ok(self.statistics.push(task, gradients)?);
         }
+        let mut counted = gradients.clone();
+        counted.retain(|path| self.statistics.shape(path).is_some());
         self.statistics.push(task, counted)?;
-        self.commit(prepared)
+        if let Some(aside) = &mut self.aside {
+            aside.push(task, &gradients)?;
+        }
+        Ok(self.commit(prepared)?)
     }
 
     /// What the store is to keep of a batch; nothing where there is none, or where one on disk is

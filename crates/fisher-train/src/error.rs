@@ -157,4 +157,11 @@ pub enum Error {
     /// A checkpoint that would never be written.
     #[error("a checkpoint every 0 samples is never written; give a number above 0")]
     CheckpointEvery,
+
+    /// A hook that cannot work as it is set.
+    #[error("Fisher hook: {reason}")]
+    Hook {
+        /// What does not fit, and what to do.
+        reason: String,
+    },
 }

@@ -76,9 +76,11 @@ mod error;
 mod ewc;
 mod factors;
 mod fisher;
+mod hook;
 mod losses;
 mod merge;
 mod names;
+mod noise;
 mod optimizer;
 mod per_sample;
 mod sample;
@@ -92,9 +94,15 @@ pub use collect::{Checkpoint, Collected, Collector, CollectorConfig, NonFinite};
 pub use destination::Destination;
 pub use error::Error;
 pub use ewc::Ewc;
+pub use hook::{
+    AcrossTasks, FisherHook, FisherMetric, FisherStrategy, HISTORY_SCHEMA, History, HookConfig,
+    Moment, OnFailure, Part, Probes, Quantity, Reading, Schedule, Source as HookSource,
+    TaskReading,
+};
 pub use losses::{IGNORE, SampleLosses, draw_labels};
 pub use merge::{Granularity, MergeConfig, Merging, Source};
 pub use names::Names;
+pub use noise::{Estimate, GradientMoments, NoiseScale, NoiseScaleConfig, SampleWeight};
 pub use optimizer::FisherOptimizer;
 pub use per_sample::{PerSample, SampleGradient};
 pub use sample::{SampleBatch, SampleLoss};

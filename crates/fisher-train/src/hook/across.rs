@@ -1,0 +1,137 @@
+//! Do the gradients of tasks agree?
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use burn::tensor::{DType, Tensor};
+use fisher_core::Sample;
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+use crate::capture::read;
+
+/// How samples of one task lie to samples of another, over all pairs and every two tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct AcrossTasks {
+    /// The pairs: of samples whose gradients are not 0.
+    pub pairs: usize,
+    /// The mean of `cos(g_i, g_j)`.
+    pub mean_cosine: f64,
+    /// The share of pairs with `cos(g_i, g_j) < 0`. Of unrelated gradients it is near a half.
+    pub conflict_rate: f64,
+}
+
+/// Gradients of several tasks, kept until they are compared.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    /// The parameters to compare.
+    paths: BTreeSet<String>,
+    /// Task to path to batches, `[samples, elements]`; `None` where a batch does not reach the path.
+    tasks: BTreeMap<String, Vec<Batch>>,
+}
+
+#[derive(Debug)]
+struct Batch {
+    samples: usize,
+    gradients: BTreeMap<String, Tensor<2>>,
+}
+
+impl Kept {
+    pub(crate) fn new(paths: BTreeSet<String>) -> Self {
+        Self {
+            paths,
+            tasks: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn wants(&self, path: &str) -> bool {
+        self.paths.contains(path)
+    }
+
+    /// Begin a batch; its parameters follow.
+    pub(crate) fn begin(&mut self, task: &str, samples: &[Sample]) {
+        self.tasks.entry(task.to_owned()).or_default().push(Batch {
+            samples: samples.len(),
+            gradients: BTreeMap::new(),
+        });
+    }
+
+    /// Take in one parameter of the last batch begun.
+    pub(crate) fn take(&mut self, task: &str, path: &str, gradient: Tensor<2>) {
+        let batch = self
+            .tasks
+            .get_mut(task)
+            .and_then(|batches| batches.last_mut());
+        if let Some(batch) = batch.filter(|_| self.paths.contains(path)) {
+            let float = match gradient.dtype() {
+                DType::F64 => DType::F64,
+                _ => DType::F32,
+            };
+            batch
+                .gradients
+                .insert(path.to_owned(), gradient.cast(float));
+        }
+    }
+
+    /// All pairs across tasks; `None` where there are none.
+    pub(crate) fn read(&self) -> Result<Option<AcrossTasks>> {
+        let tasks: Vec<&Vec<Batch>> = self.tasks.values().collect();
+        let mut cosines = Vec::new();
+        for (i, a) in tasks.iter().enumerate() {
+            for b in &tasks[i + 1..] {
+                for (a, b) in a.iter().flat_map(|a| b.iter().map(move |b| (a, b))) {
+                    cosines.extend(a.cosines(b)?);
+                }
+            }
+        }
+        let pairs = cosines.len();
+        let negative = cosines.iter().filter(|&&cosine| cosine < 0.0).count();
+        Ok((pairs > 0).then(|| AcrossTasks {
+            pairs,
+            mean_cosine: cosines.iter().sum::<f64>() / pairs as f64,
+            conflict_rate: negative as f64 / pairs as f64,
+        }))
+    }
+}
+
+impl Batch {
+    /// Of every sample here with every sample there.
+    fn cosines(&self, other: &Self) -> Result<Vec<f64>> {
+        let (ours, theirs) = (self.norms()?, other.norms()?);
+        let mut products: Option<Tensor<2>> = None;
+        for (path, gradient) in &self.gradients {
+            let Some(there) = other.gradients.get(path) else {
+                continue;
+            };
+            let product = gradient.clone().matmul(there.clone().transpose());
+            products = Some(match products {
+                Some(sum) => sum + product,
+                None => product,
+            });
+        }
+        let pairs = self.samples * other.samples;
+        let products = match products {
+            Some(products) => read(products.reshape([pairs]))?,
+            None => vec![0.0; pairs],
+        };
+        let norms = ours.iter().flat_map(|a| theirs.iter().map(move |b| a * b));
+        let defined = products
+            .into_iter()
+            .zip(norms)
+            .filter(|(_, norm)| *norm > 0.0);
+        Ok(defined
+            .map(|(product, norm)| (product / norm).clamp(-1.0, 1.0))
+            .collect())
+    }
+
+    fn norms(&self) -> Result<Vec<f64>> {
+        let mut squares = vec![0.0; self.samples];
+        for gradient in self.gradients.values() {
+            let of_path = read(gradient.clone().square().sum_dim(1).flatten(0, 1))?;
+            squares
+                .iter_mut()
+                .zip(of_path)
+                .for_each(|(sum, square)| *sum += square);
+        }
+        Ok(squares.into_iter().map(f64::sqrt).collect())
+    }
+}

@@ -1,0 +1,100 @@
+//! What a capture wants of gradients besides their squares.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use burn::tensor::Tensor;
+use fisher_core::{GradientBatch, Sample};
+
+use super::across::{AcrossTasks, Kept};
+use crate::Result;
+use crate::noise::{GradientMoments, NoiseScale, NoiseScaleConfig};
+
+/// Fed by the engines beside statistics and store: a batch is begun, its parameters come one by
+/// one, and it is ended.
+#[derive(Debug)]
+pub(crate) struct Aside {
+    noise: Option<NoiseScaleConfig>,
+    moments: BTreeMap<String, GradientMoments>,
+    kept: Option<Kept>,
+}
+
+impl Aside {
+    /// `compared` are the parameters whose gradients are compared across tasks.
+    pub(crate) fn new(noise: Option<NoiseScaleConfig>, compared: Option<BTreeSet<String>>) -> Self {
+        Self {
+            noise,
+            moments: BTreeMap::new(),
+            kept: compared.map(Kept::new),
+        }
+    }
+
+    pub(crate) fn wants(&self, path: &str) -> bool {
+        self.noise.is_some() || self.kept.as_ref().is_some_and(|kept| kept.wants(path))
+    }
+
+    pub(crate) fn begin(&mut self, task: &str, samples: &[Sample]) -> Result<()> {
+        if let Some(noise) = &self.noise
+            && !self.moments.contains_key(task)
+        {
+            self.moments.insert(task.to_owned(), noise.init()?);
+        }
+        if let Some(kept) = &mut self.kept {
+            kept.begin(task, samples);
+        }
+        Ok(())
+    }
+
+    /// `gradient` is `[samples, elements]`.
+    pub(crate) fn take(
+        &mut self,
+        task: &str,
+        samples: &[Sample],
+        path: &str,
+        gradient: &Tensor<2>,
+    ) {
+        if let Some(moments) = self.moments.get_mut(task) {
+            moments.take(samples, path, gradient.clone());
+        }
+        if let Some(kept) = &mut self.kept {
+            kept.take(task, path, gradient.clone());
+        }
+    }
+
+    pub(crate) fn end(&mut self, task: &str, samples: &[Sample]) {
+        if let Some(moments) = self.moments.get_mut(task) {
+            moments.count(samples);
+        }
+    }
+
+    /// A batch that is there whole.
+    pub(crate) fn push(&mut self, task: &str, batch: &GradientBatch) -> Result<()> {
+        self.begin(task, batch.samples())?;
+        for (path, gradient) in batch.iter() {
+            self.take(task, batch.samples(), path, gradient.tensor());
+        }
+        self.end(task, batch.samples());
+        Ok(())
+    }
+
+    /// The noise scale of one task.
+    pub(crate) fn noise_of(&self, task: &str) -> Result<Option<NoiseScale>> {
+        match self.moments.get(task) {
+            Some(moments) => moments.read(),
+            None => Ok(None),
+        }
+    }
+
+    /// The noise scale over the samples of all tasks.
+    pub(crate) fn noise(&self) -> Result<Option<NoiseScale>> {
+        let mut all = self.moments.values();
+        let Some(mut pooled) = all.next().cloned() else {
+            return Ok(None);
+        };
+        all.try_for_each(|moments| pooled.merge(moments))?;
+        pooled.read()
+    }
+
+    pub(crate) fn across(&self) -> Result<Option<AcrossTasks>> {
+        self.kept.as_ref().map_or(Ok(None), Kept::read)
+    }
+}
