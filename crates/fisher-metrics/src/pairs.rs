@@ -204,6 +204,10 @@ struct Piece {
     elements: usize,
 }
 
+/// Elements of a tile that are multiplied at a time: what they are weighed by stays in a processor's
+/// cache for all rows.
+const PIECE: usize = 1 << 14;
+
 /// Read the rows of `sides` in tiles of at most `bytes`, and give every slice's share of each.
 fn for_each_piece<'a>(
     slices: &[Slice],
@@ -226,11 +230,13 @@ fn for_each_piece<'a>(
         let elements = side.elements(path)?;
         for start in (0..elements).step_by(step) {
             let tile = start..elements.min(start + step);
-            let pieces: Vec<Piece> = slices
-                .iter()
-                .enumerate()
-                .filter_map(|(i, slice)| Piece::of(i, slice, path, &tile))
-                .collect();
+            let parts = tile.clone().step_by(PIECE).flat_map(|start| {
+                let part = start..tile.end.min(start + PIECE);
+                let slices = slices.iter().enumerate();
+                let of = move |(i, slice)| Piece::of(i, slice, path, &part, tile.start);
+                slices.filter_map(of)
+            });
+            let pieces: Vec<Piece> = parts.collect();
             if pieces.is_empty() {
                 continue;
             }
@@ -248,15 +254,22 @@ fn for_each_piece<'a>(
 }
 
 impl Piece {
-    fn of(index: usize, slice: &Slice, path: &str, tile: &Range<usize>) -> Option<Self> {
+    /// The share of `part` of a tile that begins at `origin`.
+    fn of(
+        index: usize,
+        slice: &Slice,
+        path: &str,
+        part: &Range<usize>,
+        origin: usize,
+    ) -> Option<Self> {
         let mut spans = Vec::new();
-        for part in slice.parts.iter().filter(|part| part.path == path) {
-            let first = part.ranges.partition_point(|range| range.end <= tile.start);
-            let ranges = part.ranges[first..].iter().zip(&part.starts[first..]);
-            for (range, &at) in ranges.take_while(|(range, _)| range.start < tile.end) {
-                let start = range.start.max(tile.start);
-                let end = range.end.min(tile.end);
-                spans.push((start - tile.start, at + start - range.start, end - start));
+        for of in slice.parts.iter().filter(|of| of.path == path) {
+            let first = of.ranges.partition_point(|range| range.end <= part.start);
+            let ranges = of.ranges[first..].iter().zip(&of.starts[first..]);
+            for (range, &at) in ranges.take_while(|(range, _)| range.start < part.end) {
+                let start = range.start.max(part.start);
+                let end = range.end.min(part.end);
+                spans.push((start - origin, at + start - range.start, end - start));
             }
         }
         let elements = spans.iter().map(|(_, _, length)| length).sum();
