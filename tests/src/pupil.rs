@@ -165,7 +165,7 @@ pub fn training(folder: &Path, train: Arc<dyn DataLoader<Sequences>>) -> Supervi
 
 /// The optimizer of [`launch`].
 pub fn optimizer() -> ModuleOptimizer {
-    AdamWConfig::new().init().into()
+    AdamWConfig::new().init()
 }
 
 /// Train.

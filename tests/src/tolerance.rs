@@ -21,6 +21,9 @@ pub const BACKWARD: f64 = 2e-5;
 /// another order, and fourth powers in variances.
 pub const TAPS: f64 = 2e-4;
 
+/// The gradient noise scale, relative: sums of float32 gradients against float64 ones.
+pub const DEFINITION: f64 = 1e-5;
+
 /// Central differences of a float32 loss, relative to the largest element: the loss has seven
 /// digits, half of them lost in the difference.
 pub const FINITE_DIFFERENCE: f64 = 2e-2;
