@@ -16,7 +16,8 @@ use burn::train::renderer::{
     MetricsRendererTraining,
 };
 use burn::train::{
-    InferenceStep, ItemLazy, Learner, LearningResult, SupervisedTraining, TrainOutput, TrainStep,
+    InferenceStep, Interrupter, ItemLazy, Learner, LearningResult, SupervisedTraining, TrainOutput,
+    TrainStep,
 };
 use fisher_train::{FisherHook, SampleLoss, SampleLosses};
 
@@ -32,7 +33,7 @@ pub struct Pupil {
 }
 
 /// What happens in a training step.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Happens {
     /// A hook is called, as for training on several devices.
     pub hook: Option<FisherHook<Sequences>>,
@@ -40,6 +41,17 @@ pub struct Happens {
     pub panic_at: Option<String>,
     /// A loss that is NaN, when this sample comes.
     pub nan_at: Option<String>,
+    /// Training is interrupted, when this sample comes.
+    pub stop_at: Option<(String, Interrupter)>,
+    /// What dropout draws depends on the batch alone, so that training goes on from a checkpoint as
+    /// if it had never stopped.
+    pub steady: bool,
+}
+
+impl std::fmt::Debug for Happens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Happens")
+    }
 }
 
 impl Pupil {
@@ -54,6 +66,12 @@ impl Pupil {
             model: Small::init(device),
             happens,
         }
+    }
+
+    /// What it is interrupted by.
+    pub fn interrupter(&self) -> Option<Interrupter> {
+        let stop = self.happens.stop_at.as_ref();
+        stop.map(|(_, interrupter)| interrupter.clone())
     }
 }
 
@@ -90,6 +108,19 @@ impl TrainStep for Pupil {
     fn step(&self, batch: Sequences) -> TrainOutput<Nothing> {
         if let Some(hook) = &self.happens.hook {
             hook.step(self, &batch).expect("a capture");
+        }
+        if let Some((at, interrupter)) = &self.happens.stop_at
+            && batch.ids.contains(at)
+        {
+            interrupter.stop(Some("the test stops it"));
+        }
+        if self.happens.steady {
+            let seed = batch
+                .ids
+                .iter()
+                .map(|id| id.len() as u64 + u64::from(id.as_bytes()[7]))
+                .sum();
+            batch.tokens.device().seed(seed);
         }
         let loss = self.sample_losses(&batch).sums().clone().sum();
         TrainOutput::new(self, loss.backward(), Nothing)

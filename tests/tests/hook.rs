@@ -1,21 +1,26 @@
 //! Captures while a model is trained: what they find, and that training does not notice.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::Device;
 use burn::train::TrainStep;
+use burn::train::logger::MetricLogger;
+use burn::train::metric::store::{EpochSummary, MetricsUpdate, NumericMetricUpdate, Split};
+use burn::train::metric::{MetricDefinition, MetricId, NumericEntry};
 use fisher_core::{
-    AttentionConfig, Catalogue, HeadLayout, Statistics, StatisticsConfig, hash_weights,
+    AttentionConfig, Catalogue, GradientStore, HeadLayout, Statistics, StatisticsConfig,
+    StoreConfig, hash_weights,
 };
 use fisher_tests::models::Sequences;
 use fisher_tests::pupil::{Pupil, launch, loader, optimizer, training};
-use fisher_tests::tolerance::{REORDERED, assert_close};
+use fisher_tests::tolerance::{DEFINITION, REORDERED, assert_close};
 use fisher_train::{
-    CollectorConfig, FisherHook, HookConfig, HookSource, NoiseScaleConfig, Schedule,
+    CollectorConfig, FisherHook, HookConfig, HookSource, NoiseScaleConfig, PerSample, Quantity,
+    Schedule,
 };
 use rstest::rstest;
 
-/// Dropout draws from the device's generator, which is the whole process'.
+/// Dropout and weights to begin with draw from the device's generator, which is the whole process'.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -104,6 +109,187 @@ fn training_does_not_notice(#[values(None, Some(3))] accumulation: Option<usize>
     assert_eq!(plain, train(Some(&in_flight), accumulation), "in flight");
     let statistics = in_flight.statistics();
     assert_eq!(statistics.task("training").expect("the task").count(), 28);
+}
+
+/// Keeps what is logged of one metric in the training split.
+#[derive(Clone)]
+struct Kept {
+    name: String,
+    entries: Arc<Mutex<Vec<Entry>>>,
+}
+
+/// What the log holds, and what is plotted.
+type Entry = (String, Option<f64>);
+
+impl MetricLogger for Kept {
+    fn log(&mut self, update: MetricsUpdate, _epoch: usize, split: &Split) {
+        if *split != Split::Train {
+            return;
+        }
+        let id = MetricId::new(Arc::new(self.name.clone()));
+        let of_metric = update.entries_numeric.into_iter();
+        let of_metric = of_metric.filter(|update| update.entry.metric_id == id);
+        let entry = |update: NumericMetricUpdate| {
+            let value = update.numeric_entry.map(|entry| entry.current());
+            (update.entry.serialized_entry.serialized, value)
+        };
+        self.entries
+            .lock()
+            .expect("entries")
+            .extend(of_metric.map(entry));
+    }
+
+    fn read_numeric(&mut self, _: &str, _: usize, _: &Split) -> Result<Vec<NumericEntry>, String> {
+        Ok(Vec::new())
+    }
+
+    fn log_metric_definition(&mut self, _: MetricDefinition) {}
+
+    fn log_epoch_summary(&mut self, _: EpochSummary) {}
+}
+
+#[rstest]
+fn a_metric_has_a_value_at_each_capture(
+    #[values(
+        Quantity::Trace("alpha".into()),
+        Quantity::TopLayer("beta".into()),
+        Quantity::TopHead("beta".into()),
+        Quantity::NoiseScale("alpha".into()),
+        Quantity::PooledNoiseScale,
+        Quantity::MeanCosine,
+        Quantity::ConflictRate
+    )]
+    quantity: Quantity,
+) {
+    let _alone = alone();
+    let pupil = Pupil::init(&device());
+    let all = heads(&pupil).group();
+    let schedule = Schedule::new().with_every_steps(Some(3));
+    let hook = hook(&everything(schedule).with_compare(Some(all)), &pupil);
+    let kept = Kept {
+        name: quantity.to_string(),
+        entries: Arc::default(),
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = Sequences::made_up(14, 5, &device());
+    let training = training(folder.path(), loader(&data, (0..14).collect(), 4, None))
+        .metric_train_numeric(hook.metric(quantity.clone()))
+        .with_metric_logger(kept.clone())
+        .with_training_strategy(hook.strategy());
+    let result = launch(training, pupil);
+    assert!(result.error.is_none(), "{:?}", result.error);
+
+    let history = hook.history();
+    let of_step = |step: u64| history.readings().iter().find(|r| r.step == step);
+    let last = |step: u64| {
+        let until = history.readings().iter().filter(|r| r.step <= step);
+        until.rev().find_map(|reading| quantity.of(reading))
+    };
+    let entries = kept.entries.lock().expect("entries");
+    // Two epochs of four batches, each with a value for the whole epoch at its end.
+    assert_eq!(entries.len(), 10);
+    let batches = [0, 1, 2, 3, 5, 6, 7, 8].map(|at| &entries[at]);
+    for (step, (serialized, value)) in (0..).zip(batches) {
+        let expected = of_step(step).and_then(|reading| quantity.of(reading));
+        assert_eq!(*value, expected, "step {step}");
+        let text = expected.map_or("N/A".into(), |value| value.to_string());
+        assert_eq!(*serialized, text, "step {step}");
+    }
+    for (at, step) in [(4, 3), (9, 7)] {
+        match last(step) {
+            Some(last) => assert_eq!(entries[at].1, Some(last)),
+            None => assert!(entries[at].1.is_none_or(f64::is_nan)),
+        }
+    }
+    let undefined = matches!(
+        quantity,
+        Quantity::NoiseScale(_) | Quantity::PooledNoiseScale
+    );
+    assert!(undefined || last(7).is_some(), "{quantity}");
+}
+
+#[test]
+fn cosines_across_tasks_are_as_defined() {
+    let _alone = alone();
+    let pupil = Pupil::init(&device());
+    let schedule = Schedule::new().with_at_end(true);
+    let config = HookConfig::new(schedule).with_compare(Some(heads(&pupil).group()));
+    let hook = hook(&config, &pupil);
+    hook.finish(&pupil).expect("a capture");
+    let found = hook.history().readings()[0].across.expect("pairs");
+
+    let catalogue = Catalogue::of(&pupil).expect("a catalogue");
+    let chosen = catalogue.filter(&heads(&pupil).group()).expect("attention");
+    let paths = chosen.parameters().iter().map(|p| p.path());
+    let per_sample = PerSample::new(&pupil, paths).expect("a model");
+    let all = Sequences::made_up(6, 5, &device());
+    let gradient = |i: usize| -> Vec<f64> {
+        let sample = per_sample.gradient(&all, i).expect("a gradient").gradients;
+        let elements = sample.iter().flat_map(|(_, g)| {
+            let data = g.tensor().to_data();
+            data.iter::<f64>().collect::<Vec<_>>()
+        });
+        elements.collect()
+    };
+    let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let gradients: Vec<Vec<f64>> = (0..6).map(gradient).collect();
+    let (alpha, beta) = gradients.split_at(3);
+    let pairs = alpha.iter().flat_map(|a| beta.iter().map(move |b| (a, b)));
+    let cosine =
+        |(a, b): (&Vec<f64>, &Vec<f64>)| product(a, b) / (product(a, a) * product(b, b)).sqrt();
+    let cosines: Vec<f64> = pairs.map(cosine).collect();
+    let negative = cosines.iter().filter(|&&c| c < 0.0).count();
+    assert_eq!(found.pairs, 9);
+    assert!((found.mean_cosine - cosines.iter().sum::<f64>() / 9.0).abs() < DEFINITION);
+    assert_eq!(found.conflict_rate, negative as f64 / 9.0);
+}
+
+#[test]
+fn gradients_of_each_capture_are_kept() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().expect("a folder");
+    let pupil = Pupil::init(&device());
+    let store = StoreConfig::new(0).with_folder(Some(folder.path().into()));
+    let schedule = Schedule::new().with_every_steps(Some(2));
+    let hook = hook(&HookConfig::new(schedule).with_store(Some(store)), &pupil);
+    let mut models = Vec::new();
+    own_loop(4, &hook, |_, pupil| {
+        models.push(hash_weights(pupil).expect("weights"))
+    });
+    drop(hook.take_store());
+    for step in [0, 2] {
+        let store = GradientStore::open(folder.path().join(format!("step-{step}")));
+        let store = store.expect("a store");
+        assert_eq!(store.model(), models[step]);
+        assert_eq!(store.samples("alpha").len(), 3);
+    }
+}
+
+#[test]
+fn what_cannot_work_is_refused() {
+    let _alone = alone();
+    let pupil = Pupil::init(&device());
+    let refused = |config: HookConfig, source| {
+        let error = config
+            .init(&pupil, &heads(&pupil), source)
+            .expect_err("refused");
+        error.to_string()
+    };
+    let in_flight = || HookSource::InFlight("task".into());
+    let never = HookConfig::new(Schedule::new());
+    let zero = HookConfig::new(Schedule::new().with_every_steps(Some(0)));
+    assert!(refused(zero, in_flight()).contains("of 0"));
+    let end = HookConfig::new(Schedule::new().with_at_end(true));
+    assert!(refused(end, in_flight()).contains("no batch is in flight"));
+    let workers = never.clone().with_workers(2).with_ema(Some(0.9));
+    assert!(refused(workers, in_flight()).contains("order that workers come in"));
+    let none = HookSource::Probes(vec![("task".into(), Vec::new())]);
+    assert!(refused(never.clone(), none).contains("no sample to capture"));
+    let batch = Sequences::made_up(2, 5, &device());
+    let twice = HookSource::Probes(vec![("task".into(), vec![batch.clone(), batch])]);
+    assert!(refused(never.clone(), twice).contains("`sample/0` is already in task `task`"));
+    let beta = never.with_ema(Some(1.0));
+    assert!(refused(beta, in_flight()).contains("beta"));
 }
 
 /// A loop of one's own; `at` sees the model before each step, and after the last.

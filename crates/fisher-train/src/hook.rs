@@ -150,6 +150,8 @@ struct State {
     averages: Option<Averages>,
     store: Option<GradientStore>,
     history: History,
+    /// The same as they were written.
+    lines: Vec<String>,
     /// The calls of `step` before the checkpoint that was resumed from.
     resumed_at: u64,
     file: Option<HistoryFile>,
@@ -207,6 +209,7 @@ impl HookConfig {
             averages: self.ema.map(Averages::new).transpose()?,
             store: None,
             history: History::default(),
+            lines: Vec::new(),
             resumed_at: 0,
             file: file.map(HistoryFile::new),
             failure: None,
@@ -543,10 +546,12 @@ impl State {
                 }
             }
         }
+        let line = reading.line()?;
         if let Some(file) = &mut self.file {
-            file.append(&reading)?;
+            file.append(&line)?;
         }
         tracing::info!(step = reading.step, "captured");
+        self.lines.push(line);
         self.history.push(reading);
         self.run = run;
         self.averages = averages;

@@ -147,6 +147,13 @@ impl History {
         self.readings.push(reading);
     }
 
+    /// The readings of these lines.
+    pub(crate) fn parse(lines: &[String]) -> serde_json::Result<Self> {
+        let readings = lines.iter().map(|line| serde_json::from_str(line));
+        let readings = readings.collect::<serde_json::Result<_>>()?;
+        Ok(Self { readings })
+    }
+
     /// Names of the tasks.
     pub fn tasks(&self) -> Vec<&str> {
         let tasks = self
@@ -160,7 +167,7 @@ impl History {
     }
 
     /// Read a file of lines. A last line that was cut off, as by a program that was killed, is left
-    /// out.
+    /// out. Numbers may be off in their last digit.
     ///
     /// # Errors
     /// [`fisher_core::Error::Io`] when the file cannot be read, [`fisher_core::Error::Format`]
@@ -262,45 +269,28 @@ impl HistoryFile {
         Self { path, file: None }
     }
 
-    /// Begin the file anew with these readings.
-    pub(crate) fn begin(&mut self, history: &History) -> Result<()> {
+    /// Begin the file anew with these lines.
+    pub(crate) fn begin(&mut self, lines: &[String]) -> Result<()> {
         let file = File::create(&self.path).map_err(|e| io(&self.path, e))?;
         self.file = Some((file, 0));
-        history
-            .readings()
-            .iter()
-            .try_for_each(|reading| self.write(reading))
+        lines.iter().try_for_each(|line| self.append(line))
     }
 
-    pub(crate) fn append(&mut self, reading: &Reading) -> Result<()> {
-        if self.file.is_none() {
-            self.begin(&History::default())?;
-        }
-        self.write(reading)
-    }
-
-    /// One line, whole or not at all.
-    fn write(&mut self, reading: &Reading) -> Result<()> {
+    /// Add a line, whole or not at all.
+    pub(crate) fn append(&mut self, line: &str) -> Result<()> {
         let Some((file, length)) = &mut self.file else {
-            return Ok(()); // `append` has opened it
+            self.begin(&[])?;
+            return self.append(line);
         };
-        let mut line = serde_json::to_vec(reading).map_err(|e| {
-            Error::Core(fisher_core::Error::Format {
-                path: self.path.clone(),
-                reason: e.to_string(),
-            })
-        })?;
-        line.push(b'\n');
-        match file.write_all(&line) {
-            Ok(()) => *length += line.len() as u64,
-            Err(error) => {
-                // Of a full disk; the half line goes, if it can.
-                if let Err(error) = file.set_len(*length) {
-                    tracing::warn!(%error, "a line of the history stays half written");
-                }
-                return Err(io(&self.path, error));
+        let line = format!("{line}\n");
+        if let Err(error) = file.write_all(line.as_bytes()) {
+            // The disk may be full. Half a line goes, if it can; readers pass over it.
+            if let Err(error) = file.set_len(*length) {
+                tracing::warn!(%error, "a line of the history stays half written");
             }
+            return Err(io(&self.path, error));
         }
+        *length += line.len() as u64;
         Ok(())
     }
 }
@@ -315,6 +305,12 @@ impl Reading {
             noise: None,
             across: None,
         }
+    }
+
+    pub(crate) fn line(&self) -> Result<String> {
+        serde_json::to_string(self).map_err(|e| Error::Hook {
+            reason: format!("a reading cannot be written as JSON: {e}"),
+        })
     }
 }
 

@@ -27,12 +27,13 @@ struct About {
     epoch: u64,
     began: u64,
     origin: String,
-    history: History,
+    /// The history, line by line: a number that is parsed may be off in its last digit.
+    lines: Vec<String>,
 }
 
 impl<B> FisherHook<B> {
     /// Save the state in `fisher-{epoch}` in the folder of the configuration's `checkpoints`, and
-    /// remove those whose checkpoint of the learner is gone. A [`FisherStrategy`](crate::FisherStrategy)
+    /// remove those whose checkpoint of the learner has gone before. A [`FisherStrategy`](crate::FisherStrategy)
     /// does this with each of the learner's checkpoints; call it after
     /// [`FisherHook::end_epoch`].
     ///
@@ -79,6 +80,7 @@ impl<B> FisherHook<B> {
                 supported: SCHEMA,
             }));
         }
+        let history = History::parse(&about.lines).map_err(|e| format(&path, e))?;
         let shared = &self.shared;
         let mut state = self.state();
         let settings = |about: &About| {
@@ -110,14 +112,15 @@ impl<B> FisherHook<B> {
             None => None,
         };
         if let Some(file) = &mut state.file {
-            file.begin(&about.history)?;
+            file.begin(&about.lines)?;
         }
         state.calls = about.calls;
         state.resumed_at = about.calls;
         state.epoch = about.epoch;
         state.began = about.began;
         state.origin = about.origin;
-        state.history = about.history;
+        state.history = history;
+        state.lines = about.lines;
         state.run = run;
         state.averages = averages;
         state.latest = None;
@@ -151,7 +154,7 @@ impl<B> FisherHook<B> {
             epoch: state.epoch,
             began: state.began,
             origin: state.origin.clone(),
-            history: state.history.clone(),
+            lines: state.lines.clone(),
         }
     }
 }
