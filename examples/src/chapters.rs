@@ -66,6 +66,8 @@ impl Setting<'_> {
             rate: 2e-3,
             seed: self.seed,
             ewc,
+            hook: None,
+            dashboard: false,
         };
         Ok(train(model.clone(), &lesson, self.folder, self.device)?)
     }

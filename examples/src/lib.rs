@@ -4,6 +4,7 @@ pub mod chapters;
 pub mod chart;
 pub mod checkpoint;
 pub mod collisions;
+pub mod course;
 pub mod decoder;
 pub mod device;
 pub mod jsonl;

@@ -24,7 +24,7 @@ use burn::train::renderer::{
 use burn::train::{
     EarlyStoppingStrategy, InferenceStep, Learner, SupervisedTraining, TrainOutput, TrainStep,
 };
-use fisher_train::{Ewc, IGNORE, SampleLoss};
+use fisher_train::{Ewc, FisherHook, IGNORE, Quantity, SampleLoss, SampleLosses};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::model::CausalTransformer;
@@ -57,6 +57,10 @@ pub struct Lesson<'a> {
     pub seed: u64,
     /// What must not be forgotten meanwhile.
     pub ewc: Option<&'a Ewc>,
+    /// What looks on.
+    pub hook: Option<&'a FisherHook<TaskBatch>>,
+    /// Show Burn's dashboard in place of a progress bar, where there is a terminal.
+    pub dashboard: bool,
 }
 
 /// Train `model`; gives it ready for gradients, and the epochs it took.
@@ -92,27 +96,32 @@ pub fn train(
         .iter()
         .flat_map(|task| lesson.data.held_out(*task));
     let held_out: Vec<Item> = held_out.cloned().collect();
-    let pupil = Pupil {
-        model,
-        ewc: lesson.ewc.cloned(),
-    };
+    let pupil = Pupil::new(model, lesson.ewc.cloned());
     let optimizer = AdamWConfig::new().with_beta_2(0.98).with_weight_decay(0.01);
     let learner = Learner::new(pupil, optimizer.init(), schedule);
     let last_epoch = Arc::new(AtomicUsize::new(0));
     let [induction, maximum] = Task::ALL.map(TaskAccuracy::new);
     let held_out = loader(&held_out, &device.clone().inner());
-    let result = SupervisedTraining::new(folder, batches, held_out)
+    let mut training = SupervisedTraining::new(folder, batches, held_out)
         .metric_valid_numeric(induction)
         .metric_valid_numeric(maximum)
         .early_stopping(AllLearnt {
             tasks: lesson.tasks.to_vec(),
             last_epoch: last_epoch.clone(),
         })
-        .renderer(Box::new(Bar::new()))
         .with_metric_logger(InMemoryMetricLogger::new())
         .with_application_logger(None)
-        .num_epochs(lesson.epochs)
-        .launch(learner);
+        .num_epochs(lesson.epochs);
+    if !lesson.dashboard {
+        training = training.renderer(Box::new(Bar::new()));
+    }
+    if let Some(hook) = lesson.hook {
+        training = training.with_training_strategy(hook.strategy());
+        for quantity in quantities() {
+            training = training.metric_train_numeric(hook.metric(quantity));
+        }
+    }
+    let result = training.launch(learner);
     if let Some(error) = result.error {
         return Err(error.to_string());
     }
@@ -120,6 +129,20 @@ pub fn train(
         result.model.train().model,
         last_epoch.load(Ordering::Relaxed),
     ))
+}
+
+/// What of a hook's captures goes to Burn's dashboard.
+fn quantities() -> Vec<Quantity> {
+    let of_tasks = Task::ALL.iter().flat_map(|task| {
+        let name = || task.name().to_owned();
+        [Quantity::Trace(name()), Quantity::TopHead(name())]
+    });
+    let all = [
+        Quantity::PooledNoiseScale,
+        Quantity::MeanCosine,
+        Quantity::ConflictRate,
+    ];
+    of_tasks.chain(all).collect()
 }
 
 /// How well a model does a task on samples it was not trained on.
@@ -182,10 +205,25 @@ impl ItemLazy for Outcome {
 
 /// A model that is being taught.
 #[derive(Module, Debug)]
-struct Pupil {
+pub struct Pupil {
     model: CausalTransformer,
     #[module(skip)]
     ewc: Option<Ewc>,
+}
+
+impl Pupil {
+    /// To be taught, without forgetting what `ewc` protects.
+    pub fn new(model: CausalTransformer, ewc: Option<Ewc>) -> Self {
+        Self { model, ewc }
+    }
+}
+
+impl SampleLoss for Pupil {
+    type Batch = TaskBatch;
+
+    fn sample_losses(&self, batch: &TaskBatch) -> SampleLosses {
+        self.model.sample_losses(batch)
+    }
 }
 
 impl TrainStep for Pupil {

@@ -11,13 +11,16 @@ use fisher_examples::device::Backend;
 use fisher_examples::model::CausalTransformerConfig;
 use fisher_examples::tasks::{CONTEXT, Data, Task, VOCABULARY};
 use fisher_examples::training::{LEARNT, Lesson, loader, marks, train};
-use fisher_examples::{chapters, chart, collisions, tasks};
+use fisher_examples::{chapters, chart, collisions, course, tasks};
 use fisher_metrics::{ImportanceConfig, ImportanceReport};
 use fisher_train::{CollectorConfig, Engine};
 use tracing_subscriber::EnvFilter;
 
 /// Train a small causal transformer on two algorithmic tasks, then measure which attention heads
 /// and layers each task depends on.
+///
+/// While it is trained, samples of each task are looked at every 25 batches: what their Fisher says of
+/// heads, gradient noise and conflicts is printed and saved (history.jsonl, history.svg).
 ///
 /// Then what follows from it, as experiments: overlap of the tasks, pruning, ablation of heads,
 /// collisions of samples in heads, merging of two specialists, learning one task after the other
@@ -42,6 +45,15 @@ struct Arguments {
     /// Few samples and little training: shows that everything runs, learns nothing
     #[arg(long)]
     quick: bool,
+    /// Show Burn's dashboard during the first training
+    #[arg(long)]
+    dashboard: bool,
+    /// Only time training with captures against training without
+    #[arg(long)]
+    overhead: bool,
+    /// Pairs of runs for --overhead
+    #[arg(long, default_value_t = 5, requires = "overhead")]
+    pairs: usize,
 }
 
 fn main() -> ExitCode {
@@ -71,10 +83,6 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let data = Data::generate(sizes, arguments.seed);
     device.seed(arguments.seed);
     let config = CausalTransformerConfig::new(VOCABULARY, CONTEXT);
-    println!(
-        "Training: {} layers of {} heads, width {}, on {trained_on} samples of each task.",
-        config.layers, config.heads, config.d_model
-    );
     let fresh = config.init(&device.clone().autodiff());
     let lesson = Lesson {
         data: &data,
@@ -83,8 +91,28 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         rate: 3e-3,
         seed: arguments.seed,
         ewc: None,
+        hook: None,
+        dashboard: arguments.dashboard,
     };
-    let (model, took) = train(fresh.clone(), &lesson, &arguments.out, &device)?;
+    if arguments.overhead {
+        let lesson = Lesson {
+            epochs: epochs.min(4),
+            ..lesson
+        };
+        return course::overhead(&config, &lesson, &arguments.out, &device, arguments.pairs);
+    }
+    println!(
+        "Training: {} layers of {} heads, width {}, on {trained_on} samples of each task.",
+        config.layers, config.heads, config.d_model
+    );
+    let every = if arguments.quick { 2 } else { 25 };
+    let hook_config = course::everything(every).with_folder(Some(arguments.out.clone()));
+    let hook = course::watch(&fresh, &config, &data, &device, &hook_config)?;
+    let watched = Lesson {
+        hook: Some(&hook),
+        ..lesson
+    };
+    let (model, took) = train(fresh.clone(), &watched, &arguments.out, &device)?;
     for (task, mark) in Task::ALL.into_iter().zip(marks(&model, &data, &device)?) {
         let verdict = if mark.accuracy >= LEARNT {
             "learnt"
@@ -97,7 +125,9 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
             100.0 * mark.accuracy
         );
     }
-    println!("  {took} epochs, {:.0} s\n", start.elapsed().as_secs_f64());
+    println!("  {took} epochs, {:.0} s", start.elapsed().as_secs_f64());
+    course::tell(&hook.history(), &arguments.out)?;
+    println!();
 
     let catalogue = Catalogue::of(&model)?;
     let heads = HeadLayout::recognize(&catalogue, &AttentionConfig::new(config.heads))?;
@@ -156,6 +186,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     collisions::collide(&setting, &model, &ablated)?;
     let beginning = Lesson {
         epochs: 1,
+        dashboard: false,
         ..lesson
     };
     let (beginning, _) = train(fresh.clone(), &beginning, &arguments.out, &device)?;

@@ -1,0 +1,254 @@
+//! The Fisher of both tasks while they are learnt, and what it costs to look.
+
+use std::cmp::Ordering::Equal;
+use std::error::Error;
+use std::path::Path;
+use std::time::Instant;
+
+use burn::module::ParamGroup;
+use burn::tensor::Device;
+use fisher_core::{AttentionConfig, Catalogue, HeadLayout, StatisticsConfig};
+use fisher_metrics::Picture;
+use fisher_train::{
+    FisherHook, History, HookConfig, HookSource, NoiseScaleConfig, Reading, SampleWeight, Schedule,
+    TaskReading,
+};
+
+use crate::chapters::heading;
+use crate::model::{CausalTransformer, CausalTransformerConfig};
+use crate::tasks::{Data, Task, TaskBatch};
+use crate::training::{Lesson, Pupil, loader, train};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Samples of each task that a capture looks at.
+const PROBES: usize = 64;
+
+/// Captures of groups, heads and layers every `steps` batches.
+pub fn grouped(steps: u64) -> HookConfig {
+    HookConfig::new(Schedule::new().with_every_steps(Some(steps)))
+}
+
+/// Captures of all there is: every element too, the gradient noise scale, cosines across tasks.
+pub fn everything(steps: u64) -> HookConfig {
+    // The training loss is the mean over samples of their mean over tokens.
+    let noise = NoiseScaleConfig::new().with_weight(SampleWeight::TokenMean);
+    grouped(steps)
+        .with_statistics(StatisticsConfig::new())
+        .with_noise(Some(noise))
+        .with_compare(Some(ParamGroup::all()))
+}
+
+/// A hook that looks at samples of both tasks while `model` is trained.
+///
+/// # Errors
+/// What did not fit.
+pub fn watch(
+    model: &CausalTransformer,
+    config: &CausalTransformerConfig,
+    data: &Data,
+    device: &Device,
+    hook: &HookConfig,
+) -> Result<FisherHook<TaskBatch>> {
+    let pupil = Pupil::new(model.clone(), None);
+    let catalogue = Catalogue::of(&pupil)?;
+    let heads = HeadLayout::recognize(&catalogue, &AttentionConfig::new(config.heads))?;
+    let mut probes = Vec::new();
+    for task in Task::ALL {
+        let items = data.probe(task);
+        let items = &items[..items.len().min(PROBES)];
+        let batches = loader(items, &device.clone().autodiff());
+        let batches: std::result::Result<Vec<_>, _> = batches.iter().collect();
+        probes.push((task.name().to_owned(), batches.map_err(|e| e.to_string())?));
+    }
+    Ok(hook.init(&pupil, &heads, HookSource::Probes(probes))?)
+}
+
+/// What a hook found, as a table, and a picture in `folder`.
+///
+/// # Errors
+/// What kept the picture from being written.
+pub fn tell(history: &History, folder: &Path) -> Result<()> {
+    heading("In the course of training: what 64 samples of each task say");
+    let [induction, maximum] = Task::ALL.map(Task::name);
+    println!(
+        "{:>7}  {:>25}  {:>25}  {:>19}  {:>14}",
+        "", induction, maximum, "noise scale", "across tasks"
+    );
+    println!(
+        "{:>7}  {:>7} {:>9} {:>7}  {:>7} {:>9} {:>7}  {:>19}  {:>6} {:>7}",
+        "batches",
+        "loss",
+        "trace",
+        "top",
+        "loss",
+        "trace",
+        "top",
+        "samples ± s.e.",
+        "cosine",
+        "cos < 0"
+    );
+    for reading in history.readings() {
+        let of_tasks: Vec<String> = [induction, maximum]
+            .iter()
+            .filter_map(|task| reading.tasks.get(*task).map(row))
+            .collect();
+        let noise = reading.noise.map_or("–".into(), |noise| match noise.scale {
+            Some(scale) => match scale.standard_error {
+                Some(error) => format!("{:.0} ± {error:.0}", scale.value),
+                None => format!("{:.0} ± ?", scale.value),
+            },
+            None => "all noise".into(),
+        });
+        let across = reading.across.map_or("–".into(), |across| {
+            let rate = 100.0 * across.conflict_rate;
+            format!("{:>+6.2} {rate:>5.0} %", across.mean_cosine)
+        });
+        println!(
+            "{:>7}  {}  {noise:>19}  {across}",
+            reading.step,
+            of_tasks.join("  ")
+        );
+    }
+    println!("  top: the share of the largest head in the trace\n");
+    if let Some(sentence) = circuit(history, induction) {
+        println!("{sentence}");
+    }
+    let maps = [induction, maximum].into_iter();
+    let maps = maps.filter_map(|task| history.picture(task));
+    let maps = maps.flat_map(|picture| picture.maps).collect();
+    let picture = Picture {
+        title: "Share of each attention head in the Fisher trace, as training goes".into(),
+        note: format!("From {PROBES} samples of each task at each capture."),
+        maps,
+    };
+    picture.save(folder.join("history.svg"))?;
+    picture.save(folder.join("history.png"))?;
+    Ok(())
+}
+
+fn row(task: &TaskReading) -> String {
+    let number = |x: Option<f64>, digits| x.map_or("–".into(), |x| format!("{x:.digits$}"));
+    let trace = task
+        .trace
+        .map_or("–".into(), |trace| format!("{trace:.2e}"));
+    let top = top(task).map(|top| format!("{:.0} %", 100.0 * top.1));
+    let top = top.unwrap_or("–".into());
+    format!("{:>7} {trace:>9} {top:>7}", number(task.loss, 3))
+}
+
+/// The head with the largest share.
+fn top(task: &TaskReading) -> Option<(&str, f64)> {
+    let shares = task.heads.iter();
+    let shares = shares.filter_map(|head| Some((&*head.name, head.fisher / task.trace?)));
+    shares.max_by(|a, b| a.1.total_cmp(&b.1))
+}
+
+/// When `task` was learnt, and whether its heads' shares show it.
+fn circuit(history: &History, task: &str) -> Option<String> {
+    let of_task =
+        |reading: &'_ Reading| reading.tasks.get(task).cloned().map(|t| (reading.step, t));
+    let readings: Vec<(u64, TaskReading)> = history.readings().iter().filter_map(of_task).collect();
+    let drop = |pair: &[(u64, TaskReading)]| pair[0].1.loss.zip(pair[1].1.loss).map(|(a, b)| a - b);
+    let pairs = readings.windows(2);
+    let steepest =
+        pairs.max_by(|a, b| drop(a).unwrap_or(0.0).total_cmp(&drop(b).unwrap_or(0.0)))?;
+    let [(from, before), (to, after)] = steepest else {
+        return None;
+    };
+    let share = |task: &TaskReading, head: usize| {
+        let trace = task.trace.filter(|trace| *trace > 0.0)?;
+        Some(task.heads.get(head)?.fisher / trace)
+    };
+    // Against the usual movement from one capture to the next.
+    let moved = |a: &TaskReading, b: &TaskReading| {
+        let heads = 0..a.heads.len();
+        let parts = heads.filter_map(|head| Some((share(b, head)? - share(a, head)?).abs()));
+        0.5 * parts.sum::<f64>()
+    };
+    let movements = readings
+        .windows(2)
+        .map(|pair| moved(&pair[0].1, &pair[1].1));
+    let mut movements: Vec<f64> = movements.collect();
+    movements.sort_by(f64::total_cmp);
+    let (usual, then) = (movements[movements.len() / 2], moved(before, after));
+    let visible = match then > 2.0 * usual {
+        true => "the heads' shares show it",
+        false => "the heads' shares do not show it by themselves",
+    };
+    let (head, share) = top(after)?;
+    let trace = |(_, task): &&(u64, TaskReading)| task.trace;
+    let traces = readings.iter().filter(|reading| trace(reading).is_some());
+    let highest = traces.max_by(|a, b| trace(a).partial_cmp(&trace(b)).unwrap_or(Equal))?;
+    let times = highest.1.trace? / readings.first()?.1.trace?;
+    Some(format!(
+        "The loss of {task} falls most between batches {from} and {to}, from {:.2} to {:.2}: {visible} \
+         (they move by {:.0} % of the trace then, by {:.0} % in the middle case). Largest after it: \
+         {head}, {:.0} %. The trace is highest at batch {}, {times:.1} times what it was \
+         at first.",
+        before.loss?,
+        after.loss?,
+        100.0 * then,
+        100.0 * usual,
+        100.0 * share,
+        highest.0
+    ))
+}
+
+/// Train in pairs, without a hook and with one, and print how much longer it takes.
+///
+/// # Errors
+/// What training stopped with.
+pub fn overhead(
+    config: &CausalTransformerConfig,
+    lesson: &Lesson<'_>,
+    folder: &Path,
+    device: &Device,
+    pairs: usize,
+) -> Result<()> {
+    let settings = [
+        ("groups, heads, layers", grouped(50)),
+        ("and elements, noise scale, cosines", everything(50)),
+    ];
+    println!(
+        "Time of {} epochs of training with captures of {PROBES} samples of each task every 50 batches, \
+         over the time without; {pairs} pairs, each in turn first.\n",
+        lesson.epochs
+    );
+    for (name, hook_config) in settings {
+        let mut ratios = Vec::new();
+        let mut captures = 0;
+        for pair in 0..pairs {
+            let mut seconds = [0.0; 2];
+            for turn in 0..2 {
+                let watched = (pair + turn) % 2;
+                device.seed(lesson.seed);
+                let model = config.init(&device.clone().autodiff());
+                let start = Instant::now();
+                let hook = match watched {
+                    0 => None,
+                    _ => Some(watch(&model, config, lesson.data, device, &hook_config)?),
+                };
+                let lesson = Lesson {
+                    hook: hook.as_ref(),
+                    ..*lesson
+                };
+                train(model, &lesson, folder, device)?;
+                seconds[watched] = start.elapsed().as_secs_f64();
+                captures = hook.map_or(captures, |hook| hook.history().readings().len());
+            }
+            let [without, with] = seconds;
+            println!(
+                "  {name}: {with:.2} s / {without:.2} s = {:.3}",
+                with / without
+            );
+            ratios.push(with / without);
+        }
+        ratios.sort_by(f64::total_cmp);
+        println!(
+            "{name}: median {:.3}, {captures} captures\n",
+            ratios[ratios.len() / 2]
+        );
+    }
+    Ok(())
+}
