@@ -9,6 +9,9 @@
 //! `forward`; [`check`] says whether a model is fit for it. [`Sketch`] estimates the mean from batch
 //! gradients of any model.
 //!
+//! While a model is trained, a [`FisherHook`] does this on a [`Schedule`], in Burn's
+//! `SupervisedTraining` or in a loop of one's own.
+//!
 //! What follows for training is here too: [`FisherOptimizer`] scales the gradients of any Burn
 //! optimizer, [`Ewc`] keeps what a task has learnt, [`Merging`] joins models.
 //!
@@ -96,8 +99,7 @@ pub use error::Error;
 pub use ewc::Ewc;
 pub use hook::{
     AcrossTasks, FisherHook, FisherMetric, FisherStrategy, HISTORY_SCHEMA, History, HookConfig,
-    Moment, OnFailure, Part, Probes, Quantity, Reading, Schedule, Source as HookSource,
-    TaskReading,
+    HookSource, Moment, OnFailure, Part, Probes, Quantity, Reading, Schedule, TaskReading,
 };
 pub use losses::{IGNORE, SampleLosses, draw_labels};
 pub use merge::{Granularity, MergeConfig, Merging, Source};

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use fisher_core::{Averages, Statistics};
 use serde::{Deserialize, Serialize};
 
+use super::FisherHook;
 use super::history::{History, io};
 use super::schedule::Schedule;
-use super::{FisherHook, State};
+use super::state::State;
 use crate::{Error, Result};
 
 const SCHEMA: u64 = 1;

@@ -31,9 +31,19 @@ pub struct FisherStrategy<B> {
 impl<B: SampleBatch + Send + 'static> FisherHook<B> {
     /// The hook as a strategy of Burn's `SupervisedTraining`.
     ///
-    /// ```ignore
-    /// SupervisedTraining::new(folder, train, valid)
-    ///     .with_training_strategy(hook.strategy())
+    /// ```
+    /// use burn::train::{LearnerModel, SupervisedTraining, TrainStep};
+    /// use fisher_train::{FisherHook, Quantity, SampleBatch, SampleLoss};
+    ///
+    /// fn watched<M, B>(training: SupervisedTraining<M>, hook: &FisherHook<B>) -> SupervisedTraining<M>
+    /// where
+    ///     M: LearnerModel + TrainStep<Input = B> + SampleLoss<Batch = B>,
+    ///     B: SampleBatch + Send + 'static,
+    /// {
+    ///     training
+    ///         .with_training_strategy(hook.strategy())
+    ///         .metric_train_numeric(hook.metric(Quantity::Trace("a task".into())))
+    /// }
     /// ```
     pub fn strategy<M>(&self) -> TrainingStrategy<M>
     where

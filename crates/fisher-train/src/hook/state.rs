@@ -1,0 +1,177 @@
+//! What a hook is made of, and one capture.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Mutex;
+
+use burn::tensor::Device;
+use fisher_core::{Averages, Catalogue, GradientStore, HeadLayout, Statistics};
+
+use super::aside::Aside;
+use super::config::{HookConfig, Probes};
+use super::history::{History, HistoryFile, Reading, TaskReading};
+use super::schedule::Moment;
+use crate::destination::Destination;
+use crate::sample::{SampleBatch, SampleLoss};
+use crate::{Error, Result};
+
+#[derive(Debug)]
+pub(crate) struct Shared<B> {
+    pub(super) config: HookConfig,
+    pub(super) heads: HeadLayout,
+    pub(super) device: Device,
+    pub(super) tasks: Vec<String>,
+    /// Behind a lock, so that batches need not be `Sync`. `None` for batches in flight.
+    pub(super) probes: Option<Mutex<Probes<B>>>,
+    pub(super) state: Mutex<State>,
+}
+
+/// What moves. Whoever panics leaves it as it was between two captures.
+#[derive(Debug)]
+pub(crate) struct State {
+    /// Calls of `step`, of all workers.
+    pub(super) calls: u64,
+    pub(super) epoch: u64,
+    /// The step that the epoch began with.
+    pub(super) began: u64,
+    /// The hash of the weights that training began with.
+    pub(super) origin: String,
+    pub(super) run: Statistics,
+    pub(super) latest: Option<Statistics>,
+    pub(super) averages: Option<Averages>,
+    pub(super) store: Option<GradientStore>,
+    pub(super) history: History,
+    /// The same as they were written.
+    pub(super) lines: Vec<String>,
+    /// The calls of `step` before the checkpoint that was resumed from.
+    pub(super) resumed_at: u64,
+    pub(super) file: Option<HistoryFile>,
+    pub(super) failure: Option<String>,
+}
+
+/// A step that is to be captured.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Due {
+    pub(super) moment: Moment,
+    /// Whether this worker captures what is captured once for all.
+    pub(super) leads: bool,
+}
+
+/// What one capture gives.
+pub(crate) struct Captured {
+    pub(super) statistics: Statistics,
+    pub(super) store: Option<GradientStore>,
+    pub(super) reading: Reading,
+}
+
+impl<B: SampleBatch> Shared<B> {
+    pub(super) fn capture<M: SampleLoss<Batch = B>>(
+        &self,
+        model: &M,
+        moment: Moment,
+        sources: &[(&str, &[B])],
+    ) -> Result<Captured> {
+        let config = &self.config;
+        let mut statistics: Statistics = config.statistics.init(model, &self.heads)?;
+        let mut store = self.store(model, moment)?;
+        let compared = config.compared(&Catalogue::of(model)?)?;
+        let mut aside = Aside::new(config.noise.clone(), compared);
+        let mut into = Destination {
+            statistics: &mut statistics,
+            store: store.as_mut(),
+            aside: Some(&mut aside),
+        };
+        let mut capture = config.capture.init(model, into.paths())?;
+        let mut losses = BTreeMap::new();
+        for (task, batches) in sources {
+            let loss: &mut f64 = losses.entry(*task).or_default();
+            let mut seen = HashSet::new();
+            for batch in *batches {
+                if let Some(twice) = batch.ids().into_iter().find(|id| !seen.insert(id.clone())) {
+                    return Err(Error::DuplicateSample {
+                        task: (*task).to_owned(),
+                        sample: twice,
+                    });
+                }
+                let outcomes = capture.accumulate(batch, task, into.reborrow())?;
+                *loss += outcomes
+                    .iter()
+                    .filter_map(|outcome| outcome.loss)
+                    .sum::<f64>();
+            }
+        }
+        if let Some(store) = &store {
+            store.sync()?;
+        }
+        let mut tasks = BTreeMap::new();
+        for (task, loss) in losses {
+            let (groups, noise) = (config.groups_in_history, aside.noise_of(task)?);
+            let reading = TaskReading::of(&statistics, task, loss, groups, noise)?;
+            tasks.insert(task.to_owned(), reading);
+        }
+        let reading = Reading {
+            noise: aside.noise()?,
+            across: aside.across()?,
+            ..Reading::new(moment, tasks)
+        };
+        Ok(Captured {
+            statistics,
+            store,
+            reading,
+        })
+    }
+
+    /// The store of a capture: gradients of other weights are of another model.
+    fn store<M: SampleLoss>(&self, model: &M, moment: Moment) -> Result<Option<GradientStore>> {
+        let Some(config) = &self.config.store else {
+            return Ok(None);
+        };
+        let folder = config.folder.as_ref();
+        let folder = folder.map(|folder| folder.join(format!("step-{}", moment.step)));
+        Ok(Some(config.clone().with_folder(folder).init(model)?))
+    }
+}
+
+impl State {
+    pub(super) fn moment(&self, workers: u64) -> Moment {
+        Moment {
+            step: self.calls / workers,
+            epoch: self.epoch,
+        }
+    }
+
+    /// Everything that can fail first, then what was captured takes its places.
+    pub(super) fn take(&mut self, captured: Captured, device: &Device) -> Result<()> {
+        let Captured {
+            statistics,
+            store,
+            reading,
+        } = captured;
+        let statistics = statistics.to_device(device);
+        let mut run = self.run.clone();
+        run.merge(
+            statistics
+                .clone()
+                .during_training(&self.origin, reading.step),
+        )?;
+        let mut averages = self.averages.clone();
+        if let Some(averages) = &mut averages {
+            for task in reading.tasks.keys() {
+                if reading.tasks[task].samples > 0 {
+                    averages.push(&statistics, task)?;
+                }
+            }
+        }
+        let line = reading.line()?;
+        if let Some(file) = &mut self.file {
+            file.append(&line)?;
+        }
+        tracing::info!(step = reading.step, "captured");
+        self.lines.push(line);
+        self.history.push(reading);
+        self.run = run;
+        self.averages = averages;
+        self.store = store;
+        self.latest = Some(statistics);
+        Ok(())
+    }
+}
