@@ -1,6 +1,5 @@
 //! The Fisher of both tasks while they are learnt, and what it costs to look.
 
-use std::cmp::Ordering::Equal;
 use std::error::Error;
 use std::path::Path;
 use std::time::Instant;
@@ -144,54 +143,44 @@ fn top(task: &TaskReading) -> Option<(&str, f64)> {
     shares.max_by(|a, b| a.1.total_cmp(&b.1))
 }
 
-/// When `task` was learnt, and whether its heads' shares show it.
+/// When `task` was learnt, and when the head that ends up largest came up.
 fn circuit(history: &History, task: &str) -> Option<String> {
-    let of_task =
-        |reading: &'_ Reading| reading.tasks.get(task).cloned().map(|t| (reading.step, t));
+    let of_task = |reading: &Reading| Some((reading.step, reading.tasks.get(task)?.clone()));
     let readings: Vec<(u64, TaskReading)> = history.readings().iter().filter_map(of_task).collect();
-    let drop = |pair: &[(u64, TaskReading)]| pair[0].1.loss.zip(pair[1].1.loss).map(|(a, b)| a - b);
+    let drop = |pair: &&[(u64, TaskReading)]| Some(pair[0].1.loss? - pair[1].1.loss?);
+    let order =
+        |a: Option<f64>, b: Option<f64>| a.unwrap_or(f64::MIN).total_cmp(&b.unwrap_or(f64::MIN));
     let pairs = readings.windows(2);
-    let steepest =
-        pairs.max_by(|a, b| drop(a).unwrap_or(0.0).total_cmp(&drop(b).unwrap_or(0.0)))?;
+    let steepest = pairs.max_by(|a, b| order(drop(a), drop(b)))?;
     let [(from, before), (to, after)] = steepest else {
         return None;
     };
+    let highest = readings.iter().max_by(|a, b| order(a.1.trace, b.1.trace))?;
+
+    // The mean share of each head over the last quarter.
     let share = |task: &TaskReading, head: usize| {
         let trace = task.trace.filter(|trace| *trace > 0.0)?;
         Some(task.heads.get(head)?.fisher / trace)
     };
-    // Against the usual movement from one capture to the next.
-    let moved = |a: &TaskReading, b: &TaskReading| {
-        let heads = 0..a.heads.len();
-        let parts = heads.filter_map(|head| Some((share(b, head)? - share(a, head)?).abs()));
-        0.5 * parts.sum::<f64>()
+    let last = &readings[readings.len() * 3 / 4..];
+    let mean = |head: usize| {
+        let shares: Vec<f64> = last.iter().filter_map(|(_, t)| share(t, head)).collect();
+        shares.iter().sum::<f64>() / shares.len() as f64
     };
-    let movements = readings
-        .windows(2)
-        .map(|pair| moved(&pair[0].1, &pair[1].1));
-    let mut movements: Vec<f64> = movements.collect();
-    movements.sort_by(f64::total_cmp);
-    let (usual, then) = (movements[movements.len() / 2], moved(before, after));
-    let visible = match then > 2.0 * usual {
-        true => "the heads' shares show it",
-        false => "the heads' shares do not show it by themselves",
-    };
-    let (head, share) = top(after)?;
-    let trace = |(_, task): &&(u64, TaskReading)| task.trace;
-    let traces = readings.iter().filter(|reading| trace(reading).is_some());
-    let highest = traces.max_by(|a, b| trace(a).partial_cmp(&trace(b)).unwrap_or(Equal))?;
-    let times = highest.1.trace? / readings.first()?.1.trace?;
+    let heads = &last.first()?.1.heads;
+    let largest = (0..heads.len()).max_by(|&a, &b| mean(a).total_cmp(&mean(b)))?;
+    let up = |(_, task): &&(u64, TaskReading)| share(task, largest) > Some(0.5 * mean(largest));
+    let since = readings.iter().find(up)?.0;
     Some(format!(
-        "The loss of {task} falls most between batches {from} and {to}, from {:.2} to {:.2}: {visible} \
-         (they move by {:.0} % of the trace then, by {:.0} % in the middle case). Largest after it: \
-         {head}, {:.0} %. The trace is highest at batch {}, {times:.1} times what it was \
-         at first.",
+        "The loss of {task} falls most between batches {from} and {to}, from {:.2} to {:.2} a token; \
+         its trace is highest at batch {} ({:.2e}). Largest in the end is {}, {:.0} % of the trace \
+         over the last quarter of captures: it first has half of that at batch {since}.",
         before.loss?,
         after.loss?,
-        100.0 * then,
-        100.0 * usual,
-        100.0 * share,
-        highest.0
+        highest.0,
+        highest.1.trace?,
+        heads[largest].name,
+        100.0 * mean(largest)
     ))
 }
 

@@ -534,6 +534,7 @@ mod tests {
             id: id.into(),
             tokens: 1,
             skipped: None,
+            step: None,
         };
         Entry::new("t", vec![record], Vec::new())
     }
