@@ -14,6 +14,7 @@ use fisher_train::{Checkpoint as Saving, CollectorConfig, SampleLoss};
 use serde_json::json;
 
 use super::analysis::{Findings, Plan, parse_interference};
+use super::page::Page;
 use super::results::{Order, Tensors, report};
 use crate::decoder::{Checkpoint, Decoder, Sequence, TokenBatch};
 use crate::device::Backend;
@@ -370,7 +371,43 @@ impl<'a> Session<'a> {
         });
         let json = report(settings, statistics, losses, findings, &self.order)?;
         std::fs::write(out.join("report.json"), serde_json::to_vec_pretty(&json)?)?;
+        let page = Page {
+            run: self.about(statistics)?,
+            warnings: &self.warnings,
+            statistics,
+            findings,
+        };
+        std::fs::write(out.join("report.html"), page.html())?;
         Ok(())
+    }
+}
+
+impl Session<'_> {
+    fn about(&self, statistics: &Statistics) -> Result<Vec<(String, String)>> {
+        let mut run = vec![("Model".into(), self.arguments.model.display().to_string())];
+        for (task, file) in &self.arguments.tasks {
+            let of_task = statistics.task(task)?;
+            let (samples, tokens) = (of_task.count(), of_task.tokens());
+            let file = file.display();
+            run.push((
+                task.clone(),
+                format!("{samples} samples, {tokens} active tokens, of {file}"),
+            ));
+        }
+        let provenance = statistics.provenance();
+        let phases: Vec<String> = self.arguments.phases.iter().map(u8::to_string).collect();
+        let rest = [
+            ("Contributions", provenance.unit.clone()),
+            ("Weights (SHA-256)", provenance.model.clone()),
+            ("Phases", phases.join(", ")),
+            (
+                "Device",
+                format!("{:?}", self.arguments.device).to_lowercase(),
+            ),
+            ("Seed", self.arguments.seed.to_string()),
+        ];
+        run.extend(rest.map(|(name, value)| (name.to_owned(), value)));
+        Ok(run)
     }
 }
 
