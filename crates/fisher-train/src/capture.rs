@@ -205,14 +205,14 @@ impl<M: SampleLoss> Capture<M> {
         let counted = sample.gradients.samples()[0].clone();
         let loss = match into.push(task, sample.gradients) {
             Ok(()) => Some(sample.loss),
-            Err(Error::Core(CoreError::NonFinite { parameter, .. }))
+            Err(CoreError::NonFinite { parameter, .. })
                 if self.config.non_finite == NonFinite::Skip =>
             {
                 tracing::warn!(id, parameter, "gradient not finite, sample skipped");
                 into.statistics.skip(task, &counted, parameter);
                 None
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         };
         Ok(Outcome {
             id: id.to_owned(),
@@ -387,7 +387,7 @@ fn stream<C: ContributionUnit>(
     let unreached = factors.iter().filter(|(_, factors)| factors.is_none());
     let unreached: Vec<String> = unreached.map(|(path, _)| path.clone()).collect();
     if let Some(aside) = &mut into.aside {
-        aside.begin(task, &samples)?;
+        aside.begin(task, &samples);
     }
     let mut stream = into.statistics.stream(task, samples.clone());
     for (path, factors) in factors {

@@ -120,18 +120,18 @@ impl<C: ContributionUnit> Destination<'_, C> {
 
     /// First the store says whether it can take the sample, then the statistics count it, and only
     /// then is it kept: what is wrong with it leaves it out of both.
-    pub(crate) fn push(&mut self, task: &str, gradients: GradientBatch) -> Result<()> {
+    pub(crate) fn push(&mut self, task: &str, gradients: GradientBatch) -> fisher_core::Result<()> {
         let prepared = self.prepare(task, &gradients)?;
-        if self.store.is_none() && self.aside.is_none() {
-            return Ok(self.statistics.push(task, gradients)?);
+        let aside = self.aside.is_some().then(|| gradients.clone());
+        let mut counted = gradients;
+        if self.store.is_some() {
+            counted.retain(|path| self.statistics.shape(path).is_some());
         }
-        let mut counted = gradients.clone();
-        counted.retain(|path| self.statistics.shape(path).is_some());
         self.statistics.push(task, counted)?;
-        if let Some(aside) = &mut self.aside {
-            aside.push(task, &gradients)?;
+        if let (Some(aside), Some(gradients)) = (&mut self.aside, aside) {
+            aside.push(task, &gradients);
         }
-        Ok(self.commit(prepared)?)
+        self.commit(prepared)
     }
 
     /// What the store is to keep of a batch; nothing where there is none, or where one on disk is

@@ -40,9 +40,9 @@ use state::{Due, Shared, State};
 /// off, and no random number is drawn.
 ///
 /// Where Burn trains on several devices ([`ExecutionStrategy::multi`]), call [`FisherHook::step`] in
-/// `TrainStep::step` and say how many workers there are: what they see is joined. Devices that are on
-/// another machine (`remote`) are devices like any other. Burn's `DistributedDataParallel` is for
-/// devices with collective operations, which flex and ndarray are not.
+/// `TrainStep::step` and say how many workers there are: what they see is joined. Burn's
+/// `DistributedDataParallel` is for devices with collective operations, which flex and ndarray are
+/// not. Devices on another machine (`remote`) were not tried.
 ///
 /// ```
 /// use fisher_core::HeadLayout;

@@ -7,41 +7,40 @@ use fisher_core::{GradientBatch, Sample};
 
 use super::across::{AcrossTasks, Kept};
 use crate::Result;
-use crate::noise::{GradientMoments, NoiseScale, NoiseScaleConfig};
+use crate::noise::{GradientMoments, NoiseScale};
 
 /// Fed by the engines beside statistics and store: a batch is begun, its parameters come one by
 /// one, and it is ended.
 #[derive(Debug)]
 pub(crate) struct Aside {
-    noise: Option<NoiseScaleConfig>,
+    /// What the moments of a task begin as.
+    empty: Option<GradientMoments>,
     moments: BTreeMap<String, GradientMoments>,
     kept: Option<Kept>,
 }
 
 impl Aside {
     /// `compared` are the parameters whose gradients are compared across tasks.
-    pub(crate) fn new(noise: Option<NoiseScaleConfig>, compared: Option<BTreeSet<String>>) -> Self {
+    pub(crate) fn new(empty: Option<GradientMoments>, compared: Option<BTreeSet<String>>) -> Self {
         Self {
-            noise,
+            empty,
             moments: BTreeMap::new(),
             kept: compared.map(Kept::new),
         }
     }
 
     pub(crate) fn wants(&self, path: &str) -> bool {
-        self.noise.is_some() || self.kept.as_ref().is_some_and(|kept| kept.wants(path))
+        self.empty.is_some() || self.kept.as_ref().is_some_and(|kept| kept.wants(path))
     }
 
-    pub(crate) fn begin(&mut self, task: &str, samples: &[Sample]) -> Result<()> {
-        if let Some(noise) = &self.noise
-            && !self.moments.contains_key(task)
-        {
-            self.moments.insert(task.to_owned(), noise.init()?);
+    pub(crate) fn begin(&mut self, task: &str, samples: &[Sample]) {
+        if let Some(empty) = &self.empty {
+            let moments = self.moments.entry(task.to_owned());
+            moments.or_insert_with(|| empty.clone());
         }
         if let Some(kept) = &mut self.kept {
             kept.begin(task, samples);
         }
-        Ok(())
     }
 
     /// `gradient` is `[samples, elements]`.
@@ -67,13 +66,12 @@ impl Aside {
     }
 
     /// A batch that is there whole.
-    pub(crate) fn push(&mut self, task: &str, batch: &GradientBatch) -> Result<()> {
-        self.begin(task, batch.samples())?;
+    pub(crate) fn push(&mut self, task: &str, batch: &GradientBatch) {
+        self.begin(task, batch.samples());
         for (path, gradient) in batch.iter() {
             self.take(task, batch.samples(), path, gradient.tensor());
         }
         self.end(task, batch.samples());
-        Ok(())
     }
 
     /// The noise scale of one task.

@@ -11,6 +11,7 @@ use super::config::{HookConfig, Probes};
 use super::history::{History, HistoryFile, Reading, TaskReading};
 use super::schedule::Moment;
 use crate::destination::Destination;
+use crate::noise::NoiseScaleConfig;
 use crate::sample::{SampleBatch, SampleLoss};
 use crate::{Error, Result};
 
@@ -74,7 +75,8 @@ impl<B: SampleBatch> Shared<B> {
         let mut statistics: Statistics = config.statistics.init(model, &self.heads)?;
         let mut store = self.store(model, moment)?;
         let compared = config.compared(&Catalogue::of(model)?)?;
-        let mut aside = Aside::new(config.noise.clone(), compared);
+        let moments = config.noise.as_ref().map(NoiseScaleConfig::init);
+        let mut aside = Aside::new(moments.transpose()?, compared);
         let mut into = Destination {
             statistics: &mut statistics,
             store: store.as_mut(),
