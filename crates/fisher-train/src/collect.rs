@@ -107,7 +107,7 @@ impl Collector {
     /// task already has are taken to be the first of its data.
     ///
     /// # Errors
-    /// Those of [`Statistics::load`], and [`CoreError::Incompatible`] when the checkpoint is of
+    /// Those of [`Statistics::load`], and [`Incompatible`](fisher_core::Error::Incompatible) when the checkpoint is of
     /// another model or configuration than `fresh`.
     pub fn resume<C: ContributionUnit>(&self, fresh: Statistics<C>) -> Result<Statistics<C>> {
         let Some(checkpoint) = &self.config.checkpoint else {
@@ -150,12 +150,12 @@ impl Collector {
     ///
     /// # Errors
     /// [`Error::OtherModel`] when the statistics belong to other weights, [`Error::OtherKind`] when
-    /// the store is of another Fisher, [`CoreError::OtherSample`] when it has other gradients of a
+    /// the store is of another Fisher, [`OtherSample`](fisher_core::Error::OtherSample) when it has other gradients of a
     /// sample, [`Error::OtherData`]
     /// when the data does not begin with what a checkpoint holds, [`Error::DuplicateSample`] when
     /// an id comes twice, errors of single samples
-    /// ([`PerSample::gradient`], [`CoreError::NonFinite`]), and those of [`Statistics::save`] and
-    /// [`GradientStore::push`].
+    /// ([`PerSample::gradient`](crate::PerSample::gradient), [`NonFinite`](fisher_core::Error::NonFinite)), and those of [`Statistics::save`] and
+    /// [`GradientStore::push`](fisher_core::GradientStore::push).
     /// Samples collected before an error stay in the statistics.
     pub fn collect_batches<'a, M: SampleLoss, C: ContributionUnit>(
         &self,

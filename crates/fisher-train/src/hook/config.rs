@@ -54,7 +54,7 @@ pub struct HookConfig {
     /// The workers that call [`FisherHook::step`] once in every step.
     #[config(default = 1)]
     pub workers: usize,
-    /// What a [`FisherStrategy`] does when a capture fails.
+    /// What a [`FisherStrategy`](crate::FisherStrategy) does when a capture fails.
     #[config(default = "OnFailure::Stop")]
     pub on_failure: OnFailure,
 }
