@@ -7,7 +7,6 @@ pub mod collisions;
 pub mod course;
 pub mod decoder;
 pub mod device;
-pub mod jsonl;
 pub mod memory;
 pub mod model;
 pub mod tasks;

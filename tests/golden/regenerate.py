@@ -70,7 +70,8 @@ def head_slices(config, name):
         if leaf == "c_attn":
             return {"Q": run(0), "K": run(h), "V": run(2 * h)}
         return {"O": [(0, i * d, (i + 1) * d) for i in range(h)]}
-    h, kv, d = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    h, kv = config.num_attention_heads, config.num_key_value_heads
+    d = getattr(config, "head_dim", None) or config.hidden_size // h
     block = {"q_proj": "Q", "k_proj": "K", "v_proj": "V", "o_proj": "O"}[leaf]
     axis, count = (1, h) if block == "O" else (0, h if block == "Q" else kv)
     return {block: [(axis, i * d, (i + 1) * d) for i in range(count)]}

@@ -1,66 +1,69 @@
-//! The program `checkpoint`: from golden checkpoints to golden numbers.
+//! The program `checkpoint`: from golden checkpoints to golden numbers, and what it refuses.
 
-use std::collections::BTreeMap;
+use std::path::Path;
 
-use burn::tensor::Device;
-use clap::Parser;
 use fisher_core::{Statistics, StatisticsConfig, StoreConfig};
 use fisher_examples::checkpoint::analysis::{Plan, parse_interference};
+use fisher_examples::checkpoint::args::Cli;
+use fisher_examples::checkpoint::measured::Measured;
 use fisher_examples::checkpoint::results::{Tensors, report};
-use fisher_examples::checkpoint::run::Arguments;
+use fisher_examples::checkpoint::run::run;
 use fisher_metrics::{InterferenceConfig, Weights};
 use fisher_tests::backend::Backend;
 use fisher_tests::compare::against_golden;
-use fisher_tests::golden::{CASES, Golden, TASKS};
+use fisher_tests::golden::{CASES, Golden, TASKS, folder};
 use rstest::rstest;
+use serde_json::Value;
+use tempfile::TempDir;
 
-/// All settings of the golden interference.
-fn settings(golden: &Golden) -> Vec<(String, InterferenceConfig)> {
+fn settings(golden: &Golden) -> Vec<String> {
     let names = golden.names("interference/");
     let names = names.filter_map(|name| name.strip_suffix("/Q"));
-    let parse = |text: &str| (text.to_owned(), parse_interference(text).expect("settings"));
-    names.map(parse).collect()
+    names.map(str::to_owned).collect()
 }
 
 /// The analyses and their files, from golden gradients.
 #[test]
 fn findings_are_written_under_golden_keys() {
-    let device = Device::flex();
+    let device = Backend::Flex.device().expect("a CPU");
     for case in CASES {
         let golden = Golden::load(case);
         let mut statistics: Statistics = golden.statistics(&StatisticsConfig::new(), &device);
-        let mut losses: BTreeMap<String, BTreeMap<String, f64>> = BTreeMap::new();
-        let order = BTreeMap::new();
+        let mut tasks = Vec::new();
         for task in TASKS {
             let batch = golden.batch(task, 0..golden.samples(task).len(), &device);
             statistics.push(task, batch).expect("gradients");
-            let expected = golden.expected(&format!("/tasks/{task}/loss_sum"));
-            let expected: Vec<f64> = serde_json::from_value(expected.clone()).expect("losses");
-            let ids = golden.samples(task).into_iter().map(|s| s.id().to_owned());
-            losses.insert(task.to_owned(), ids.zip(expected).collect());
+            let list = |what: &str| {
+                let list = golden.expected(&format!("/tasks/{task}/{what}"));
+                list.as_array().expect("a list").clone()
+            };
+            let losses = list("loss_sum").into_iter();
+            let losses = losses.map(|loss| loss.as_f64().expect("a loss"));
+            let samples = list("ids").into_iter().zip(losses);
+            tasks.push(Measured::of(&statistics, task, samples, Vec::new()).expect("samples"));
         }
         let store = golden.store(&StoreConfig::new(1 << 24), 3, &device);
+        let parse = |text: &String| (text.clone(), parse_interference(text).expect("settings"));
         let plan = Plan {
             phases: (1..=6).collect(),
             sparsities: vec![0.5, 0.7, 0.9],
-            interference: settings(&golden),
+            interference: settings(&golden).iter().map(parse).collect(),
             relabellings: 1000,
             memory: 1 << 26,
             seed: 0,
             progress: false,
         };
-        let tasks = TASKS.map(str::to_owned);
+        let names = TASKS.map(str::to_owned);
         let weights = Weights::from(golden.weights());
         let heads = golden.heads();
         let findings = plan
-            .run(&tasks, &statistics, &weights, Some(&store), &heads, &device)
+            .run(&names, &statistics, &weights, Some(&store), &heads, &device)
             .expect("findings");
         let folder = tempfile::tempdir().expect("a folder");
-        let tensors = Tensors::of(&statistics, Some(&store), &findings, &order).expect("tensors");
+        let tensors = Tensors::of(&statistics, Some(&store), &tasks, &findings).expect("tensors");
         let results = folder.path().join("results.safetensors");
         tensors.save(&results).expect("a file");
-        let json =
-            report("none".into(), &statistics, &losses, &findings, &order).expect("a report");
+        let json = report("none".into(), &tasks, &findings);
         let text = serde_json::to_vec(&json).expect("JSON");
         std::fs::write(folder.path().join("report.json"), text).expect("a file");
         let compared = against_golden(&golden, folder.path());
@@ -75,51 +78,409 @@ fn findings_are_written_under_golden_keys() {
 fn what_is_no_setting_is_named(#[case] text: &str, #[case] named: &str) {
     let error = parse_interference(text).expect_err("no setting");
     assert!(error.contains(named), "{error}");
+    let _: InterferenceConfig = parse_interference("default").expect("settings");
 }
 
-/// The whole program on a golden folder.
+/// Run the program with these arguments.
+fn program(arguments: &[&str]) -> Result<(), String> {
+    let arguments = std::iter::once(&"checkpoint").chain(arguments);
+    let cli = Cli::read(arguments.map(|s| (*s).into())).map_err(|e| e.to_string())?;
+    run(&cli).map_err(|e| e.to_string())
+}
+
+/// A golden case and where its results go.
+struct Case {
+    model: String,
+    tasks: [String; 2],
+    out: TempDir,
+}
+
+impl Case {
+    fn new(case: &str) -> Self {
+        let model = folder(case);
+        Self {
+            tasks: TASKS
+                .map(|task| format!("{task}={}", model.join(format!("{task}.jsonl")).display())),
+            model: model.display().to_string(),
+            out: tempfile::tempdir().expect("a folder"),
+        }
+    }
+
+    /// A run of both tasks into a folder inside `out`.
+    fn run(&self, out: &str, more: &[&str]) -> Result<(), String> {
+        let out = self.folder(out);
+        let mut arguments = vec!["--model", &self.model, "--out", &out];
+        arguments.extend(self.tasks.iter().flat_map(|task| ["--task", task]));
+        arguments.extend(more);
+        program(&arguments)
+    }
+
+    fn folder(&self, out: &str) -> String {
+        self.out.path().join(out).display().to_string()
+    }
+
+    fn report(&self, out: &str) -> Value {
+        let path = Path::new(&self.folder(out)).join("report.json");
+        let bytes = std::fs::read(path).expect("a report");
+        serde_json::from_slice(&bytes).expect("JSON")
+    }
+}
+
+/// Everything golden, from the folder alone.
 #[rstest]
+#[case("llama-gqa")]
+#[case("gpt2-fused")]
+#[case("llama-mqa")]
+#[case("qwen2-tied")]
+#[case("mistral-sharded")]
 fn golden_folders_give_golden_numbers(
-    #[values("flex", "ndarray", "wgpu")] device: &str,
-    #[values(0, 1)] case: usize,
+    #[case] name: &'static str,
+    #[values(Backend::Flex, Backend::Wgpu)] backend: Backend,
 ) {
-    let backend = match device {
-        "flex" => Backend::Flex,
-        "ndarray" => Backend::Ndarray,
-        _ => Backend::Wgpu,
-    };
     if backend.device().is_none() {
         return;
     }
-    let golden = Golden::load(CASES[case]);
-    let folder = tempfile::tempdir().expect("a folder");
-    let out = folder.path().to_str().expect("a path");
-    let model = golden.folder();
-    let model = model.to_str().expect("a path");
-    let mut arguments = vec!["checkpoint".to_owned(), "--model".into(), model.into()];
-    for task in TASKS {
-        arguments.extend(["--task".into(), format!("{task}={model}/{task}.jsonl")]);
-    }
-    for (settings, _) in settings(&golden) {
-        arguments.extend(["--interference".into(), settings]);
-    }
-    let rest = [
-        "--out",
-        out,
-        "--device",
-        device,
+    let golden = Golden::load(name);
+    let case = Case::new(name);
+    let settings = settings(&golden);
+    let device = format!("{backend:?}").to_lowercase();
+    let mut more = vec![
         "--save-gradients",
+        "--device",
+        &device,
         "--batch-tokens",
-        "20",
+        "24",
     ];
-    arguments.extend(rest.map(str::to_owned));
-    let run = Arguments::try_parse_from(arguments)
-        .expect("arguments")
-        .run();
-    run.expect("a run");
-    let compared = against_golden(&golden, folder.path());
-    assert!(compared > 50_000, "only {compared} numbers");
-    let statistics = folder.path().join("statistics.safetensors");
-    let statistics: Statistics = Statistics::load(statistics, &Device::flex()).expect("statistics");
-    assert_eq!(statistics.tasks().count(), 2);
+    more.extend(
+        settings
+            .iter()
+            .flat_map(|settings| ["--interference", settings]),
+    );
+    case.run("out", &more).expect("a run");
+    let compared = against_golden(&golden, Path::new(&case.folder("out")));
+    assert!(compared > 10_000, "only {compared} numbers");
+}
+
+/// The same up to the rounding of sums in another order.
+fn near(path: &str, a: &Value, b: &Value) {
+    match (a, b) {
+        (Value::Object(x), Value::Object(y)) => {
+            assert!(x.keys().eq(y.keys()), "{path}");
+            x.iter()
+                .for_each(|(key, x)| near(&format!("{path}/{key}"), x, &y[key]));
+        }
+        (Value::Array(x), Value::Array(y)) => {
+            assert_eq!(x.len(), y.len(), "{path}");
+            let pairs = x.iter().zip(y).enumerate();
+            pairs.for_each(|(i, (x, y))| near(&format!("{path}/{i}"), x, y));
+        }
+        (Value::Number(x), Value::Number(y)) => {
+            let [x, y] = [x, y].map(|n| n.as_f64().expect("a number"));
+            let bound = 1e-5 * x.abs().max(y.abs()) + 1e-12;
+            assert!((x - y).abs() <= bound, "{path}: {x:e} against {y:e}");
+        }
+        (x, y) => assert_eq!(x, y, "{path}"),
+    }
+}
+
+/// Stopped amid a task, a run goes on where it was, and ends with the same numbers.
+#[test]
+fn an_interrupted_run_goes_on() {
+    let mut case = Case::new("llama-gqa");
+    overflow(&mut case);
+    let sample = |length: usize, last: usize| {
+        let tokens: Vec<usize> = (0..length - 1)
+            .map(|t| (7 * t + length) % 30)
+            .chain([last])
+            .collect();
+        format!(r#"{{"id": "{length}-{last}", "input_ids": {tokens:?}}}"#)
+    };
+    let samples = [3, 4, 5, 7, 8].map(|length| sample(length, length));
+    let mut all: Vec<&str> = samples.iter().map(String::as_str).collect();
+    // Samples come by length: two are behind this one. Its last token is read, so it must have one
+    // more after it.
+    let odd = r#"{"id": "odd", "input_ids": [1, 2, 31, 4, 5, 6]}"#;
+    all.insert(1, odd);
+    lines(&mut case, &all);
+    let settings = [
+        "--batch-tokens",
+        "12",
+        "--save-every",
+        "1",
+        "--elements",
+        "attention",
+    ];
+    let error = case
+        .run("stopped", &settings)
+        .expect_err("a gradient that is not finite");
+    assert!(error.contains("`odd`"), "{error}");
+    let error = case
+        .run("stopped", &settings)
+        .expect_err("a folder that holds a run");
+    assert!(error.contains("--resume"), "{error}");
+    let path = Path::new(&case.folder("stopped")).join("statistics.safetensors");
+    let device = Backend::Flex.device().expect("a CPU");
+    let half: Statistics = Statistics::load(&path, &device).expect("statistics");
+    // The batch that stopped it is not counted.
+    assert_eq!(half.task("alpha").expect("a task").count(), 2);
+
+    let skip = [&settings[..], &["--skip-bad"]].concat();
+    case.run("stopped", &[&skip[..], &["--resume"]].concat())
+        .expect("it goes on");
+    case.run("whole", &skip).expect("a run");
+    let reports = ["stopped", "whole"].map(|out| case.report(out));
+    let [stopped, whole] = reports.each_ref().map(|report| {
+        let mut report = report.clone();
+        report["run"] = Value::Null;
+        report
+    });
+    near("", &stopped, &whole);
+    assert_eq!(
+        whole["tasks"]["alpha"]["ids"]
+            .as_array()
+            .expect("ids")
+            .len(),
+        5
+    );
+
+    // All is there: looking again measures nothing, other data is refused.
+    case.run(
+        "stopped",
+        &[&skip[..], &["--resume", "--interference", "pool=B"]].concat(),
+    )
+    .expect("again");
+    assert!(case.report("stopped")["interference"]["pool=B"].is_object());
+    let first = samples[0].replace("[", "[9, 9, ");
+    lines(&mut case, &[&first, &samples[1]]);
+    let error = case
+        .run("stopped", &[&skip[..], &["--resume"]].concat())
+        .expect_err("other data");
+    assert!(error.contains("cannot resume"), "{error}");
+}
+
+/// Several runs on parts of the samples, joined, are one run over all of them.
+#[test]
+fn parts_join_to_the_whole() {
+    let case = Case::new("gpt2-fused");
+    case.run("whole", &["--save-gradients"]).expect("a run");
+    for part in ["0/2", "1/2"] {
+        let more = [
+            "--part",
+            part,
+            "--phases",
+            "1-6",
+            "--interference",
+            "default",
+        ];
+        case.run(&part.replace('/', "-of-"), &more).expect("a run");
+    }
+    let [out, first, second, whole] =
+        ["joined", "0-of-2", "1-of-2", "whole"].map(|out| case.folder(out));
+    let merge = |out: &str, runs: [&str; 2]| {
+        program(&[
+            "merge",
+            "--model",
+            &case.model,
+            "--out",
+            out,
+            runs[0],
+            runs[1],
+        ])
+    };
+    merge(&out, [&first, &second]).expect("joined");
+    // The order of samples differs: compare what does not depend on it.
+    let [joined, report] = ["joined", "whole"].map(|out| case.report(out));
+    for task in TASKS {
+        for part in [
+            "importance",
+            "masks",
+            "layers",
+            "heads",
+            "obd_unstructured@0.5",
+        ] {
+            near(
+                part,
+                &joined["tasks"][task][part],
+                &report["tasks"][task][part],
+            );
+        }
+    }
+    near("overlap", &joined["overlap"], &report["overlap"]);
+    near("health", &joined["health"], &report["health"]);
+    for (name, slice) in report["conflicts"]["fisher"].as_object().expect("slices") {
+        let joined = &joined["conflicts"]["fisher"][name];
+        near(name, &joined["statistic"], &slice["statistic"]);
+        near(name, &joined["p_slice_exact"], &slice["p_slice_exact"]);
+    }
+    let [joined, of_whole] = [&out, &whole].map(|folder| {
+        let path = Path::new(folder).join("statistics.safetensors");
+        let device = Backend::Flex.device().expect("a CPU");
+        let statistics: Statistics = Statistics::load(path, &device).expect("statistics");
+        statistics
+    });
+    for task in TASKS {
+        let [a, b] = [&joined, &of_whole].map(|s| s.task(task).expect("it"));
+        assert_eq!((a.count(), a.tokens()), (b.count(), b.tokens()));
+    }
+    let error = merge(&case.folder("again"), [&first, &first]).expect_err("the same samples");
+    assert!(error.contains("3"), "{error}");
+    let other = Case::new("llama-gqa");
+    let error = program(&[
+        "merge",
+        "--model",
+        &other.model,
+        "--out",
+        &case.folder("other"),
+        &first,
+    ]);
+    let error = error.expect_err("another model");
+    assert!(error.contains("another model"), "{error}");
+}
+
+fn lines(case: &mut Case, lines: &[&str]) {
+    let path = case.out.path().join("lines.jsonl");
+    std::fs::write(&path, lines.join("\n")).expect("lines");
+    case.tasks[0] = format!("alpha={}", path.display());
+}
+
+#[rstest]
+#[case("{", "not JSON")]
+#[case("[1]", "not a JSON object")]
+#[case(r#"{"tokens": [1, 2]}"#, "neither `input_ids`")]
+#[case(r#"{"input_ids": [1, 2], "text": "x"}"#, "give one of them")]
+#[case(r#"{"input_ids": [1, 2.5]}"#, "whole numbers")]
+#[case(r#"{"input_ids": [1, 99]}"#, "token 99")]
+#[case(r#"{"input_ids": [1, -1]}"#, "token -1")]
+#[case(r#"{"input_ids": [1, 2], "labels": [1]}"#, "1 labels for 2 tokens")]
+#[case(r#"{"input_ids": [1, 2], "labels": [1, -3]}"#, "label -3")]
+#[case(r#"{"input_ids": []}"#, "no token counts")]
+#[case(r#"{"input_ids": [1]}"#, "no token counts")]
+#[case(
+    r#"{"input_ids": [1, 2, 3], "labels": [1, -100, -100]}"#,
+    "no token counts"
+)]
+#[case(r#"{"id": 1.5, "input_ids": [1, 2]}"#, "the id 1.5")]
+#[case(r#"{"id": "1", "input_ids": [1, 2]}"#, "was there before")]
+#[case(r#"{"prompt": "x"}"#, "")]
+fn bad_lines_are_named_or_counted(#[case] line: &str, #[case] reason: &str) {
+    let mut case = Case::new("llama-gqa");
+    let good = r#"{"input_ids": [1, 2, 3]}"#;
+    lines(
+        &mut case,
+        &[good, "", line, r#"{"id": "last", "input_ids": [3, 2, 1]}"#],
+    );
+    let error = case.run("out", &[]).expect_err("a bad line");
+    assert!(
+        error.contains("lines.jsonl, line 3") && error.contains(reason),
+        "{error}"
+    );
+    case.run("out", &["--skip-bad", "--phases", "1-2"])
+        .expect("a run");
+    let task = &case.report("out")["tasks"]["alpha"];
+    assert_eq!(task["bad_lines"][0]["line"], 3);
+    assert_eq!(task["ids"], serde_json::json!([1, "last"]));
+}
+
+#[test]
+fn a_sequence_that_is_too_long_is_named() {
+    let mut case = Case::new("llama-gqa");
+    let long = format!(r#"{{"input_ids": {:?}}}"#, vec![1; 33]);
+    lines(&mut case, &[&long]);
+    let error = case.run("out", &[]).expect_err("too long");
+    assert!(
+        error.contains("33 tokens") && error.contains("max_position_embeddings = 32"),
+        "{error}"
+    );
+    let error = case.run("out", &["--skip-bad"]).expect_err("nothing left");
+    assert!(
+        error.contains("no samples") && error.contains("1 bad"),
+        "{error}"
+    );
+}
+
+/// Give a case a model whose embedding of token 31 is infinite.
+fn overflow(case: &mut Case) {
+    let model = case.out.path().join("model");
+    std::fs::create_dir(&model).expect("a folder");
+    std::fs::copy(
+        Path::new(&case.model).join("config.json"),
+        model.join("config.json"),
+    )
+    .expect("it");
+    let path = Path::new(&case.model).join("model.safetensors");
+    let mut bytes = std::fs::read(path).expect("weights");
+    // The embedding of token 31, the table's last row, becomes infinite.
+    let header = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
+    let json: Value = serde_json::from_slice(&bytes[8..8 + header]).expect("a header");
+    let end = json["model.embed_tokens.weight"]["data_offsets"][1]
+        .as_u64()
+        .expect("an offset");
+    let end = 8 + header + end as usize;
+    bytes[end - 4..end].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    std::fs::write(model.join("model.safetensors"), bytes).expect("weights");
+    case.model = model.display().to_string();
+}
+
+/// Weights that overflow: an error that names the sample, or samples left out and counted.
+#[test]
+fn gradients_that_are_not_finite_are_named_or_counted() {
+    let mut case = Case::new("llama-gqa");
+    overflow(&mut case);
+    lines(
+        &mut case,
+        &[
+            r#"{"input_ids": [1, 2, 3]}"#,
+            r#"{"id": "odd", "input_ids": [31, 2, 3]}"#,
+        ],
+    );
+    case.tasks[1] = case.tasks[0].replace("alpha=", "beta=");
+    let error = case
+        .run("out", &["--phases", "1-2"])
+        .expect_err("not finite");
+    assert!(error.contains("`odd`"), "{error}");
+    let more = ["--phases", "1-2", "--skip-bad", "--resume"];
+    case.run("out", &more).expect("a run");
+    let task = &case.report("out")["tasks"]["alpha"];
+    assert_eq!(task["ids"], serde_json::json!([1]));
+    assert_eq!(task["skipped"][0][0], "odd");
+    let page = std::fs::read_to_string(Path::new(&case.folder("out")).join("report.html"));
+    assert!(page.expect("a page").contains("without a finite gradient"));
+}
+
+#[rstest]
+#[case(&["--phases", "7"], "phases")]
+#[case(&["--params", "nothing.like.it"], "no trainable")]
+#[case(&["--compare", "none"], "--compare none")]
+#[case(&["--params", "(("], "regular expression")]
+#[case(&["--memory", "lots"], "no unit")]
+#[case(&["--sparsity", "1.5"], "sparsity")]
+#[case(&["--task", "third=x.jsonl"], "two with different names")]
+fn arguments_that_make_no_sense_are_refused(#[case] more: &[&str], #[case] reason: &str) {
+    let case = Case::new("llama-gqa");
+    let error = case.run("out", more).expect_err("refused");
+    assert!(error.contains(reason), "{error}");
+}
+
+/// One task, and only the attention of it.
+#[test]
+fn one_task_and_some_parameters_will_do() {
+    let mut case = Case::new("qwen2-tied");
+    case.tasks[1] = String::new();
+    let out = case.folder("out");
+    let arguments = [
+        "--model",
+        &case.model,
+        "--task",
+        &case.tasks[0],
+        "--out",
+        &out,
+    ];
+    let more = ["--params", "attention", "--elements", "none"];
+    program(&[&arguments[..], &more].concat()).expect("a run");
+    let report = case.report("out");
+    assert_eq!(report["run"]["phases"], serde_json::json!([1, 2, 3]));
+    let heads = report["tasks"]["alpha"]["heads"].as_array().expect("heads");
+    assert_eq!(heads.len(), 8);
+    let error = program(&[&arguments[..], &["--resume", "--phases", "4"]].concat());
+    assert!(error.expect_err("one task").contains("compares two tasks"));
 }

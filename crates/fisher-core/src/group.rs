@@ -338,6 +338,11 @@ impl Grouping {
         })
     }
 
+    /// Whether the whole parameter is one group: such as all keys, where all queries share one head.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.groups == 1 && self.sizes()[0] == self.shape.iter().product::<usize>()
+    }
+
     /// The axis that the groups are slices of, if they are.
     pub(crate) fn axis(&self) -> Option<usize> {
         match &self.plan {
@@ -352,15 +357,18 @@ impl Grouping {
         margins: &Margins,
         reduction: Reduction,
     ) -> Option<Tensor<2>> {
-        let Plan::Axis(slices) = &self.plan else {
-            // The whole parameter as one group can be had from either side.
+        if self.is_whole() {
+            // It can be had from either side.
             let any = margins.rows.as_ref().or(margins.columns.as_ref())?;
             let sums = any.clone().sum_dim(1);
             let elements: usize = self.shape.iter().product();
-            return (self.groups == 1).then(|| match reduction {
+            return Some(match reduction {
                 Reduction::Sum => sums,
                 Reduction::Mean => sums.div_scalar(elements as f64),
             });
+        }
+        let Plan::Axis(slices) = &self.plan else {
+            return None;
         };
         let sums = match slices.axis {
             0 => slices.sum(margins.rows.clone()?, &self.shape[..1]),

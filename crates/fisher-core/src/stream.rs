@@ -98,7 +98,7 @@ impl<C: ContributionUnit> Statistics<C> {
         let plan = self.plan.parameters.get(path)?;
         let heads = self.plan.totals.groupings(path);
         let groupings = plan.groupings.iter().chain(heads);
-        let groupings: Vec<&Grouping> = groupings.filter(|g| g.groups() > 1).collect();
+        let groupings: Vec<&Grouping> = groupings.filter(|g| !g.is_whole()).collect();
         let on = |side: fn(usize) -> bool| groupings.iter().any(|g| g.axis().is_some_and(side));
         Some(Wanted {
             elements: plan.elementwise,

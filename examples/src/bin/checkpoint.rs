@@ -1,9 +1,9 @@
-//! Point it at a model and two sets of samples, and look.
+//! From a Hugging Face folder and two files of samples to a report.
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use fisher_examples::checkpoint::run::Arguments;
+use fisher_examples::checkpoint::args::Cli;
+use fisher_examples::checkpoint::run::run;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -11,7 +11,8 @@ fn main() -> ExitCode {
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
         .with_writer(std::io::stderr)
         .init();
-    match Arguments::parse().run() {
+    let cli = Cli::read(std::env::args()).unwrap_or_else(|error| error.exit());
+    match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");

@@ -81,7 +81,7 @@ impl Plan {
                     .push(importance.forward(statistics, task)?);
                 findings.ranking.push(ranking.forward(statistics, task)?);
             }
-            if self.wants(3) {
+            if self.wants(3) && by_element(statistics, task)? {
                 let damage = Scores::brain_damage(statistics, task, weights)?;
                 let damage = damage.of_roles(&[Role::Matrix, Role::Embedding]);
                 let half = PruningConfig::new(0.5).with_protected_roles(Vec::new());
@@ -172,6 +172,13 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// Whether any matrix was measured element by element.
+fn by_element(statistics: &Statistics, task: &str) -> Result<bool, Error> {
+    let matrix = |path: &str| !matches!(statistics.role(path), Some(Role::Vector) | None);
+    let mut parameters = statistics.task(task)?.parameters();
+    Ok(parameters.any(|(path, parameter)| matrix(path) && parameter.elementwise().is_some()))
 }
 
 /// Settings of interference as they are written on the command line: `default`, or pairs such as

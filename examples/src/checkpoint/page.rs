@@ -1,46 +1,31 @@
 //! `report.html`: one file, no script, nothing to fetch.
 
+mod parts;
+
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use fisher_core::Statistics;
-use fisher_metrics::{ConflictReport, ImportanceReport, InterferenceReport, Ranked};
+use fisher_metrics::{
+    Advice, ConflictReport, HeatMap, ImportanceReport, InterferenceReport, Scale, Variant,
+};
+use serde_json::Value;
 
+use self::parts::{count, escaped, figure, maybe, note, number, percent, ranking, sentence};
 use super::analysis::Findings;
+use super::measured::Measured;
+use super::results::SENTENCES;
 
-/// Rows of a table before the rest is left to `report.json`.
-const ROWS: usize = 20;
-
-const STYLE: &str = "
-:root{--ink:#16181d;--soft:#555b66;--line:#d9dce1;--bar:#3b5b8c;--page:#fff}
-*{box-sizing:border-box}
-body{margin:0 auto;max-width:62rem;padding:2rem 1.25rem 4rem;background:var(--page);color:var(--ink);
- font:1rem/1.55 system-ui,-apple-system,'Segoe UI',Roboto,'Noto Sans',sans-serif}
-h1{font-size:1.7rem;line-height:1.2;margin:0 0 .25rem}
-h2{font-size:1.25rem;margin:2.6rem 0 .6rem;padding-top:.9rem;border-top:2px solid var(--ink)}
-h3{font-size:1rem;margin:1.6rem 0 .4rem}
-p,ul{max-width:46rem}.soft{color:var(--soft)}
-.scroll{overflow-x:auto}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem;margin:.4rem 0 1rem}
-th,td{text-align:left;padding:.28rem .8rem .28rem 0;border-bottom:1px solid var(--line);vertical-align:middle}
-th{font-weight:600;border-bottom-color:var(--ink)}
-td.n,th.n{text-align:right;white-space:nowrap}
-td.name{overflow-wrap:anywhere;min-width:9rem}
-figure{margin:1rem 0;overflow-x:auto}figure svg{max-width:100%;height:auto}
-.warn{border-left:4px solid var(--ink);padding:.1rem 0 .1rem .9rem}
-dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1.2rem;font-size:.92rem}
-dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
-@media(max-width:34rem){body{padding:1.2rem .9rem 3rem}dl{grid-template-columns:1fr}dt{margin-top:.4rem}}
-@media print{body{max-width:none;padding:0;font-size:10pt}h2,h3{break-after:avoid}tr,figure{break-inside:avoid}
- .scroll,figure{overflow:visible}}
-";
+const STYLE: &str = include_str!("page/style.css");
 
 /// What a page tells.
+#[derive(Debug)]
 pub struct Page<'a> {
-    /// What was run: names and values.
-    pub run: Vec<(String, String)>,
-    /// What to know before reading on.
-    pub warnings: &'a [String],
-    /// Of all tasks.
+    /// What was run, as in report.json.
+    pub run: &'a Value,
+    /// The tasks.
+    pub tasks: &'a [Measured],
+    /// Their statistics.
     pub statistics: &'a Statistics,
     /// What was found.
     pub findings: &'a Findings,
@@ -49,325 +34,486 @@ pub struct Page<'a> {
 impl Page<'_> {
     /// The page.
     pub fn html(&self) -> String {
-        let tasks: Vec<&str> = self.statistics.tasks().collect();
-        let title = format!("What {} depend on", tasks.join(" and "));
-        let mut page = String::new();
-        let _ = write!(
-            page,
-            "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
-             <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
-             <title>{0}</title><style>{STYLE}</style></head><body><header><h1>{0}</h1>\
-             <p class=\"soft\">Diagonal empirical Fisher information of a model\'s parameters, from the \
-             gradient of every sample.</p></header><main>",
-            escaped(&title)
-        );
-        self.about(&mut page);
+        let names: Vec<&str> = self.tasks.iter().map(|task| &*task.name).collect();
+        let model = self.run["model"]["name"].as_str().unwrap_or("a model");
+        let title = format!("{} in {model}", names.join(" and "));
+        let mut body = String::new();
+        let sections: [(&str, &str, String); 6] = [
+            ("importance", "What each task depends on", self.importance()),
+            ("overlap", "Where the tasks overlap", self.overlap()),
+            ("conflicts", "Which samples collide", self.conflicts()),
+            ("interference", "Which heads interfere", self.interference()),
+            ("health", "Health and warnings", self.health()),
+            ("settings", "What was run", self.settings()),
+        ];
+        let sections = sections.iter().filter(|(_, _, text)| !text.is_empty());
+        let mut links = String::new();
+        for (id, heading, text) in sections {
+            let _ = write!(links, "<li><a href=\"#{id}\">{heading}</a></li>");
+            let _ = write!(
+                body,
+                "<section id=\"{id}\"><h2>{heading}</h2>{text}</section>"
+            );
+        }
+        format!(
+            "<!doctype html>\n<html lang=en>\n<head>\n<meta charset=utf-8>\n\
+             <meta name=viewport content=\"width=device-width,initial-scale=1\">\n\
+             <title>{0}: Fisher information</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
+             <header><p class=kicker>Fisher information</p><h1>{0}</h1><p class=lead>{1}</p>{2}\
+             <nav aria-label=Sections><ul>{links}</ul></nav></header>\n<main>{body}</main>\n\
+             <footer><p>Made by {3}. Every number is in report.json and results.safetensors beside \
+             this page.</p></footer>\n</body>\n</html>\n",
+            escaped(&title),
+            self.lead(),
+            self.glance(),
+            escaped(self.run["program"].as_str().unwrap_or_default()),
+        )
+    }
+
+    /// One sentence about the model and the data.
+    fn lead(&self) -> String {
+        let model = &self.run["model"];
+        let of = |key: &str| model[key].as_u64().unwrap_or(0);
+        let tasks = self.tasks.iter().map(|task| {
+            let tokens: u64 = task.tokens.iter().sum();
+            let samples = count(task.ids.len(), "sample");
+            format!(
+                "{samples} of {} with {tokens} active tokens",
+                escaped(&task.name)
+            )
+        });
+        format!(
+            "A {} model of {} layers with {} attention heads each and {} weights; {}.",
+            escaped(model["type"].as_str().unwrap_or("decoder")),
+            of("layers"),
+            of("heads"),
+            large(of("weights")),
+            tasks.collect::<Vec<_>>().join(", ")
+        )
+    }
+
+    /// The findings in a few sentences.
+    fn glance(&self) -> String {
+        let mut said: Vec<String> = Vec::new();
         for report in &self.findings.importance {
-            importance(&mut page, report);
+            let (layer, head) = (report.layers.first(), report.heads.first());
+            if let Some(layer) = layer {
+                let unsure = match layer.resolved {
+                    Some(true) => "",
+                    _ => " (its rank is not resolved: intervals overlap)",
+                };
+                let head = head.map_or(String::new(), |head| {
+                    format!(", and of the heads most on {}", escaped(&head.name))
+                });
+                said.push(format!(
+                    "<b>{}</b> depends most on <b>{}</b>, {} of its Fisher information{unsure}{head}.",
+                    escaped(&report.task),
+                    escaped(&layer.name),
+                    percent(layer.share),
+                ));
+            }
         }
-        self.alike(&mut page);
-        for (space, report) in &self.findings.conflicts {
-            conflicts(&mut page, space, report);
+        if let Some((key, report)) = self.findings.overlap.first() {
+            said.push(format!(
+                "Masks of both tasks ({}) share {} of what either keeps; beyond chance they agree by \
+                 κ = {}. To merge the tasks: {}.",
+                escaped(&mask(key)),
+                percent(report.all.jaccard),
+                maybe(report.all.kappa),
+                advice(report.advice)
+            ));
         }
-        for (settings, report) in &self.findings.interference {
-            interference(&mut page, settings, report);
+        if let Some((_, report)) = self.findings.conflicts.last() {
+            said.push(format!(
+                "{} of {} parameters tell the tasks apart (q ≤ {}); {} of samples conflict there.",
+                report.selected,
+                report.tested,
+                report.settings.alpha,
+                count(report.total, "pair")
+            ));
         }
-        page.push_str("</main></body></html>\n");
-        page
+        if said.is_empty() {
+            return String::new();
+        }
+        let said: String = said.iter().map(|said| format!("<li>{said}</li>")).collect();
+        format!("<div class=glance><ul>{said}</ul></div>")
     }
 
-    fn about(&self, page: &mut String) {
-        page.push_str("<section><h2>What was run</h2><dl>");
-        for (name, value) in &self.run {
-            let _ = write!(
-                page,
-                "<dt>{}</dt><dd>{}</dd>",
-                escaped(name),
-                escaped(value)
-            );
+    fn importance(&self) -> String {
+        let mut text = String::new();
+        if self.findings.importance.is_empty() {
+            return text;
         }
-        page.push_str("</dl>");
-        list(page, self.warnings);
-        page.push_str(
-            "<p>A large Fisher value means that small changes of those weights change the loss of the \
-             task\'s samples much. Intervals are of 95&nbsp;%; where two overlap, which of the two is \
-             larger is not known.</p></section>",
+        text.push_str(
+            "<p>A layer or head with much Fisher information is one whose weights the task's samples \
+             are sensitive to: a small change there changes their loss much. Bars show F, whiskers \
+             its 95\u{a0}% interval over samples; ~ marks a rank whose interval overlaps a \
+             neighbour's, so that more samples could reorder them.</p><div class=pair>",
         );
+        for report in &self.findings.importance {
+            let _ = write!(text, "<div><h3>{}</h3>", escaped(&report.task));
+            ranking(&mut text, "Layers", &report.layers);
+            ranking(&mut text, "Attention heads", &report.heads);
+            text.push_str("</div>");
+        }
+        text.push_str("</div>");
+        let maps = self.findings.importance.iter();
+        let maps: Vec<HeatMap> = maps.filter_map(|report| self.heads(report)).collect();
+        if !maps.is_empty() {
+            text.push_str("<h3>All heads</h3><div class=maps>");
+            for map in maps {
+                figure(&mut text, map, "");
+            }
+            text.push_str("</div>");
+        }
+        text
     }
 
-    fn alike(&self, page: &mut String) {
-        let Findings {
-            comparison,
-            overlap,
-            ..
-        } = self.findings;
-        if comparison.is_none() && overlap.is_empty() {
-            return;
+    /// Shares of the heads, layer by head.
+    fn heads(&self, report: &ImportanceReport) -> Option<HeatMap> {
+        let by_name: BTreeMap<&str, Option<f64>> =
+            report.heads.iter().map(|h| (&*h.name, h.share)).collect();
+        let mut rows: Vec<(String, Vec<Option<f64>>)> = Vec::new();
+        for key in self.statistics.totals().heads() {
+            let name = format!("{} head {}", key.attention, key.head);
+            let share = by_name.get(&*name).copied().flatten();
+            match rows.last_mut() {
+                Some((attention, shares)) if *attention == key.attention => shares.push(share),
+                _ => rows.push((key.attention.clone(), vec![share])),
+            }
         }
-        page.push_str("<section><h2>How alike the tasks are</h2>");
-        if let Some(comparison) = comparison {
+        let columns = rows.iter().map(|(_, shares)| shares.len()).max()?;
+        let percent = |shares: Vec<Option<f64>>| {
+            let shares = shares.into_iter().map(|s| s.map(|s| 100.0 * s));
+            shares.collect()
+        };
+        Some(HeatMap {
+            title: format!("{}: share of each head, in per cent", report.task),
+            rows: (0..rows.len())
+                .map(|layer| format!("layer {layer}"))
+                .collect(),
+            columns: (0..columns).map(|head| head.to_string()).collect(),
+            axes: ["layer".into(), "query head".into()],
+            marked: Vec::new(),
+            values: rows
+                .into_iter()
+                .map(|(_, shares)| percent(shares))
+                .collect(),
+            scale: Scale::Sequential,
+            quantity: "per cent of all Fisher information: dark is more".into(),
+        })
+    }
+
+    fn overlap(&self) -> String {
+        let mut text = String::new();
+        let Some((_, first)) = self.findings.overlap.first() else {
+            return text;
+        };
+        let [a, b] = first.tasks.each_ref().map(|task| escaped(task));
+        let _ = write!(
+            text,
+            "<p>Each task keeps the groups (heads, channels, rows, single elements of vectors) that its \
+             Fisher ranks highest; the table compares what is kept. Two random masks that keep half \
+             share a third, so that Jaccard compares only at equal sparsity; κ is 0 for chance and 1 \
+             for the same mask.</p><div class=scroll tabindex=0><table><caption>Masks of {a} and \
+             {b}</caption><thead><tr><th scope=col>pruned</th><th scope=col class=n>Jaccard</th>\
+             <th scope=col class=n>κ</th><th scope=col class=n>kept by both</th>\
+             <th scope=col class=n>by chance</th><th scope=col class=n>only {a}</th>\
+             <th scope=col class=n>only {b}</th><th scope=col>to merge the tasks</th></tr></thead><tbody>"
+        );
+        for (key, report) in &self.findings.overlap {
+            let all = &report.all;
             let _ = write!(
-                page,
-                "<p>Shares of the Fisher over all groups: cosine {}, rank correlation {}, \
-                 Jensen-Shannon divergence {}.</p>",
-                number(comparison.cosine),
-                number(comparison.spearman),
-                number(comparison.jensen_shannon)
+                text,
+                "<tr><th scope=row>{}</th><td class=n>{}</td><td class=n>{}</td><td class=n>{}</td>\
+                 <td class=n>{:.0}</td><td class=n>{}</td><td class=n>{}</td><td>{}</td></tr>",
+                escaped(&mask(key)),
+                maybe(all.jaccard),
+                maybe(all.kappa),
+                all.both,
+                all.expected_intersection,
+                all.only_a,
+                all.only_b,
+                advice(report.advice)
             );
         }
-        if !overlap.is_empty() {
-            page.push_str(
-                "<p>What remains when the least important groups of each task are removed. Of two random \
-                 masks that keep half, a third is shared: only \u{3ba} compares across sparsities.</p>\
-                 <div class=\"scroll\"><table><thead><tr><th>scope and share removed</th>\
-                 <th class=\"n\">Jaccard</th><th class=\"n\">\u{3ba}</th><th class=\"n\">both keep</th>\
-                 <th class=\"n\">only one</th><th>advice for merging</th></tr></thead><tbody>",
+        text.push_str("</tbody></table></div>");
+        if let Some(comparison) = &self.findings.comparison {
+            let _ = write!(
+                text,
+                "<p>Without masks, the shares of all groups: cosine {}, rank correlation {}, \
+                 Jensen-Shannon divergence {} nats (0 for equal shares, 0.693 for disjoint ones).</p>",
+                maybe(comparison.cosine),
+                maybe(comparison.spearman),
+                maybe(comparison.jensen_shannon)
             );
-            for (key, report) in overlap {
-                let all = &report.all;
-                let advice = report.advice.map_or("none".into(), |a| format!("{a:?}"));
-                let _ = write!(
-                    page,
-                    "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
-                     <td class=\"n\">{} of {}</td><td class=\"n\">{}</td><td>{}</td></tr>",
-                    escaped(key),
-                    number(all.jaccard),
-                    number(all.kappa),
-                    all.both,
-                    all.n,
-                    all.only_a + all.only_b,
-                    escaped(&words(&advice))
+        }
+        text
+    }
+
+    fn conflicts(&self) -> String {
+        let mut text = String::new();
+        if self.findings.conflicts.is_empty() {
+            return text;
+        }
+        text.push_str(
+            "<p>Two samples conflict in a parameter where their gradients point apart (cosine below 0) \
+             more than samples of one task do. Parameters are tested by relabelling samples, pairs \
+             within the parameters that are selected; q is the false discovery rate.</p>",
+        );
+        for (space, report) in &self.findings.conflicts {
+            let heading = match *space {
+                "raw" => "Gradients as they are",
+                _ => "Gradients weighed by the Fisher (whitened)",
+            };
+            let _ = write!(text, "<h3>{heading}</h3>");
+            collisions(&mut text, report);
+        }
+        text
+    }
+
+    fn interference(&self) -> String {
+        let mut text = String::new();
+        if self.findings.interference.is_empty() {
+            return text;
+        }
+        text.push_str(
+            "<p>For every head and block (query, key, value, output), how much the gradients of one \
+             task's samples weigh on what the other task's samples depend on: the mean over all pairs \
+             of samples. Hover over a cell for its number. Query heads that share a key or value head \
+             share its cells.</p>",
+        );
+        for (settings, report) in &self.findings.interference {
+            let _ = write!(text, "<h3>Settings: {}</h3>", escaped(settings));
+            for warning in &report.warnings {
+                note(&mut text, warning);
+            }
+            text.push_str("<div class=maps>");
+            for map in report.picture().maps {
+                figure(&mut text, map, "");
+            }
+            text.push_str("</div>");
+            worst(&mut text, report);
+        }
+        text
+    }
+
+    fn health(&self) -> String {
+        let mut text = String::new();
+        for task in self.tasks {
+            let name = &task.name;
+            if let Some(first) = task.bad_lines.first() {
+                let lines = count(task.bad_lines.len(), "bad line");
+                note(
+                    &mut text,
+                    &format!(
+                        "{lines} of {name} were left out, such as line {}: {}",
+                        first.line, first.reason
+                    ),
                 );
             }
-            page.push_str("</tbody></table></div>");
+            if let Some([id, parameter]) = task.skipped.first() {
+                let samples = count(task.skipped.len(), "sample");
+                note(
+                    &mut text,
+                    &format!(
+                        "{samples} of {name} without a finite gradient were left out, such as {id} (in {parameter})"
+                    ),
+                );
+            }
         }
-        page.push_str("</section>");
+        for (space, report) in &self.findings.conflicts {
+            for warning in &report.warnings {
+                note(&mut text, &format!("conflicts ({space}): {warning}"));
+            }
+        }
+        if let Some((settings, report)) = self.findings.interference.first() {
+            state(&mut text, settings, report);
+        }
+        match text.is_empty() {
+            true => "<p>Nothing was left out, and nothing needs a warning.</p>".into(),
+            false => text,
+        }
+    }
+
+    fn settings(&self) -> String {
+        let mut text = String::from("<dl>");
+        let mut rows: Vec<(String, &Value)> = Vec::new();
+        flatten("", self.run, &mut rows);
+        for (name, value) in rows {
+            let value = value.as_str().map_or_else(|| value.to_string(), Into::into);
+            let _ = write!(
+                text,
+                "<dt>{}</dt><dd>{}</dd>",
+                escaped(&name),
+                escaped(&value)
+            );
+        }
+        text + "</dl>"
     }
 }
 
-fn importance(page: &mut String, report: &ImportanceReport) {
-    let _ = write!(
-        page,
-        "<section><h2>{}: layers and heads</h2><p>{} samples, {} tokens, trace {:.3e}.</p>",
-        escaped(&report.task),
-        report.samples,
-        report.tokens,
-        report.trace
-    );
-    ranking(page, "Layers", &report.layers);
-    ranking(page, "Attention heads", &report.heads);
-    page.push_str("</section>");
+/// `global@0.5` in words.
+fn mask(key: &str) -> String {
+    let (scope, share) = key.split_once('@').unwrap_or((key, ""));
+    let share = share
+        .parse::<f64>()
+        .map_or_else(|_| share.into(), |s| format!("{:.0} %", 100.0 * s));
+    match scope {
+        "global" => format!("{share} of all groups"),
+        _ => format!("{share} of every {scope}"),
+    }
 }
 
-fn ranking(page: &mut String, title: &str, ranked: &[Ranked]) {
-    if ranked.is_empty() {
-        return;
+fn advice(advice: Option<Advice>) -> &'static str {
+    match advice {
+        Some(Advice::Surgery) => "gradient surgery or adapters, they need the same weights",
+        Some(Advice::WeightedArithmetic) => "task arithmetic with chosen weights",
+        Some(Advice::Arithmetic) => "plain task arithmetic",
+        None => "nothing is kept, so nothing can be said",
     }
-    let upper = |r: &Ranked| r.interval.map_or(r.fisher, |i| i.upper.max(r.fisher));
-    let most = ranked.iter().map(upper).fold(0.0, f64::max);
+}
+
+fn large(n: u64) -> String {
+    match n {
+        0..100_000 => n.to_string(),
+        100_000..1_000_000_000 => format!("{:.1} million", n as f64 / 1e6),
+        _ => format!("{:.2} billion", n as f64 / 1e9),
+    }
+}
+
+fn collisions(text: &mut String, report: &ConflictReport) {
     let _ = write!(
-        page,
-        "<h3>{title}</h3><div class=\"scroll\"><table><thead><tr><th>rank</th><th>name</th>\
-         <th class=\"n\">share</th><th class=\"n\">Fisher</th><th class=\"n\">\u{b1} s.e.</th>\
-         <th>with 95&nbsp;% interval</th></tr></thead><tbody>"
+        text,
+        "<p>{} of {} parameters are selected (q ≤ {}); {} of samples conflict, in {}.</p>",
+        report.selected,
+        report.tested,
+        report.settings.alpha,
+        count(report.total, "pair"),
+        count(report.clusters.len(), "cluster")
     );
-    for (rank, entry) in ranked.iter().take(ROWS).enumerate() {
-        let tie = if entry.resolved == Some(false) {
-            "~"
+    let sentences = report.sentences(SENTENCES);
+    if !sentences.is_empty() {
+        text.push_str("<ul class=said>");
+        for said in sentences {
+            let _ = write!(text, "<li>{}</li>", escaped(&sentence(&said)));
+        }
+        text.push_str("</ul>");
+    }
+    let mut slices: Vec<_> = report.slices.iter().collect();
+    slices.sort_by(|a, b| a.q.unwrap_or(2.0).total_cmp(&b.q.unwrap_or(2.0)));
+    text.push_str(
+        "<div class=scroll tabindex=0><table><caption>Parameters, the most surely different first\
+         </caption><thead><tr><th scope=col>parameter</th><th scope=col class=n>mean cosine</th>\
+         <th scope=col class=n>p</th><th scope=col class=n>q</th>\
+         <th scope=col class=n>conflicting pairs</th></tr></thead><tbody>",
+    );
+    const ROWS: usize = 12;
+    for slice in slices.iter().take(ROWS) {
+        let mark = if slice.selected { " *" } else { "" };
+        let _ = write!(
+            text,
+            "<tr><th scope=row class=name>{}{mark}</th><td class=n>{}</td><td class=n>{}</td>\
+             <td class=n>{}</td><td class=n>{}</td></tr>",
+            escaped(&slice.name),
+            maybe(slice.mean_cosine.map(|cosine| cosine.mean)),
+            maybe(slice.test.map(|test| test.p_low)),
+            maybe(slice.q),
+            slice.conflicts
+        );
+    }
+    text.push_str("</tbody></table></div><p class=soft>* selected.");
+    if slices.len() > ROWS {
+        let _ = write!(
+            text,
+            " {} more parameters are in report.json.",
+            slices.len() - ROWS
+        );
+    }
+    text.push_str("</p>");
+    if let Some(picture) = slices.first().and_then(|slice| report.picture(&slice.name)) {
+        for mut map in picture.maps {
+            map.title = "Cosines of all pairs".into();
+            figure(text, map, &picture.note);
+        }
+    }
+}
+
+/// The pairs of samples with the worst scores.
+fn worst(text: &mut String, report: &InterferenceReport) {
+    let [a, b] = report.tasks.each_ref().map(|task| escaped(task));
+    let what = match report.settings.variant {
+        Variant::Signed | Variant::Full => "lowest",
+        _ => "highest",
+    };
+    let _ = write!(
+        text,
+        "<details><summary>Pairs of samples with the {what} scores</summary><div class=scroll \
+         tabindex=0><table><thead><tr><th scope=col>sample of {a}</th><th scope=col>sample of {b}</th>\
+         <th scope=col>head</th><th scope=col class=n>score</th></tr></thead><tbody>"
+    );
+    for pair in &report.top {
+        let _ = write!(
+            text,
+            "<tr><td>{}</td><td>{}</td><td class=name>{}</td><td class=n>{}</td></tr>",
+            escaped(&pair.a.id),
+            escaped(&pair.b.id),
+            escaped(&pair.slice),
+            number(pair.score)
+        );
+    }
+    text.push_str("</tbody></table></div></details>");
+}
+
+/// F of the heads that the scores are divided by.
+fn state(text: &mut String, settings: &str, report: &InterferenceReport) {
+    let _ = write!(
+        text,
+        "<p>The Fisher that interference ({}) divides by, over each slice, and the damping λ that was \
+         added. Where λ is more than a hundredth of the median it decides more than F does.</p>\
+         <details><summary>{} slices</summary><div class=scroll tabindex=0><table><thead><tr>\
+         <th scope=col>slice</th><th scope=col class=n>smallest F</th><th scope=col class=n>median</th>\
+         <th scope=col class=n>largest</th><th scope=col class=n>below ε</th>\
+         <th scope=col class=n>λ</th></tr></thead><tbody>",
+        escaped(settings),
+        report.slices.len()
+    );
+    for slice in &report.slices {
+        let Some(health) = slice.health else { continue };
+        let mark = if health.swamped() {
+            " (too much damping)"
         } else {
             ""
         };
         let _ = write!(
-            page,
-            "<tr><td>{}{tie}</td><td class=\"name\">{}</td><td class=\"n\">{}</td>\
-             <td class=\"n\">{:.3e}</td><td class=\"n\">{}</td><td>{}</td></tr>",
-            rank + 1,
-            escaped(&entry.name),
-            entry
-                .share
-                .map_or("not defined".into(), |s| format!("{:.1}&nbsp;%", 100.0 * s)),
-            entry.fisher,
-            entry
-                .standard_error
-                .map_or("not defined".into(), |e| format!("{e:.1e}")),
-            bar(entry, most)
-        );
-    }
-    page.push_str("</tbody></table></div>");
-    let more = ranked.len().saturating_sub(ROWS);
-    let more = if more > 0 {
-        format!(" {more} more are in report.json.")
-    } else {
-        String::new()
-    };
-    let _ = write!(
-        page,
-        "<p class=\"soft\">~: the interval overlaps a neighbour\'s, so the rank is not resolved.{more}</p>"
-    );
-}
-
-/// A bar with its interval, 180 wide.
-fn bar(entry: &Ranked, most: f64) -> String {
-    if most <= 0.0 {
-        return String::new();
-    }
-    let x = |value: f64| 2.0 + 176.0 * (value / most).clamp(0.0, 1.0);
-    let mut svg = format!(
-        "<svg width=\"180\" height=\"16\" viewBox=\"0 0 180 16\" role=\"img\" aria-label=\"{:.3e}\">\
-         <rect x=\"2\" y=\"4\" width=\"{:.1}\" height=\"8\" fill=\"#3b5b8c\"/>",
-        entry.fisher,
-        x(entry.fisher) - 2.0
-    );
-    if let Some(interval) = entry.interval {
-        let (low, high) = (x(interval.lower), x(interval.upper));
-        let _ = write!(
-            svg,
-            "<path d=\"M{low:.1} 8H{high:.1}M{low:.1} 3V13M{high:.1} 3V13\" stroke=\"#000\" \
-             stroke-width=\"1.5\" fill=\"none\"><title>{:.3e} to {:.3e}</title></path>",
-            interval.lower, interval.upper
-        );
-    }
-    svg + "</svg>"
-}
-
-fn conflicts(page: &mut String, space: &str, report: &ConflictReport) {
-    let space = match space {
-        "raw" => "gradients as they are",
-        _ => "gradients whitened by the Fisher",
-    };
-    let _ = write!(
-        page,
-        "<section><h2>Samples against samples: {space}</h2><p>{} of {} parameters are selected \
-         (cosines across the tasks lower than within, false discovery rate {}); {} pairs of samples \
-         conflict.</p>",
-        report.selected, report.tested, report.settings.alpha, report.total
-    );
-    list(page, &report.warnings);
-    let sentences = report.sentences(10);
-    if !sentences.is_empty() {
-        page.push_str("<ul>");
-        for sentence in sentences {
-            let _ = write!(page, "<li>{}.</li>", escaped(&sentence));
-        }
-        page.push_str("</ul>");
-    }
-    let mut slices: Vec<_> = report.slices.iter().collect();
-    slices.sort_by(|a, b| a.q.unwrap_or(2.0).total_cmp(&b.q.unwrap_or(2.0)));
-    page.push_str(
-        "<div class=\"scroll\"><table><thead><tr><th>parameter</th><th class=\"n\">mean cosine</th>\
-         <th class=\"n\">p</th><th class=\"n\">q</th><th class=\"n\">conflicting pairs</th></tr></thead><tbody>",
-    );
-    for slice in slices.iter().take(ROWS) {
-        let _ = write!(
-            page,
-            "<tr><td class=\"name\">{}{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
-             <td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+            text,
+            "<tr><th scope=row class=name>{}{mark}</th><td class=n>{}</td><td class=n>{}</td>\
+             <td class=n>{}</td><td class=n>{}</td><td class=n>{}</td></tr>",
             escaped(&slice.name),
-            if slice.selected { " *" } else { "" },
-            number(slice.mean_cosine.as_ref().map(|cosine| cosine.mean)),
-            number(slice.test.as_ref().map(|test| test.p_low)),
-            number(slice.q),
-            slice.conflicts
+            number(health.min),
+            number(health.median),
+            number(health.max),
+            percent(Some(health.fraction_below_epsilon)),
+            number(health.ridge_lambda_applied)
         );
     }
-    page.push_str("</tbody></table></div><p class=\"soft\">*: selected.</p>");
-    let first = slices.first().and_then(|slice| report.picture(&slice.name));
-    if let Some(picture) = first {
-        figure(page, &picture.svg());
-    }
-    page.push_str("</section>");
+    text.push_str("</tbody></table></div></details>");
 }
 
-fn interference(page: &mut String, settings: &str, report: &InterferenceReport) {
-    let _ = write!(
-        page,
-        "<section><h2>Interference of attention heads: {}</h2>",
-        escaped(settings)
-    );
-    list(page, &report.warnings);
-    figure(page, &report.picture().svg());
-    for block in report.blocks() {
-        let _ = write!(
-            page,
-            "<h3>{block}: {}</h3><div class=\"scroll\"><table><thead><tr><th>layer</th>",
-            escaped(block.meaning())
-        );
-        let map = report.map(block);
-        let heads = map.iter().map(Vec::len).max().unwrap_or(0);
-        for head in 0..heads {
-            let _ = write!(page, "<th class=\"n\">head {head}</th>");
-        }
-        page.push_str("</tr></thead><tbody>");
-        for (layer, row) in map.iter().enumerate() {
-            let _ = write!(page, "<tr><td>{layer}</td>");
-            for (head, mean) in row.iter().enumerate() {
-                let slice = report.slice(block, layer, head);
-                let health = slice
-                    .and_then(|slice| slice.health)
-                    .map_or(String::new(), |health| {
-                        format!(
-                            "F from {:.1e} to {:.1e}, median {:.1e}, ridge {:.1e}",
-                            health.min, health.max, health.median, health.ridge_lambda_applied
-                        )
-                    });
-                let _ = write!(page, "<td class=\"n\" title=\"{health}\">{mean:.3e}</td>");
+/// Nested settings as `outer: inner`, without those that were not given.
+fn flatten<'a>(prefix: &str, value: &'a Value, rows: &mut Vec<(String, &'a Value)>) {
+    match value {
+        Value::Object(entries) => {
+            for (key, value) in entries {
+                let key = key.replace('_', " ");
+                let name = match prefix.is_empty() {
+                    true => key,
+                    false => format!("{prefix}: {key}"),
+                };
+                flatten(&name, value, rows);
             }
-            page.push_str("</tr>");
         }
-        page.push_str("</tbody></table></div>");
-    }
-    page.push_str("</section>");
-}
-
-/// A picture, which brings its title, description and hover values.
-fn figure(page: &mut String, svg: &str) {
-    let svg = svg.find("<svg").map_or(svg, |start| &svg[start..]);
-    let _ = write!(page, "<figure>{svg}</figure>");
-}
-
-fn list(page: &mut String, warnings: &[String]) {
-    for warning in warnings {
-        let _ = write!(page, "<p class=\"warn\">{}</p>", escaped(warning));
-    }
-}
-
-fn number(value: Option<f64>) -> String {
-    value.map_or("not defined".into(), |value| format!("{value:.3}"))
-}
-
-/// `PlainTaskArithmetic` as words.
-fn words(name: &str) -> String {
-    let mut words = String::new();
-    for (at, c) in name.chars().enumerate() {
-        if at > 0 && c.is_uppercase() {
-            words.push(' ');
-        }
-        words.extend(c.to_lowercase());
-    }
-    words
-}
-
-fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            c => escaped.push(c),
-        }
-    }
-    escaped
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hostile_names_are_text() {
-        assert_eq!(escaped("<b>&\"x"), "&lt;b&gt;&amp;&quot;x");
-        assert_eq!(words("PlainArithmetic"), "plain arithmetic");
+        Value::Null => {}
+        value => rows.push((prefix.into(), value)),
     }
 }

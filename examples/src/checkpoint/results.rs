@@ -1,38 +1,32 @@
 //! Findings as files: `results.safetensors` and `report.json`.
+//!
+//! `results.safetensors` has float64 arrays in the checkpoint's own names and orientation:
+//!
+//! | name | shape | |
+//! |---|---|---|
+//! | `{task}/mean/{parameter}`, `{task}/m2/{parameter}` | the parameter's | Welford of `C_i`, per token |
+//! | `{task}/group_mean/{label}/{parameter}`, `../group_m2/..` | `[groups]` | the same of groups |
+//! | `{task}/gradient/{id}/{parameter}` | the parameter's | `g_i`, token sum |
+//! | `interference/{settings}/{block}` | `[n_A, n_B, layers, heads]` | scores |
+//!
+//! Samples are in the order of their files. `/` and `%` in a task's name or a sample's id are
+//! percent-encoded.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use fisher_core::{Block, GradientStore, Statistics, Welford};
-use fisher_metrics::{InterferenceReport, Masks};
+use fisher_metrics::{ConflictReport, InterferenceReport, Masks, Pairs};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, Value, json};
 
+use super::Result;
 use super::analysis::Findings;
-
-type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
-
-/// The samples of every task in the order of their file; they are collected by length.
-pub type Order = BTreeMap<String, Vec<String>>;
-
-/// Where the samples `found` lie in the order of `task`'s file.
-fn places(order: &Order, task: &str, found: &[String]) -> Vec<usize> {
-    let at = |id: &String| found.iter().position(|found| found == id);
-    match order.get(task) {
-        Some(wanted) => wanted.iter().filter_map(at).collect(),
-        None => (0..found.len()).collect(),
-    }
-}
-
-/// A matrix of pairs, its rows and columns in another order.
-fn arranged(matrix: &[Vec<f64>], [rows, columns]: &[Vec<usize>; 2]) -> Vec<Vec<f64>> {
-    let row = |&row: &usize| columns.iter().map(|&column| matrix[row][column]).collect();
-    rows.iter().map(row).collect()
-}
+use super::measured::{Measured, key};
 
 /// Numbers in float64 with their shape, by name.
 #[derive(Debug, Default)]
-pub struct Tensors(BTreeMap<String, (Vec<usize>, Vec<f64>)>);
+pub struct Tensors(BTreeMap<String, (Vec<usize>, Vec<u8>)>);
 
 impl Tensors {
     /// Means, M2 and groups of statistics, gradients of a store if there is one, and scores of
@@ -43,151 +37,126 @@ impl Tensors {
     pub fn of(
         statistics: &Statistics,
         gradients: Option<&GradientStore>,
+        tasks: &[Measured],
         findings: &Findings,
-        order: &Order,
     ) -> Result<Self> {
         let mut tensors = Self::default();
-        for task in statistics.tasks() {
-            for (path, parameter) in statistics.task(task)?.parameters() {
+        for task in tasks {
+            let name = encode(&task.name);
+            for (path, parameter) in statistics.task(&task.name)?.parameters() {
                 let shape = statistics.shape(path).unwrap_or_default();
                 if let Some(welford) = parameter.elementwise() {
-                    tensors.moments([&format!("{task}/"), path], shape, welford)?;
+                    tensors.moments([&format!("{name}/"), path], shape, welford)?;
                 }
                 for (grouping, welford) in parameter.groups() {
-                    let name = format!("{}/{path}", grouping.label());
-                    let prefix = format!("{task}/group_");
-                    tensors.moments([&prefix, &name], &[grouping.groups()], welford)?;
+                    let path = format!("{}/{path}", grouping.label());
+                    let prefix = format!("{name}/group_");
+                    tensors.moments([&prefix, &path], &[grouping.groups()], welford)?;
                 }
             }
-        }
-        if let Some(store) = gradients {
-            for task in statistics.tasks() {
-                for sample in store.samples(task) {
-                    for parameter in store.catalogue().parameters() {
-                        let path = parameter.path();
-                        let gradient = store.gradient(task, sample.id(), path)?;
-                        let values = gradient.iter().map(|&g| f64::from(g)).collect();
-                        let name = format!("{task}/gradient/{}/{path}", sample.id());
-                        tensors.0.insert(name, (parameter.shape().to_vec(), values));
-                    }
-                }
+            if let Some(store) = gradients {
+                tensors.gradients(store, task)?;
             }
         }
         for (settings, report) in &findings.interference {
             for block in report.blocks() {
-                if let Some(scores) = dense(report, block, order) {
-                    let name = format!("interference/{settings}/{block}");
-                    tensors.0.insert(name, scores);
+                if let Some((shape, scores)) = dense(report, block, tasks) {
+                    tensors.add(format!("interference/{settings}/{block}"), &shape, scores);
                 }
             }
         }
         Ok(tensors)
     }
 
-    fn moments(
-        &mut self,
-        [prefix, name]: [&str; 2],
-        shape: &[usize],
-        welford: &Welford,
-    ) -> Result<()> {
-        let moments = welford.read()?;
-        if let Some(mean) = moments.mean {
-            let name = format!("{prefix}mean/{name}");
-            self.0.insert(name, (shape.to_vec(), mean));
-        }
-        if let Some(variance) = moments.variance {
-            let degrees = moments.count as f64 - 1.0;
-            let m2 = variance.into_iter().map(|v| v * degrees).collect();
-            let name = format!("{prefix}m2/{name}");
-            self.0.insert(name, (shape.to_vec(), m2));
+    fn add(&mut self, name: String, shape: &[usize], values: impl IntoIterator<Item = f64>) {
+        let bytes = values.into_iter().flat_map(f64::to_le_bytes).collect();
+        self.0.insert(name, (shape.to_vec(), bytes));
+    }
+
+    fn gradients(&mut self, store: &GradientStore, task: &Measured) -> Result {
+        for id in task.ids.iter().map(key) {
+            for parameter in store.catalogue().parameters() {
+                let path = parameter.path();
+                let gradient = store.gradient(&task.name, &id, path)?;
+                let name = format!("{}/gradient/{}/{path}", encode(&task.name), encode(&id));
+                let values = gradient.iter().map(|&g| f64::from(g));
+                self.add(name, parameter.shape(), values);
+            }
         }
         Ok(())
     }
 
-    /// Write a file.
+    fn moments(&mut self, [prefix, name]: [&str; 2], shape: &[usize], welford: &Welford) -> Result {
+        let moments = welford.read()?;
+        if let Some(mean) = moments.mean {
+            self.add(format!("{prefix}mean/{name}"), shape, mean);
+        }
+        if let Some(variance) = moments.variance {
+            let degrees = moments.count as f64 - 1.0;
+            let m2 = variance.into_iter().map(|v| v * degrees);
+            self.add(format!("{prefix}m2/{name}"), shape, m2);
+        }
+        Ok(())
+    }
+
+    /// Write a file: beside the old one first, so that there is never half of it.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn save(&self, path: &Path) -> Result<()> {
-        let bytes: BTreeMap<&String, Vec<u8>> = self
-            .0
-            .iter()
-            .map(|(name, (_, values))| {
-                (name, values.iter().flat_map(|v| v.to_le_bytes()).collect())
-            })
-            .collect();
-        let views = self
-            .0
-            .iter()
-            .zip(bytes.values())
-            .map(|((name, (shape, _)), bytes)| {
-                Ok((name, TensorView::new(Dtype::F64, shape.clone(), bytes)?))
-            });
+    pub fn save(&self, path: &Path) -> Result {
+        let views = self.0.iter().map(|(name, (shape, bytes))| {
+            Ok((name, TensorView::new(Dtype::F64, shape.clone(), bytes)?))
+        });
         let views = views.collect::<Result<Vec<_>>>()?;
-        safetensors::serialize_to_file(views, None, path)?;
-        Ok(())
+        let beside = path.with_extension("part");
+        safetensors::serialize_to_file(views, None, &beside)?;
+        Ok(std::fs::rename(&beside, path)?)
     }
+}
+
+/// A task's name or a sample's id as part of a name.
+fn encode(name: &str) -> String {
+    name.replace('%', "%25").replace('/', "%2F")
 }
 
 /// `[n_A, n_B, layers, heads]`; `None` where layers differ in their number of heads.
 fn dense(
     report: &InterferenceReport,
     block: Block,
-    order: &Order,
+    tasks: &[Measured],
 ) -> Option<(Vec<usize>, Vec<f64>)> {
-    let [a, b] = [&report.samples[0], &report.samples[1]].map(Vec::len);
+    let [a, b] = [0, 1].map(|task| {
+        let known = report.samples[task].iter().map(String::as_str);
+        let places: Option<Vec<usize>> = tasks.get(task)?.places(known).into_iter().collect();
+        places
+    });
+    let (a, b) = (a?, b?);
     let heads = report.kv_heads.first()?.len();
-    let mut values = Vec::with_capacity(a * b * report.kv_heads.len() * heads);
-    let [rows, columns] = [0, 1].map(|t| places(order, &report.tasks[t], &report.samples[t]));
-    let pairs = rows
-        .iter()
-        .flat_map(|row| columns.iter().map(move |column| row * b + column));
-    for pair in pairs {
+    let mut values = Vec::with_capacity(a.len() * b.len() * report.kv_heads.len() * heads);
+    let pairs = a.iter().flat_map(|i| b.iter().map(move |j| (i, j)));
+    for (i, j) in pairs {
         for (layer, of_layer) in report.kv_heads.iter().enumerate() {
             if of_layer.len() != heads {
                 return None;
             }
             for head in 0..heads {
-                values.push(
-                    *report
-                        .slice(block, layer, head)?
-                        .scores
-                        .as_ref()?
-                        .get(pair)?,
-                );
+                let scores = report.slice(block, layer, head)?.scores.as_ref()?;
+                values.push(*scores.get(i * report.samples[1].len() + j)?);
             }
         }
     }
-    Some((vec![a, b, report.kv_heads.len(), heads], values))
+    Some((vec![a.len(), b.len(), report.kv_heads.len(), heads], values))
 }
 
 /// All findings but tensors, as one JSON document.
 ///
-/// # Errors
-/// When a task is not in the statistics.
-pub fn report(
-    settings: Value,
-    statistics: &Statistics,
-    losses: &BTreeMap<String, BTreeMap<String, f64>>,
-    findings: &Findings,
-    order: &Order,
-) -> Result<Value> {
+/// Matrices of pairs are in the order of the tasks' files; null where a sample's gradient is 0.
+pub fn report(run: Value, measured: &[Measured], findings: &Findings) -> Value {
     let mut tasks = Map::new();
-    for task in statistics.tasks() {
-        let of_task = statistics.task(task)?;
-        let (skipped, counted): (Vec<_>, Vec<_>) =
-            of_task.samples().iter().partition(|s| s.skipped.is_some());
-        let ids: Vec<String> = counted.iter().map(|s| s.id.clone()).collect();
-        let places = places(order, task, &ids);
-        let counted = || places.iter().map(|&at| counted[at]);
-        let loss = |id: &String| losses.get(task).and_then(|losses| losses.get(id));
-        let mut entry = json!({
-            "ids": counted().map(|s| &s.id).collect::<Vec<_>>(),
-            "tokens": counted().map(|s| s.tokens).collect::<Vec<_>>(),
-            "loss_sum": counted().map(|s| loss(&s.id)).collect::<Vec<_>>(),
-            "skipped": skipped,
-        });
-        if let Some(ranking) = findings.ranking.iter().find(|r| r.task == task) {
+    for of_task in measured {
+        let task = &of_task.name;
+        let mut entry = json!(of_task);
+        if let Some(ranking) = findings.ranking.iter().find(|r| r.task == *task) {
             let top = ranking.top.iter();
             let top = top.map(|g| {
                 json!([
@@ -203,7 +172,7 @@ pub fn report(
                 "per_key_share": ranking.shares,
             });
         }
-        if let Some(importance) = findings.importance.iter().find(|r| r.task == task) {
+        if let Some(importance) = findings.importance.iter().find(|r| r.task == *task) {
             entry["layers"] = json!(importance.layers);
             entry["heads"] = json!(importance.heads);
         }
@@ -222,7 +191,8 @@ pub fn report(
         }
         tasks.insert(task.into(), entry);
     }
-    let mut document = json!({ "schema": 1, "settings": settings, "tasks": tasks });
+    let order: Vec<&str> = measured.iter().map(|task| &*task.name).collect();
+    let mut document = json!({ "schema": SCHEMA, "run": run, "order": order, "tasks": tasks });
     if let Some(comparison) = &findings.comparison {
         document["comparison"] = json!(comparison);
     }
@@ -250,17 +220,16 @@ pub fn report(
                 entry["statistic"] = json!(test.statistic);
                 entry[p] = json!(test.p_low);
             }
-            if let Some(pairs) = &slice.pairs {
-                let ids = [&pairs.a, &pairs.b];
-                let places = [0, 1].map(|t| places(order, &report.tasks[t], ids[t]));
-                let cosine = arranged(&pairs.cosine, &places);
-                let separation = |cosine: &f64| ((1.0 - cosine) / 2.0).max(0.0).sqrt();
-                let rows = cosine.iter();
-                let rows = rows.map(|row| row.iter().map(separation).collect::<Vec<_>>());
-                entry["separation"] = json!(rows.collect::<Vec<_>>());
+            if let (Some(pairs), [a, b]) = (&slice.pairs, measured) {
+                let separation = |cosine: f64| ((1.0 - cosine) / 2.0).max(0.0).sqrt();
+                let matrix = |of: &[Vec<f64>]| ordered(of, pairs, [a, b]);
+                let cosine = matrix(&pairs.cosine);
+                let apart = cosine.iter();
+                let apart = apart.map(|row| row.iter().map(|c| c.map(separation)).collect());
+                entry["separation"] = json!(apart.collect::<Vec<Vec<Option<f64>>>>());
                 entry["cosine"] = json!(cosine);
-                entry["p_pair"] = json!(arranged(&pairs.p, &places));
-                entry["q_pair"] = json!(arranged(&pairs.q, &places));
+                entry["p_pair"] = json!(matrix(&pairs.p));
+                entry["q_pair"] = json!(matrix(&pairs.q));
             }
             (slice.name.clone(), entry)
         });
@@ -274,13 +243,61 @@ pub fn report(
     {
         document["health"] = Value::Object(health(report));
     }
+    let collisions = findings.conflicts.iter();
+    let collisions = collisions.map(|(space, report)| ((*space).to_owned(), summary(report)));
+    document["conflict_summary"] = Value::Object(collisions.collect());
     let interference = findings.interference.iter().map(|(key, report)| {
-        let summary = json!({ "top": report.top, "warnings": report.warnings });
+        let slices = report.slices.iter().map(|slice| {
+            let mut slice = slice.clone();
+            slice.scores = None;
+            json!(slice)
+        });
+        let summary = json!({
+            "settings": report.settings,
+            "layers": report.layers,
+            "kv_heads": report.kv_heads,
+            "slices": slices.collect::<Vec<_>>(),
+            "top": report.top,
+            "warnings": report.warnings,
+        });
         (key.clone(), summary)
     });
     document["interference"] = Value::Object(interference.collect());
-    Ok(document)
+    document
 }
+
+/// Version of the form of `report.json`.
+const SCHEMA: u64 = 1;
+
+/// A matrix over the samples that have a direction, as one over all in the order of their files.
+fn ordered(of: &[Vec<f64>], pairs: &Pairs, [a, b]: [&Measured; 2]) -> Vec<Vec<Option<f64>>> {
+    let columns = b.places(pairs.b.iter().map(String::as_str));
+    let row = |row: Option<usize>| {
+        let value = |column: &Option<usize>| Some(of[row?][(*column)?]);
+        columns.iter().map(value).collect()
+    };
+    let rows = a.places(pairs.a.iter().map(String::as_str));
+    rows.into_iter().map(row).collect()
+}
+
+/// What of conflicts is not by slice.
+fn summary(report: &ConflictReport) -> Value {
+    json!({
+        "selected": report.selected,
+        "tested": report.tested,
+        "pair_level": report.pair_level,
+        "total": report.total,
+        "conflicts": report.conflicts,
+        "clusters": report.clusters,
+        "hot_spots": report.hot_spots,
+        "involved": report.involved,
+        "sentences": report.sentences(SENTENCES),
+        "warnings": report.warnings,
+    })
+}
+
+/// Conflicts told in words.
+pub(super) const SENTENCES: usize = 12;
 
 /// `{key}` to a string of bits, 1 for what stays.
 fn bits(masks: &Masks) -> Value {

@@ -1,251 +1,359 @@
-//! `config.json` of a checkpoint.
+//! `config.json` of a Hugging Face folder.
 
 use std::path::Path;
 
-use fisher_core::AttentionConfig;
 use serde_json::Value;
 
-use super::DecoderError;
+use super::{Error, Result};
 
-/// What a checkpoint's `config.json` says of a decoder.
+/// The shape of a decoder of the LLaMA family: LLaMA, Mistral, Qwen2.
 #[derive(Debug, Clone, PartialEq)]
-pub enum DecoderConfig {
+pub struct LlamaConfig {
+    /// Tokens.
+    pub vocabulary: usize,
+    /// Width of the residual stream.
+    pub width: usize,
+    /// Width inside the feed-forward layers.
+    pub inner: usize,
+    /// Layers.
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads.
+    pub kv_heads: usize,
+    /// Width of a head, not always `width / heads`.
+    pub head_width: usize,
+    /// Base of the rotation's wave lengths.
+    pub theta: f64,
+    /// `ε` of the norms.
+    pub epsilon: f64,
+    /// Biases of Q, K and V.
+    pub qkv_bias: bool,
+    /// Bias of O.
+    pub output_bias: bool,
+    /// Biases of the feed-forward layers.
+    pub inner_bias: bool,
+    /// Whether the embedding is also the output head.
+    pub tied: bool,
+}
+
+/// The shape of a GPT-2.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gpt2Config {
+    /// Tokens.
+    pub vocabulary: usize,
+    /// Positions that were learnt.
+    pub positions: usize,
+    /// Width of the residual stream.
+    pub width: usize,
+    /// Width inside the feed-forward layers.
+    pub inner: usize,
+    /// Layers.
+    pub layers: usize,
+    /// Heads.
+    pub heads: usize,
+    /// `ε` of the norms.
+    pub epsilon: f64,
+    /// Whether the embedding is also the output head.
+    pub tied: bool,
+}
+
+/// What a folder says its model is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelConfig {
+    /// `model_type`.
+    pub kind: String,
+    /// The architecture.
+    pub architecture: Architecture,
+    /// The longest sequence that the model takes.
+    pub longest: Longest,
+}
+
+/// An architecture that is supported.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Architecture {
     /// LLaMA, Mistral, Qwen2.
     Llama(LlamaConfig),
     /// GPT-2.
     Gpt2(Gpt2Config),
 }
 
-/// Rotary positions, RMS norms, SwiGLU.
+/// How long a sequence may be, and which field says so.
 #[derive(Debug, Clone, PartialEq)]
-pub struct LlamaConfig {
-    pub(crate) vocabulary: usize,
-    pub(crate) width: usize,
-    pub(crate) inner: usize,
-    pub(crate) layers: usize,
-    pub(crate) heads: usize,
-    pub(crate) kv_heads: usize,
-    pub(crate) head_width: usize,
-    pub(crate) theta: f64,
-    pub(crate) epsilon: f64,
-    /// Of query, key and value; of the output.
-    pub(crate) biases: [bool; 2],
-    pub(crate) mlp_bias: bool,
-    pub(crate) tied: bool,
-    pub(crate) context: usize,
+pub struct Longest {
+    /// Tokens.
+    pub tokens: usize,
+    /// The field of `config.json`.
+    pub field: &'static str,
 }
 
-/// Learned positions, layer norms, fused projections.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Gpt2Config {
-    pub(crate) vocabulary: usize,
-    pub(crate) width: usize,
-    pub(crate) inner: usize,
-    pub(crate) layers: usize,
-    pub(crate) heads: usize,
-    pub(crate) epsilon: f64,
-    pub(crate) context: usize,
-}
+/// Fields that change what the model computes in other families, and the values that change nothing.
+const NEUTRAL: [(&str, &[f64]); 7] = [
+    ("partial_rotary_factor", &[1.0]),
+    ("attention_multiplier", &[]),
+    ("embedding_multiplier", &[1.0]),
+    ("residual_multiplier", &[1.0]),
+    ("logits_scaling", &[1.0]),
+    ("attn_logit_softcapping", &[]),
+    ("final_logit_softcapping", &[]),
+];
 
-impl DecoderConfig {
-    /// Read `config.json` of `folder`.
+impl ModelConfig {
+    /// Read `config.json` in `folder`.
     ///
     /// # Errors
-    /// [`DecoderError`], naming the field that is missing or not supported.
-    pub fn read(folder: &Path) -> Result<Self, DecoderError> {
+    /// [`Error::Io`] or [`Error::Json`] when there is none, [`Error::Architecture`] when the
+    /// architecture is not supported, [`Error::Field`] when a field is missing or asks for
+    /// something that is not supported.
+    pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
-        let io = |reason: String| DecoderError::Read {
-            path: path.clone(),
-            reason,
-        };
-        let text = std::fs::read(&path).map_err(|e| io(e.to_string()))?;
-        let json: Value = serde_json::from_slice(&text).map_err(|e| io(e.to_string()))?;
-        let fields = Fields(&json);
-        fields.unless(
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+        let json: Value = serde_json::from_str(&text).map_err(|e| Error::json(&path, e))?;
+        Self::parse(&json)
+    }
+
+    /// Make sense of a `config.json`.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::read`].
+    pub fn parse(json: &Value) -> Result<Self> {
+        let fields = Fields(json);
+        let kind = fields.text("model_type", None)?;
+        fields.absent(
             "quantization_config",
-            Value::is_null,
-            "none: weights as they are",
+            "weights as float32, float16 or bfloat16",
         )?;
-        match fields.text("model_type")? {
-            model @ ("llama" | "mistral" | "qwen2") => fields.llama(model).map(Self::Llama),
-            "gpt2" => fields.gpt2().map(Self::Gpt2),
-            other => Err(DecoderError::Unsupported {
-                field: "model_type".into(),
-                found: other.into(),
-                expected: "llama, mistral, qwen2 or gpt2".into(),
-            }),
+        for (field, neutral) in NEUTRAL {
+            let value = fields.get(field).and_then(Value::as_f64);
+            if value.is_some_and(|value| !neutral.contains(&value)) {
+                return Err(fields.unsupported(field, "only without it"));
+            }
+        }
+        let kind = &*kind;
+        let (architecture, longest) = match kind {
+            "llama" | "mistral" | "qwen2" => llama(kind, &fields)?,
+            "gpt2" => gpt2(&fields)?,
+            other => {
+                return Err(Error::Architecture {
+                    found: other.into(),
+                });
+            }
+        };
+        Ok(Self {
+            kind: kind.into(),
+            architecture,
+            longest,
+        })
+    }
+
+    /// Query heads, key/value heads and the width of a head.
+    pub fn heads(&self) -> [usize; 3] {
+        match &self.architecture {
+            Architecture::Llama(c) => [c.heads, c.kv_heads, c.head_width],
+            Architecture::Gpt2(c) => [c.heads, c.heads, c.width / c.heads],
         }
     }
 
-    /// How attention is split into heads.
-    pub fn attention(&self) -> AttentionConfig {
-        match self {
-            Self::Llama(config) => AttentionConfig::new(config.heads)
-                .with_kv_heads(Some(config.kv_heads))
-                .with_d_k(Some(config.head_width))
-                .with_d_v(Some(config.head_width)),
-            Self::Gpt2(config) => AttentionConfig::new(config.heads),
-        }
-    }
-
-    /// The longest sequence it can take.
-    pub fn context(&self) -> usize {
-        match self {
-            Self::Llama(config) => config.context,
-            Self::Gpt2(config) => config.context,
-        }
-    }
-
-    /// The number of tokens it knows.
+    /// Tokens that the model knows.
     pub fn vocabulary(&self) -> usize {
-        match self {
-            Self::Llama(config) => config.vocabulary,
-            Self::Gpt2(config) => config.vocabulary,
+        match &self.architecture {
+            Architecture::Llama(c) => c.vocabulary,
+            Architecture::Gpt2(c) => c.vocabulary,
         }
     }
 }
 
+fn llama(kind: &str, fields: &Fields) -> Result<(Architecture, Longest)> {
+    fields.only("hidden_act", &["silu", "swish"], "silu")?;
+    let width = fields.number("hidden_size", None)?;
+    let heads = fields.number("num_attention_heads", None)?;
+    let head_width = match fields.get("head_dim") {
+        Some(_) => fields.number("head_dim", None)?,
+        None if width.is_multiple_of(heads) => width / heads,
+        None => {
+            return Err(fields.unsupported("num_attention_heads", "a divisor of hidden_size"));
+        }
+    };
+    let kv_heads = fields.number("num_key_value_heads", Some(heads))?;
+    if !heads.is_multiple_of(kv_heads) {
+        return Err(fields.unsupported("num_key_value_heads", "a divisor of num_attention_heads"));
+    }
+    if !head_width.is_multiple_of(2) {
+        return Err(fields.unsupported("head_dim", "an even number, for rotary positions"));
+    }
+    let bias = fields.flag("attention_bias", false)?;
+    let config = LlamaConfig {
+        vocabulary: fields.number("vocab_size", None)?,
+        width,
+        inner: fields.number("intermediate_size", None)?,
+        layers: fields.number("num_hidden_layers", None)?,
+        heads,
+        kv_heads,
+        head_width,
+        theta: rotary_theta(fields)?,
+        epsilon: fields.real("rms_norm_eps", 1e-6)?,
+        qkv_bias: kind == "qwen2" || (kind == "llama" && bias),
+        output_bias: kind == "llama" && bias,
+        inner_bias: kind == "llama" && fields.flag("mlp_bias", false)?,
+        tied: fields.flag("tie_word_embeddings", false)?,
+    };
+    Ok((Architecture::Llama(config), longest(kind, fields)?))
+}
+
+/// Positions, or a sliding window where that is shorter: inside the window it makes no difference.
+fn longest(kind: &str, fields: &Fields) -> Result<Longest> {
+    let field = "max_position_embeddings";
+    let positions = Longest {
+        tokens: fields.number(field, None)?,
+        field,
+    };
+    let types = fields.get("layer_types").and_then(Value::as_array);
+    let mut types = types.into_iter().flatten().map(Value::as_str);
+    if types.any(|t| !matches!(t, Some("full_attention" | "sliding_attention"))) {
+        return Err(fields.unsupported("layer_types", "full_attention and sliding_attention"));
+    }
+    let slides = match kind {
+        "mistral" => true,
+        "qwen2" => fields.flag("use_sliding_window", false)?,
+        _ => false,
+    };
+    let field = "sliding_window";
+    if !slides || fields.get(field).is_none() {
+        return Ok(positions);
+    }
+    let window = fields.number(field, None)?;
+    Ok(match window < positions.tokens {
+        true => Longest {
+            tokens: window,
+            field,
+        },
+        false => positions,
+    })
+}
+
+/// From `rope_theta`, or from `rope_parameters` as newer files have it. Nothing scaled.
+fn rotary_theta(fields: &Fields) -> Result<f64> {
+    let mut theta = fields.real("rope_theta", 10_000.0)?;
+    for name in ["rope_scaling", "rope_parameters"] {
+        let Some(value) = fields.get(name) else {
+            continue;
+        };
+        let inside = Fields(value);
+        let kind = ["rope_type", "type"].map(|key| inside.get(key).and_then(Value::as_str));
+        if kind.iter().flatten().any(|kind| *kind != "default") {
+            return Err(fields.unsupported(name, "rotary positions of type `default`"));
+        }
+        let factor = inside.real("partial_rotary_factor", 1.0)?;
+        if factor != 1.0 {
+            return Err(fields.unsupported(name, "a partial_rotary_factor of 1"));
+        }
+        theta = inside.real("rope_theta", theta)?;
+    }
+    Ok(theta)
+}
+
+fn gpt2(fields: &Fields) -> Result<(Architecture, Longest)> {
+    fields.only(
+        "activation_function",
+        &["gelu_new", "gelu_pytorch_tanh"],
+        "gelu_new",
+    )?;
+    for (field, wanted) in [
+        ("scale_attn_weights", true),
+        ("scale_attn_by_inverse_layer_idx", false),
+        ("add_cross_attention", false),
+    ] {
+        if fields.flag(field, wanted)? != wanted {
+            return Err(fields.unsupported(field, if wanted { "true" } else { "false" }));
+        }
+    }
+    let width = fields.number("n_embd", Some(768))?;
+    let heads = fields.number("n_head", Some(12))?;
+    if !width.is_multiple_of(heads) {
+        return Err(fields.unsupported("n_head", "a divisor of n_embd"));
+    }
+    let field = "n_positions";
+    let positions = fields.number(field, Some(1024))?;
+    let config = Gpt2Config {
+        vocabulary: fields.number("vocab_size", Some(50_257))?,
+        positions,
+        width,
+        inner: fields.number("n_inner", Some(4 * width))?,
+        layers: fields.number("n_layer", Some(12))?,
+        heads,
+        epsilon: fields.real("layer_norm_epsilon", 1e-5)?,
+        tied: fields.flag("tie_word_embeddings", true)?,
+    };
+    let longest = Longest {
+        tokens: positions,
+        field,
+    };
+    Ok((Architecture::Gpt2(config), longest))
+}
+
+/// The fields of a JSON object; null is absent.
 struct Fields<'a>(&'a Value);
 
 impl<'a> Fields<'a> {
-    fn get(&self, name: &str) -> &'a Value {
-        name.split('.').fold(self.0, |value, key| &value[key])
+    fn get(&self, field: &str) -> Option<&'a Value> {
+        self.0.get(field).filter(|value| !value.is_null())
     }
 
-    fn missing(name: &str, expected: &str, found: &Value) -> DecoderError {
-        DecoderError::Unsupported {
-            field: name.into(),
-            found: found.to_string(),
-            expected: expected.into(),
+    fn unsupported(&self, field: &str, supported: &str) -> Error {
+        Error::Field {
+            field: field.into(),
+            found: self.0.get(field).map_or("nothing".into(), Value::to_string),
+            supported: supported.into(),
         }
     }
 
-    fn text(&self, name: &str) -> Result<&'a str, DecoderError> {
-        let value = self.get(name);
-        value
-            .as_str()
-            .ok_or_else(|| Self::missing(name, "a text", value))
-    }
-
-    fn number(&self, name: &str, default: Option<usize>) -> Result<usize, DecoderError> {
-        match (self.get(name), default) {
-            (Value::Null, Some(default)) => Ok(default),
-            (value, _) => {
-                let number = value.as_u64().filter(|&n| n > 0 && n < 1 << 31);
-                let number = number.ok_or_else(|| Self::missing(name, "a number above 0", value));
-                Ok(number? as usize)
-            }
+    fn absent(&self, field: &str, supported: &str) -> Result<()> {
+        match self.get(field) {
+            None => Ok(()),
+            Some(_) => Err(self.unsupported(field, supported)),
         }
     }
 
-    fn float(&self, name: &str, default: f64) -> Result<f64, DecoderError> {
-        match self.get(name) {
-            Value::Null => Ok(default),
-            value => value
-                .as_f64()
-                .ok_or_else(|| Self::missing(name, "a number", value)),
-        }
-    }
-
-    fn flag(&self, name: &str, default: bool) -> Result<bool, DecoderError> {
-        match self.get(name) {
-            Value::Null => Ok(default),
-            value => value
-                .as_bool()
-                .ok_or_else(|| Self::missing(name, "true or false", value)),
-        }
-    }
-
-    /// An error unless `fits`.
-    fn unless(
+    fn read<T>(
         &self,
-        name: &str,
-        fits: impl Fn(&Value) -> bool,
-        expected: &str,
-    ) -> Result<(), DecoderError> {
-        let value = self.get(name);
-        match fits(value) {
+        field: &str,
+        default: Option<T>,
+        what: &str,
+        of: impl Fn(&'a Value) -> Option<T>,
+    ) -> Result<T> {
+        let found = match self.get(field) {
+            None => default,
+            Some(value) => of(value),
+        };
+        found.ok_or_else(|| self.unsupported(field, what))
+    }
+
+    fn text(&self, field: &str, default: Option<&str>) -> Result<String> {
+        let default = default.map(str::to_owned);
+        self.read(field, default, "a text", |v| v.as_str().map(Into::into))
+    }
+
+    fn number(&self, field: &str, default: Option<usize>) -> Result<usize> {
+        let of = |v: &Value| v.as_u64().and_then(|n| usize::try_from(n).ok());
+        self.read(field, default, "a number above 0", |v| {
+            of(v).filter(|n| *n > 0)
+        })
+    }
+
+    fn real(&self, field: &str, default: f64) -> Result<f64> {
+        let positive = |v: &Value| v.as_f64().filter(|x| *x > 0.0);
+        self.read(field, Some(default), "a number above 0", positive)
+    }
+
+    fn flag(&self, field: &str, default: bool) -> Result<bool> {
+        self.read(field, Some(default), "true or false", Value::as_bool)
+    }
+
+    fn only(&self, field: &str, supported: &[&str], default: &str) -> Result<()> {
+        let found = self.text(field, Some(default))?;
+        match supported.contains(&&*found) {
             true => Ok(()),
-            false => Err(Self::missing(name, expected, value)),
+            false => Err(self.unsupported(field, supported[0])),
         }
-    }
-
-    fn one_of(&self, name: &str, choices: &[&str]) -> Result<(), DecoderError> {
-        let fits = |value: &Value| value.as_str().is_some_and(|text| choices.contains(&text));
-        self.unless(name, fits, &choices.join(" or "))
-    }
-
-    fn llama(&self, model: &str) -> Result<LlamaConfig, DecoderError> {
-        self.one_of("hidden_act", &["silu"])?;
-        self.unless("rope_scaling", Value::is_null, "none")?;
-        let plain = |value: &Value| value.is_null() || value == "default";
-        self.unless("rope_parameters.rope_type", plain, "default")?;
-        self.unless(
-            "rope_parameters.partial_rotary_factor",
-            |value| value.as_f64().unwrap_or(1.0) == 1.0,
-            "1, or none",
-        )?;
-        let (width, heads) = (
-            self.number("hidden_size", None)?,
-            self.number("num_attention_heads", None)?,
-        );
-        let kv_heads = self.number("num_key_value_heads", Some(heads))?;
-        if !heads.is_multiple_of(kv_heads) {
-            let found = self.get("num_key_value_heads");
-            let expected = format!("a divisor of the {heads} heads");
-            return Err(Self::missing("num_key_value_heads", &expected, found));
-        }
-        let head_width = self.number("head_dim", Some(width / heads))?;
-        if !head_width.is_multiple_of(2) {
-            let found = self.get("head_dim");
-            return Err(Self::missing("head_dim", "an even number", found));
-        }
-        let qwen = model == "qwen2";
-        let mut context = self.number("max_position_embeddings", None)?;
-        // A window changes attention only of sequences longer than it.
-        if self.flag("use_sliding_window", !qwen)? && !self.get("sliding_window").is_null() {
-            context = context.min(self.number("sliding_window", None)?);
-        }
-        let theta = self.float("rope_theta", 10_000.0)?;
-        let bias = self.flag("attention_bias", false)?;
-        Ok(LlamaConfig {
-            vocabulary: self.number("vocab_size", None)?,
-            width,
-            inner: self.number("intermediate_size", None)?,
-            layers: self.number("num_hidden_layers", None)?,
-            heads,
-            kv_heads,
-            head_width,
-            theta: self.float("rope_parameters.rope_theta", theta)?,
-            epsilon: self.float("rms_norm_eps", 1e-6)?,
-            biases: [qwen || bias, bias && !qwen],
-            mlp_bias: self.flag("mlp_bias", false)?,
-            tied: self.flag("tie_word_embeddings", false)?,
-            context,
-        })
-    }
-
-    fn gpt2(&self) -> Result<Gpt2Config, DecoderError> {
-        self.one_of("activation_function", &["gelu_new", "gelu_pytorch_tanh"])?;
-        let absent_or =
-            |wanted: bool| move |value: &Value| value.as_bool().unwrap_or(wanted) == wanted;
-        self.unless("scale_attn_weights", absent_or(true), "true")?;
-        self.unless("scale_attn_by_inverse_layer_idx", absent_or(false), "false")?;
-        self.unless("add_cross_attention", absent_or(false), "false")?;
-        self.unless("tie_word_embeddings", absent_or(true), "true")?;
-        let (width, heads) = (self.number("n_embd", None)?, self.number("n_head", None)?);
-        if !width.is_multiple_of(heads) {
-            let expected = format!("a divisor of n_embd, {width}");
-            return Err(Self::missing("n_head", &expected, self.get("n_head")));
-        }
-        Ok(Gpt2Config {
-            vocabulary: self.number("vocab_size", None)?,
-            width,
-            inner: self.number("n_inner", Some(4 * width))?,
-            layers: self.number("n_layer", None)?,
-            heads,
-            epsilon: self.float("layer_norm_epsilon", 1e-5)?,
-            context: self.number("n_positions", None)?,
-        })
     }
 }

@@ -1,33 +1,77 @@
-//! GPT-2.
+//! GPT-2. Fields are named as in the checkpoint; its `Conv1D` is a linear layer whose weight is
+//! `[in, out]` in the file, as Burn's is.
 
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::{Device, Int, Tensor};
-use fisher_train::{Tapped, tapped_transposed};
+use fisher_train::{SampleLoss, SampleLosses, Tapped, tapped_transposed};
 
-use super::attention::attend;
+use super::attention::{causal_attention, split_heads};
 use super::config::Gpt2Config;
+use super::sequences::Sequences;
 
-/// Decoder with learned positions and one projection for queries, keys and values.
+impl Gpt2Config {
+    /// A model whose weights are still to be loaded.
+    pub fn init(&self, device: &Device) -> Gpt2 {
+        let linear = |input, output| LinearConfig::new(input, output).init(device);
+        let norm = || {
+            let config = LayerNormConfig::new(self.width).with_epsilon(self.epsilon);
+            config.init(device)
+        };
+        let table = |rows| EmbeddingConfig::new(rows, self.width).init(device);
+        let layer = |_| Layer {
+            ln_1: norm(),
+            attn: SelfAttention {
+                c_attn: linear(self.width, 3 * self.width),
+                c_proj: linear(self.width, self.width),
+                heads: self.heads,
+            },
+            ln_2: norm(),
+            mlp: Mlp {
+                c_fc: linear(self.width, self.inner),
+                c_proj: linear(self.inner, self.width),
+            },
+        };
+        let head = LinearConfig::new(self.width, self.vocabulary).with_bias(false);
+        Gpt2 {
+            transformer: Decoder {
+                wte: table(self.vocabulary),
+                wpe: table(self.positions),
+                h: (0..self.layers).map(layer).collect(),
+                ln_f: norm(),
+            },
+            lm_head: (!self.tied).then(|| head.init(device)),
+        }
+    }
+}
+
+/// GPT-2 with its output head.
 #[derive(Module, Debug)]
 pub struct Gpt2 {
-    /// Also the output head.
+    transformer: Decoder,
+    /// Absent where the embedding is the output head.
+    lm_head: Option<Linear>,
+}
+
+#[derive(Module, Debug)]
+struct Decoder {
     wte: Embedding,
     wpe: Embedding,
-    h: Vec<Block>,
+    h: Vec<Layer>,
     ln_f: LayerNorm,
 }
 
 #[derive(Module, Debug)]
-struct Block {
+struct Layer {
     ln_1: LayerNorm,
-    attn: Attention,
+    attn: SelfAttention,
     ln_2: LayerNorm,
     mlp: Mlp,
 }
 
 #[derive(Module, Debug)]
-struct Attention {
+struct SelfAttention {
+    /// Q, K and V, one after the other.
     c_attn: Linear,
     c_proj: Linear,
     heads: usize,
@@ -40,68 +84,58 @@ struct Mlp {
 }
 
 impl Gpt2 {
-    /// A model with random weights.
-    pub(crate) fn init(config: &Gpt2Config, device: &Device) -> Self {
-        let width = config.width;
-        let linear = |input, output| LinearConfig::new(input, output).init(device);
-        let norm = || {
-            LayerNormConfig::new(width)
-                .with_epsilon(config.epsilon)
-                .init(device)
-        };
-        let block = |_| Block {
-            ln_1: norm(),
-            attn: Attention {
-                c_attn: linear(width, 3 * width),
-                c_proj: linear(width, width),
-                heads: config.heads,
-            },
-            ln_2: norm(),
-            mlp: Mlp {
-                c_fc: linear(width, config.inner),
-                c_proj: linear(config.inner, width),
-            },
-        };
-        Self {
-            wte: EmbeddingConfig::new(config.vocabulary, width).init(device),
-            wpe: EmbeddingConfig::new(config.context, width).init(device),
-            h: (0..config.layers).map(block).collect(),
-            ln_f: norm(),
-        }
-    }
-
+    /// Logits of the next token.
+    ///
+    /// # Shapes
     /// `[samples, positions]` to `[samples, positions, vocabulary]`.
-    pub(crate) fn logits(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
+    pub fn forward(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
+        let decoder = &self.transformer;
         let [samples, length] = tokens.dims();
+        // One row of positions a sample: taps want samples as the first axis of all they see.
         let positions = Tensor::<1, Int>::arange(0..length as i64, &tokens.device());
         let positions = positions.unsqueeze::<2>().expand([samples, length]);
-        let mut x = self.wte.tapped(tokens) + self.wpe.tapped(positions);
-        for block in &self.h {
-            x = x.clone() + block.attn.forward(block.ln_1.tapped(x));
-            let inner = block.mlp.c_fc.tapped(block.ln_2.tapped(x.clone()));
-            x = x + block.mlp.c_proj.tapped(gelu_new(inner));
+        let mut x = decoder.wte.tapped(tokens) + decoder.wpe.tapped(positions);
+        for layer in &decoder.h {
+            x = x.clone() + layer.attn.forward(layer.ln_1.tapped(x));
+            x = x.clone() + layer.mlp.forward(layer.ln_2.tapped(x));
         }
-        tapped_transposed(&self.wte.weight, self.ln_f.tapped(x))
+        let x = decoder.ln_f.tapped(x);
+        match &self.lm_head {
+            Some(head) => head.tapped(x),
+            None => tapped_transposed(&decoder.wte.weight, x),
+        }
     }
 }
 
-impl Attention {
+impl SelfAttention {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let [samples, positions, width] = x.dims();
+        let width = x.dims()[2];
         let fused = self.c_attn.tapped(x);
-        let part = |index: usize| {
-            let split = [samples, positions, self.heads, width / self.heads];
-            let part = fused.clone().narrow(2, index * width, width);
-            part.reshape(split).swap_dims(1, 2)
-        };
-        self.c_proj.tapped(attend(part(0), part(1), part(2)))
+        let part = |i| split_heads(fused.clone().narrow(2, i * width, width), self.heads);
+        let context = causal_attention(part(0), part(1), part(2));
+        self.c_proj.tapped(context)
     }
 }
 
-/// The approximation by tanh that GPT-2 was trained with.
+impl Mlp {
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        self.c_proj.tapped(gelu_new(self.c_fc.tapped(x)))
+    }
+}
+
+/// `½x(1 + tanh(√(2/π)(x + 0.044715x³)))`. The cube is a product: a power of a negative number is
+/// undefined on some devices.
 fn gelu_new(x: Tensor<3>) -> Tensor<3> {
-    let cube = x.clone() * x.clone().square();
+    let cube = x.clone() * x.clone() * x.clone();
     let inner =
         (x.clone() + cube.mul_scalar(0.044_715)).mul_scalar((2.0 / std::f64::consts::PI).sqrt());
-    x.mul_scalar(0.5) * (inner.tanh() + 1.0)
+    (inner.tanh() + 1.0) * x.mul_scalar(0.5)
+}
+
+impl SampleLoss for Gpt2 {
+    type Batch = Sequences;
+
+    fn sample_losses(&self, batch: &Sequences) -> SampleLosses {
+        SampleLosses::next_token(self.forward(batch.tokens.clone()), batch.labels.clone())
+    }
 }

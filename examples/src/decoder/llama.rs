@@ -1,36 +1,89 @@
-//! LLaMA, Mistral and Qwen2.
+//! LLaMA, and its kin Mistral and Qwen2. Fields are named as in the checkpoint; layers are called by
+//! `tapped`, which is `forward` but for collection.
 
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig};
 use burn::tensor::activation::silu;
 use burn::tensor::{Device, Int, Tensor};
-use fisher_train::{Tapped, tapped_transposed};
+use fisher_train::{SampleLoss, SampleLosses, Tapped, tapped_transposed};
 
-use super::attention::attend;
+use super::attention::{Rotation, causal_attention, split_heads};
 use super::config::LlamaConfig;
+use super::sequences::Sequences;
 
-/// Decoder with rotary positions, grouped queries and SwiGLU.
+impl LlamaConfig {
+    /// A model whose weights are still to be loaded.
+    pub fn init(&self, device: &Device) -> Llama {
+        let linear = |input, output, bias| {
+            let config = LinearConfig::new(input, output).with_bias(bias);
+            config.init(device)
+        };
+        let norm = || {
+            let config = RmsNormConfig::new(self.width).with_epsilon(self.epsilon);
+            config.init(device)
+        };
+        let (queries, keys) = (
+            self.heads * self.head_width,
+            self.kv_heads * self.head_width,
+        );
+        let layer = |_| Layer {
+            input_layernorm: norm(),
+            self_attn: SelfAttention {
+                q_proj: linear(self.width, queries, self.qkv_bias),
+                k_proj: linear(self.width, keys, self.qkv_bias),
+                v_proj: linear(self.width, keys, self.qkv_bias),
+                o_proj: linear(queries, self.width, self.output_bias),
+                heads: self.heads,
+                kv_heads: self.kv_heads,
+            },
+            post_attention_layernorm: norm(),
+            mlp: Mlp {
+                gate_proj: linear(self.width, self.inner, self.inner_bias),
+                up_proj: linear(self.width, self.inner, self.inner_bias),
+                down_proj: linear(self.inner, self.width, self.inner_bias),
+            },
+        };
+        let embedding = EmbeddingConfig::new(self.vocabulary, self.width);
+        Llama {
+            model: Decoder {
+                embed_tokens: embedding.init(device),
+                layers: (0..self.layers).map(layer).collect(),
+                norm: norm(),
+            },
+            lm_head: (!self.tied).then(|| linear(self.width, self.vocabulary, false)),
+            head_width: self.head_width,
+            theta: self.theta,
+        }
+    }
+}
+
+/// Decoder of the LLaMA family with its output head.
 #[derive(Module, Debug)]
 pub struct Llama {
-    embed_tokens: Embedding,
-    layers: Vec<Layer>,
-    norm: RmsNorm,
-    /// Absent where it is the embedding.
+    model: Decoder,
+    /// Absent where the embedding is the output head.
     lm_head: Option<Linear>,
     head_width: usize,
     theta: f64,
 }
 
 #[derive(Module, Debug)]
+struct Decoder {
+    embed_tokens: Embedding,
+    layers: Vec<Layer>,
+    norm: RmsNorm,
+}
+
+#[derive(Module, Debug)]
 struct Layer {
     input_layernorm: RmsNorm,
-    self_attn: Attention,
+    self_attn: SelfAttention,
     post_attention_layernorm: RmsNorm,
     mlp: Mlp,
 }
 
 #[derive(Module, Debug)]
-struct Attention {
+struct SelfAttention {
     q_proj: Linear,
     k_proj: Linear,
     v_proj: Linear,
@@ -47,129 +100,50 @@ struct Mlp {
 }
 
 impl Llama {
-    /// A model with random weights.
-    pub(crate) fn init(config: &LlamaConfig, device: &Device) -> Self {
-        let linear = |input, output, bias| {
-            LinearConfig::new(input, output)
-                .with_bias(bias)
-                .init(device)
-        };
-        let norm = || {
-            RmsNormConfig::new(config.width)
-                .with_epsilon(config.epsilon)
-                .init(device)
-        };
-        let (width, inner) = (config.width, config.inner);
-        let queries = config.heads * config.head_width;
-        let keys = config.kv_heads * config.head_width;
-        let [in_bias, out_bias] = config.biases;
-        let layer = |_| Layer {
-            input_layernorm: norm(),
-            self_attn: Attention {
-                q_proj: linear(width, queries, in_bias),
-                k_proj: linear(width, keys, in_bias),
-                v_proj: linear(width, keys, in_bias),
-                o_proj: linear(queries, width, out_bias),
-                heads: config.heads,
-                kv_heads: config.kv_heads,
-            },
-            post_attention_layernorm: norm(),
-            mlp: Mlp {
-                gate_proj: linear(width, inner, config.mlp_bias),
-                up_proj: linear(width, inner, config.mlp_bias),
-                down_proj: linear(inner, width, config.mlp_bias),
-            },
-        };
-        Self {
-            embed_tokens: EmbeddingConfig::new(config.vocabulary, width).init(device),
-            layers: (0..config.layers).map(layer).collect(),
-            norm: norm(),
-            lm_head: (!config.tied).then(|| linear(width, config.vocabulary, false)),
-            head_width: config.head_width,
-            theta: config.theta,
-        }
-    }
-
+    /// Logits of the next token.
+    ///
+    /// # Shapes
     /// `[samples, positions]` to `[samples, positions, vocabulary]`.
-    pub(crate) fn logits(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
-        let rotation = Rotation::new(
-            tokens.dims()[1],
-            self.head_width,
-            self.theta,
-            &tokens.device(),
-        );
-        let mut x = self.embed_tokens.tapped(tokens);
-        for layer in &self.layers {
-            let inner = layer.input_layernorm.tapped(x.clone());
-            x = x + layer.self_attn.forward(inner, &rotation);
-            let inner = layer.post_attention_layernorm.tapped(x.clone());
-            let gate = silu(layer.mlp.gate_proj.tapped(inner.clone()));
-            x = x + layer
-                .mlp
-                .down_proj
-                .tapped(gate * layer.mlp.up_proj.tapped(inner));
+    pub fn forward(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
+        let positions = tokens.dims()[1];
+        let device = self.model.embed_tokens.weight.val().device();
+        let rotation = Rotation::new(positions, self.head_width, self.theta, &device);
+        let mut x = self.model.embed_tokens.tapped(tokens);
+        for layer in &self.model.layers {
+            let normal = layer.input_layernorm.tapped(x.clone());
+            x = x + layer.self_attn.forward(normal, &rotation);
+            let normal = layer.post_attention_layernorm.tapped(x.clone());
+            x = x + layer.mlp.forward(normal);
         }
-        let x = self.norm.tapped(x);
+        let x = self.model.norm.tapped(x);
         match &self.lm_head {
             Some(head) => head.tapped(x),
-            None => tapped_transposed(&self.embed_tokens.weight, x),
+            None => tapped_transposed(&self.model.embed_tokens.weight, x),
         }
     }
 }
 
-impl Attention {
+impl SelfAttention {
     fn forward(&self, x: Tensor<3>, rotation: &Rotation) -> Tensor<3> {
-        let heads = |x: Tensor<3>, heads: usize| {
-            let [samples, positions, width] = x.dims();
-            let split = [samples, positions, heads, width / heads];
-            x.reshape(split).swap_dims(1, 2)
-        };
-        let query = rotation.apply(heads(self.q_proj.tapped(x.clone()), self.heads));
-        let key = rotation.apply(heads(self.k_proj.tapped(x.clone()), self.kv_heads));
-        let value = heads(self.v_proj.tapped(x), self.kv_heads);
-        // Each key/value head serves as many query heads, which are neighbours.
-        let shared = self.heads / self.kv_heads;
-        let share = |x: Tensor<4>| {
-            let [samples, heads, positions, width] = x.dims();
-            x.reshape([samples, heads, 1, positions, width])
-                .repeat_dim(2, shared)
-                .reshape([samples, heads * shared, positions, width])
-        };
-        self.o_proj.tapped(attend(query, share(key), share(value)))
+        let q = split_heads(self.q_proj.tapped(x.clone()), self.heads);
+        let k = split_heads(self.k_proj.tapped(x.clone()), self.kv_heads);
+        let v = split_heads(self.v_proj.tapped(x), self.kv_heads);
+        let context = causal_attention(rotation.turn(q), rotation.turn(k), v);
+        self.o_proj.tapped(context)
     }
 }
 
-/// Rotary positions: the halves of a head's width turn against each other.
-struct Rotation {
-    /// `[1, 1, positions, width / 2]`
-    cos: Tensor<4>,
-    sin: Tensor<4>,
+impl Mlp {
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let gate = silu(self.gate_proj.tapped(x.clone()));
+        self.down_proj.tapped(gate * self.up_proj.tapped(x))
+    }
 }
 
-impl Rotation {
-    fn new(positions: usize, width: usize, theta: f64, device: &Device) -> Self {
-        let half = width / 2;
-        let angle = |at: usize| {
-            let (position, k) = (at / half, at % half);
-            position as f64 * theta.powf(-2.0 * k as f64 / width as f64)
-        };
-        let table = |f: fn(f64) -> f64| {
-            let values: Vec<f32> = (0..positions * half)
-                .map(|at| f(angle(at)) as f32)
-                .collect();
-            Tensor::<1>::from_floats(values.as_slice(), device).reshape([1, 1, positions, half])
-        };
-        Self {
-            cos: table(f64::cos),
-            sin: table(f64::sin),
-        }
-    }
+impl SampleLoss for Llama {
+    type Batch = Sequences;
 
-    fn apply(&self, x: Tensor<4>) -> Tensor<4> {
-        let half = x.dims()[3] / 2;
-        let (a, b) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
-        let (cos, sin) = (self.cos.clone(), self.sin.clone());
-        let first = a.clone() * cos.clone() - b.clone() * sin.clone();
-        Tensor::cat(vec![first, b * cos + a * sin], 3)
+    fn sample_losses(&self, batch: &Sequences) -> SampleLosses {
+        SampleLosses::next_token(self.forward(batch.tokens.clone()), batch.labels.clone())
     }
 }

@@ -1,0 +1,218 @@
+//! Losses and per-sample gradients of the tasks.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use burn::tensor::Device;
+use fisher_core::{GradientStore, Statistics, StatisticsConfig, StoreConfig, hash_weights};
+use fisher_train::{Checkpoint as SavePoint, CollectorConfig, NonFinite, SampleBatch, SampleLoss};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::Result;
+use super::args::Run;
+use super::jsonl::{TaskData, batches};
+use super::measured::Measured;
+use crate::decoder::{Checkpoint, Model, Sequence, Sequences};
+
+/// Gradients of single samples, in a run's folder.
+pub const GRADIENTS: &str = "gradients";
+/// Statistics, in a run's folder. While it goes on, what an interrupted run goes on from.
+pub const STATISTICS: &str = "statistics.safetensors";
+
+/// What a run measured.
+#[derive(Debug)]
+pub struct Collection {
+    /// The tasks, in the order they were given.
+    pub tasks: Vec<Measured>,
+    /// Their statistics.
+    pub statistics: Statistics,
+    /// Gradients of single samples, if they are wanted.
+    pub store: Option<GradientStore>,
+}
+
+/// Measure every task, or go on where an earlier run stopped.
+///
+/// # Errors
+/// What the library refused: see [`fisher_train::Collector::collect_batches`].
+pub fn collect(
+    checkpoint: &Checkpoint,
+    data: &[TaskData],
+    run: &Run,
+    keep: bool,
+    device: &Device,
+) -> Result<Collection> {
+    match &checkpoint.model {
+        Model::Llama(model) => of(model, checkpoint, data, run, keep, device),
+        Model::Gpt2(model) => of(model, checkpoint, data, run, keep, device),
+    }
+}
+
+fn of<M: SampleLoss<Batch = Sequences>>(
+    model: &M,
+    checkpoint: &Checkpoint,
+    data: &[TaskData],
+    run: &Run,
+    keep: bool,
+    device: &Device,
+) -> Result<Collection> {
+    let hash = hash_weights(model)?;
+    let fresh = statistics(checkpoint, run, hash.clone(), device)?;
+    let mut store = match keep {
+        true => Some(store(checkpoint, run, hash)?),
+        false => None,
+    };
+    let non_finite = match run.skip_bad {
+        true => NonFinite::Skip,
+        false => NonFinite::Error,
+    };
+    let save_point = SavePoint::new(run.out.join(STATISTICS), run.save_every);
+    let collector = CollectorConfig::new()
+        .with_non_finite(non_finite)
+        .with_checkpoint(Some(save_point))
+        .with_progress(false)
+        .init()
+        .with_names(checkpoint.naming.names());
+    let mut statistics = collector.resume(fresh)?;
+    let mut tasks = Vec::new();
+    for task in data {
+        let losses = losses(model, task, run.batch_tokens, device)?;
+        if complete(&statistics, store.as_ref(), task) {
+            println!(
+                "  {}: all {} samples were there",
+                task.name,
+                task.samples.len()
+            );
+        } else {
+            let start = Instant::now();
+            let tracked = device.clone().autodiff();
+            let bar = progress(&task.name, task.samples.len());
+            let mut done = 0;
+            let batches = batches(&task.samples, run.batch_tokens).into_iter();
+            // Asked for the next batch, the last one is done.
+            let batches = batches.map(|samples| {
+                bar.inc(std::mem::replace(&mut done, samples.len()) as u64);
+                Sequences::new(&samples, &tracked)
+            });
+            let collected = match &mut store {
+                Some(store) => {
+                    let into = (&mut statistics, store);
+                    collector.collect_batches(model, &task.name, batches, into)?
+                }
+                None => collector.collect_batches(model, &task.name, batches, &mut statistics)?,
+            };
+            bar.finish_and_clear();
+            let resumed = match collected.resumed {
+                0 => String::new(),
+                n => format!("; {n} were there"),
+            };
+            println!(
+                "  {}: gradients of {} samples, {} tokens, in {:.1} s{resumed}",
+                task.name,
+                collected.samples,
+                collected.tokens,
+                start.elapsed().as_secs_f64(),
+            );
+        }
+        let samples = task.ids.iter().cloned().zip(losses);
+        let measured = Measured::of(&statistics, &task.name, samples, task.bad.clone())?;
+        if measured.ids.is_empty() {
+            return Err(
+                format!("task `{}` has no sample with a finite gradient", task.name).into(),
+            );
+        }
+        tasks.push(measured);
+    }
+    Ok(Collection {
+        tasks,
+        statistics,
+        store,
+    })
+}
+
+fn statistics(
+    checkpoint: &Checkpoint,
+    run: &Run,
+    hash: String,
+    device: &Device,
+) -> Result<Statistics> {
+    let Checkpoint {
+        catalogue, heads, ..
+    } = checkpoint;
+    let params = run.params.of(catalogue, heads)?;
+    let params = params.ok_or("--params none leaves nothing to measure")?;
+    let catalogue = catalogue.filter(&params)?;
+    let elements = run.elements.of(&catalogue, heads)?;
+    let config = StatisticsConfig::new()
+        .with_seed(Some(run.analysis.seed))
+        .with_elementwise(elements.is_some())
+        .with_elementwise_only(elements);
+    Ok(config.init_for(&catalogue, heads, hash, device)?)
+}
+
+fn store(checkpoint: &Checkpoint, run: &Run, hash: String) -> Result<GradientStore> {
+    let only = run.compare.of(&checkpoint.catalogue, &checkpoint.heads)?;
+    let only = only.ok_or("--compare none leaves nothing to compare; leave phases 5 and 6 out")?;
+    let config = StoreConfig::new(run.analysis.memory.0)
+        .with_folder(Some(run.out.join(GRADIENTS)))
+        .with_only(Some(only));
+    let store = config.init_for(&checkpoint.catalogue, hash)?;
+    println!(
+        "Gradients of {} parameters are kept to compare samples: {} a sample, on disk.",
+        store.catalogue().parameters().len(),
+        size(store.bytes_per_sample())
+    );
+    Ok(store)
+}
+
+fn size(bytes: usize) -> String {
+    match bytes {
+        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}
+
+/// Whether everything of a task is there, in the same order.
+fn complete(statistics: &Statistics, store: Option<&GradientStore>, task: &TaskData) -> bool {
+    let Ok(there) = statistics.task(&task.name) else {
+        return false;
+    };
+    let batches = batches(&task.samples, usize::MAX);
+    let ids = batches.iter().flatten().map(|sample| &*sample.id);
+    let kept = |id: &str| store.is_none_or(|store| store.contains(&task.name, id));
+    let mut counted = there.samples().iter().filter(|s| s.skipped.is_none());
+    ids.eq(there.samples().iter().map(|s| &*s.id)) && counted.all(|s| kept(&s.id))
+}
+
+/// `L_i` of every sample, in the order of the file.
+fn losses<M>(model: &M, task: &TaskData, tokens: usize, device: &Device) -> Result<Vec<f64>>
+where
+    M: SampleLoss<Batch = Sequences>,
+{
+    let model = model.valid();
+    let mut found = HashMap::new();
+    for samples in batches(&task.samples, tokens) {
+        let batch = Sequences::new(&samples, device);
+        let sums = model.sample_losses(&batch).sums().clone().try_into_data();
+        let sums = sums.map_err(|e| format!("the device did not give the losses: {e}"))?;
+        found.extend(
+            batch
+                .ids()
+                .into_iter()
+                .zip(sums.iter::<f64>().collect::<Vec<_>>()),
+        );
+    }
+    let loss = |sample: &Sequence| found.get(&sample.id).copied();
+    let losses: Option<Vec<f64>> = task.samples.iter().map(loss).collect();
+    Ok(losses.ok_or("a sample got no loss")?)
+}
+
+/// A bar with rate and time left; hidden by indicatif where standard error is not a terminal.
+fn progress(task: &str, samples: usize) -> ProgressBar {
+    let template = "  {prefix} {wide_bar} {pos}/{len} samples, {per_sec}, {eta} left";
+    let style = ProgressStyle::with_template(template);
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::new(samples as u64).with_style(style);
+    bar.enable_steady_tick(Duration::from_millis(500));
+    bar.with_prefix(task.to_owned())
+}

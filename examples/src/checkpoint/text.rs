@@ -1,0 +1,62 @@
+//! Text to tokens, by the folder's tokenizer.json.
+
+use std::path::Path;
+
+/// A tokenizer.
+#[derive(Debug)]
+pub struct Text {
+    #[cfg(feature = "text")]
+    tokenizer: tokenizers::Tokenizer,
+}
+
+impl Text {
+    /// Read `tokenizer.json` of a folder.
+    ///
+    /// # Errors
+    /// Why there is none.
+    #[cfg(feature = "text")]
+    pub fn read(folder: &Path) -> Result<Self, String> {
+        let path = folder.join("tokenizer.json");
+        if !path.exists() {
+            return Err(format!("there is no {}: give `input_ids`", path.display()));
+        }
+        let tokenizer = tokenizers::Tokenizer::from_file(&path);
+        let tokenizer = tokenizer.map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+        Ok(Self { tokenizer })
+    }
+
+    /// Without the feature `text` there is never a tokenizer.
+    ///
+    /// # Errors
+    /// Always.
+    #[cfg(not(feature = "text"))]
+    pub fn read(_folder: &Path) -> Result<Self, String> {
+        Err(
+            "this program was built without tokenizers: build it with `--features text`, or give \
+             `input_ids`"
+                .into(),
+        )
+    }
+
+    /// The tokens of a text, with the special tokens that the tokenizer adds if `special`.
+    ///
+    /// # Errors
+    /// What the tokenizer says.
+    #[cfg(feature = "text")]
+    pub fn encode(&self, text: &str, special: bool) -> Result<Vec<i64>, String> {
+        let encoding = self
+            .tokenizer
+            .encode(text, special)
+            .map_err(|e| e.to_string())?;
+        Ok(encoding.get_ids().iter().map(|&id| i64::from(id)).collect())
+    }
+
+    /// Without the feature `text` there is nothing to encode with.
+    ///
+    /// # Errors
+    /// Always.
+    #[cfg(not(feature = "text"))]
+    pub fn encode(&self, _text: &str, _special: bool) -> Result<Vec<i64>, String> {
+        Err("this program was built without tokenizers".into())
+    }
+}
