@@ -153,6 +153,20 @@ impl Picture {
 }
 
 impl HeatMap {
+    /// The map alone as SVG, to be put into a page: text, no script.
+    pub fn svg(&self) -> String {
+        let [width, height] = self.size();
+        let mut svg = format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" width=\"{width:.0}\" \
+             height=\"{height:.0}\" viewBox=\"0 0 {width:.0} {height:.0}\" \
+             font-family=\"sans-serif\">\n<title>{}</title>\n<desc>{}</desc>\n",
+            escape(&self.title),
+            escape(&self.quantity)
+        );
+        self.draw(&mut svg, 0.0, 0.0);
+        svg + "</svg>\n"
+    }
+
     fn cell(&self) -> [f64; 2] {
         match self.columns.len().max(self.rows.len()) {
             0..=16 => [46.0, 30.0],

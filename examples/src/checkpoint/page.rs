@@ -148,21 +148,23 @@ impl Page<'_> {
             "<p>A layer or head with much Fisher information is one whose weights the task's samples \
              are sensitive to: a small change there changes their loss much. Bars show F, whiskers \
              its 95\u{a0}% interval over samples; ~ marks a rank whose interval overlaps a \
-             neighbour's, so that more samples could reorder them.</p><div class=pair>",
+             neighbour's, so that more samples could reorder them.</p>",
         );
         for report in &self.findings.importance {
-            let _ = write!(text, "<div><h3>{}</h3>", escaped(&report.task));
-            ranking(&mut text, "Layers", &report.layers);
-            ranking(&mut text, "Attention heads", &report.heads);
-            text.push_str("</div>");
+            let task = &report.task;
+            ranking(&mut text, &format!("{task}: layers"), &report.layers);
+            ranking(
+                &mut text,
+                &format!("{task}: attention heads"),
+                &report.heads,
+            );
         }
-        text.push_str("</div>");
         let maps = self.findings.importance.iter();
         let maps: Vec<HeatMap> = maps.filter_map(|report| self.heads(report)).collect();
         if !maps.is_empty() {
             text.push_str("<h3>All heads</h3><div class=maps>");
             for map in maps {
-                figure(&mut text, map, "");
+                figure(&mut text, &map, "");
             }
             text.push_str("</div>");
         }
@@ -290,7 +292,7 @@ impl Page<'_> {
             }
             text.push_str("<div class=maps>");
             for map in report.picture().maps {
-                figure(&mut text, map, "");
+                figure(&mut text, &map, "");
             }
             text.push_str("</div>");
             worst(&mut text, report);
@@ -385,12 +387,15 @@ fn large(n: u64) -> String {
 fn collisions(text: &mut String, report: &ConflictReport) {
     let _ = write!(
         text,
-        "<p>{} of {} parameters are selected (q ≤ {}); {} of samples conflict, in {}.</p>",
+        "<p>{} of {} parameters are selected (q ≤ {}); {} of samples conflict{}.</p>",
         report.selected,
         report.tested,
         report.settings.alpha,
         count(report.total, "pair"),
-        count(report.clusters.len(), "cluster")
+        match report.clusters.len() {
+            0 => String::new(),
+            n => format!(", in {}", count(n, "cluster")),
+        }
     );
     let sentences = report.sentences(SENTENCES);
     if !sentences.is_empty() {
@@ -434,7 +439,7 @@ fn collisions(text: &mut String, report: &ConflictReport) {
     if let Some(picture) = slices.first().and_then(|slice| report.picture(&slice.name)) {
         for mut map in picture.maps {
             map.title = "Cosines of all pairs".into();
-            figure(text, map, &picture.note);
+            figure(text, &map, &picture.note);
         }
     }
 }

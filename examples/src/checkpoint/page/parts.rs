@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use fisher_metrics::{HeatMap, Picture, Ranked};
+use fisher_metrics::{HeatMap, Ranked};
 
 /// Words as HTML, also inside attributes.
 pub(super) fn escaped(words: &str) -> String {
@@ -26,9 +26,10 @@ pub(super) fn number(value: f64) -> String {
     let text = match value.abs() {
         0.0 => "0".into(),
         size if !size.is_finite() => return "not finite".into(),
-        0.001..0.1 => format!("{value:.4}"),
-        0.1..100.0 => format!("{value:.3}"),
-        100.0..100_000.0 => format!("{value:.0}"),
+        size if (0.001..100_000.0).contains(&size) => {
+            let decimals = (2.0 - size.log10().floor()).max(0.0) as usize;
+            format!("{value:.decimals$}")
+        }
         _ => {
             let text = format!("{value:.2e}");
             let (digits, power) = text.split_once('e').unwrap_or((&text, "0"));
@@ -52,6 +53,7 @@ pub(super) fn percent(share: Option<f64>) -> String {
 /// `1 sample`, `2 samples`.
 pub(super) fn count(n: usize, what: &str) -> String {
     match n {
+        0 => format!("no {what}s"),
         1 => format!("1 {what}"),
         n => format!("{n} {what}s"),
     }
@@ -148,15 +150,9 @@ fn bar(entry: &Ranked, most: f64) -> String {
 }
 
 /// A heat map, and its numbers as a table for who cannot see it.
-pub(super) fn figure(page: &mut String, mut map: HeatMap, caption: &str) {
-    let title = std::mem::take(&mut map.title);
-    let table = numbers(&map);
-    let picture = Picture {
-        title,
-        note: String::new(),
-        maps: vec![map],
-    };
-    let svg = picture.svg();
+pub(super) fn figure(page: &mut String, map: &HeatMap, caption: &str) {
+    let table = numbers(map);
+    let svg = map.svg();
     let _ = write!(page, "<figure class=map>{svg}");
     if !caption.is_empty() {
         let _ = write!(page, "<figcaption>{}</figcaption>", escaped(caption));
