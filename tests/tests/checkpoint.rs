@@ -484,3 +484,59 @@ fn one_task_and_some_parameters_will_do() {
     let error = program(&[&arguments[..], &["--resume", "--phases", "4"]].concat());
     assert!(error.expect_err("one task").contains("compares two tasks"));
 }
+
+/// Text by the folder's tokenizer: words to tokens, a prompt that does not count.
+#[cfg(feature = "text")]
+#[test]
+fn text_is_encoded_by_the_folders_tokenizer() {
+    let mut case = Case::new("llama-gqa");
+    let model = case.out.path().join("model");
+    std::fs::create_dir(&model).expect("a folder");
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(Path::new(&case.model).join(file), model.join(file)).expect("a copy");
+    }
+    case.model = model.display().to_string();
+    let words = serde_json::json!({"[UNK]": 0, "<s>": 1, "to": 2, "be": 3, "or": 4, "not": 5});
+    let begin = serde_json::json!({"SpecialToken": {"id": "<s>", "type_id": 0}});
+    let tokenizer = serde_json::json!({
+        "version": "1.0",
+        "added_tokens": [],
+        "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [begin, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [begin, {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+        },
+        "model": {"type": "WordLevel", "vocab": words, "unk_token": "[UNK]"},
+    });
+    lines(&mut case, &[r#"{"text": "to be or not"}"#]);
+    let error = case.run("out", &[]).expect_err("no tokenizer yet");
+    assert!(error.contains("tokenizer.json"), "{error}");
+    std::fs::write(model.join("tokenizer.json"), tokenizer.to_string()).expect("a tokenizer");
+    let text = [
+        r#"{"id": 1, "text": "to be or not"}"#,
+        r#"{"id": 2, "prompt": "to be", "completion": "or not"}"#,
+    ];
+    lines(&mut case, &text);
+    case.run("text", &["--phases", "1-2"]).expect("a run");
+    let tokens = [
+        r#"{"id": 1, "input_ids": [1, 2, 3, 4, 5]}"#,
+        r#"{"id": 2, "input_ids": [1, 2, 3, 4, 5], "labels": [-100, -100, -100, 4, 5]}"#,
+    ];
+    lines(&mut case, &tokens);
+    case.run("tokens", &["--phases", "1-2"]).expect("a run");
+    let [text, tokens] = ["text", "tokens"].map(|out| case.report(out));
+    near("", &text["tasks"]["alpha"], &tokens["tasks"]["alpha"]);
+    assert_eq!(text["tasks"]["alpha"]["tokens"], serde_json::json!([4, 2]));
+}
+
+/// Without the feature, text is refused and told why.
+#[cfg(not(feature = "text"))]
+#[test]
+fn text_needs_a_feature() {
+    let mut case = Case::new("llama-gqa");
+    lines(&mut case, &[r#"{"text": "to be or not"}"#]);
+    let error = case.run("out", &[]).expect_err("no tokenizer");
+    assert!(error.contains("--features text"), "{error}");
+}

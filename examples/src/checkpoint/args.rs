@@ -82,10 +82,10 @@ pub struct Merge {
 /// index): LLaMA, Mistral, Qwen2 or GPT-2. A task is a file of JSON lines, one sample a line:
 ///
 ///   {"input_ids": [1, 5, 9], "labels": [-100, 5, 9]}   tokens; labels are optional
-///   {"text": "..."}                                    with the folder's tokenizer.json
+///   {"text": "..."}                                    by the folder's tokenizer.json
 ///   {"prompt": "...", "completion": "..."}             only the completion counts
 ///
-/// each with an optional "id". Written to --out: report.html to read, report.json and
+/// each with an optional "id"; text needs a program built with `--features text`. Written to --out: report.html to read, report.json and
 /// results.safetensors to compute with, statistics.safetensors to merge with others.
 ///
 /// `checkpoint merge --help` tells how to join runs on several machines.

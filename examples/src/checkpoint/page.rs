@@ -343,13 +343,8 @@ impl Page<'_> {
         let mut rows: Vec<(String, &Value)> = Vec::new();
         flatten("", self.run, &mut rows);
         for (name, value) in rows {
-            let value = value.as_str().map_or_else(|| value.to_string(), Into::into);
-            let _ = write!(
-                text,
-                "<dt>{}</dt><dd>{}</dd>",
-                escaped(&name),
-                escaped(&value)
-            );
+            let value = escaped(&plain(value));
+            let _ = write!(text, "<dt>{}</dt><dd>{value}</dd>", escaped(&name));
         }
         text + "</dl>"
     }
@@ -503,6 +498,15 @@ fn state(text: &mut String, settings: &str, report: &InterferenceReport) {
         );
     }
     text.push_str("</tbody></table></div></details>");
+}
+
+/// A setting as text.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    }
 }
 
 /// Nested settings as `outer: inner`, without those that were not given.

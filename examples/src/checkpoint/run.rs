@@ -251,7 +251,6 @@ impl Work<'_> {
                 "head_width": head_width,
                 "vocabulary": config.vocabulary(),
                 "weights": elements.sum::<usize>(),
-                "hash": statistics.provenance().model,
             },
             "provenance": statistics.provenance(),
             "phases": self.phases,
