@@ -486,7 +486,6 @@ fn one_task_and_some_parameters_will_do() {
 }
 
 /// Text by the folder's tokenizer: words to tokens, a prompt that does not count.
-#[cfg(feature = "text")]
 #[test]
 fn text_is_encoded_by_the_folders_tokenizer() {
     let mut case = Case::new("llama-gqa");
@@ -529,14 +528,4 @@ fn text_is_encoded_by_the_folders_tokenizer() {
     let [text, tokens] = ["text", "tokens"].map(|out| case.report(out));
     near("", &text["tasks"]["alpha"], &tokens["tasks"]["alpha"]);
     assert_eq!(text["tasks"]["alpha"]["tokens"], serde_json::json!([4, 2]));
-}
-
-/// Without the feature, text is refused and told why.
-#[cfg(not(feature = "text"))]
-#[test]
-fn text_needs_a_feature() {
-    let mut case = Case::new("llama-gqa");
-    lines(&mut case, &[r#"{"text": "to be or not"}"#]);
-    let error = case.run("out", &[]).expect_err("no tokenizer");
-    assert!(error.contains("--features text"), "{error}");
 }

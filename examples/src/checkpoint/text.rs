@@ -5,7 +5,6 @@ use std::path::Path;
 /// A tokenizer.
 #[derive(Debug)]
 pub struct Text {
-    #[cfg(feature = "text")]
     tokenizer: tokenizers::Tokenizer,
 }
 
@@ -14,7 +13,6 @@ impl Text {
     ///
     /// # Errors
     /// Why there is none.
-    #[cfg(feature = "text")]
     pub fn read(folder: &Path) -> Result<Self, String> {
         let path = folder.join("tokenizer.json");
         if !path.exists() {
@@ -25,38 +23,15 @@ impl Text {
         Ok(Self { tokenizer })
     }
 
-    /// Without the feature `text` there is never a tokenizer.
-    ///
-    /// # Errors
-    /// Always.
-    #[cfg(not(feature = "text"))]
-    pub fn read(_folder: &Path) -> Result<Self, String> {
-        Err(
-            "this program was built without tokenizers: build it with `--features text`, or give \
-             `input_ids`"
-                .into(),
-        )
-    }
-
     /// The tokens of a text, with the special tokens that the tokenizer adds if `special`.
     ///
     /// # Errors
     /// What the tokenizer says.
-    #[cfg(feature = "text")]
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<i64>, String> {
         let encoding = self
             .tokenizer
             .encode(text, special)
             .map_err(|e| e.to_string())?;
         Ok(encoding.get_ids().iter().map(|&id| i64::from(id)).collect())
-    }
-
-    /// Without the feature `text` there is nothing to encode with.
-    ///
-    /// # Errors
-    /// Always.
-    #[cfg(not(feature = "text"))]
-    pub fn encode(&self, _text: &str, _special: bool) -> Result<Vec<i64>, String> {
-        Err("this program was built without tokenizers".into())
     }
 }
