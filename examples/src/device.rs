@@ -14,6 +14,9 @@ pub enum Backend {
     Wgpu,
     /// NVIDIA GPUs.
     Cuda,
+    /// A device of one of Burn's remote servers: `FISHER_REMOTE` is its address, such as
+    /// `ws://host:3000`, and `FISHER_REMOTE_TOKEN` what it asks for.
+    Remote,
 }
 
 impl Backend {
@@ -32,6 +35,8 @@ impl Backend {
             Self::Wgpu => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
             #[cfg(feature = "cuda")]
             Self::Cuda => Ok(Device::cuda(0)),
+            #[cfg(feature = "remote")]
+            Self::Remote => remote(),
             #[allow(unreachable_patterns)] // reachable where a feature is off
             other => Err(format!(
                 "this program was built without {other:?}; build it with `--features {}`",
@@ -39,4 +44,16 @@ impl Backend {
             )),
         }
     }
+}
+
+#[cfg(feature = "remote")]
+fn remote() -> Result<Device, String> {
+    let address = std::env::var("FISHER_REMOTE")
+        .map_err(|_| "set FISHER_REMOTE to the address of a server, such as ws://host:3000")?;
+    let mut host = burn::remote::RemoteHost::websocket(&address);
+    if let Ok(token) = std::env::var("FISHER_REMOTE_TOKEN") {
+        host = host.with_credential(token.as_str());
+    }
+    let device = Device::remote_options(&host).init();
+    device.map_err(|e| format!("no device at {address}: {e}"))
 }

@@ -85,7 +85,7 @@ pub struct Merge {
 ///   {"text": "..."}                                    by the folder's tokenizer.json
 ///   {"prompt": "...", "completion": "..."}             only the completion counts
 ///
-/// each with an optional "id"; text needs a program built with `--features text`. Written to --out: report.html to read, report.json and
+/// each with an optional "id". Written to --out: report.html to read, report.json and
 /// results.safetensors to compute with, statistics.safetensors to merge with others.
 ///
 /// `checkpoint merge --help` tells how to join runs on several machines.
