@@ -65,19 +65,21 @@ def main():
             x, y, length = column * WIDTH, row * HEIGHT, len(text) * WIDTH
             if back:
                 out.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{length:.1f}" height="{HEIGHT}" fill="{back}"/>')
-            if text.strip():
-                bold = ' font-weight="bold"' if state.get("bold") else ""
+            bold = ' font-weight="bold"' if state.get("bold") else ""
+            # Each word where it belongs: fonts differ in width, and spaces do not stretch.
+            for word in re.finditer(r"\S+", text):
+                x, length = (column + word.start()) * WIDTH, len(word[0]) * WIDTH
                 out.append(
                     f'<text x="{x:.1f}" y="{y + 12.5:.1f}" fill="{fore}"{bold} textLength="{length:.1f}" '
-                    f'lengthAdjust="spacingAndGlyphs">{escape(text)}</text>'
+                    f'lengthAdjust="spacingAndGlyphs">{escape(word[0])}</text>'
                 )
             column += len(text)
         widest = max(widest, column)
     width, height = widest * WIDTH + 16, len(lines) * HEIGHT + 16
     print(
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
-        f'viewBox="-8 -8 {width:.0f} {height:.0f}" font-family="monospace" font-size="{SIZE}" '
-        f'xml:space="preserve"><rect x="-8" y="-8" width="100%" height="100%" fill="{BACK}"/>'
+        f'viewBox="-8 -8 {width:.0f} {height:.0f}" font-family="monospace" font-size="{SIZE}">'
+        f'<rect x="-8" y="-8" width="100%" height="100%" fill="{BACK}"/>'
     )
     print("\n".join(out))
     print("</svg>")
