@@ -32,7 +32,7 @@ impl Piece {
         device.seed(0);
         let model = LinearConfig::new(WIDTH, WIDTH)
             .with_bias(false)
-            .init(&device);
+            .init(&device.clone().autodiff());
         assert_eq!(model.num_params(), WIDTH * WIDTH);
         let sample = |i| Sample::new(format!("sample {i}"), positions as u64);
         let samples: Result<Vec<Sample>, _> = (0..samples).map(sample).collect();

@@ -21,6 +21,14 @@ pub const BACKWARD: f64 = 2e-5;
 /// another order, and fourth powers in variances.
 pub const TAPS: f64 = 2e-4;
 
+/// Sums over positions and samples of float32 products against float64, relative to the element or a
+/// hundredth of the largest: positions that cancel leave fewer digits.
+pub const PRODUCTS: f64 = 2e-5;
+
+/// Their variance where contributions vary by a hundredth of themselves, or positions cancel but for a
+/// thousandth: digits are lost there.
+pub const HARDLY_VARYING: f64 = 2e-3;
+
 /// The gradient noise scale, relative: sums of float32 gradients against float64 ones.
 pub const DEFINITION: f64 = 1e-5;
 

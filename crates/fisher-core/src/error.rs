@@ -36,6 +36,13 @@ pub enum Error {
         parameter: String,
     },
 
+    /// Half a batch is in the statistics: an error came while it was taken in.
+    #[error(
+        "the statistics hold half a batch, since an error came while it was taken in; go on from \
+         what was saved last"
+    )]
+    HalfBatch,
+
     /// A parameter that is not there.
     #[error("no parameter `{parameter}` here; there are: {known}")]
     UnknownParameter {

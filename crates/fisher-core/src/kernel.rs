@@ -48,9 +48,12 @@ impl Product {
     /// Fold the squares of the gradients into their elements' moments, if these are wanted, and
     /// sum them over the sides.
     ///
-    /// Squares are summed in float32 over few samples and positions, then in float64. With one
-    /// position a sample, M2 is had from sums of fourth powers: off by rounding where contributions
-    /// hardly vary.
+    /// Squares of elements are summed in float32 over few samples, then in float64; sums over the
+    /// sides are float32 along the side. With one position a sample, M2 is had from sums of fourth
+    /// powers, but where contributions hardly vary.
+    ///
+    /// Columns are scaled, samples are not: where all that a column has is 1e-19 of its largest
+    /// value in another sample, or 1e-10 for M2, it may read 0.
     pub(crate) fn fold(self, moments: Option<Moments>, sides: Sides) -> SideSums {
         // As many columns at a time as two vectors have: the sums then fit the registers.
         match AutoArch::new().dispatch(Lanes) {
@@ -108,11 +111,18 @@ impl WithSimd for Lanes {
 /// Rows that are worked on at a time.
 const R: usize = 6;
 /// Samples whose squares are summed in float32 before they go to float64.
-const BURST: usize = 8;
+const BURST: usize = 16;
 /// Likewise, where a sample has one position.
 const LONG_BURST: usize = 64;
+/// A variance of less than this share of the squared mean is not had from sums of fourth powers.
+const CANCELLED: f64 = 1e-2;
+/// A sum of squares of less than this share of what it is if nothing cancels is not had by ghosts.
+pub(crate) const GHOST: f64 = 1e-3;
 /// Partial sums over columns, side by side.
 const LANES: usize = 16;
+/// Parts that work is cut into: not by the number of threads, on which no rounding may depend. Sums
+/// over rows are kept for each.
+const SHARES: usize = 8;
 
 /// One side of a product in the order it is read: blocks of `W` columns, each `[length, W]`.
 ///
@@ -205,13 +215,21 @@ impl<const W: usize> Panels<W> {
     }
 }
 
-/// The power of two at or below `x`; 1 for what has none.
+/// The power of two at or below `x`, or the smallest scale there is: a column of zeros must not
+/// count as a large one.
 fn power_of_two(x: f32) -> f32 {
     let power = f32::from_bits(x.to_bits() & 0xff80_0000);
-    match power > 0.0 && power.is_finite() {
-        true => power.clamp(1e-30, 1e30),
+    match power.is_finite() {
+        true => power.clamp(SMALLEST, SMALLEST.recip()),
         false => 1.0,
     }
+}
+
+const SMALLEST: f32 = f32::from_bits(27 << 23); // 2⁻¹⁰⁰
+
+/// `x`, or 0 where rounding left less; NaN stays NaN, which `f64::max` would hide.
+fn not_negative(x: f64) -> f64 {
+    if x < 0.0 { 0.0 } else { x }
 }
 
 struct Packed<const C: usize> {
@@ -286,7 +304,7 @@ impl<const C: usize> Packed<C> {
     /// Blocks of rows, and the moments of their elements, for one thread after the other.
     fn shares<'a>(&self, moments: Option<Moments<'a>>) -> Vec<(Range<usize>, Option<Moments<'a>>)> {
         let blocks = self.left.blocks();
-        let step = blocks.div_ceil(4 * rayon::current_num_threads()).max(1);
+        let step = blocks.div_ceil(SHARES).max(1);
         let ranges = (0..blocks)
             .step_by(step)
             .map(|start| start..blocks.min(start + step));
@@ -318,6 +336,7 @@ impl<const C: usize> Packed<C> {
         let shares = squared.shares(Some(moments));
         let work = |(blocks, moments)| {
             let share = SquaresShare {
+                product: &self,
                 squares: &squared,
                 fourth: fourth.as_ref(),
                 blocks,
@@ -489,12 +508,11 @@ fn block<const C: usize>(
     let (samples, positions) = (product.samples, product.positions);
     let (left, right) = (product.left.block(at[0]), product.right.block(at[1]));
     let variance = moments.as_ref().is_some_and(|m| m.m2.is_some());
-    let mut burst = [[0.0f32; C]; R];
-    let mut sums = [[0.0f64; C]; R];
-    // Deviations from the first sample lose no digits, unlike squares themselves.
+    let mut running = Running::new();
+    // Deviations from a sample of the same burst lose no digits, unlike squares themselves.
     let mut pivot = [[0.0f32; C]; R];
-    let mut deviation_burst = [[0.0f32; C]; R];
-    let mut deviations = [[0.0f64; C]; R];
+    let mut sums = [[0.0f32; C]; R];
+    let mut deviations = [[0.0f32; C]; R];
     for sample in 0..samples {
         let range = sample * positions..(sample + 1) * positions;
         let mut squares = Packed::gradient(&left[range.clone()], &right[range]);
@@ -527,40 +545,86 @@ fn block<const C: usize>(
         if moments.is_none() {
             continue;
         }
+        let in_burst = sample % BURST;
         if variance {
-            if sample == 0 {
+            if in_burst == 0 {
                 pivot = squares;
             }
             for r in 0..R {
                 for c in 0..C {
                     let deviation = squares[r][c] - pivot[r][c];
-                    deviation_burst[r][c] = deviation.mul_add(deviation, deviation_burst[r][c]);
+                    sums[r][c] += deviation;
+                    deviations[r][c] = deviation.mul_add(deviation, deviations[r][c]);
+                }
+            }
+        } else {
+            for r in 0..R {
+                for c in 0..C {
+                    sums[r][c] += squares[r][c];
                 }
             }
         }
-        for r in 0..R {
-            for c in 0..C {
-                burst[r][c] += squares[r][c];
-            }
-        }
-        if sample % BURST == BURST - 1 || sample + 1 == samples {
-            widen(&mut sums, &mut burst);
-            if variance {
-                widen(&mut deviations, &mut deviation_burst);
-            }
+        if in_burst + 1 == BURST || sample + 1 == samples {
+            let deviations = variance.then_some(&mut deviations);
+            running.absorb(in_burst + 1, &pivot, &mut sums, deviations);
         }
     }
-    let Some(moments) = moments else { return };
-    let added = samples as f64;
-    for r in 0..R {
-        for c in 0..C {
-            let mean = sums[r][c] / added;
-            let rest = mean - f64::from(pivot[r][c]);
-            deviations[r][c] = (deviations[r][c] - added * rest * rest).max(0.0);
-            sums[r][c] = mean;
+    if let Some(moments) = moments {
+        product.merge(at, first_row, moments, &running.means, &running.m2s, 2);
+    }
+}
+
+/// Mean and M2 of the samples so far.
+struct Running<const C: usize> {
+    count: f64,
+    means: Cells<f64, C>,
+    m2s: Cells<f64, C>,
+}
+
+impl<const C: usize> Running<C> {
+    #[inline(always)]
+    fn new() -> Self {
+        Self {
+            count: 0.0,
+            means: [[0.0; C]; R],
+            m2s: [[0.0; C]; R],
         }
     }
-    product.merge(at, first_row, moments, &sums, &deviations, 2);
+
+    /// Take in `count` samples: sums of their deviations from a pivot, and of those squared.
+    #[inline(always)]
+    fn absorb(
+        &mut self,
+        count: usize,
+        pivot: &Cells<f32, C>,
+        sums: &mut Cells<f32, C>,
+        deviations: Option<&mut Cells<f32, C>>,
+    ) {
+        let count = count as f64;
+        let weight = count / (self.count + count);
+        let between = self.count * weight;
+        let inverse = count.recip();
+        if let Some(deviations) = deviations {
+            for r in 0..R {
+                for c in 0..C {
+                    let rest = f64::from(sums[r][c]);
+                    let m2 = f64::from(deviations[r][c]) - rest * rest * inverse;
+                    let step = f64::from(pivot[r][c]) + rest * inverse - self.means[r][c];
+                    self.m2s[r][c] += not_negative(m2) + step * step * between;
+                    self.means[r][c] += step * weight;
+                }
+            }
+            *deviations = [[0.0; C]; R];
+        } else {
+            for (means, sums) in self.means.iter_mut().zip(&*sums) {
+                for (mean, sum) in means.iter_mut().zip(sums) {
+                    *mean += (f64::from(*sum) * inverse - *mean) * weight;
+                }
+            }
+        }
+        *sums = [[0.0; C]; R];
+        self.count += count;
+    }
 }
 
 #[inline(always)]
@@ -575,6 +639,7 @@ fn widen<const C: usize>(sums: &mut Cells<f64, C>, burst: &mut Cells<f32, C>) {
 
 /// Some blocks of rows, where a sample has one position.
 struct SquaresShare<'a, const C: usize> {
+    product: &'a Packed<C>,
     squares: &'a Packed<C>,
     fourth: Option<&'a Packed<C>>,
     blocks: Range<usize>,
@@ -599,12 +664,26 @@ impl<const C: usize> WithSimd for SquaresShare<'_, C> {
                     Some(fourth) => over_samples(fourth, left, right),
                     None => [[0.0; C]; R],
                 };
+                let mut cancelled = false;
                 for r in 0..R {
                     for c in 0..C {
                         let mean = means[r][c] / added;
-                        m2s[r][c] = (m2s[r][c] - added * mean * mean).max(0.0);
+                        let m2 = m2s[r][c] - added * mean * mean;
+                        cancelled |= m2 < CANCELLED * added * mean * mean;
+                        m2s[r][c] = not_negative(m2);
                         means[r][c] = mean;
                     }
+                }
+                if cancelled && self.fourth.is_some() {
+                    let at = [left, right];
+                    let nowhere = SidesOfBlock {
+                        rows: &mut [],
+                        columns: &mut [],
+                        left: [0.0; R],
+                        right: [0.0; C],
+                    };
+                    block(self.product, at, first_row, Some(&mut moments), nowhere);
+                    continue;
                 }
                 // The scales are those of squares already.
                 squares.merge([left, right], first_row, &mut moments, &means, &m2s, 1);
@@ -626,29 +705,37 @@ fn over_samples<const C: usize>(product: &Packed<C>, left: usize, right: usize) 
 
 /// `Σ_k (Σ_t o_tk i_tc)²` over one side of products, from the other side's products of positions with
 /// positions: `i_·cᵀ G i_·c`, with `G = O Oᵀ` of `[samples, positions, positions]` and `inner` of
-/// `[samples, positions, side]`. `[samples, side]`, not negative.
-pub(crate) fn ghost(gram: &[f32], inner: &[f32], samples: usize, side: usize) -> Vec<f64> {
+/// `[samples, positions, side]`. `[samples, side]`, not negative; `None` where too few digits are left.
+///
+/// The sum is a square, so terms that cancel in the gradient are squared in it: it keeps half as many
+/// digits as the gradient does.
+pub(crate) fn ghost(gram: &[f32], inner: &[f32], samples: usize, side: usize) -> Option<Vec<f64>> {
     match AutoArch::new().dispatch(Lanes) {
         16 => ghost_in::<32>(gram, inner, samples, side),
         _ => ghost_in::<16>(gram, inner, samples, side),
     }
 }
 
-fn ghost_in<const C: usize>(gram: &[f32], inner: &[f32], samples: usize, side: usize) -> Vec<f64> {
+fn ghost_in<const C: usize>(
+    gram: &[f32],
+    inner: &[f32],
+    samples: usize,
+    side: usize,
+) -> Option<Vec<f64>> {
     let positions = inner.len() / (samples * side).max(1);
     let mut sums = vec![0.0; samples * side];
     let grams = gram.par_chunks_exact(positions * positions);
     let samples = grams.zip(inner.par_chunks_exact(positions * side));
     let samples = samples.zip(sums.par_chunks_exact_mut(side));
-    samples.for_each(|((gram, inner), sums)| {
+    let kept = samples.all(|((gram, inner), sums)| {
         AutoArch::new().dispatch(GhostOfSample::<C> {
             gram,
             inner,
             sums,
             positions,
-        });
+        })
     });
-    sums
+    kept.then_some(sums)
 }
 
 struct GhostOfSample<'a, const C: usize> {
@@ -659,11 +746,18 @@ struct GhostOfSample<'a, const C: usize> {
 }
 
 impl<const C: usize> WithSimd for GhostOfSample<'_, C> {
-    type Output = ();
+    /// Whether enough digits are left.
+    type Output = bool;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self) {
+    fn with_simd<S: Simd>(self) -> bool {
         let (positions, side) = (self.positions, self.sums.len());
+        let norms = self.gram.iter().step_by(positions + 1);
+        let largest = norms.clone().copied().fold(0.0f32, f32::max);
+        if !(SMALLEST..SMALLEST.recip()).contains(&largest) {
+            return false;
+        }
+        let mut most = 0.0;
         // The gram matrix is its own transpose, so rows serve as columns.
         let blocks = positions.div_ceil(R);
         let mut panels = vec![[0.0f32; R]; blocks * positions];
@@ -702,9 +796,16 @@ impl<const C: usize> WithSimd for GhostOfSample<'_, C> {
                 }
             }
             let square = f64::from(scale) * f64::from(scale);
-            let sums = sums.iter().map(|&sum| f64::from(sum).max(0.0) * square);
+            for (column, norm) in columns.iter().zip(norms.clone()) {
+                let of_column: f32 = column[..width].iter().map(|cell| cell * cell).sum();
+                most += square * f64::from(of_column * norm);
+            }
+            let sums = sums.iter().map(|&sum| not_negative(sum.into()) * square);
             let into = self.sums[start..start + width].iter_mut();
             into.zip(sums).for_each(|(into, sum)| *into = sum);
         }
+        // NaN stays, for those who can say whose it is.
+        let all: f64 = self.sums.iter().sum();
+        all.is_nan() || all >= GHOST * positions as f64 * most
     }
 }

@@ -4,7 +4,7 @@ use burn::tensor::{DType, Tensor};
 
 use crate::Result;
 use crate::host::{give, take};
-use crate::kernel::{self, Sides, ghost};
+use crate::kernel::{self, GHOST, Sides, ghost};
 use crate::stream::{Margins, Sums, Wanted};
 use crate::welford::Welford;
 
@@ -39,6 +39,7 @@ pub(crate) struct Product {
     pub(crate) roots: Vec<f64>,
     /// Of contributions.
     pub(crate) dtype: DType,
+    /// Whether factors and contributions are float32 and float64 in the host's memory.
     pub(crate) on_host: bool,
 }
 
@@ -50,11 +51,10 @@ impl Product {
         let sides = 1 + usize::from(wanted.rows && wanted.columns);
         // A product costs positions × rows × columns, and less for its flops than a ghost.
         let cheaper = 2 * sides * positions * (rows + columns) <= rows * columns;
-        let single = [self.left.dtype(), self.right.dtype()] == [DType::F32; 2];
         match () {
             () if wanted.whole => Way::Whole,
             () if positions > 1 && !wanted.elements && ghost && cheaper => Way::Ghost,
-            () if self.on_host && single => Way::Kernel,
+            () if self.on_host => Way::Kernel,
             () if positions == 1 && samples > 1 => Way::Squares,
             () => Way::Tiles,
         }
@@ -65,15 +65,6 @@ impl Product {
         let columns = self.right.dims()[2];
         let product = self.left.swap_dims(1, 2).matmul(self.right);
         product.reshape([samples, rows * columns])
-    }
-
-    /// By [`Way::Ghost`] or [`Way::Squares`].
-    pub(crate) fn sums(self, way: Way, wanted: &Wanted) -> Result<Sums> {
-        match way {
-            Way::Squares => Ok(self.squares(wanted)),
-            _ if self.on_host => self.ghost_on_host(wanted),
-            _ => Ok(self.ghost(wanted)),
-        }
     }
 
     /// By a way that takes in elements itself.
@@ -155,55 +146,53 @@ impl Product {
         })
     }
 
-    fn ghost(&self, wanted: &Wanted) -> Sums {
-        let ((left, of_left), (right, of_right)) = (unit(self.left.clone()), unit(self.weighted()));
-        let over = |outer: &Tensor<3>, inner: &Tensor<3>| {
-            let [samples, _, side] = inner.dims();
-            let gram = outer.clone().matmul(outer.clone().swap_dims(1, 2));
-            let sums = (gram.matmul(inner.clone()) * inner.clone()).sum_dim(1);
-            // A sum of squares, but for rounding.
-            sums.reshape([samples, side]).clamp_min(0.0)
+    /// By [`Way::Ghost`]; `None` where too few digits would be left.
+    pub(crate) fn ghost(&self, wanted: &Wanted) -> Result<Option<Sums>> {
+        let (left, right, scale) = match self.on_host {
+            true => (self.left.clone(), self.right.clone(), 1.0),
+            false => {
+                let (left, of_left) = unit(self.left.clone());
+                let (right, of_right) = unit(self.weighted());
+                (left, right, of_left * of_right)
+            }
         };
-        let rows = wanted.rows || !wanted.columns;
-        Sums {
-            scale: of_left * of_right,
-            rows: rows.then(|| over(&right, &left)),
-            columns: wanted.columns.then(|| over(&left, &right)),
+        let over = |outer: &Tensor<3>, inner: &Tensor<3>| match self.on_host {
+            true => self.ghost_on_host(outer.clone(), inner.clone()),
+            false => Ok(ghost_on_device(outer.clone(), inner.clone())),
+        };
+        let mut sums = Sums {
+            scale,
+            rows: None,
+            columns: None,
             elements: None,
             squares: None,
+        };
+        if wanted.rows || !wanted.columns {
+            sums.rows = over(&right, &left)?;
         }
+        if wanted.columns {
+            sums.columns = over(&left, &right)?;
+        }
+        let rows = sums.rows.is_some() || (wanted.columns && !wanted.rows);
+        let columns = sums.columns.is_some() || !wanted.columns;
+        Ok((rows && columns).then_some(sums))
     }
 
-    fn ghost_on_host(self, wanted: &Wanted) -> Result<Sums> {
-        let over = |outer: Tensor<3>, inner: Tensor<3>| {
-            let device = inner.device();
-            let [samples, _, side] = inner.dims();
-            let gram = outer.clone().matmul(outer.swap_dims(1, 2));
-            let mut sums = ghost(&take(gram)?, &take(inner)?, samples, side);
-            for (sums, root) in sums.chunks_mut(side).zip(&self.roots) {
-                sums.iter_mut().for_each(|sum| *sum *= root * root);
-            }
-            crate::Result::Ok(give(sums, [samples, side], &device))
+    fn ghost_on_host(&self, outer: Tensor<3>, inner: Tensor<3>) -> Result<Option<Tensor<2>>> {
+        let device = inner.device();
+        let [samples, _, side] = inner.dims();
+        let gram = outer.clone().matmul(outer.swap_dims(1, 2));
+        let Some(mut sums) = ghost(&take(gram)?, &take(inner)?, samples, side) else {
+            return Ok(None);
         };
-        let (rows, columns) = match (wanted.rows, wanted.columns) {
-            (true, true) => {
-                let rows = over(self.right.clone(), self.left.clone())?;
-                (Some(rows), Some(over(self.left, self.right)?))
-            }
-            (true, false) => (Some(over(self.right, self.left)?), None),
-            (false, _) => (None, Some(over(self.left, self.right)?)),
-        };
-        Ok(Sums {
-            scale: 1.0,
-            rows,
-            columns,
-            elements: None,
-            squares: None,
-        })
+        for (sums, root) in sums.chunks_mut(side).zip(&self.roots) {
+            sums.iter_mut().for_each(|sum| *sum *= root * root);
+        }
+        Ok(Some(give(sums, [samples, side], &device)))
     }
 
     /// `C_i = l_i² r_i²`, so sums over samples are one product of squares.
-    fn squares(&self, wanted: &Wanted) -> Sums {
+    pub(crate) fn squares(&self, wanted: &Wanted) -> Sums {
         let flat = |tensor: Tensor<3>| {
             let [samples, _, columns] = tensor.dims();
             tensor.reshape([samples, columns])
@@ -227,6 +216,22 @@ impl Product {
             elements: wanted.elements.then(|| product(left, right)),
         }
     }
+}
+
+/// See [`ghost`].
+fn ghost_on_device(outer: Tensor<3>, inner: Tensor<3>) -> Option<Tensor<2>> {
+    let [samples, positions, side] = inner.dims();
+    let norm = |tensor: &Tensor<3>| tensor.clone().square().sum_dim(2);
+    let most = (norm(&outer) * norm(&inner))
+        .sum_dim(1)
+        .reshape([samples, 1]);
+    let gram = outer.clone().matmul(outer.swap_dims(1, 2));
+    let sums = (gram.matmul(inner.clone()) * inner).sum_dim(1);
+    // A sum of squares, but for rounding.
+    let sums = sums.reshape([samples, side]).clamp_min(0.0);
+    let least = most.mul_scalar(GHOST * positions as f64);
+    let lost = sums.clone().sum_dim(1).lower(least).any();
+    (!lost.into_scalar::<bool>()).then_some(sums)
 }
 
 /// Divided by its largest absolute value, which is returned (1 for all zeros).

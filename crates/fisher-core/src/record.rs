@@ -67,6 +67,7 @@ impl<C: ContributionUnit> Statistics<C> {
     /// [`Error::Io`] when the file cannot be written, [`Error::Device`] when the device does not
     /// give the values.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.check_whole()?;
         let path = path.as_ref();
         let mut tensors = BTreeMap::new();
         let mut tasks: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
@@ -184,6 +185,7 @@ impl<C: ContributionUnit> Statistics<C> {
             tasks.insert(name.clone(), task);
         }
         Ok(Self {
+            half: false,
             provenance: metadata.provenance,
             plan: metadata.plan,
             tasks,

@@ -127,6 +127,7 @@ impl StatisticsConfig {
             },
             tasks: BTreeMap::new(),
             device: device.clone().without_autodiff(),
+            half: false,
             unit: PhantomData,
         })
     }
@@ -226,10 +227,21 @@ pub struct Statistics<C: ContributionUnit = PerToken> {
     pub(crate) plan: Plan,
     pub(crate) tasks: BTreeMap<String, TaskStatistics>,
     pub(crate) device: Device,
+    /// Whether a batch began to come in and did not end: see [`Error::HalfBatch`].
+    pub(crate) half: bool,
     pub(crate) unit: PhantomData<C>,
 }
 
 impl<C: ContributionUnit> Statistics<C> {
+    /// # Errors
+    /// [`Error::HalfBatch`]
+    pub(crate) fn check_whole(&self) -> Result<()> {
+        match self.half {
+            true => Err(Error::HalfBatch),
+            false => Ok(()),
+        }
+    }
+
     /// Take in a batch of samples of `task`, which begins to exist with its first batch.
     ///
     /// The gradients are squared per sample, reduced to groups and accumulated. Nothing is
@@ -240,6 +252,7 @@ impl<C: ContributionUnit> Statistics<C> {
     /// gradients are not those of the statistics' parameters, [`Error::NonFinite`] when a squared
     /// gradient is NaN or infinite, [`Error::Device`] when that cannot be read.
     pub fn push(&mut self, task: &str, batch: GradientBatch) -> Result<()> {
+        self.check_whole()?;
         self.check(&batch)?;
         if batch.samples.is_empty() {
             return Ok(());
@@ -318,6 +331,8 @@ impl<C: ContributionUnit> Statistics<C> {
     /// groups differ, or the statistics lie on different devices;
     /// [`Error::DuplicateSample`] when a sample is in both. Nothing is changed then.
     pub fn merge(&mut self, other: Self) -> Result<()> {
+        self.check_whole()?;
+        other.check_whole()?;
         self.compatible(&other)?;
         for (name, theirs) in &other.tasks {
             let Some(ours) = self.tasks.get(name) else {

@@ -57,6 +57,7 @@ pub struct Sums {
 #[derive(Debug)]
 pub struct Stream<'a, C: ContributionUnit> {
     statistics: &'a mut Statistics<C>,
+    half_before: bool,
     task: String,
     samples: Vec<Sample>,
     tokens: Tokens,
@@ -72,14 +73,16 @@ impl<C: ContributionUnit> Statistics<C> {
     /// ([`Stream::product`]), or as sums ([`Stream::sums`]), and [`Stream::finish`] counts the
     /// samples.
     ///
-    /// The numbers are those of [`Statistics::push`]. Unlike there, an error half way leaves the
-    /// statistics damaged: make sure beforehand that gradients and their squares are finite.
+    /// The numbers are those of [`Statistics::push`]. Unlike there, half a batch stays where an error
+    /// comes half way or [`Stream::finish`] is not called, and such statistics are not saved, merged
+    /// or filled any more ([`Error::HalfBatch`]): make sure beforehand that gradients are finite.
     pub fn stream(&mut self, task: &str, samples: Vec<Sample>) -> Stream<'_, C> {
         let (plan, device) = (&self.plan, &self.device);
         self.tasks
             .entry(task.to_owned())
             .or_insert_with(|| TaskStatistics::new(plan, device));
         Stream {
+            half_before: std::mem::replace(&mut self.half, true),
             tokens: Tokens::of(&samples, device),
             dtype: match plan.compensated {
                 true => DType::F32,
@@ -210,8 +213,8 @@ impl<C: ContributionUnit> Stream<'_, C> {
     /// - right: `[samples, positions, all others]`
     ///
     /// # Errors
-    /// [`Error::MissingParameter`] when the statistics do not have it, [`Error::Device`] when the
-    /// device does not give values.
+    /// [`Error::MissingParameter`] when the statistics do not have it, [`Error::Shape`] when the
+    /// factors are not of its shape, [`Error::Device`] when the device does not give values.
     pub fn product(
         &mut self,
         path: &str,
@@ -222,22 +225,31 @@ impl<C: ContributionUnit> Stream<'_, C> {
         let wanted = self.wanted(path).ok_or_else(|| Error::MissingParameter {
             parameter: path.into(),
         })?;
+        self.check_sides(path, left.dims(), right.dims())?;
+        let single = [left.dtype(), right.dtype()] == [DType::F32; 2];
         let product = Product {
             left,
             right,
             roots: self.roots(),
             dtype: self.dtype,
-            on_host: self.on_host(),
+            on_host: self.on_host() && single,
         };
-        let way = product.way(&wanted, ghost);
+        let mut way = product.way(&wanted, ghost);
         match way {
             Way::Whole => {
                 self.whole(path, Gradient::token_sum(product.whole()))?;
                 return Ok(way);
             }
-            Way::Ghost | Way::Squares => {
-                self.sums(path, product.sums(way, &wanted)?)?;
+            Way::Squares => {
+                self.sums(path, product.squares(&wanted))?;
                 return Ok(way);
+            }
+            Way::Ghost => {
+                if let Some(sums) = product.ghost(&wanted)? {
+                    self.sums(path, sums)?;
+                    return Ok(way);
+                }
+                way = product.way(&wanted, false);
             }
             Way::Tiles | Way::Kernel | Way::Lookup => {}
         }
@@ -250,6 +262,23 @@ impl<C: ContributionUnit> Stream<'_, C> {
         }
         self.margins(path, &margins)?;
         Ok(way)
+    }
+
+    /// Whether factors of these shapes give gradients of the parameter at `path`.
+    fn check_sides(&self, path: &str, left: [usize; 3], right: [usize; 3]) -> Result<()> {
+        let shape = self.statistics.shape(path).unwrap_or_default();
+        let others = shape.iter().skip(1).product::<usize>();
+        let positions = left[1].max(1);
+        let expected = [shape.first().copied().unwrap_or_default(), others];
+        let expected = expected.map(|side| [self.samples.len(), positions, side]);
+        if !self.samples.is_empty() && [left, right] == expected {
+            return Ok(());
+        }
+        Err(Error::Shape {
+            parameter: path.into(),
+            expected: format!("factors {expected:?} of at least one sample"),
+            found: format!("{:?}", [left, right]),
+        })
     }
 
     /// Take in a parameter by sums: over rows or columns as far as is wanted, at least one of the
@@ -309,6 +338,9 @@ impl<C: ContributionUnit> Stream<'_, C> {
     /// # Errors
     /// [`Error::Device`] when the device does not give them.
     pub fn traces(&self) -> Result<BTreeMap<String, Vec<f64>>> {
+        if self.sums.is_empty() {
+            return Ok(BTreeMap::new());
+        }
         let names = self.sums.keys();
         let sums = Tensor::cat(self.sums.values().cloned().collect(), 1).try_into_data();
         let sums = sums.map_err(|e| Error::Device {
@@ -324,8 +356,11 @@ impl<C: ContributionUnit> Stream<'_, C> {
     ///
     /// # Errors
     /// [`Error::MissingParameter`] when one has not come, [`Error::NonFinite`] when a square was
-    /// NaN or infinite: the statistics are damaged then.
+    /// NaN or infinite, [`Error::HalfBatch`] when an earlier batch did not end well.
     pub fn finish(self) -> Result<()> {
+        if self.half_before {
+            return Err(Error::HalfBatch);
+        }
         let mut paths = self.statistics.plan.parameters.keys();
         if let Some(path) = paths.find(|path| !self.sums.contains_key(*path)) {
             return Err(Error::MissingParameter {
@@ -356,6 +391,7 @@ impl<C: ContributionUnit> Stream<'_, C> {
             step: None,
         };
         task.samples.extend(self.samples.into_iter().map(record));
+        self.statistics.half = false;
         Ok(())
     }
 }

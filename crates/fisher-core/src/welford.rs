@@ -445,9 +445,12 @@ impl Welford {
     /// Take in all that another accumulator has seen, float64 or compensated.
     ///
     /// # Panics
-    /// When `other` has another number of elements or is on another device.
+    /// When `other` has another number of elements, is on another device, or only one of the two keeps
+    /// a variance.
     pub fn merge(&mut self, other: &Self) {
         assert_eq!(self.elements(), other.elements(), "elements of a Welford");
+        let variances = [self, other].map(Self::keeps_variance);
+        assert_eq!(variances[0], variances[1], "variances of a Welford");
         if other.count == 0 {
             return;
         }

@@ -40,7 +40,7 @@ pub(crate) struct Captured {
     pub(crate) factors: BTreeMap<String, Option<Factors>>,
     /// Parameters with a use that no tap covers: the loop has to give their gradients.
     pub(crate) untapped: BTreeSet<String>,
-    /// Whether losses and the gradients of outputs are finite.
+    /// Whether losses, inputs and the gradients of outputs are finite.
     pub(crate) finite: bool,
 }
 
@@ -97,11 +97,10 @@ impl<M: SampleLoss> Batched<M> {
         for Tap { first, delta, uses } in taps {
             // The first axis of each tap must be the samples; a tensor that they share is none.
             let fits = first.is_multiple_of(samples.len());
-            probes.extend(
-                delta
-                    .iter()
-                    .map(|delta| delta.clone().cast(DType::F32).sum()),
-            );
+            // Inputs too: what saturates behind an infinite one has losses and deltas that are finite.
+            let inputs = uses.iter().filter_map(|(_, part)| part.input());
+            let sum = |tensor: &Tensor<2>| tensor.clone().cast(DType::F32).sum();
+            probes.extend(delta.iter().chain(inputs).map(sum));
             for (id, part) in uses {
                 match (&delta, fits) {
                     (None, _) => {}

@@ -156,7 +156,8 @@ impl Collector {
     /// an id comes twice, errors of single samples
     /// ([`PerSample::gradient`](crate::PerSample::gradient), [`NonFinite`](fisher_core::Error::NonFinite)), and those of [`Statistics::save`] and
     /// [`GradientStore::push`](fisher_core::GradientStore::push).
-    /// Samples collected before an error stay in the statistics.
+    /// Samples collected before an error stay in the statistics, unless it came amid a batch of taps: they
+    /// say so then ([`HalfBatch`](fisher_core::Error::HalfBatch)).
     pub fn collect_batches<'a, M: SampleLoss, C: ContributionUnit>(
         &self,
         model: &M,

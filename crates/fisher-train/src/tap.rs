@@ -77,6 +77,16 @@ pub(crate) enum Use {
     Shift,
 }
 
+impl Use {
+    /// The layer's input, where its values matter.
+    pub(crate) fn input(&self) -> Option<&Tensor<2>> {
+        match self {
+            Self::Input(input) | Self::Transposed(input) | Self::Scale(input) => Some(input),
+            Self::Lookup(_) | Self::Shift => None,
+        }
+    }
+}
+
 /// Run `forward` with taps recording for the parameters wanted.
 pub(crate) fn record<T>(wanted: &HashSet<ParamId>, forward: impl FnOnce() -> T) -> (T, Vec<Entry>) {
     /// Puts back what was there, also when `forward` panics.

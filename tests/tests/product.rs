@@ -1,0 +1,439 @@
+//! Gradients that are products of factors, by every way, against float64.
+
+use burn::module::{Module, ParamGroup};
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use fisher_core::{Error, HeadLayout, Sample, Scheme, Statistics, StatisticsConfig, Way, Welford};
+use fisher_tests::backend::Backend;
+use fisher_tests::tolerance::{HARDLY_VARYING, PRODUCTS, assert_close};
+use fisher_train::{
+    CollectorConfig, Engine, NonFinite, SampleBatch, SampleLoss, SampleLosses, Tapped,
+};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use rstest::rstest;
+
+/// What the factors are like.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    Plain,
+    /// Squares of gradients of 1e-52.
+    Small,
+    /// Squares of gradients of 1e44.
+    Large,
+    /// The first sample's gradients are 1e4 times the others'.
+    Outlier,
+    /// Samples differ by a hundredth.
+    Alike,
+    /// Inputs and outputs that no sample has.
+    Dead,
+    /// Positions that cancel but for a thousandth.
+    Cancelling,
+}
+
+struct Factors {
+    /// Samples, positions, rows, columns.
+    shape: [usize; 4],
+    left: Vec<f32>,
+    right: Vec<f32>,
+}
+
+impl Factors {
+    fn new(kind: Kind, shape: [usize; 4]) -> Self {
+        let [samples, positions, rows, columns] = shape;
+        let mut random = StdRng::seed_from_u64(7);
+        let mut draw = || random.random_range(-1.0f32..1.0);
+        let common: Vec<f32> = (0..rows + positions * columns).map(|_| draw()).collect();
+        let (mut left, mut right) = (Vec::new(), Vec::new());
+        for sample in 0..samples {
+            for position in 0..positions {
+                let dead = |at: usize| kind == Kind::Dead && at % 3 == 0;
+                left.extend((0..rows).map(|row| match kind {
+                    Kind::Small => 1e-13 * draw(),
+                    Kind::Large => 1e11 * draw(),
+                    Kind::Outlier if sample == 0 => 1e4 * draw(),
+                    Kind::Alike => common[row] * (1.0 + 0.01 * draw()),
+                    Kind::Cancelling => common[row] + 1e-3 * draw(),
+                    _ if dead(row) => 0.0,
+                    _ => draw(),
+                }));
+                right.extend((0..columns).map(|column| match kind {
+                    Kind::Small => 1e-13 * draw(),
+                    Kind::Large => 1e11 * draw(),
+                    Kind::Alike => common[rows + position * columns + column],
+                    // Pairs of positions are opposite.
+                    Kind::Cancelling => {
+                        let sign = if position % 2 == 0 { 1.0 } else { -1.0 };
+                        sign * common[rows + position / 2 * columns + column]
+                    }
+                    _ if dead(column + 1) => 0.0,
+                    _ => draw(),
+                }));
+            }
+        }
+        Self { shape, left, right }
+    }
+
+    /// `C_i`, `[samples, rows × columns]`, per token.
+    fn contributions(&self) -> Vec<Vec<f64>> {
+        let [samples, positions, rows, columns] = self.shape;
+        let of_sample = |sample: usize| {
+            let mut gradient = vec![0.0f64; rows * columns];
+            for at in sample * positions..(sample + 1) * positions {
+                for row in 0..rows {
+                    let left = f64::from(self.left[at * rows + row]);
+                    for column in 0..columns {
+                        let right = f64::from(self.right[at * columns + column]);
+                        gradient[row * columns + column] += left * right;
+                    }
+                }
+            }
+            let square = |g: f64| g * g / positions as f64;
+            gradient.into_iter().map(square).collect()
+        };
+        (0..samples).map(of_sample).collect()
+    }
+
+    fn tensors(&self, device: &Device, dtype: DType) -> [Tensor<3>; 2] {
+        let [samples, positions, rows, columns] = self.shape;
+        let tensor = |values: &[f32], side| {
+            let data = TensorData::new(values.to_vec(), [samples, positions, side]);
+            Tensor::<3>::from_data(data, device).cast(dtype)
+        };
+        [tensor(&self.left, rows), tensor(&self.right, columns)]
+    }
+
+    fn statistics(&self, config: &StatisticsConfig, device: &Device) -> Statistics {
+        let [_, _, rows, columns] = self.shape;
+        let linear = LinearConfig::new(rows, columns).with_bias(false);
+        let model: Linear = linear.init(&device.clone().autodiff());
+        config
+            .init(&model, &HeadLayout::none())
+            .expect("statistics")
+    }
+
+    /// In batches of `batch` samples; the ways they took.
+    fn stream(
+        &self,
+        statistics: &mut Statistics,
+        [left, right]: [Tensor<3>; 2],
+        batch: usize,
+        ghost: bool,
+    ) -> Vec<Way> {
+        let [samples, positions, ..] = self.shape;
+        let sample = |i| Sample::new(format!("{i}"), positions as u64).expect("tokens");
+        let starts = (0..samples).step_by(batch);
+        let ways = starts.map(|start| {
+            let length = batch.min(samples - start);
+            let part = |t: &Tensor<3>| t.clone().narrow(0, start, length);
+            let ids = (start..start + length).map(sample).collect();
+            let mut stream = statistics.stream("task", ids);
+            let way = stream.product("weight", part(&left), part(&right), ghost);
+            let way = way.expect("factors of the parameter");
+            stream.finish().expect("finite squares");
+            way
+        });
+        ways.collect()
+    }
+}
+
+/// Mean and variance over samples.
+fn moments(samples: &[Vec<f64>]) -> [Vec<f64>; 2] {
+    let n = samples.len() as f64;
+    let over = |f: &dyn Fn(usize) -> f64| (0..samples[0].len()).map(f).collect::<Vec<f64>>();
+    let mean = over(&|at| samples.iter().map(|s| s[at]).sum::<f64>() / n);
+    let squares = |at: usize| samples.iter().map(move |s| (s[at], at));
+    let variance = over(&|at| {
+        let squares = squares(at).map(|(x, at)| (x - mean[at]).powi(2));
+        squares.sum::<f64>() / (n - 1.0)
+    });
+    [mean, variance]
+}
+
+fn check(name: &str, found: &Welford, expected: &[Vec<f64>], kind: Kind) {
+    let found = found.read().expect("values");
+    let [mean, variance] = moments(expected);
+    let name = |what| format!("{name} {kind:?}: {what}");
+    assert_close(
+        &name("mean"),
+        &found.mean.expect("a mean"),
+        &mean,
+        PRODUCTS,
+        1e-2,
+    );
+    if expected.len() > 1
+        && let Some(found) = found.variance
+    {
+        let tolerance = match kind {
+            Kind::Alike | Kind::Cancelling => HARDLY_VARYING,
+            _ => PRODUCTS,
+        };
+        assert_close(&name("variance"), &found, &variance, tolerance, 1e-2);
+    }
+}
+
+/// Elements and groups, from the ways that were taken.
+fn agree(kind: Kind, shape: [usize; 4], device: &Device, dtype: DType, ghost: bool) -> Vec<Way> {
+    let [.., rows, columns] = shape;
+    let factors = Factors::new(kind, shape);
+    let expected = factors.contributions();
+    let sides = |by_row: bool| -> Vec<Vec<f64>> {
+        let (groups, others) = if by_row {
+            (rows, columns)
+        } else {
+            (columns, rows)
+        };
+        let at = |group, other| match by_row {
+            true => group * columns + other,
+            false => other * columns + group,
+        };
+        let mean = |sample: &Vec<f64>, group| {
+            (0..others)
+                .map(|other| sample[at(group, other)])
+                .sum::<f64>()
+                / others as f64
+        };
+        let of_sample = |sample| (0..groups).map(|group| mean(sample, group)).collect();
+        expected.iter().map(of_sample).collect()
+    };
+    let tensors = || factors.tensors(device, dtype);
+    let mut ways = Vec::new();
+    for scheme in [Scheme::OutputChannel, Scheme::InputChannel, Scheme::Tensor] {
+        let by_row = scheme == Scheme::InputChannel;
+        let config = StatisticsConfig::new()
+            .with_elementwise(!ghost)
+            .with_schemes(vec![(ParamGroup::all(), scheme.clone())]);
+        // All at once, and in batches that are joined.
+        for batch in [shape[0], 7] {
+            let mut statistics = factors.statistics(&config, device);
+            ways.extend(factors.stream(&mut statistics, tensors(), batch, ghost));
+            let task = statistics.task("task").expect("the task");
+            let parameter = task.parameter("weight").expect("the parameter");
+            if let Some(elements) = parameter.elementwise() {
+                check("elements", elements, &expected, kind);
+            }
+            let (_, groups) = &parameter.groups()[0];
+            match scheme {
+                Scheme::Tensor => {
+                    let whole = |s: &Vec<f64>| vec![s.iter().sum::<f64>() / s.len() as f64];
+                    let whole: Vec<_> = expected.iter().map(whole).collect();
+                    check("tensor", groups, &whole, kind);
+                }
+                _ => check("side", groups, &sides(by_row), kind),
+            }
+        }
+    }
+    ways
+}
+
+const SHAPES: [[usize; 4]; 5] = [
+    // Many samples of one position: several bursts of squares.
+    [150, 1, 13, 70],
+    // Several bursts of samples, blocks with edges.
+    [40, 5, 13, 70],
+    [3, 33, 7, 40],
+    [1, 4, 6, 32],
+    // A vector of outputs.
+    [20, 3, 9, 1],
+];
+
+#[rstest]
+fn products_agree_with_float64_on_the_host(
+    #[values(Backend::Flex, Backend::Ndarray)] backend: Backend,
+    #[values(
+        Kind::Plain,
+        Kind::Small,
+        Kind::Large,
+        Kind::Outlier,
+        Kind::Alike,
+        Kind::Dead
+    )]
+    kind: Kind,
+) {
+    let Some(device) = backend.device() else {
+        return;
+    };
+    for shape in SHAPES {
+        let ways = agree(kind, shape, &device, DType::F32, false);
+        assert!(ways.iter().all(|way| *way == Way::Kernel), "{ways:?}");
+    }
+}
+
+/// On a device of float32, where a parameter of many elements comes by runs.
+#[rstest]
+fn products_agree_with_float64_on_a_device(
+    #[values(Kind::Plain, Kind::Outlier, Kind::Dead)] kind: Kind,
+) {
+    let Some(device) = Backend::Wgpu.device() else {
+        return;
+    };
+    for shape in [SHAPES[0], SHAPES[1], [9, 3, 300, 300]] {
+        let ways = agree(kind, shape, &device, DType::F32, false);
+        let expected = match shape[1] {
+            1 => [Way::Squares, Way::Tiles],
+            _ => [Way::Tiles; 2],
+        };
+        assert!(ways.iter().all(|way| expected.contains(way)), "{ways:?}");
+    }
+}
+
+/// Factors in float64 are not for the kernel.
+#[test]
+fn factors_may_be_float64() {
+    let device = Device::flex();
+    for shape in [SHAPES[0], SHAPES[1], [9, 3, 300, 300]] {
+        let ways = agree(Kind::Plain, shape, &device, DType::F64, false);
+        assert!(!ways.contains(&Way::Kernel), "{ways:?}");
+    }
+    agree(Kind::Plain, [5, 20, 300, 300], &device, DType::F64, true);
+}
+
+/// Sums over sides from products of positions with positions, unless these lose too many digits.
+#[rstest]
+fn ghosts_agree_with_float64(
+    #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
+    #[values(Kind::Plain, Kind::Small, Kind::Large, Kind::Outlier, Kind::Cancelling)] kind: Kind,
+) {
+    let Some(device) = backend.device() else {
+        return;
+    };
+    if backend == Backend::Wgpu && matches!(kind, Kind::Small | Kind::Large) {
+        return; // squares leave the range of its accumulators
+    }
+    let ways = agree(kind, [9, 20, 300, 200], &device, DType::F32, true);
+    let ghosts = ways.iter().filter(|way| **way == Way::Ghost).count();
+    match kind {
+        Kind::Cancelling => assert_eq!(ghosts, 0, "{ways:?}"),
+        _ => assert_eq!(ghosts, ways.len(), "{ways:?}"),
+    }
+}
+
+/// The same factors give the same bits, whatever the number of threads.
+#[test]
+fn threads_change_nothing() {
+    let factors = Factors::new(Kind::Plain, [20, 5, 130, 70]);
+    let device = Device::flex();
+    let run = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        pool.expect("threads").install(|| {
+            let mut statistics = factors.statistics(&StatisticsConfig::new(), &device);
+            let tensors = factors.tensors(&device, DType::F32);
+            factors.stream(&mut statistics, tensors, 20, false);
+            let task = statistics.task("task").expect("the task");
+            let parameter = task.parameter("weight").expect("the parameter");
+            let elements = parameter.elementwise().expect("elements");
+            [elements, &parameter.groups()[0].1].map(|w| w.read().expect("values"))
+        })
+    };
+    assert_eq!(run(1), run(3));
+}
+
+#[test]
+fn factors_of_other_shapes_are_refused() {
+    let factors = Factors::new(Kind::Plain, [4, 3, 6, 6]);
+    let device = Device::flex();
+    let [left, right] = factors.tensors(&device, DType::F32);
+    let tests = [
+        (left.clone().narrow(2, 0, 5), right.clone()),
+        (left.clone(), right.clone().narrow(1, 0, 2)),
+        (left.clone().narrow(0, 0, 3), right.clone().narrow(0, 0, 3)),
+    ];
+    for (left, right) in tests {
+        let mut statistics = factors.statistics(&StatisticsConfig::new(), &device);
+        let samples = (0..4).map(|i| Sample::new(format!("{i}"), 3).expect("tokens"));
+        let mut stream = statistics.stream("task", samples.collect());
+        let refused = stream.product("weight", left, right, true);
+        assert!(matches!(refused, Err(Error::Shape { .. })), "{refused:?}");
+    }
+}
+
+/// A batch that did not end well is not passed off as a whole one.
+#[test]
+fn half_a_batch_is_not_saved() {
+    let mut factors = Factors::new(Kind::Plain, [4, 3, 6, 6]);
+    factors.left[40] = f32::NAN;
+    let device = Device::flex();
+    let mut statistics = factors.statistics(&StatisticsConfig::new(), &device);
+    let samples = (0..4).map(|i| Sample::new(format!("{i}"), 3).expect("tokens"));
+    let [left, right] = factors.tensors(&device, DType::F32);
+    let mut stream = statistics.stream("task", samples.collect());
+    stream
+        .product("weight", left, right, false)
+        .expect("a product");
+    match stream.finish() {
+        Err(Error::NonFinite { sample, .. }) => assert_eq!(sample, "2"),
+        other => panic!("{other:?}"),
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let saved = statistics.save(folder.path().join("statistics.safetensors"));
+    assert!(matches!(saved, Err(Error::HalfBatch)), "{saved:?}");
+    let mut fresh = factors.statistics(&StatisticsConfig::new(), &device);
+    let merged = fresh.merge(statistics.clone());
+    assert!(matches!(merged, Err(Error::HalfBatch)), "{merged:?}");
+    let again = statistics.stream("task", Vec::new()).finish();
+    assert!(matches!(again, Err(Error::HalfBatch)), "{again:?}");
+}
+
+/// An infinite input behind which everything saturates: loss and output gradients are finite.
+#[derive(Module, Debug)]
+struct Saturating {
+    first: Linear,
+    second: Linear,
+}
+
+#[derive(Clone)]
+struct Numbers(Tensor<2>);
+
+impl SampleBatch for Numbers {
+    fn ids(&self) -> Vec<String> {
+        (0..self.0.dims()[0]).map(|i| format!("{i}")).collect()
+    }
+
+    fn sample(&self, index: usize) -> Self {
+        Self(self.0.clone().narrow(0, index, 1))
+    }
+}
+
+impl SampleLoss for Saturating {
+    type Batch = Numbers;
+
+    fn sample_losses(&self, batch: &Numbers) -> SampleLosses {
+        let x = self.first.tapped(batch.0.clone()).tanh();
+        let y = self.second.tapped(x).square();
+        let samples = y.dims()[0];
+        SampleLosses::token_sum(y.reshape([samples]), vec![1; samples])
+    }
+}
+
+#[rstest]
+fn an_infinite_input_is_one_samples_fault(
+    #[values(Engine::Loop, Engine::Taps)] engine: Engine,
+    #[values(true, false)] elementwise: bool,
+) {
+    let device = Device::flex().autodiff();
+    let model = Saturating {
+        first: LinearConfig::new(1, 4).init(&device),
+        second: LinearConfig::new(4, 1).init(&device),
+    };
+    let numbers = [[0.5], [-0.3], [f32::INFINITY], [0.1]];
+    let batch = Numbers(Tensor::from_data(numbers, &device));
+    let config = StatisticsConfig::new().with_elementwise(elementwise);
+    let collect = |non_finite| {
+        let mut statistics: Statistics = config.init(&model, &HeadLayout::none()).expect("some");
+        let collector = CollectorConfig::new()
+            .with_engine(engine)
+            .with_non_finite(non_finite)
+            .init();
+        let collected = collector.collect_batches(&model, "task", [batch.clone()], &mut statistics);
+        (collected, statistics)
+    };
+    let (refused, _) = collect(NonFinite::Error);
+    let refused = refused.expect_err("a NaN").to_string();
+    assert!(refused.contains("`2`"), "{refused}");
+    let (collected, statistics) = collect(NonFinite::Skip);
+    let collected = collected.expect("the others");
+    assert_eq!((collected.samples, collected.skipped), (3, 1));
+    let folder = tempfile::tempdir().expect("a folder");
+    let saved = statistics.save(folder.path().join("statistics.safetensors"));
+    saved.expect("whole statistics");
+}
