@@ -47,7 +47,7 @@ impl Factors {
         let (mut left, mut right) = (Vec::new(), Vec::new());
         for sample in 0..samples {
             for position in 0..positions {
-                let dead = |at: usize| kind == Kind::Dead && at % 3 == 0;
+                let dead = |at: usize| kind == Kind::Dead && at.is_multiple_of(3);
                 left.extend((0..rows).map(|row| match kind {
                     Kind::Small => 1e-13 * draw(),
                     Kind::Large => 1e11 * draw(),
@@ -63,7 +63,11 @@ impl Factors {
                     Kind::Alike => common[rows + position * columns + column],
                     // Pairs of positions are opposite.
                     Kind::Cancelling => {
-                        let sign = if position % 2 == 0 { 1.0 } else { -1.0 };
+                        let sign = if position.is_multiple_of(2) {
+                            1.0
+                        } else {
+                            -1.0
+                        };
                         sign * common[rows + position / 2 * columns + column]
                     }
                     _ if dead(column + 1) => 0.0,
