@@ -10,6 +10,7 @@ pub mod page;
 pub mod results;
 pub mod run;
 pub mod text;
+pub mod uses;
 
 /// The result of the program's steps.
 pub type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;

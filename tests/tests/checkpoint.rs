@@ -8,11 +8,14 @@ use fisher_examples::checkpoint::args::Cli;
 use fisher_examples::checkpoint::measured::Measured;
 use fisher_examples::checkpoint::results::{Tensors, report};
 use fisher_examples::checkpoint::run::run;
+use fisher_examples::decoder::Checkpoint;
 use fisher_metrics::{InterferenceConfig, Weights};
 use fisher_tests::backend::Backend;
 use fisher_tests::compare::against_golden;
 use fisher_tests::golden::{CASES, Golden, TASKS, folder};
 use rstest::rstest;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -66,7 +69,7 @@ fn findings_are_written_under_golden_keys() {
         let json = report("none".into(), &tasks, &findings);
         let text = serde_json::to_vec(&json).expect("JSON");
         std::fs::write(folder.path().join("report.json"), text).expect("a file");
-        let compared = against_golden(&golden, folder.path());
+        let compared = against_golden(&golden, folder.path(), 6);
         assert!(compared > 50_000, "only {compared} numbers in {case}");
     }
 }
@@ -115,6 +118,27 @@ impl Case {
         program(&arguments)
     }
 
+    /// The same model with every weight 0.01 further from zero, in a folder of its own.
+    fn further(&self) -> String {
+        let folder = self.out.path().join("further");
+        std::fs::create_dir_all(&folder).expect("a folder");
+        for entry in std::fs::read_dir(&self.model).expect("a model") {
+            let from = entry.expect("a file").path();
+            let name = from.file_name().expect("a name").to_owned();
+            if name.to_string_lossy().starts_with("expected") {
+                continue;
+            }
+            let to = folder.join(name);
+            let bytes = std::fs::read(from).expect("a file");
+            let bytes = match to.extension().is_some_and(|end| end == "safetensors") {
+                true => moved(&bytes),
+                false => bytes,
+            };
+            std::fs::write(to, bytes).expect("a file");
+        }
+        folder.display().to_string()
+    }
+
     fn folder(&self, out: &str) -> String {
         self.out.path().join(out).display().to_string()
     }
@@ -124,6 +148,29 @@ impl Case {
         let bytes = std::fs::read(path).expect("a report");
         serde_json::from_slice(&bytes).expect("JSON")
     }
+}
+
+/// Every float32 of a file, 0.01 further from zero.
+fn moved(bytes: &[u8]) -> Vec<u8> {
+    let file = SafeTensors::deserialize(bytes).expect("safetensors");
+    let further = |w: &[u8]| {
+        let w = f32::from_le_bytes(w.try_into().expect("4 bytes"));
+        let sign = f32::from(w.total_cmp(&0.0) as i8);
+        ((f64::from(w) + 0.01 * f64::from(sign)) as f32).to_le_bytes()
+    };
+    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = file
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| {
+            let data = view.data().chunks_exact(4).flat_map(further).collect();
+            (name, view.shape().to_vec(), data)
+        })
+        .collect();
+    let views = tensors.iter().map(|(name, shape, data)| {
+        let view = TensorView::new(Dtype::F32, shape.clone(), data).expect("a tensor");
+        (name.clone(), view)
+    });
+    safetensors::serialize(views, None).expect("safetensors")
 }
 
 /// Everything golden, from the folder alone.
@@ -156,9 +203,74 @@ fn golden_folders_give_golden_numbers(
             .iter()
             .flat_map(|settings| ["--interference", settings]),
     );
+    let other = case.further();
+    more.extend(["--merge-with", &other]);
+    more.extend(["--scale", "1.0/0.001", "--scale", "0.5/1e-06"]);
     case.run("out", &more).expect("a run");
-    let compared = against_golden(&golden, Path::new(&case.folder("out")));
+    let compared = against_golden(&golden, Path::new(&case.folder("out")), 7);
     assert!(compared > 10_000, "only {compared} numbers");
+}
+
+/// What was merged is a model again; weighed by its own Fisher, the second one counts for more.
+#[test]
+fn models_are_merged_by_their_fisher() {
+    let case = Case::new("mistral-sharded");
+    let other = case.further();
+    let [first, second] = case.tasks.each_ref().map(String::as_str);
+    let run = |out: &str, more: &[&str]| {
+        let out = case.folder(out);
+        let fixed = ["--model", &case.model, "--out", &out, "--phases", "1,7"];
+        program(&[&fixed[..], &["--task", first, "--task", second], more].concat())
+    };
+    let of_other = case.folder("other");
+    let alone = ["--model", &other, "--out", &of_other, "--task", second];
+    program(&alone).expect("a run of the second model");
+    let own = ["--merge-with", &other, "--merge-run", &of_other];
+    run("own", &own).expect("a run");
+    run("here", &["--merge-with", &other]).expect("a run");
+    let device = Backend::Flex.device().expect("a CPU");
+    let weights = |folder: &Path| {
+        let checkpoint = Checkpoint::load(folder, &device.clone().autodiff()).expect("a model");
+        let weights = checkpoint.weights().expect("weights");
+        weights
+            .iter()
+            .flat_map(|(_, w)| w.to_vec())
+            .collect::<Vec<f64>>()
+    };
+    let merged = |out: &str| weights(&Path::new(&case.folder(out)).join("merged"));
+    let [own, here] = ["own", "here"].map(merged);
+    let [from, to] = [&case.model, &other].map(|folder| weights(Path::new(folder)));
+    let between = own.iter().zip(from.iter().zip(&to));
+    for (merged, (from, to)) in between {
+        let (low, high) = (from.min(*to), from.max(*to));
+        assert!(
+            (low - 1e-6..=high + 1e-6).contains(merged),
+            "{merged} of {from} and {to}"
+        );
+    }
+    assert_ne!(own, here);
+    let page = std::fs::read_to_string(Path::new(&case.folder("own")).join("report.html"));
+    assert!(page.expect("a page").contains("each by its own Fisher"));
+
+    for (more, named) in [
+        (
+            &["--merge-with", &other, "--merge-run", &case.folder("here")][..],
+            "not a run of",
+        ),
+        (
+            &["--merge-with", &folder("llama-gqa").display().to_string()],
+            "parameters differ",
+        ),
+        (
+            &["--merge-with", &other, "--elements", "none"],
+            "--elements",
+        ),
+        (&[], "--merge-with"),
+    ] {
+        let error = run("refused", more).expect_err(named);
+        assert!(error.contains(named), "{error}");
+        let _ = std::fs::remove_dir_all(case.folder("refused"));
+    }
 }
 
 /// The same up to the rounding of sums in another order.
@@ -448,7 +560,9 @@ fn gradients_that_are_not_finite_are_named_or_counted() {
 }
 
 #[rstest]
-#[case(&["--phases", "7"], "phases")]
+#[case(&["--phases", "8"], "phases")]
+#[case(&["--phases", "7"], "--merge-with or --scale")]
+#[case(&["--merge-run", "x"], "--merge-with")]
 #[case(&["--params", "nothing.like.it"], "no trainable")]
 #[case(&["--compare", "none"], "--compare none")]
 #[case(&["--params", "(("], "regular expression")]

@@ -102,7 +102,7 @@ pub use hook::{
     HookSource, Moment, OnFailure, Part, Probes, Quantity, Reading, Schedule, TaskReading,
 };
 pub use losses::{IGNORE, SampleLosses, draw_labels};
-pub use merge::{Granularity, MergeConfig, Merging, Source};
+pub use merge::{Granularity, MergeConfig, Merging, Source, Term};
 pub use names::Names;
 pub use noise::{Estimate, GradientMoments, NoiseScale, NoiseScaleConfig, SampleWeight};
 pub use optimizer::FisherOptimizer;

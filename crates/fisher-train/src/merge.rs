@@ -72,6 +72,17 @@ impl<M, C: ContributionUnit> Clone for Source<'_, M, C> {
     }
 }
 
+/// A parameter of one of the models to merge, flattened.
+#[derive(Debug, Clone, Copy)]
+pub struct Term<'a> {
+    /// θ.
+    pub weights: &'a [f64],
+    /// F of every element.
+    pub fisher: &'a [f64],
+    /// The weight `w_t`, not negative.
+    pub weight: f64,
+}
+
 impl Merging {
     /// Merge models of one architecture; the result has the ids and device of the first.
     ///
@@ -84,16 +95,9 @@ impl Merging {
         &self,
         sources: &[Source<'_, M, C>],
     ) -> Result<M> {
-        let weight: f64 = sources.iter().map(|source| source.weight).sum();
-        let [first, ..] = sources else {
+        let Some(first) = sources.first() else {
             return Err(Error::NothingToMerge);
         };
-        let epsilon = self.config.epsilon;
-        let proper = |x: f64| x.is_finite() && x >= 0.0;
-        let all_proper = sources.iter().all(|source| proper(source.weight));
-        if !(weight > 0.0 && all_proper && epsilon > 0.0 && proper(epsilon)) {
-            return Err(Error::NothingToMerge);
-        }
         for source in sources {
             check_model(source.model, source.statistics)?;
         }
@@ -102,21 +106,56 @@ impl Merging {
         let mut merged = BTreeMap::new();
         for parameter in Catalogue::of(first.model)?.parameters() {
             let (path, elements) = (parameter.path(), parameter.elements());
-            let (mut above, mut below) = (vec![0.0; elements], vec![0.0; elements]);
-            for (source, weights) in sources.iter().zip(&weights) {
-                let fisher = self.fisher(source, path, elements)?;
-                let theta = weights.get(path, elements)?;
-                for k in 0..elements {
-                    let factor = source.weight * (fisher[k] + self.config.epsilon);
-                    above[k] += factor * theta[k];
-                    below[k] += factor;
-                }
+            let mut fishers = Vec::with_capacity(sources.len());
+            for source in sources {
+                fishers.push(self.fisher(source, path, elements)?);
             }
-            let average = above.iter().zip(below).map(|(above, below)| above / below);
-            let average: Vec<f64> = average.collect();
+            let terms = sources.iter().zip(&weights).zip(&fishers);
+            let terms = terms.map(|((source, weights), fisher)| {
+                Ok(Term {
+                    weights: weights.get(path, elements)?,
+                    fisher,
+                    weight: source.weight,
+                })
+            });
+            let average = self.average(&terms.collect::<Result<Vec<_>>>()?)?;
             merged.insert(path.to_owned(), average);
         }
         Ok(Weights::from(merged).write(first.model.clone()))
+    }
+
+    /// Merge one parameter: `Σ_t w_t (F_t + ε) θ_t / Σ_t w_t (F_t + ε)`, element by element.
+    ///
+    /// # Errors
+    /// [`Error::NothingToMerge`] without terms, or when weights or epsilon are not finite and
+    /// positive.
+    ///
+    /// # Panics
+    /// When terms differ in their number of elements.
+    pub fn average(&self, terms: &[Term<'_>]) -> Result<Vec<f64>> {
+        let epsilon = self.config.epsilon;
+        let proper = |x: f64| x.is_finite() && x >= 0.0;
+        let weight: f64 = terms.iter().map(|term| term.weight).sum();
+        let all_proper = terms.iter().all(|term| proper(term.weight));
+        let (Some(first), true) = (terms.first(), all_proper && weight > 0.0) else {
+            return Err(Error::NothingToMerge);
+        };
+        if !(epsilon > 0.0 && proper(epsilon)) {
+            return Err(Error::NothingToMerge);
+        }
+        let elements = first.weights.len();
+        let (mut above, mut below) = (vec![0.0; elements], vec![0.0; elements]);
+        for term in terms {
+            let sizes = [term.weights.len(), term.fisher.len()];
+            assert_eq!(sizes, [elements; 2], "weights and F of one parameter");
+            for k in 0..elements {
+                let factor = term.weight * (term.fisher[k] + epsilon);
+                above[k] += factor * term.weights[k];
+                below[k] += factor;
+            }
+        }
+        let average = above.iter().zip(below).map(|(above, below)| above / below);
+        Ok(average.collect())
     }
 
     /// F of every element, or that of its group.

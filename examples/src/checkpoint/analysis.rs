@@ -8,6 +8,8 @@ use fisher_metrics::{
     RankingConfig, RankingReport, Ridge, Scope, Scores, Weights, compare,
 };
 
+use super::uses::Uses;
+
 /// What to analyse, and how.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -46,6 +48,8 @@ pub struct Findings {
     pub conflicts: Vec<(&'static str, ConflictReport)>,
     /// Phase 6, by settings.
     pub interference: Vec<(String, InterferenceReport)>,
+    /// Phase 7.
+    pub uses: Uses,
 }
 
 impl Plan {

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use burn::module::ParamGroup;
 use clap::{Args, Parser};
 use fisher_core::{Catalogue, HeadLayout};
-use fisher_metrics::InterferenceConfig;
+use fisher_metrics::{Damping, InterferenceConfig, ScalingConfig};
 use serde::{Deserialize, Serialize};
 
 use super::analysis::parse_interference;
@@ -51,7 +51,12 @@ Examples:
   On two machines, then joined; the result is that of one run:
     checkpoint .. --part 0/2 --out out/first
     checkpoint .. --part 1/2 --out out/second
-    checkpoint merge --model ./SmolLM-135M --out out/all out/first out/second";
+    checkpoint merge --model ./SmolLM-135M --out out/all out/first out/second
+
+  Merge two fine-tuned models by their Fisher, each by its own; the result is in out/code/merged:
+    checkpoint --model ./chat-tuned --task chat=chat.jsonl --out out/chat
+    checkpoint --model ./code-tuned --task code=code.jsonl --task chat=chat.jsonl \\
+      --merge-with ./chat-tuned --merge-run out/chat --phases 1,7 --out out/code";
 
 /// Join the results of several runs of one model, on different samples
 ///
@@ -164,7 +169,8 @@ pub struct Run {
 #[derive(Args, Debug, Clone)]
 pub struct Analysis {
     /// Phases: 1 statistics, 2 importance, 3 masks, 4 overlap, 5 conflicts of samples, 6 interference
-    /// of heads; such as 1-4 or 2,5. Without it all that the tasks allow: one task has no 4 to 6
+    /// of heads, 7 models merged and gradients scaled (by --merge-with and --scale); such as 1-4 or
+    /// 2,5. Without it all that the tasks and options allow: one task has no 4 to 6
     #[arg(long, value_name = "LIST", help_heading = "What is made of it")]
     pub phases: Option<Phases>,
     /// Shares to prune
@@ -187,6 +193,27 @@ pub struct Analysis {
     /// Write every gradient that was kept to results.safetensors
     #[arg(long, help_heading = "What is made of it")]
     pub save_gradients: bool,
+    /// Another model of the same shape, trained for the second task: merge the two, this one weighed
+    /// by the first task's Fisher, into the folder `merged` of --out
+    #[arg(long, value_name = "DIR", help_heading = "What is made of it")]
+    pub merge_with: Option<PathBuf>,
+    /// A run of that model (its --out) that measured the second task: weigh it by that Fisher, its
+    /// own. Without it the second task's Fisher at --model stands for it
+    #[arg(
+        long,
+        value_name = "RUN",
+        requires = "merge_with",
+        help_heading = "What is made of it"
+    )]
+    pub merge_run: Option<PathBuf>,
+    /// Write the first task's first gradient, divided by (F + DAMPING)^POWER; as often as wanted. The
+    /// text names the results
+    #[arg(
+        long,
+        value_name = "POWER/DAMPING",
+        help_heading = "What is made of it"
+    )]
+    pub scale: Vec<Scale>,
     /// Seed of everything random
     #[arg(long, default_value_t = 0, help_heading = "What is made of it")]
     pub seed: u64,
@@ -204,6 +231,12 @@ pub struct Analysis {
 }
 
 impl Analysis {
+    /// Whether these phases need gradients of single samples.
+    pub fn keeps_gradients(&self, phases: &[u8]) -> bool {
+        let compares = phases.iter().any(|phase| [5, 6].contains(phase));
+        compares || self.save_gradients || phases.contains(&7) && !self.scale.is_empty()
+    }
+
     /// The settings of the interference to run.
     pub fn settings(&self) -> Vec<Settings> {
         if !self.interference.is_empty() {
@@ -275,7 +308,7 @@ fn regex(pattern: &str) -> Result<ParamGroup, String> {
     group.map_err(|e| format!("`{pattern}` is no regular expression: {e:?}"))
 }
 
-/// Which phases, from 1 to 6.
+/// Which phases, from 1 to 7.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Phases(pub Vec<u8>);
 
@@ -284,7 +317,7 @@ impl FromStr for Phases {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong =
-            || format!("`{text}` are no phases: give numbers from 1 to 6, such as 1-4 or 2,5");
+            || format!("`{text}` are no phases: give numbers from 1 to 7, such as 1-4 or 2,5");
         let mut phases = Vec::new();
         for part in text.split(',') {
             let (from, to) = part.split_once('-').unwrap_or((part, part));
@@ -292,7 +325,7 @@ impl FromStr for Phases {
             let (Some(from), Some(to)) = (from, to) else {
                 return Err(wrong());
             };
-            if from < 1 || to > 6 || from > to {
+            if from < 1 || to > 7 || from > to {
                 return Err(wrong());
             }
             phases.extend(from..=to);
@@ -317,6 +350,36 @@ impl FromStr for Settings {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let config = parse_interference(text)?;
+        config.init().map_err(|e| format!("`{text}`: {e}"))?;
+        Ok(Self {
+            text: text.into(),
+            config,
+        })
+    }
+}
+
+/// How a gradient is divided: `POWER/DAMPING`, and the text that names the result.
+#[derive(Debug, Clone)]
+pub struct Scale {
+    /// As it was written.
+    pub text: String,
+    /// What it means.
+    pub config: ScalingConfig,
+}
+
+impl FromStr for Scale {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not POWER/DAMPING, such as 0.5/1e-6");
+        let (power, damping) = text.split_once('/').ok_or_else(wrong)?;
+        let [power, damping] = [power, damping].map(|n| n.trim().parse::<f64>());
+        let (Ok(power), Ok(damping)) = (power, damping) else {
+            return Err(wrong());
+        };
+        let config = ScalingConfig::new()
+            .with_power(power)
+            .with_damping(Damping::Absolute(damping));
         config.init().map_err(|e| format!("`{text}`: {e}"))?;
         Ok(Self {
             text: text.into(),
@@ -373,7 +436,7 @@ mod tests {
     #[test]
     fn values_are_read_or_refused() {
         assert_eq!("2,4-6".parse(), Ok(Phases(vec![2, 4, 5, 6])));
-        for wrong in ["", "0", "7", "4-2", "a"] {
+        for wrong in ["", "0", "8", "4-2", "a"] {
             assert!(wrong.parse::<Phases>().is_err(), "{wrong}");
         }
         assert_eq!("8GiB".parse(), Ok(Bytes(8 << 30)));
@@ -391,6 +454,11 @@ mod tests {
             "variant=symmetric,normalize=per_token_mean",
         ] {
             assert!(wrong.parse::<Settings>().is_err(), "{wrong}");
+        }
+        let scale: Scale = "0.5/1e-6".parse().expect("power and damping");
+        assert_eq!(scale.text, "0.5/1e-6");
+        for wrong in ["1", "a/1", "1/0", "-1/1"] {
+            assert!(wrong.parse::<Scale>().is_err(), "{wrong}");
         }
         assert!("a=b.jsonl".parse::<TaskFile>().is_ok() && "b.jsonl".parse::<TaskFile>().is_err());
         assert!("3/4".parse::<Part>().is_ok() && "4/4".parse::<Part>().is_err());

@@ -58,7 +58,7 @@ pub fn join(merge: &Merge) -> Result {
 
     let phases = phases(&merge.analysis, tasks.len())?;
     let kept = merge.runs.iter().all(|run| run.join(GRADIENTS).exists());
-    let wanted = phases.iter().any(|phase| *phase > 4) || merge.analysis.save_gradients;
+    let wanted = merge.analysis.keeps_gradients(&phases);
     if wanted && !kept {
         return Err("a run kept no gradients to compare samples by; give --phases 1-4".into());
     }

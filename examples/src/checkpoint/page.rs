@@ -10,10 +10,11 @@ use fisher_core::Statistics;
 use fisher_metrics::{Advice, HeatMap, ImportanceReport, Scale};
 use serde_json::Value;
 
-use self::parts::{count, escaped, figure, maybe, note, percent, ranking};
+use self::parts::{SHOWN, count, escaped, figure, maybe, note, number, percent, ranking};
 use self::samples::{collisions, state, worst};
 use super::analysis::Findings;
 use super::measured::Measured;
+use super::uses::{Cost, MERGED};
 
 const STYLE: &str = include_str!("page/style.css");
 
@@ -37,11 +38,12 @@ impl Page<'_> {
         let model = self.run["model"]["name"].as_str().unwrap_or("a model");
         let title = format!("{} in {model}", names.join(" and "));
         let mut body = String::new();
-        let sections: [(&str, &str, String); 6] = [
+        let sections: [(&str, &str, String); 7] = [
             ("importance", "What each task depends on", self.importance()),
             ("overlap", "Where the tasks overlap", self.overlap()),
             ("conflicts", "Which samples collide", self.conflicts()),
             ("interference", "Which heads interfere", self.interference()),
+            ("merge", "What merging costs", self.merging()),
             ("health", "Health and warnings", self.health()),
             ("settings", "What was run", self.settings()),
         ];
@@ -299,6 +301,45 @@ impl Page<'_> {
         text
     }
 
+    fn merging(&self) -> String {
+        let mut text = String::new();
+        let (Some(merged), [first, second]) = (&self.findings.uses.merged, self.tasks) else {
+            return text;
+        };
+        let total = |of: fn(&Cost) -> f64| number(merged.cost.values().map(of).sum());
+        let other = plain(&self.run["merge_with"]);
+        let [first, second] = [first, second].map(|task| escaped(&task.name));
+        let at = match merged.own_fisher {
+            true => "each by its own Fisher",
+            false => "both by a Fisher taken at this model",
+        };
+        let _ = write!(
+            text,
+            "<p>This model, for {first}, and {}, for {second}, were averaged element by element, weighed \
+             {at}; the result is in the folder <b>{MERGED}</b>. To second order (½ΣF(θ − θ₁)², the \
+             penalty of elastic weight consolidation) {first} loses about {} nats a token by taking the \
+             other model's weights, and {} by taking the merged ones. The parameters that cost it \
+             most:</p><div class=scroll tabindex=0><table><caption>Cost to {first}, in nats a \
+             token</caption><thead><tr><th scope=col>parameter</th><th scope=col class=n>the other \
+             model's</th><th scope=col class=n>merged</th></tr></thead><tbody>",
+            escaped(&other),
+            total(|cost| cost.second),
+            total(|cost| cost.merged),
+        );
+        let mut costs: Vec<_> = merged.cost.iter().collect();
+        costs.sort_by(|(_, a), (_, b)| b.second.total_cmp(&a.second));
+        for (path, cost) in costs.into_iter().take(SHOWN) {
+            let _ = write!(
+                text,
+                "<tr><th scope=row class=name>{}</th><td class=n>{}</td><td class=n>{}</td></tr>",
+                escaped(path),
+                number(cost.second),
+                number(cost.merged)
+            );
+        }
+        text + "</tbody></table></div>"
+    }
+
     fn health(&self) -> String {
         let mut text = String::new();
         for task in self.tasks {
@@ -401,6 +442,7 @@ fn flatten<'a>(prefix: &str, value: &'a Value, rows: &mut Vec<(String, &'a Value
             }
         }
         Value::Null => {}
+        Value::Array(values) if values.is_empty() => {}
         value => rows.push((prefix.into(), value)),
     }
 }

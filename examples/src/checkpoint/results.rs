@@ -8,6 +8,8 @@
 //! | `{task}/group_mean/{label}/{parameter}`, `../group_m2/..` | `[groups]` | the same of groups |
 //! | `{task}/gradient/{id}/{parameter}` | the parameter's | `g_i`, token sum |
 //! | `interference/{settings}/{block}` | `[n_A, n_B, layers, heads]` | scores |
+//! | `scaled/{power}/{damping}/{parameter}` | the parameter's | the first gradient of the first task, divided |
+//! | `merged/{parameter}` | the parameter's | the model merged with another |
 //!
 //! Samples are in the order of their files. `/` and `%` in a task's name or a sample's id are
 //! percent-encoded.
@@ -23,6 +25,7 @@ use serde_json::{Map, Value, json};
 use super::Result;
 use super::analysis::Findings;
 use super::measured::{Measured, key};
+use super::uses::Cost;
 
 /// Numbers in float64 with their shape, by name.
 #[derive(Debug, Default)]
@@ -63,6 +66,16 @@ impl Tensors {
                 if let Some((shape, scores)) = dense(report, block, tasks) {
                     tensors.add(format!("interference/{settings}/{block}"), &shape, scores);
                 }
+            }
+        }
+        let scaled = findings.uses.scaled.iter();
+        let scaled = scaled.map(|(scale, weights)| (format!("scaled/{scale}"), weights));
+        let merged = findings.uses.merged.iter();
+        let merged = merged.map(|merged| ("merged".to_owned(), &merged.weights));
+        for (prefix, weights) in scaled.chain(merged) {
+            for (path, values) in weights.iter() {
+                let shape = statistics.shape(path).unwrap_or_default();
+                tensors.add(format!("{prefix}/{path}"), shape, values.iter().copied());
             }
         }
         Ok(tensors)
@@ -149,6 +162,9 @@ fn dense(
 }
 
 /// All findings but tensors, as one JSON document.
+///
+/// `ewc` has by parameter what the model merged with would cost the first task, `ewc_merged` what the
+/// merged one does: `½ Σ F (θ − θ₁)²`.
 ///
 /// Matrices of pairs are in the order of the tasks' files; null where a sample's gradient is 0.
 pub fn report(run: Value, measured: &[Measured], findings: &Findings) -> Value {
@@ -263,6 +279,16 @@ pub fn report(run: Value, measured: &[Measured], findings: &Findings) -> Value {
         (key.clone(), summary)
     });
     document["interference"] = Value::Object(interference.collect());
+    if let Some(merged) = &findings.uses.merged {
+        let costs = |of: fn(&Cost) -> f64| -> Map<String, Value> {
+            let costs = merged.cost.iter();
+            costs
+                .map(|(path, cost)| (path.clone(), json!(of(cost))))
+                .collect()
+        };
+        document["ewc"] = Value::Object(costs(|cost| cost.second));
+        document["ewc_merged"] = Value::Object(costs(|cost| cost.merged));
+    }
     document
 }
 

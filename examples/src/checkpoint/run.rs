@@ -17,6 +17,7 @@ use super::measured::Measured;
 use super::page::Page;
 use super::results::{Tensors, report};
 use super::text::Text;
+use super::uses::{MERGED, second, uses};
 use crate::decoder::{Architecture, Checkpoint};
 use crate::memory::resident;
 
@@ -43,7 +44,10 @@ fn measure(run: &Run) -> Result {
     let device = run.analysis.device.device()?;
     let checkpoint = load(&run.model, &device)?;
     let data = read(run, &checkpoint)?;
-    let keep = phases.iter().any(|phase| *phase > 4) || run.analysis.save_gradients;
+    if let (true, Some(other)) = (phases.contains(&7), &run.analysis.merge_with) {
+        second(other, &checkpoint, &device)?; // before hours of work, not after
+    }
+    let keep = run.analysis.keeps_gradients(&phases);
     println!(
         "Measuring, in batches of up to {} tokens.",
         run.batch_tokens
@@ -83,15 +87,20 @@ pub(super) fn done(out: &Path, start: Instant) {
 
 /// The phases wanted, or all that there are tasks for.
 pub(super) fn phases(analysis: &Analysis, tasks: usize) -> Result<Vec<u8>> {
-    let last = if tasks == 2 { 6 } else { 3 };
-    match &analysis.phases {
-        None => Ok((1..=last).collect()),
-        Some(Phases(phases)) => match phases.iter().find(|phase| **phase > last) {
-            None => Ok(phases.clone()),
-            Some(phase) => {
-                Err(format!("phase {phase} compares two tasks, and there is one").into())
-            }
-        },
+    let uses = analysis.merge_with.is_some() || !analysis.scale.is_empty();
+    if tasks < 2 && analysis.merge_with.is_some() {
+        return Err("--merge-with weighs each model by a task, and there is one task".into());
+    }
+    let pairs = if tasks == 2 { 4..=6 } else { 1..=0 };
+    let possible = (1..=3).chain(pairs).chain(uses.then_some(7));
+    let possible: Vec<u8> = possible.collect();
+    let Some(Phases(phases)) = &analysis.phases else {
+        return Ok(possible);
+    };
+    match phases.iter().find(|phase| !possible.contains(phase)) {
+        None => Ok(phases.clone()),
+        Some(7) => Err("phase 7 needs --merge-with or --scale".into()),
+        Some(phase) => Err(format!("phase {phase} compares two tasks, and there is one").into()),
     }
 }
 
@@ -193,6 +202,12 @@ impl Work<'_> {
             let tensors = Tensors::of(statistics, gradients, tasks, &findings)?;
             tensors.save(&out.join("results.safetensors"))?;
         }
+        if let Some(merged) = &findings.uses.merged {
+            let folder = out.join(MERGED);
+            let saved = merged.save(self.checkpoint, &folder);
+            saved.map_err(|e| format!("cannot write {}: {e}", folder.display()))?;
+            println!("The merged model is in {}.", folder.display());
+        }
         Ok(())
     }
 
@@ -225,7 +240,12 @@ impl Work<'_> {
             false => Default::default(),
         };
         let heads = &self.checkpoint.heads;
-        Ok(plan.run(&names, statistics, &weights, store, heads, device)?)
+        let mut findings = plan.run(&names, statistics, &weights, store, heads, device)?;
+        if self.phases.contains(&7) {
+            let (analysis, checkpoint) = (self.analysis, self.checkpoint);
+            findings.uses = uses(analysis, checkpoint, tasks, statistics, store, device)?;
+        }
+        Ok(findings)
     }
 
     /// What was run, for the record.
@@ -257,6 +277,9 @@ impl Work<'_> {
             "sparsity": analysis.sparsity,
             "interference": analysis.settings().iter().map(|s| &s.text).collect::<Vec<_>>(),
             "significance": analysis.significance,
+            "merge_with": analysis.merge_with,
+            "merge_run": analysis.merge_run,
+            "scale": analysis.scale.iter().map(|s| &s.text).collect::<Vec<_>>(),
             "seed": analysis.seed,
             "memory": analysis.memory.0,
             "device": format!("{:?}", analysis.device).to_lowercase(),

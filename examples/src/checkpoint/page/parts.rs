@@ -60,7 +60,7 @@ pub(super) fn count(n: usize, what: &str) -> String {
 }
 
 /// Rows shown before the rest is folded away.
-const SHOWN: usize = 10;
+pub(super) const SHOWN: usize = 10;
 /// Rows at all: more are in report.json.
 const ROWS: usize = 100;
 
