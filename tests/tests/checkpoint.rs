@@ -613,6 +613,12 @@ fn text_is_encoded_by_the_folders_tokenizer() {
     let begin = serde_json::json!({"SpecialToken": {"id": "<s>", "type_id": 0}});
     let tokenizer = serde_json::json!({
         "version": "1.0",
+        // As it was used last; nothing of a sample may be cut off or added.
+        "truncation": {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0},
+        "padding": {
+            "strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": null,
+            "pad_id": 0, "pad_type_id": 0, "pad_token": "[UNK]",
+        },
         "added_tokens": [],
         "pre_tokenizer": {"type": "Whitespace"},
         "post_processor": {

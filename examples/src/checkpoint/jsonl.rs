@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `{"input_ids": [..], "labels": [..]}` | tokens; labels are optional, -100 does not count |
 //! | `{"text": ".."}` | every token after the first counts |
-//! | `{"prompt": "..", "completion": ".."}` | only the completion counts |
+//! | `{"prompt": "..", "completion": ".."}` | only the completion counts; each is encoded on its own |
 //!
 //! Labels stand at their tokens, as Hugging Face's do: label `t` is predicted from the tokens before
 //! it. Do not shift them. Other keys are passed over.

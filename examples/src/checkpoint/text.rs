@@ -18,8 +18,11 @@ impl Text {
         if !path.exists() {
             return Err(format!("there is no {}: give `input_ids`", path.display()));
         }
-        let tokenizer = tokenizers::Tokenizer::from_file(&path);
-        let tokenizer = tokenizer.map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+        let fail = |e| format!("cannot read {}: {e}", path.display());
+        let mut tokenizer = tokenizers::Tokenizer::from_file(&path).map_err(fail)?;
+        // The file may say how it was used last: nothing of a sample may be cut off or added.
+        tokenizer.with_truncation(None).map_err(fail)?;
+        tokenizer.with_padding(None);
         Ok(Self { tokenizer })
     }
 
