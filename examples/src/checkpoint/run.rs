@@ -91,9 +91,8 @@ pub(super) fn phases(analysis: &Analysis, tasks: usize) -> Result<Vec<u8>> {
     if tasks < 2 && analysis.merge_with.is_some() {
         return Err("--merge-with weighs each model by a task, and there is one task".into());
     }
-    let pairs = if tasks == 2 { 4..=6 } else { 1..=0 };
-    let possible = (1..=3).chain(pairs).chain(uses.then_some(7));
-    let possible: Vec<u8> = possible.collect();
+    let last = if tasks == 2 { 6 } else { 3 };
+    let possible: Vec<u8> = (1..=last).chain(uses.then_some(7)).collect();
     let Some(Phases(phases)) = &analysis.phases else {
         return Ok(possible);
     };
