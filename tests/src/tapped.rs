@@ -1,6 +1,6 @@
 //! Small models whose layers are tapped, one use of every tap and more.
 
-use burn::module::{Module, Param};
+use burn::module::{Lora, Module, Param, ParamGroup};
 use burn::nn::attention::generate_autoregressive_mask;
 use burn::nn::conv::{Conv1d, Conv1dConfig, Conv2d, Conv2dConfig};
 use burn::nn::transformer::{
@@ -10,10 +10,10 @@ use burn::nn::{
     Dropout, DropoutConfig, Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear,
     LinearConfig, PaddingConfig1d, PaddingConfig2d, RmsNorm, RmsNormConfig,
 };
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
 use fisher_train::{
-    SampleBatch, SampleLoss, SampleLosses, Tapped, TappedDecoding, TappedSequence, tapped_shift,
-    tapped_transposed,
+    IGNORE, SampleBatch, SampleLoss, SampleLosses, Tapped, TappedDecoding, TappedSequence,
+    tapped_shift, tapped_transposed,
 };
 
 use crate::models::{Sequences, made_up};
@@ -310,5 +310,104 @@ impl SampleLoss for Mixing {
         let losses = self.talker.sample_losses(batch);
         let mean = losses.sums().clone().mean();
         SampleLosses::token_sum(losses.sums().clone() * mean, losses.tokens().to_vec())
+    }
+}
+
+/// What [`Odd`] does that a model must not, or that taps cannot follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Oddity {
+    /// Nothing.
+    None,
+    /// Low-rank adapters, with a bias that trains beside them.
+    Adapters,
+    /// Samples and positions as one axis, without the positions that do not count.
+    Packed,
+    /// The few weights of `small` see the mean over the batch.
+    MixesLittle,
+    /// Active tokens that depend on the batch.
+    CountsBatch,
+    /// `small` is not used.
+    Unreached,
+}
+
+/// A perceptron on tokens with many outputs, in several ways.
+#[derive(Module, Debug)]
+pub struct Odd {
+    embedding: Embedding,
+    head: Linear,
+    small: Linear,
+    #[module(skip)]
+    oddity: Oddity,
+}
+
+impl Odd {
+    /// Of `symbols` outputs.
+    pub fn init(oddity: Oddity, symbols: usize, device: &Device) -> Self {
+        let model = Self {
+            embedding: EmbeddingConfig::new(7, 8).init(device),
+            head: LinearConfig::new(8, symbols).init(device),
+            small: LinearConfig::new(8, 1).with_bias(false).init(device),
+            oddity,
+        };
+        let model = made_up(model, 0.3);
+        match oddity {
+            Oddity::Adapters => {
+                let vectors = ParamGroup::from_predicate("bias");
+                made_up(
+                    model.apply_lora(Lora::new(2, 4.0)).unfreeze_group(vectors),
+                    0.7,
+                )
+            }
+            _ => model,
+        }
+    }
+}
+
+impl SampleLoss for Odd {
+    type Batch = Sequences;
+
+    fn sample_losses(&self, batch: &Sequences) -> SampleLosses {
+        let x = self.embedding.tapped(batch.tokens.clone()).tanh();
+        let logits = match self.oddity {
+            Oddity::Packed => {
+                let [samples, length, width] = x.dims();
+                let labels: Vec<i64> = batch.labels.to_data().iter().collect();
+                let active: Vec<i64> = (0..labels.len() as i64)
+                    .filter(|at| labels[*at as usize] != IGNORE)
+                    .collect();
+                let device = x.device().without_autodiff();
+                let active = Tensor::<1, Int>::from_ints(active.as_slice(), &device);
+                let flat = x.clone().reshape([samples * length, width]);
+                let packed = self.head.tapped(flat.select(0, active.clone()));
+                let symbols = packed.dims()[1];
+                Tensor::<2>::zeros([samples * length, symbols], &device)
+                    .select_assign(0, active, packed, IndexingUpdateOp::Add)
+                    .reshape([samples, length, symbols])
+            }
+            _ => self.head.tapped(x.clone()),
+        };
+        let small = match self.oddity {
+            Oddity::Unreached => None,
+            Oddity::MixesLittle => Some(x.clone().detach().mean_dim(0).expand(x.dims())),
+            _ => Some(x),
+        };
+        // To the first symbol's logit.
+        let logits = match small {
+            Some(x) => {
+                let [samples, length, symbols] = logits.dims();
+                let small = self.small.tapped(x);
+                let none = Tensor::zeros([samples, length, symbols - 1], &small.device());
+                logits + Tensor::cat(vec![small, none], 2)
+            }
+            None => logits,
+        };
+        let losses = SampleLosses::cross_entropy(logits, batch.labels.clone());
+        match self.oddity {
+            Oddity::CountsBatch => {
+                let samples = batch.ids.len();
+                SampleLosses::token_sum(losses.sums().clone(), vec![samples as u64; samples])
+            }
+            _ => losses,
+        }
     }
 }

@@ -2,14 +2,14 @@
 
 use burn::module::{Module, ParamGroup};
 use burn::nn::transformer::{TransformerDecoderInput, TransformerEncoderInput};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 use fisher_core::{
     AttentionConfig, Catalogue, ContributionUnit, GradientStore, HeadLayout, PerToken, Raw,
     Reduction, Scheme, Statistics, StatisticsConfig, StoreConfig, Welford,
 };
 use fisher_tests::backend::Backend;
 use fisher_tests::models::{Sequences, Small};
-use fisher_tests::tapped::{Mixing, Pictures, Seer, Talker, Translator, Wide};
+use fisher_tests::tapped::{Mixing, Odd, Oddity, Pictures, Seer, Talker, Translator, Wide};
 use fisher_tests::tolerance::{BACKWARD, TAPS, assert_close};
 use fisher_train::{
     CollectorConfig, Engine, Error, Names, PerSample, SampleLoss, SketchConfig, Tapped,
@@ -419,6 +419,151 @@ fn a_checkup_tells_sound_models_from_unsound_ones() {
     let error = collector.collect_batches(&model, "task", [data], &mut statistics);
     assert!(matches!(error, Err(Error::Disagree { .. })), "{error:?}");
     assert!(statistics.task("task").is_err(), "nothing was counted");
+}
+
+/// Their base is frozen, and gradients reach them through it.
+#[test]
+fn low_rank_adapters_are_left_to_the_loop() {
+    let device = Device::flex().autodiff();
+    let model = Odd::init(Oddity::Adapters, 7, &device);
+    let catalogue = Catalogue::of(&model).expect("parameters");
+    let paths: Vec<&str> = catalogue.parameters().iter().map(|p| p.path()).collect();
+    assert!(paths.contains(&"head.bias"), "{paths:?}");
+    // Embedding and two matrices, a pair each.
+    assert_eq!(paths.len(), 7, "{paths:?}");
+    let data = Sequences::made_up(6, 5, &device);
+    let checkup = check(&model, &data.slice(0..3)).expect("a checkup");
+    assert!(checkup.is_sound() && !checkup.is_fast(), "{checkup}");
+    let config = StatisticsConfig::new();
+    let none = HeadLayout::none();
+    agree::<_, PerToken>(&model, &none, &data.batches(3), &config, Engine::Auto);
+}
+
+/// Samples of a batch, by their places.
+fn chosen(data: &Sequences, places: &[usize]) -> Sequences {
+    let parts: Vec<Sequences> = places.iter().map(|&at| data.slice(at..at + 1)).collect();
+    let all = |of: fn(&Sequences) -> &Tensor<2, Int>| {
+        Tensor::cat(parts.iter().map(|part| of(part).clone()).collect(), 0)
+    };
+    Sequences {
+        tokens: all(|part| &part.tokens),
+        labels: all(|part| &part.labels),
+        ids: parts.iter().flat_map(|part| part.ids.clone()).collect(),
+    }
+}
+
+/// Positions of samples one after the other can only be told apart where they are equally many.
+#[test]
+fn packed_samples_of_different_lengths_are_refused() {
+    let device = Device::flex().autodiff();
+    let model = Odd::init(Oddity::Packed, 7, &device);
+    let data = Sequences::made_up(7, 6, &device);
+    let equal = [chosen(&data, &[0, 3])];
+    let none = HeadLayout::none();
+    agree::<_, PerToken>(
+        &model,
+        &none,
+        &equal,
+        &StatisticsConfig::new(),
+        Engine::Taps,
+    );
+    // 5, 4 and 6 positions: as many as 3 times 5.
+    let unequal = chosen(&data, &[4, 5, 6]);
+    let mut statistics: Statistics = StatisticsConfig::new()
+        .init(&model, &none)
+        .expect("statistics");
+    let batches = equal.into_iter().chain([unequal]);
+    let error =
+        CollectorConfig::new()
+            .init()
+            .collect_batches(&model, "task", batches, &mut statistics);
+    assert!(matches!(error, Err(Error::Disagree { .. })), "{error:?}");
+    assert_eq!(statistics.task("task").expect("a task").count(), 2);
+}
+
+/// What is wrong in eight weights shows beside 160 000 that are right.
+#[test]
+fn large_parameters_do_not_hide_small_ones() {
+    let device = Device::flex().autodiff();
+    let data = Sequences::made_up(4, 5, &device);
+    for (oddity, sound) in [(Oddity::None, true), (Oddity::MixesLittle, false)] {
+        let model = Odd::init(oddity, 20_000, &device);
+        let mut statistics: Statistics = StatisticsConfig::new()
+            .init(&model, &HeadLayout::none())
+            .expect("statistics");
+        let collected = CollectorConfig::new().init().collect_batches(
+            &model,
+            "task",
+            [data.clone()],
+            &mut statistics,
+        );
+        match collected {
+            Ok(_) => assert!(sound),
+            Err(Error::Disagree { parameter, .. }) if !sound => {
+                assert_eq!(parameter, "small.weight");
+            }
+            Err(error) => panic!("{oddity:?}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn what_depends_on_the_batch_or_on_nothing_is_told() {
+    let device = Device::flex().autodiff();
+    let data = Sequences::made_up(3, 5, &device);
+    let miscounting = Odd::init(Oddity::CountsBatch, 7, &device);
+    let checkup = check(&miscounting, &data).expect("a checkup");
+    assert!(!checkup.is_sound(), "{checkup}");
+    assert_eq!(checkup.tokens.len(), 3, "{checkup}");
+    let mut statistics: Statistics = StatisticsConfig::new()
+        .init(&miscounting, &HeadLayout::none())
+        .expect("statistics");
+    let collector = CollectorConfig::new().init();
+    let batches = [data.clone()];
+    let error = collector.collect_batches(&miscounting, "task", batches, &mut statistics);
+    assert!(
+        matches!(
+            error,
+            Err(Error::TokensDisagree {
+                together: 3,
+                alone: 1,
+                ..
+            })
+        ),
+        "{error:?}"
+    );
+
+    let unreached = Odd::init(Oddity::Unreached, 7, &device);
+    let checkup = check(&unreached, &data).expect("a checkup");
+    assert!(checkup.is_sound(), "{checkup}");
+    assert_eq!(checkup.unreached, ["small.weight"]);
+    assert!(
+        checkup
+            .to_string()
+            .contains("no loss depends on small.weight"),
+        "{checkup}"
+    );
+
+    let one = check(&unreached, &data.slice(0..1));
+    assert!(matches!(one, Err(Error::OneSample)), "{one:?}");
+}
+
+#[test]
+fn a_sketch_of_what_is_not_finite_is_refused() {
+    let device = Device::flex().autodiff();
+    let model = Odd::init(Oddity::None, 7, &device);
+    let weights = fisher_metrics::Weights::of(&model).expect("weights");
+    let mut weights: std::collections::BTreeMap<String, Vec<f64>> = weights
+        .iter()
+        .map(|(path, values)| (path.to_owned(), values.to_vec()))
+        .collect();
+    weights.get_mut("head.bias").expect("a bias")[0] = f64::NAN;
+    let model = fisher_metrics::Weights::from(weights).write(model);
+    let sketch = SketchConfig::new().init().expect("draws");
+    let batches = [Sequences::made_up(3, 5, &device)];
+    let error = sketch.collect::<_, PerToken>(&model, batches);
+    let error = error.expect_err("NaN").to_string();
+    assert!(error.contains("sample/0"), "{error}");
 }
 
 #[test]

@@ -42,6 +42,9 @@ pub(crate) struct Captured {
     pub(crate) untapped: BTreeSet<String>,
     /// Whether losses, inputs and the gradients of outputs are finite.
     pub(crate) finite: bool,
+    /// Whether a layer saw samples and positions as one axis, which only equal numbers of positions
+    /// can be told apart in.
+    pub(crate) flattened: bool,
 }
 
 impl<M: SampleLoss> Batched<M> {
@@ -94,9 +97,11 @@ impl<M: SampleLoss> Batched<M> {
         let mut probes = vec![losses.sums().clone().inner().cast(DType::F32)];
         let taps = entries.into_iter().map(|entry| entry.take(&mut gradients));
         let mut parts: HashMap<ParamId, Vec<Part>> = HashMap::new();
+        let mut flattened = false;
         for Tap { first, delta, uses } in taps {
             // The first axis of each tap must be the samples; a tensor that they share is none.
             let fits = first.is_multiple_of(samples.len());
+            flattened |= fits && first != samples.len();
             // Inputs too: what saturates behind an infinite one has losses and deltas that are finite.
             let inputs = uses.iter().filter_map(|(_, part)| part.input());
             let sum = |tensor: &Tensor<2>| tensor.clone().cast(DType::F32).sum();
@@ -127,6 +132,7 @@ impl<M: SampleLoss> Batched<M> {
             samples,
             factors,
             untapped,
+            flattened,
         })
     }
 }

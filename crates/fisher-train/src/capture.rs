@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::config::Config;
 use burn::tensor::{DType, Tensor};
 use fisher_core::{
-    ContributionUnit, Error as CoreError, Gradient, GradientBatch, Prepared, Sample, TokenSum,
+    Catalogue, ContributionUnit, Error as CoreError, Gradient, GradientBatch, Prepared, Sample,
+    TokenSum,
 };
 use serde::{Deserialize, Serialize};
 
@@ -95,7 +96,8 @@ impl CaptureConfig {
 ///
 /// The numbers are the same for each [`Engine`], up to rounding: with taps the sums of squares of
 /// one batch are taken in float32, and go to the accumulators in their own precision. The first
-/// batch that comes by taps is compared with the loop on one of its samples.
+/// batch that comes by taps is compared with the loop on one of its samples; every batch is where a
+/// layer saw samples and positions as one axis.
 ///
 /// The model is taken as it is when this is made. [`Collector`](crate::Collector) does the rest:
 /// loaders, progress, checkpoints.
@@ -130,13 +132,16 @@ pub struct Outcome {
 /// How far the gradients of taps may be from the loop's, relative to the parameter's and to all.
 const AGREE: f64 = 1e-2;
 const AGREE_WITH_ALL: f64 = 1e-4;
+/// Elements of gradients of a batch that are held where the loop has to help taps: 256 MB.
+const HELD: usize = 1 << 26;
 
 impl<M: SampleLoss> Capture<M> {
     /// Accumulate all samples of a batch.
     ///
     /// # Errors
     /// Those of [`Collector::collect_batches`](crate::Collector::collect_batches) that concern
-    /// samples, and [`Error::Untapped`] and [`Error::Disagree`] for [`Engine::Taps`].
+    /// samples; [`Error::Untapped`] for [`Engine::Taps`]; [`Error::Disagree`] and
+    /// [`Error::TokensDisagree`] when taps find other numbers than the loop.
     pub fn accumulate<'a, C: ContributionUnit>(
         &mut self,
         batch: &M::Batch,
@@ -244,15 +249,29 @@ impl<M: SampleLoss> Capture<M> {
             tracing::debug!("a gradient is not finite: the batch goes by the loop");
             return Ok(None);
         }
-        if !self.compared {
-            self.compare(batch, &captured)?;
+        let tokens = |&at: &usize| captured.samples[at].tokens();
+        let all = 0..captured.samples.len();
+        if let (false, Some(padded)) = (self.compared, all.clone().rev().min_by_key(tokens)) {
+            self.compare(batch, &captured, padded)?;
             self.compared = true;
+        }
+        if let (true, Some(longest)) = (captured.flattened, all.max_by_key(tokens)) {
+            self.compare(batch, &captured, longest)?;
         }
         self.rest(batch, captured)
     }
 
-    /// Add the gradients of parameters that no tap covers; `None` when one is not finite.
-    fn rest(&self, batch: &M::Batch, mut captured: Captured) -> Result<Option<Captured>> {
+    /// Add the gradients of parameters that no tap covers; `None` when one is not finite, or when
+    /// they are too many to be held for a whole batch.
+    fn rest(&mut self, batch: &M::Batch, mut captured: Captured) -> Result<Option<Captured>> {
+        let catalogue = Catalogue::of(&self.model)?;
+        let elements = |path: &String| catalogue.get(path).map_or(0, |p| p.elements());
+        let held: usize = self.untapped.iter().map(elements).sum();
+        if held * captured.samples.len() > HELD {
+            tracing::warn!("the loop takes all parameters: most of them have no taps");
+            self.by_taps = None;
+            return Ok(None);
+        }
         let Some((_, by_loop)) = self.by_taps.as_ref().filter(|_| !self.untapped.is_empty()) else {
             return Ok(Some(captured));
         };
@@ -303,36 +322,45 @@ impl<M: SampleLoss> Capture<M> {
         Ok(())
     }
 
-    /// Taps against the loop, on the batch's last sample: what mixes samples shows.
-    fn compare(&self, batch: &M::Batch, captured: &Captured) -> Result<()> {
-        let Some(last) = captured.samples.len().checked_sub(1) else {
-            return Ok(());
-        };
-        let id = captured.samples[last].id();
-        let sample = self.by_loop.of(batch, last, id.into())?;
-        // Not by squares, which leave float32's range sooner.
-        let size = |tensor: Tensor<2>| tensor.cast(DType::F32).abs().sum();
+    /// Taps against the loop, on one sample. What mixes samples shows, most of all in the shortest,
+    /// beside padding; what takes positions of one for another's shows in the longest.
+    fn compare(&self, batch: &M::Batch, captured: &Captured, at: usize) -> Result<()> {
+        let id = captured.samples[at].id();
+        let sample = self.by_loop.of(batch, at, id.into())?;
+        let [together, alone] = [&captured.samples[at], &sample.gradients.samples()[0]];
+        if alone.tokens() != together.tokens() {
+            return Err(Error::TokensDisagree {
+                sample: id.into(),
+                together: together.tokens(),
+                alone: alone.tokens(),
+            });
+        }
+        // Not by squares, which leave float32's range sooner; of an element, or large parameters
+        // would hide small ones.
+        let size = |tensor: Tensor<2>| tensor.cast(DType::F32).abs().mean();
         let mut distances = Vec::new();
-        for (path, factors) in &captured.factors {
-            let Some(expected) = sample.gradients.get(path) else {
-                continue;
-            };
+        let factors = captured.factors.iter();
+        let factors: Vec<_> = factors
+            .filter_map(|(path, factors)| Some((path, factors, sample.gradients.get(path)?)))
+            .collect();
+        for (_, factors, expected) in &factors {
             let expected = expected.tensor().clone();
             let distance = match factors {
-                Some(factors) => factors.sample(last).whole() - expected.clone(),
+                Some(factors) => factors.sample(at).whole() - expected.clone(),
                 None => expected.clone(),
             };
             distances.extend([size(distance), size(expected)]);
         }
         let distances = read(Tensor::cat(distances, 0))?;
         let all = distances.chunks(2).map(|pair| pair[1]).fold(0.0, f64::max);
-        for (path, pair) in captured.factors.keys().zip(distances.chunks(2)) {
+        for ((path, factors, _), pair) in factors.iter().zip(distances.chunks(2)) {
             let (distance, norm) = (pair[0], pair[1]);
-            // So that NaN does not.
-            let agrees = distance <= AGREE * norm + AGREE_WITH_ALL * all;
+            // What taps did not see at all is no rounding. And so that NaN does not agree.
+            let rounding = AGREE * norm + AGREE_WITH_ALL * all;
+            let agrees = distance <= if factors.is_some() { rounding } else { 0.0 };
             if !agrees {
                 return Err(Error::Disagree {
-                    parameter: path.clone(),
+                    parameter: (*path).clone(),
                     sample: id.into(),
                     distance,
                     norm,

@@ -1,5 +1,6 @@
 //! Whether a model and its batches are fit for per-sample gradients.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use burn::module::{ModuleVisitor, Param};
@@ -22,6 +23,10 @@ pub struct Checkup {
     pub parameters: usize,
     /// Parameters with a use that no tap covers.
     pub untapped: Vec<String>,
+    /// Parameters that no sample's loss depends on: their Fisher is 0.
+    pub unreached: Vec<String>,
+    /// Samples with another number of active tokens in the batch than alone.
+    pub tokens: Vec<String>,
     /// The largest difference between a gradient by taps and by the loop, relative to its norm (or
     /// to 1e-4 of the norm of all, if that is more); `None` where nothing is tapped.
     pub engines: Option<Difference>,
@@ -55,7 +60,8 @@ impl Checkup {
     /// Whether nothing was found that makes numbers wrong.
     pub fn is_sound(&self) -> bool {
         let close = |difference: &Difference| difference.relative <= ROUNDING;
-        close(&self.batch) && self.engines.as_ref().is_none_or(close) && self.not_finite.is_empty()
+        let agree = close(&self.batch) && self.engines.as_ref().is_none_or(close);
+        agree && self.not_finite.is_empty() && self.tokens.is_empty()
     }
 
     /// Whether one backward pass a batch is enough.
@@ -95,7 +101,20 @@ impl fmt::Display for Checkup {
             let list = self.untapped.join(", ");
             writeln!(
                 f,
-                "  without taps: {list}; call `tapped` in place of `forward` there"
+                "  without taps: {list}; call `tapped` in place of `forward` where the layer has it \
+                 (grouped convolutions, batch norms, recurrent layers and low-rank adapters have not)"
+            )?;
+        }
+        if !self.unreached.is_empty() {
+            let list = self.unreached.join(", ");
+            writeln!(f, "  no loss depends on {list}: their Fisher is 0")?;
+        }
+        if !self.tokens.is_empty() {
+            let list = self.tokens.join(", ");
+            writeln!(
+                f,
+                "  ACTIVE TOKENS DIFFER between the batch and the sample alone: {list}; see \
+                 `SampleBatch::sample`"
             )?;
         }
         let Difference {
@@ -136,16 +155,17 @@ impl fmt::Display for Checkup {
 
 /// Try a batch on a model in every way, sample by sample, and say what is wrong and what is slow.
 ///
-/// Costs a loop over the batch: give it a few samples.
+/// Costs a loop over the batch: give it a few samples, of different lengths if there are such.
 ///
 /// # Errors
-/// [`Error::NoBatches`] for a batch without samples, and those of [`PerSample::gradient`].
+/// [`Error::OneSample`] for a batch of fewer than two samples, which cannot show whether they mix, and
+/// those of [`PerSample::gradient`].
 pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
     let catalogue = Catalogue::of(model)?;
     let paths = || catalogue.parameters().iter().map(|p| p.path());
     let ids = batch.ids();
-    if ids.is_empty() {
-        return Err(Error::NoBatches);
+    if ids.len() < 2 {
+        return Err(Error::OneSample);
     }
     let captured = tapped(model, &catalogue, batch)?;
     let by_loop = PerSample::new(model, paths())?;
@@ -168,15 +188,26 @@ pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
         batch: Difference::none(),
         underflow: 0.0,
         underflow_half: 0.0,
+        unreached: Vec::new(),
+        tokens: Vec::new(),
         batch_norms: norms.found,
         not_finite: Vec::new(),
     };
     let mut engines = Difference::none();
+    let mut unreached: Option<BTreeSet<String>> = None;
     let mut counts = Counts::default();
     for (index, id) in ids.iter().enumerate() {
         let sample = by_loop.of(batch, index, id.clone())?;
         let relative = (together[index] - sample.loss).abs() / sample.loss.abs().max(1e-6);
         checkup.batch.raise(relative, id, "loss");
+        if captured.samples[index].tokens() != sample.gradients.samples()[0].tokens() {
+            checkup.tokens.push(id.clone());
+        }
+        let missed = sample.unreached.iter().cloned().collect();
+        unreached = Some(match unreached {
+            Some(before) => &before & &missed,
+            None => missed,
+        });
         let mut finite = sample.loss.is_finite();
         let mut distances = Vec::new();
         for path in paths() {
@@ -209,6 +240,7 @@ pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
         }
     }
     checkup.engines = (!captured.factors.is_empty()).then_some(engines);
+    checkup.unreached = unreached.into_iter().flatten().collect();
     [checkup.underflow, checkup.underflow_half] = counts.shares();
     Ok(checkup)
 }

@@ -86,6 +86,10 @@ pub enum Error {
     #[error("there were no batches; give at least one")]
     NoBatches,
 
+    /// A batch that cannot show whether samples mix.
+    #[error("give a batch of at least two samples: one cannot show whether the model mixes them")]
+    OneSample,
+
     /// Parameters that no tap covers.
     #[error(
         "no tap covers these parameters: {parameters}; call `tapped` in place of `forward` where \
@@ -96,11 +100,25 @@ pub enum Error {
         parameters: String,
     },
 
+    /// A sample has another number of active tokens in its batch than alone.
+    #[error(
+        "sample `{sample}` has {together} active tokens in its batch and {alone} by itself: \
+         `sample_losses` must count the same ones in a batch and in what `SampleBatch::sample` gives"
+    )]
+    TokensDisagree {
+        /// The sample's id.
+        sample: String,
+        /// `T_i` in the batch.
+        together: u64,
+        /// `T_i` of the sample alone.
+        alone: u64,
+    },
+
     /// Taps and loop give different gradients.
     #[error(
         "the gradient of `{parameter}` for sample `{sample}` differs by {distance:e} between taps \
-         and the loop, which gives it a norm of {norm:e}: does the model mix samples, or put them on \
-         another axis than the first where it calls `tapped`? `Engine::Loop` does without taps"
+         and the loop, which gives it a norm of {norm:e}: does the model mix samples, put them on \
+         another axis than the first where it calls `tapped`, or draw anything at random? `Engine::Loop` does without taps"
     )]
     Disagree {
         /// Path of the parameter.

@@ -112,6 +112,9 @@ impl SampleLosses {
 /// positions stay ignored. The draws are the device's: seed it (`device.seed(..)`) before each
 /// batch, by what the batch is, if a collection is to be resumed to the same result.
 ///
+/// Draw them before the batch is collected, from a forward pass of its own, and put them into it: a
+/// loss that draws anew each time is another one in the batch and alone.
+///
 /// # Shapes
 /// - logits: `[samples, positions, vocabulary]`
 /// - labels: `[samples, positions]`, aligned as for [`SampleLosses::cross_entropy`]

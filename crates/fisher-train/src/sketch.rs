@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 
 use burn::config::Config;
 use burn::module::{ModuleVisitor, Param, ParamId};
-use burn::tensor::{Gradients, Tensor};
-use fisher_core::{Catalogue, ContributionUnit, Error as CoreError, Sample, accumulation_dtype};
+use burn::tensor::{DType, Gradients, Tensor};
+use fisher_core::{
+    Catalogue, ContributionUnit, Error as CoreError, Sample, Welford, accumulation_dtype,
+};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
+use crate::capture::read;
 use crate::per_sample::deterministic;
 use crate::sample::{SampleBatch, SampleLoss};
 use crate::{Error, Result};
@@ -63,14 +66,8 @@ pub struct Sketch {
 pub struct SketchedFisher {
     samples: usize,
     draws: usize,
-    parameters: BTreeMap<String, Sums>,
-}
-
-/// Sums over batches and draws of `v = (Σ_i s_i h_i)²`, and of `v²`, `[elements]`.
-#[derive(Debug, Clone)]
-struct Sums {
-    values: Tensor<1>,
-    squares: Tensor<1>,
+    /// Over batches and draws, of `v = (Σ_i s_i h_i)²`.
+    parameters: BTreeMap<String, Welford>,
 }
 
 impl Sketch {
@@ -79,8 +76,9 @@ impl Sketch {
     /// Dropout, noise and batch statistics are off, as for the other engines.
     ///
     /// # Errors
-    /// [`CoreError::NoSamples`] for no batches, [`CoreError::NoActiveTokens`] for a sample without
-    /// labels, [`Error::NoGraph`] and [`Error::BatchLosses`].
+    /// [`Error::NoBatches`], [`CoreError::NoActiveTokens`] for a sample without labels,
+    /// [`CoreError::NonFinite`] for a loss or gradient that is NaN or infinite (of the batch's first
+    /// sample where no loss is), [`Error::NoGraph`] and [`Error::BatchLosses`].
     pub fn collect<M: SampleLoss, C: ContributionUnit>(
         &self,
         model: &M,
@@ -146,22 +144,26 @@ impl Sketch {
             found: BTreeMap::new(),
         };
         model.visit(&mut taker);
-        for (path, gradient) in taker.found {
-            let value = gradient.square();
-            let square = value.clone().square();
-            match fisher.parameters.get_mut(&path) {
-                Some(sums) => {
-                    sums.values.inplace(|sum| sum + value);
-                    sums.squares.inplace(|sum| sum + square);
-                }
-                None => {
-                    let sums = Sums {
-                        values: value,
-                        squares: square,
-                    };
-                    fisher.parameters.insert(path, sums);
-                }
-            }
+        let found = taker.found;
+        let mut probes = vec![sums.inner().cast(DType::F32)];
+        let sum = |gradient: &Tensor<1>| gradient.clone().cast(DType::F32).sum();
+        probes.extend(found.values().map(sum));
+        let probes = read(Tensor::cat(probes, 0))?;
+        if let Some(at) = probes.iter().position(|probe| !probe.is_finite()) {
+            let parameter = at
+                .checked_sub(ids.len())
+                .and_then(|at| found.keys().nth(at));
+            return Err(Error::Core(CoreError::NonFinite {
+                sample: ids.get(at).or(ids.first()).cloned().unwrap_or_default(),
+                parameter: parameter.cloned().unwrap_or_else(|| "loss".into()),
+            }));
+        }
+        for (path, gradient) in found {
+            let [elements] = gradient.dims();
+            let device = gradient.device();
+            let welford = fisher.parameters.entry(path);
+            let welford = welford.or_insert_with(|| Welford::new(elements, &device));
+            welford.push(gradient.square());
         }
         Ok(())
     }
@@ -183,17 +185,26 @@ impl SketchedFisher {
     /// # Errors
     /// [`CoreError::UnknownParameter`].
     pub fn fisher(&self, path: &str) -> Result<Tensor<1>> {
-        Ok(self.sums(path)?.values.clone().div_scalar(self.divisor()))
+        let (welford, mean) = self.mean(path)?;
+        let rounds = welford.count() as f64;
+        Ok(mean.mul_scalar(rounds / self.divisor()))
     }
 
     /// A standard error of the estimate about the `F` of these very samples, `[elements]`.
     ///
-    /// From above: the variance of a draw is at most two thirds of the mean of its square.
+    /// From above: the variance of a draw is at most two thirds of the mean of its square. It is an
+    /// estimate itself, of the same draws: after a single one, two standard errors about it hold `F`
+    /// but 54 % of the time. Trust it after some tens of draws and batches together.
     ///
     /// # Errors
     /// [`CoreError::UnknownParameter`].
     pub fn standard_error(&self, path: &str) -> Result<Tensor<1>> {
-        let squares = self.sums(path)?.squares.clone();
+        let (welford, mean) = self.mean(path)?;
+        let rounds = welford.count() as f64;
+        let mut squares = mean.square().mul_scalar(rounds);
+        if let Some(variance) = welford.variance() {
+            squares = squares + variance.mul_scalar(rounds - 1.0);
+        }
         Ok(squares
             .mul_scalar(2.0 / 3.0)
             .sqrt()
@@ -204,8 +215,9 @@ impl SketchedFisher {
         (self.samples * self.draws) as f64
     }
 
-    fn sums(&self, path: &str) -> Result<&Sums> {
+    fn mean(&self, path: &str) -> Result<(&Welford, Tensor<1>)> {
         let found = self.parameters.get(path);
+        let found = found.and_then(|welford| Some((welford, welford.mean()?)));
         Ok(found.ok_or_else(|| CoreError::UnknownParameter {
             parameter: path.into(),
             known: self.paths().collect::<Vec<_>>().join(", "),

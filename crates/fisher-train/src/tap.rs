@@ -130,7 +130,8 @@ pub(crate) fn tap<const D: usize>(
     rows: impl Fn(Tensor<D>) -> Tensor<2> + 'static,
 ) -> Tensor<D> {
     let shape = output.dims();
-    let first = shape[0];
+    // A vector has no axis of samples.
+    let first = if D > 1 { shape[0] } else { 1 };
     let (output, leaf) = match output.is_tracked() {
         true => {
             let device = output.device();

@@ -20,7 +20,8 @@ use crate::tap::{Use, flat, listens, tap};
 /// records of the model stay as they are.
 ///
 /// Samples are the first axis of every input. (A batch flattened to `[samples × positions, ..]`
-/// will do if the positions of a sample are neighbours.)
+/// will do if each sample has as many positions and they are neighbours; every batch is then compared
+/// with the loop on one sample.) A layer whose weights have low-rank adapters is left to the loop.
 ///
 /// ```
 /// use burn::module::Module;
@@ -53,6 +54,20 @@ fn frozen<const D: usize>(parameter: &Param<Tensor<D>>) -> Tensor<D> {
     parameter.val().detach().set_require_grad(false)
 }
 
+/// Whether a parameter is made of others, as low-rank adapters make it: those want gradients, which
+/// only reach them through it.
+fn composed<const D: usize>(parameter: &Param<Tensor<D>>) -> bool {
+    let value = parameter.val();
+    value.is_tracked() && !value.is_require_grad()
+}
+
+/// Whether to tap a layer of these parameters.
+fn taps<const D: usize>(weight: &Param<Tensor<D>>, bias: &Option<Param<Tensor<1>>>) -> bool {
+    listens(&[Some(weight.id), id(bias)])
+        && !composed(weight)
+        && !bias.as_ref().is_some_and(composed)
+}
+
 fn id<const D: usize>(parameter: &Option<Param<Tensor<D>>>) -> Option<ParamId> {
     parameter.as_ref().map(|p| p.id)
 }
@@ -61,7 +76,7 @@ impl<const D: usize> Tapped<Tensor<D>> for Linear {
     type Output = Tensor<D>;
 
     fn tapped(&self, input: Tensor<D>) -> Tensor<D> {
-        if !listens(&[Some(self.weight.id), id(&self.bias)]) {
+        if !taps(&self.weight, &self.bias) {
             return self.forward(input);
         }
         let output = module::linear(input.clone(), frozen(&self.weight), None);
@@ -77,7 +92,7 @@ impl<const D: usize> Tapped<Tensor<D>> for Linear {
 /// # Shapes
 /// `[.., width]` to `[.., symbols]`.
 pub fn tapped_transposed<const D: usize>(weight: &Param<Tensor<2>>, input: Tensor<D>) -> Tensor<D> {
-    if !listens(&[Some(weight.id)]) {
+    if !taps(weight, &None) {
         return module::linear(input, weight.val().transpose(), None);
     }
     let output = module::linear(input.clone(), frozen(weight).transpose(), None);
@@ -90,7 +105,7 @@ pub fn tapped_transposed<const D: usize>(weight: &Param<Tensor<2>>, input: Tenso
 /// # Shapes
 /// The parameter `[width]` is added to `[.., width]`.
 pub fn tapped_shift<const D: usize>(weight: &Param<Tensor<1>>, input: Tensor<D>) -> Tensor<D> {
-    if !listens(&[Some(weight.id)]) {
+    if !taps(weight, &None) {
         return input + weight.val().unsqueeze();
     }
     let uses = vec![(weight.id, Use::Shift)];
@@ -101,7 +116,7 @@ impl Tapped<Tensor<2, Int>> for Embedding {
     type Output = Tensor<3>;
 
     fn tapped(&self, input: Tensor<2, Int>) -> Tensor<3> {
-        if !listens(&[Some(self.weight.id)]) {
+        if !taps(&self.weight, &None) {
             return self.forward(input);
         }
         let output = module::embedding(frozen(&self.weight), input.clone());
@@ -115,7 +130,7 @@ impl<const D: usize> Tapped<Tensor<D>> for LayerNorm {
     type Output = Tensor<D>;
 
     fn tapped(&self, input: Tensor<D>) -> Tensor<D> {
-        if !listens(&[Some(self.gamma.id), id(&self.beta)]) {
+        if !taps(&self.gamma, &self.beta) {
             return self.forward(input);
         }
         // The same layer without its parameters gives what they scale and shift.
@@ -136,7 +151,7 @@ impl<const D: usize> Tapped<Tensor<D>> for RmsNorm {
     type Output = Tensor<D>;
 
     fn tapped(&self, input: Tensor<D>) -> Tensor<D> {
-        if !listens(&[Some(self.gamma.id)]) {
+        if !taps(&self.gamma, &None) {
             return self.forward(input);
         }
         let dtype = input.dtype();
@@ -158,7 +173,7 @@ macro_rules! convolution {
             type Output = Tensor<$rank>;
 
             fn tapped(&self, input: Tensor<$rank>) -> Tensor<$rank> {
-                if self.groups != 1 || !listens(&[Some(self.weight.id), id(&self.bias)]) {
+                if self.groups != 1 || !taps(&self.weight, &self.bias) {
                     return self.forward(input);
                 }
                 let weight = frozen(&self.weight);

@@ -172,8 +172,11 @@ fn measure<M: Subject>(
     // Once to warm up; the loop is slow and steady enough for fewer rounds.
     let mut seconds = vec![Vec::new(); ways.len()];
     for round in 0..=rounds {
-        for (index, runner) in runners.iter_mut().enumerate() {
-            if ways[index] == Way::Loop && round > 2 {
+        for turn in 0..ways.len() {
+            // Not always behind the same one.
+            let index = (turn + round) % ways.len();
+            let runner = &mut runners[index];
+            if ways[index] == Way::Loop && round > 3 {
                 continue;
             }
             let start = Instant::now();
@@ -198,11 +201,13 @@ fn measure<M: Subject>(
             .zip(&seconds[0])
             .map(|(way, plain)| way / plain);
         let (ratio, time) = (median(ratios.collect()), median(times.clone()));
-        let peak = match arguments.no_memory {
-            true => None,
-            false => peak(arguments, case, way)?,
+        // Of a device with memory of its own the host's says nothing.
+        let on_host = matches!(arguments.device, Backend::Flex | Backend::Ndarray);
+        let peak = match on_host && !arguments.no_memory {
+            true => peak(arguments, case, way)?,
+            false => None,
         };
-        let accumulators = accumulators(way, model)? as f64;
+        let accumulators = accumulators(way, model, batch)? as f64;
         let beyond = peak.map(|peak| peak - accumulators);
         plain_peak = plain_peak.or(beyond);
         let peak_ratio = beyond.zip(plain_peak).map(|(way, plain)| way / plain);
@@ -230,7 +235,11 @@ fn measure<M: Subject>(
 
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    let middle = values.len() / 2;
+    match values.len() % 2 {
+        1 => values[middle],
+        _ => 0.5 * (values[middle - 1] + values[middle]),
+    }
 }
 
 /// A model that can be measured.
@@ -318,7 +327,7 @@ fn runner<'a, M: Subject>(way: Way, model: &'a M, batch: &'a M::Batch) -> Outcom
 }
 
 /// Bytes that a way's result takes: they are not overhead.
-fn accumulators<M: Subject>(way: Way, model: &M) -> Outcome<usize> {
+fn accumulators<M: Subject>(way: Way, model: &M, batch: &M::Batch) -> Outcome<usize> {
     let catalogue = Catalogue::of(model)?;
     let elements = |only: &str| -> usize {
         let parameters = catalogue.parameters().iter();
@@ -329,8 +338,8 @@ fn accumulators<M: Subject>(way: Way, model: &M) -> Outcome<usize> {
         Way::Plain | Way::Grouped | Way::Ghost => 0,
         Way::Mean => 8 * elements(""),
         Way::Loop | Way::Elementwise | Way::Sketch => 16 * elements(""),
-        // Gradients of one batch, in float32: 16 or 64 samples.
-        Way::Store => 4 * elements("mha"),
+        // Gradients of one batch, in float32.
+        Way::Store => 4 * elements("mha") * batch.ids().len(),
     })
 }
 
