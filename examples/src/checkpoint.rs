@@ -3,6 +3,7 @@
 pub mod analysis;
 pub mod args;
 pub mod collect;
+pub mod inputs;
 pub mod join;
 pub mod jsonl;
 pub mod measured;

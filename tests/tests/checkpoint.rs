@@ -63,7 +63,8 @@ fn findings_are_written_under_golden_keys() {
             .run(&names, &statistics, &weights, Some(&store), &heads, &device)
             .expect("findings");
         let folder = tempfile::tempdir().expect("a folder");
-        let tensors = Tensors::of(&statistics, Some(&store), &tasks, &findings).expect("tensors");
+        let tensors =
+            Tensors::of(Some(&statistics), Some(&store), &tasks, &findings).expect("tensors");
         let results = folder.path().join("results.safetensors");
         tensors.save(&results).expect("a file");
         let json = report("none".into(), &tasks, &findings);
@@ -259,7 +260,7 @@ fn models_are_merged_by_their_fisher() {
         ),
         (
             &["--merge-with", &folder("llama-gqa").display().to_string()],
-            "parameters differ",
+            "config.json differs",
         ),
         (
             &["--merge-with", &other, "--elements", "none"],
@@ -367,7 +368,105 @@ fn an_interrupted_run_goes_on() {
     let error = case
         .run("stopped", &[&skip[..], &["--resume"]].concat())
         .expect_err("other data");
-    assert!(error.contains("cannot resume"), "{error}");
+    assert!(error.contains("have changed"), "{error}");
+}
+
+/// A run goes on with what it began with, or not at all.
+#[test]
+fn what_changed_since_is_not_mixed_in() {
+    let mut case = Case::new("llama-gqa");
+    let samples = |label: usize| {
+        let of = |i: usize| {
+            format!(
+                r#"{{"input_ids": [1, 2, {}, 4], "labels": [1, 2, 3, {label}]}}"#,
+                i + 5
+            )
+        };
+        (0..4).map(of).collect::<Vec<_>>().join("\n")
+    };
+    lines(&mut case, &[&samples(4)]);
+    case.run("out", &[]).expect("a run");
+    let again = |case: &Case| case.run("out", &["--resume"]);
+    again(&case).expect("nothing has changed");
+    // The same ids and lengths.
+    lines(&mut case, &[&samples(5)]);
+    let error = again(&case).expect_err("other labels");
+    assert!(
+        error.contains("sample `1`") && error.contains("changed"),
+        "{error}"
+    );
+    lines(&mut case, &[&samples(4)]);
+    let further = case.further();
+    let config = Path::new(&further).join("config.json");
+    let text = std::fs::read_to_string(&config).expect("a file");
+    let mut json: Value = serde_json::from_str(&text).expect("JSON");
+    json["rms_norm_eps"] = 1e-3.into();
+    let weights = Path::new(&case.model).join("model.safetensors");
+    std::fs::copy(weights, Path::new(&further).join("model.safetensors")).expect("a copy");
+    std::fs::write(&config, json.to_string()).expect("a file");
+    let model = std::mem::replace(&mut case.model, further);
+    let error = again(&case).expect_err("another config.json");
+    assert!(error.contains("config.json has changed"), "{error}");
+    case.model = model;
+
+    // Gradients of samples that were never counted.
+    let out = case.folder("out");
+    for file in ["statistics.safetensors", "report.json"] {
+        std::fs::remove_file(Path::new(&out).join(file)).expect("a file");
+    }
+    let error = case.run("out", &["--resume", "--samples", "2"]);
+    let error = error.expect_err("half of another run");
+    assert!(
+        error.contains("gradients of 4 samples") && error.contains("2 are counted"),
+        "{error}"
+    );
+}
+
+/// What is asked for is written, whatever else is not.
+#[test]
+fn single_phases_leave_their_results() {
+    let case = Case::new("llama-gqa");
+    let names = |out: &str| {
+        let path = Path::new(&case.folder(out)).join("results.safetensors");
+        let bytes = std::fs::read(path).expect("results");
+        let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+        let names = file.names().into_iter().map(String::from);
+        names.collect::<Vec<String>>()
+    };
+    case.run("scaled", &["--phases", "7", "--scale", "1/0.1"])
+        .expect("a run");
+    let scaled = names("scaled");
+    assert!(
+        scaled.iter().all(|name| name.starts_with("scaled/1/0.1/")),
+        "{scaled:?}"
+    );
+    assert!(!scaled.is_empty());
+    let more = [
+        "--phases",
+        "6",
+        "--interference",
+        "default",
+        "--save-gradients",
+    ];
+    case.run("scores", &more).expect("a run");
+    let scores = names("scores");
+    assert!(
+        scores.iter().any(|name| name == "interference/default/Q"),
+        "{scores:?}"
+    );
+    assert!(
+        scores.iter().any(|name| name.contains("/gradient/")),
+        "{scores:?}"
+    );
+    assert!(
+        !scores.iter().any(|name| name.contains("/mean/")),
+        "{scores:?}"
+    );
+    // Too many for the memory given: left out, and the rest is there.
+    let more = ["--phases", "5-6", "--memory", "1kB"];
+    case.run("small", &more).expect("a run");
+    assert!(names("small").is_empty());
+    assert!(case.report("small")["conflicts"]["raw"].is_object());
 }
 
 /// Several runs on parts of the samples, joined, are one run over all of them.
@@ -436,6 +535,9 @@ fn parts_join_to_the_whole() {
     }
     let error = merge(&case.folder("again"), [&first, &first]).expect_err("the same samples");
     assert!(error.contains("3"), "{error}");
+    std::fs::remove_file(Path::new(&second).join("inputs.json")).expect("a file");
+    let error = merge(&case.folder("again"), [&first, &second]).expect_err("no record");
+    assert!(error.contains("inputs.json"), "{error}");
     let other = Case::new("llama-gqa");
     let error = program(&[
         "merge",
@@ -474,6 +576,16 @@ fn lines(case: &mut Case, lines: &[&str]) {
 #[case(r#"{"id": 1.5, "input_ids": [1, 2]}"#, "the id 1.5")]
 #[case(r#"{"id": "1", "input_ids": [1, 2]}"#, "was there before")]
 #[case(r#"{"prompt": "x"}"#, "")]
+#[case(r#"{"text": "x", "labels": [1]}"#, "belong to `input_ids`")]
+#[case(r#"{"text": "x", "completion": "y"}"#, "belongs to `prompt`")]
+#[case(
+    r#"{"input_ids": [0, 1, 2], "attention_mask": [0, 1, 1]}"#,
+    "`attention_mask` must"
+)]
+#[case(
+    r#"{"input_ids": [0, 1, 2], "attention_mask": [1, 1]}"#,
+    "`attention_mask` must"
+)]
 fn bad_lines_are_named_or_counted(#[case] line: &str, #[case] reason: &str) {
     let mut case = Case::new("llama-gqa");
     let good = r#"{"input_ids": [1, 2, 3]}"#;
@@ -564,6 +676,11 @@ fn gradients_that_are_not_finite_are_named_or_counted() {
 #[case(&["--phases", "7"], "--merge-with or --scale")]
 #[case(&["--merge-run", "x"], "--merge-with")]
 #[case(&["--params", "nothing.like.it"], "no trainable")]
+#[case(&["--compare", r"layers\.0\."], "--compare leaves")]
+#[case(&["--samples", "1"], "has one")]
+#[case(&["--samples", "3", "--part", "0/2"], "--part")]
+#[case(&["--interference", "variant=signed,variant=natural"], "twice")]
+#[case(&["--save-gradients", "--memory", "1kB"], "--save-gradients gathers")]
 #[case(&["--compare", "none"], "--compare none")]
 #[case(&["--params", "(("], "regular expression")]
 #[case(&["--memory", "lots"], "no unit")]
@@ -609,7 +726,10 @@ fn text_is_encoded_by_the_folders_tokenizer() {
         std::fs::copy(Path::new(&case.model).join(file), model.join(file)).expect("a copy");
     }
     case.model = model.display().to_string();
-    let words = serde_json::json!({"[UNK]": 0, "<s>": 1, "to": 2, "be": 3, "or": 4, "not": 5});
+    let words = serde_json::json!(
+        {"[UNK]": 0, "<s>": 1, "to": 2, "be": 3, "or": 4, "not": 5, "</s>": 6}
+    );
+    let end = serde_json::json!({"SpecialToken": {"id": "</s>", "type_id": 0}});
     let begin = serde_json::json!({"SpecialToken": {"id": "<s>", "type_id": 0}});
     let tokenizer = serde_json::json!({
         "version": "1.0",
@@ -623,9 +743,12 @@ fn text_is_encoded_by_the_folders_tokenizer() {
         "pre_tokenizer": {"type": "Whitespace"},
         "post_processor": {
             "type": "TemplateProcessing",
-            "single": [begin, {"Sequence": {"id": "A", "type_id": 0}}],
+            "single": [begin, {"Sequence": {"id": "A", "type_id": 0}}, end],
             "pair": [begin, {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+            "special_tokens": {
+                "<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]},
+                "</s>": {"id": "</s>", "ids": [6], "tokens": ["</s>"]},
+            },
         },
         "model": {"type": "WordLevel", "vocab": words, "unk_token": "[UNK]"},
     });
@@ -640,12 +763,12 @@ fn text_is_encoded_by_the_folders_tokenizer() {
     lines(&mut case, &text);
     case.run("text", &["--phases", "1-2"]).expect("a run");
     let tokens = [
-        r#"{"id": 1, "input_ids": [1, 2, 3, 4, 5]}"#,
+        r#"{"id": 1, "input_ids": [1, 2, 3, 4, 5, 6, 0, 0], "attention_mask": [1, 1, 1, 1, 1, 1, 0, 0]}"#,
         r#"{"id": 2, "input_ids": [1, 2, 3, 4, 5], "labels": [-100, -100, -100, 4, 5]}"#,
     ];
     lines(&mut case, &tokens);
     case.run("tokens", &["--phases", "1-2"]).expect("a run");
     let [text, tokens] = ["text", "tokens"].map(|out| case.report(out));
     near("", &text["tasks"]["alpha"], &tokens["tasks"]["alpha"]);
-    assert_eq!(text["tasks"]["alpha"]["tokens"], serde_json::json!([4, 2]));
+    assert_eq!(text["tasks"]["alpha"]["tokens"], serde_json::json!([5, 2]));
 }

@@ -253,6 +253,9 @@ fn files_that_are_cut_short_or_not_there_are_named() {
 #[rstest]
 #[case("llama-gqa", json!({"model_type": "mamba"}), "mamba")]
 #[case("llama-gqa", json!({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}), "rope_scaling")]
+#[case("llama-gqa", json!({"rope_scaling": {"factor": 4.0}}), "rope_scaling")]
+#[case("llama-gqa", json!({"rope_scaling": "linear"}), "rope_scaling")]
+#[case("llama-gqa", json!({"rope_scaling": {"type": 1}}), "rope_scaling")]
 #[case("llama-gqa", json!({"rope_parameters": {"rope_type": "yarn"}}), "rope_parameters")]
 #[case("llama-gqa", json!({"quantization_config": {"bits": 4}}), "quantization_config")]
 #[case("llama-gqa", json!({"hidden_act": "gelu"}), "hidden_act")]
@@ -278,11 +281,15 @@ fn what_is_not_supported_is_named(#[case] case: &str, #[case] with: Value, #[cas
 #[case(json!({"sliding_window": 16}), 16, "sliding_window")]
 #[case(json!({"sliding_window": 4096}), 24, "max_position_embeddings")]
 #[case(json!({"sliding_window": null}), 24, "max_position_embeddings")]
+#[case(json!({"max_position_embeddings": 9999}), 4096, "sliding_window")]
 fn a_window_bounds_sequences(#[case] with: Value, #[case] tokens: usize, #[case] field: &str) {
     let text = std::fs::read_to_string(folder("mistral-sharded").join("config.json"));
     let mut config: Value = serde_json::from_str(&text.expect("a config")).expect("JSON");
-    let fields = with.as_object().expect("fields").clone();
-    config.as_object_mut().expect("fields").extend(fields);
+    // Where there is none, transformers takes 4096.
+    let config = config.as_object_mut().expect("fields");
+    config.remove("sliding_window");
+    config.extend(with.as_object().expect("fields").clone());
+    let config = Value::Object(config.clone());
     let longest = ModelConfig::parse(&config).expect("supported").longest;
     assert_eq!((longest.tokens, longest.field), (tokens, field));
 }

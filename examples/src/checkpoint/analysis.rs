@@ -149,6 +149,12 @@ impl Plan {
         findings: &mut Findings,
     ) -> Result<(), Error> {
         let tasks = tasks.map(String::as_str);
+        let pairs: usize = tasks.iter().map(|task| store.samples(task).len()).product();
+        // Cosine, separation, p and q of every pair, once as numbers and once as JSON.
+        let keep_pairs = self.fits(
+            "pairs of samples",
+            2 * 4 * pairs * store.catalogue().parameters().len(),
+        );
         if self.wants(5) {
             for (space, whitening) in [("raw", None), ("fisher", Some(Ridge::new()))] {
                 let conflicts = ConflictsConfig::new()
@@ -157,24 +163,45 @@ impl Plan {
                     .with_seed(self.seed)
                     .with_memory(self.memory)
                     .with_progress(self.progress)
-                    .with_keep_pairs(true);
+                    .with_keep_pairs(keep_pairs);
                 let report = conflicts.init()?.forward(store, tasks, heads, device)?;
                 findings.conflicts.push((space, report));
             }
         }
         if self.wants(6) && !heads.attention().is_empty() {
+            let cells: usize = heads
+                .attention()
+                .iter()
+                .map(|layer| 4 * layer.heads())
+                .sum();
+            let keep_scores = self.fits(
+                "scores of pairs",
+                2 * pairs * cells * self.interference.len(),
+            );
             for (name, config) in &self.interference {
                 let config = config
                     .clone()
                     .with_memory(self.memory)
                     .with_seed(self.seed)
                     .with_progress(self.progress)
-                    .with_keep_scores(true);
+                    .with_keep_scores(keep_scores);
                 let report = config.init()?.forward(store, tasks, heads, device)?;
                 findings.interference.push((name.clone(), report));
             }
         }
         Ok(())
+    }
+}
+
+impl Plan {
+    /// Whether so many numbers may be kept; says so when they may not.
+    fn fits(&self, what: &str, numbers: usize) -> bool {
+        let fits = 8 * numbers <= self.memory;
+        if !fits && self.compares_samples() {
+            let size = 8.0 * numbers as f64 / 1e9;
+            println!("  {what} are left out of the results: {size:.1} GB, more than --memory");
+        }
+        fits
     }
 }
 
@@ -196,10 +223,15 @@ pub fn parse_interference(text: &str) -> Result<InterferenceConfig, String> {
     if text == "default" {
         return serde_json::from_value(json).map_err(fail);
     }
+    let mut seen = Vec::new();
     for pair in text.split(',') {
         let (key, value) = pair
             .split_once('=')
             .ok_or_else(|| format!("`{pair}` in `{text}` is not of the form key=value"))?;
+        if seen.contains(&key) {
+            return Err(format!("`{key}` comes twice in `{text}`"));
+        }
+        seen.push(key);
         let value: serde_json::Value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
         match key {
             "ridge" | "ridge_rel" | "epsilon" => json["ridge"][key] = value,

@@ -133,7 +133,12 @@ pub struct Run {
     )]
     pub compare: Selection,
     /// Only the first N samples of each task
-    #[arg(long, value_name = "N", help_heading = "Samples")]
+    #[arg(
+        long,
+        value_name = "N",
+        conflicts_with = "part",
+        help_heading = "Samples"
+    )]
     pub samples: Option<usize>,
     /// Only a part of the lines of each file, INDEX/OF: every OF-th, from line INDEX, counted from 0
     #[arg(long, value_name = "INDEX/OF", help_heading = "Samples")]

@@ -1,6 +1,7 @@
 //! Losses and per-sample gradients of the tasks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
@@ -113,6 +114,7 @@ fn of<M: SampleLoss<Batch = Sequences>>(
                 start.elapsed().as_secs_f64(),
             );
         }
+        only_measured(&statistics, store.as_ref(), &task.name, &run.out)?;
         let samples = task.ids.iter().cloned().zip(losses);
         let measured = Measured::of(&statistics, &task.name, samples, task.bad.clone())?;
         if measured.ids.is_empty() {
@@ -129,6 +131,34 @@ fn of<M: SampleLoss<Batch = Sequences>>(
     })
 }
 
+/// Whether statistics and store are of the same samples: what is compared must be what is counted.
+///
+/// # Errors
+/// When one has more than the other.
+pub fn only_measured(
+    statistics: &Statistics,
+    store: Option<&GradientStore>,
+    task: &str,
+    folder: &Path,
+) -> Result {
+    let Some(store) = store else { return Ok(()) };
+    let counted = statistics.task(task)?.samples().iter();
+    let counted = counted.filter(|sample| sample.skipped.is_none());
+    let counted: HashSet<&str> = counted.map(|sample| &*sample.id).collect();
+    let stored: HashSet<&str> = store.samples(task).iter().map(|s| s.id()).collect();
+    match counted == stored {
+        true => Ok(()),
+        false => Err(format!(
+            "{} holds gradients of {} samples of task `{task}`, and {} are counted: it is half of another \
+             run; go on with that one, or give another folder",
+            folder.join(GRADIENTS).display(),
+            stored.len(),
+            counted.len()
+        )
+        .into()),
+    }
+}
+
 fn statistics(
     checkpoint: &Checkpoint,
     run: &Run,
@@ -143,7 +173,6 @@ fn statistics(
     let catalogue = catalogue.filter(&params)?;
     let elements = run.elements.of(&catalogue, heads)?;
     let config = StatisticsConfig::new()
-        .with_seed(Some(run.analysis.seed))
         .with_elementwise(elements.is_some())
         .with_elementwise_only(elements);
     Ok(config.init_for(&catalogue, heads, hash, device)?)

@@ -1,5 +1,6 @@
 //! `checkpoint merge`: the results of several runs as those of one.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Instant;
 
@@ -9,8 +10,9 @@ use serde_json::{Value, json};
 
 use super::Result;
 use super::args::Merge;
-use super::collect::{Collection, GRADIENTS, STATISTICS};
-use super::measured::Measured;
+use super::collect::{Collection, GRADIENTS, STATISTICS, only_measured};
+use super::inputs::{Inputs, model};
+use super::measured::{Measured, key};
 use super::run::{Work, done, load, phases};
 
 /// Join the runs and analyse them together.
@@ -31,11 +33,24 @@ pub fn join(merge: &Merge) -> Result {
     let device = merge.analysis.device.device()?;
     let checkpoint = load(&merge.model, &device)?;
 
+    let hash = checkpoint.hash()?;
+    let mut inputs = Inputs {
+        model: model(&checkpoint.config),
+        tasks: Default::default(),
+    };
     let mut statistics: Option<Statistics> = None;
     let mut tasks: Vec<Measured> = Vec::new();
     for run in &merge.runs {
         let of_run = Statistics::load(run.join(STATISTICS), &device)?;
+        if of_run.provenance().model != hash {
+            let [run, model] = [run, &merge.model].map(|path| path.display());
+            return Err(
+                format!("{run} is of another model than {model}: its weights differ").into(),
+            );
+        }
+        inputs = inputs.and(Inputs::read(run)?)?;
         for task in measured(run)? {
+            complete(run, &of_run, &task)?;
             match tasks.iter_mut().find(|known| known.name == task.name) {
                 Some(known) => extend(known, task),
                 None => tasks.push(task),
@@ -47,25 +62,21 @@ pub fn join(merge: &Merge) -> Result {
         }
     }
     let statistics = statistics.ok_or("there is nothing to merge")?;
-    let hash = checkpoint.hash()?;
-    if statistics.provenance().model != hash {
-        let model = merge.model.display();
-        return Err(
-            format!("the runs are of another model than {model}: its weights differ").into(),
-        );
-    }
-    statistics.save(out.join(STATISTICS))?;
-
     let phases = phases(&merge.analysis, tasks.len())?;
     let kept = merge.runs.iter().all(|run| run.join(GRADIENTS).exists());
     let wanted = merge.analysis.keeps_gradients(&phases);
     if wanted && !kept {
         return Err("a run kept no gradients to compare samples by; give --phases 1-4".into());
     }
+    statistics.save(out.join(STATISTICS))?;
+    inputs.write(out)?;
     let store = match wanted {
         true => Some(gradients(merge, &tasks)?),
         false => None,
     };
+    for task in &tasks {
+        only_measured(&statistics, store.as_ref(), &task.name, out)?;
+    }
     println!("Joined {} runs.", merge.runs.len());
     let collection = Collection {
         tasks,
@@ -105,6 +116,28 @@ fn measured(run: &Path) -> Result<Vec<Measured>> {
         )
         .into()
     })
+}
+
+/// Whether a run's report is of all that its statistics count.
+fn complete(run: &Path, statistics: &Statistics, task: &Measured) -> Result {
+    let counted = statistics.task(&task.name)?.samples().iter();
+    let counted: HashSet<&str> = counted
+        .filter(|sample| sample.skipped.is_none())
+        .map(|sample| &*sample.id)
+        .collect();
+    let told: Vec<String> = task.ids.iter().map(key).collect();
+    match counted == told.iter().map(String::as_str).collect() {
+        true => Ok(()),
+        false => Err(format!(
+            "{} was not finished: its statistics count {} samples of task `{}`, its report {}; go on with \
+             it by --resume",
+            run.display(),
+            counted.len(),
+            task.name,
+            told.len()
+        )
+        .into()),
+    }
 }
 
 fn extend(task: &mut Measured, other: Measured) {

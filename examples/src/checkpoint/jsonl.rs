@@ -10,7 +10,8 @@
 //! | `{"prompt": "..", "completion": ".."}` | only the completion counts; each is encoded on its own |
 //!
 //! Labels stand at their tokens, as Hugging Face's do: label `t` is predicted from the tokens before
-//! it. Do not shift them. Other keys are passed over.
+//! it. Do not shift them. An `attention_mask` may say that the last tokens are padding, which is left
+//! out. Other keys are passed over.
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
@@ -219,13 +220,23 @@ impl Reader<'_> {
         let forms = ["input_ids", "text", "prompt"];
         let form: Vec<&str> = forms.into_iter().filter(|key| get(key).is_some()).collect();
         let (tokens, labels) = match *form {
-            ["input_ids"] => given(get("input_ids"), get("labels"))?,
+            ["input_ids"] => {
+                let (tokens, labels) = given(get("input_ids"), get("labels"))?;
+                unpadded(tokens, labels, get("attention_mask"))?
+            }
+            ["text" | "prompt"] if get("labels").is_some() => {
+                return Err("`labels` belong to `input_ids`, not to text".into());
+            }
+            ["text"] if get("completion").is_some() => {
+                return Err("`completion` belongs to `prompt`, not to `text`".into());
+            }
             ["text"] => {
                 let tokens = self.encode(text(get("text"), "text")?, true)?;
                 (tokens.clone(), tokens)
             }
             ["prompt"] => {
-                let mut tokens = self.encode(text(get("prompt"), "prompt")?, true)?;
+                let tokenizer = self.text.as_ref().map_err(Clone::clone)?;
+                let mut tokens = tokenizer.encode_open(text(get("prompt"), "prompt")?)?;
                 let completion = self.encode(text(get("completion"), "completion")?, false)?;
                 let mut labels = vec![IGNORE; tokens.len()];
                 labels.extend(&completion);
@@ -313,6 +324,29 @@ fn given(tokens: Option<&Value>, labels: Option<&Value>) -> Result<(Vec<i64>, Ve
         Some(labels) => numbers(labels, "labels")?,
         None => tokens.clone(),
     };
+    Ok((tokens, labels))
+}
+
+/// Without the padding at the end that an attention mask tells.
+fn unpadded(
+    mut tokens: Vec<i64>,
+    mut labels: Vec<i64>,
+    mask: Option<&Value>,
+) -> Result<(Vec<i64>, Vec<i64>), String> {
+    let Some(mask) = mask else {
+        return Ok((tokens, labels));
+    };
+    let (mask, _) =
+        given(Some(mask), None).map_err(|_| "`attention_mask` is no list of 0 and 1")?;
+    let active = mask.iter().take_while(|m| **m == 1).count();
+    if mask.len() != tokens.len() || mask[active..].iter().any(|m| *m != 0) {
+        return Err(
+            "`attention_mask` must have a 1 for each token and then a 0 for each one of padding"
+                .into(),
+        );
+    }
+    tokens.truncate(active);
+    labels.truncate(active);
     Ok((tokens, labels))
 }
 

@@ -192,9 +192,7 @@ impl Page<'_> {
         };
         Some(HeatMap {
             title: format!("{}: share of each head, in per cent", report.task),
-            rows: (0..rows.len())
-                .map(|layer| format!("layer {layer}"))
-                .collect(),
+            rows: rows.iter().map(|(attention, _)| layer(attention)).collect(),
             columns: (0..columns).map(|head| head.to_string()).collect(),
             axes: ["layer".into(), "query head".into()],
             marked: Vec::new(),
@@ -388,6 +386,14 @@ impl Page<'_> {
         }
         text + "</dl>"
     }
+}
+
+/// `layer 3` of an attention's path, by the first number in it; the path where there is none.
+fn layer(attention: &str) -> String {
+    let number = attention
+        .split('.')
+        .find_map(|part| part.parse::<usize>().ok());
+    number.map_or_else(|| attention.into(), |number| format!("layer {number}"))
 }
 
 /// `global@0.5` in words.

@@ -32,40 +32,33 @@ use super::uses::Cost;
 pub struct Tensors(BTreeMap<String, (Vec<usize>, Vec<u8>)>);
 
 impl Tensors {
-    /// Means, M2 and groups of statistics, gradients of a store if there is one, and scores of
-    /// interference.
+    /// Means, M2 and groups of statistics and gradients of a store, where they are given, scores of
+    /// interference, and what was merged and scaled.
     ///
     /// # Errors
     /// When an accumulator or the store cannot be read.
     pub fn of(
-        statistics: &Statistics,
+        statistics: Option<&Statistics>,
         gradients: Option<&GradientStore>,
         tasks: &[Measured],
         findings: &Findings,
     ) -> Result<Self> {
         let mut tensors = Self::default();
         for task in tasks {
-            let name = encode(&task.name);
-            for (path, parameter) in statistics.task(&task.name)?.parameters() {
-                let shape = statistics.shape(path).unwrap_or_default();
-                if let Some(welford) = parameter.elementwise() {
-                    tensors.moments([&format!("{name}/"), path], shape, welford)?;
-                }
-                for (grouping, welford) in parameter.groups() {
-                    let path = format!("{}/{path}", grouping.label());
-                    let prefix = format!("{name}/group_");
-                    tensors.moments([&prefix, &path], &[grouping.groups()], welford)?;
-                }
+            if let Some(statistics) = statistics {
+                tensors.statistics(statistics, task)?;
             }
             if let Some(store) = gradients {
                 tensors.gradients(store, task)?;
             }
         }
-        for (settings, report) in &findings.interference {
+        let kept = |report: &InterferenceReport| report.slices.iter().any(|s| s.scores.is_some());
+        let reports = findings.interference.iter();
+        for (settings, report) in reports.filter(|(_, report)| kept(report)) {
             for block in report.blocks() {
-                if let Some((shape, scores)) = dense(report, block, tasks) {
-                    tensors.add(format!("interference/{settings}/{block}"), &shape, scores);
-                }
+                let (shape, scores) = dense(report, block, tasks)
+                    .ok_or_else(|| format!("interference ({settings}) has no scores of {block}"))?;
+                tensors.add(format!("interference/{settings}/{block}"), &shape, scores);
             }
         }
         let scaled = findings.uses.scaled.iter();
@@ -74,7 +67,11 @@ impl Tensors {
         let merged = merged.map(|merged| ("merged".to_owned(), &merged.weights));
         for (prefix, weights) in scaled.chain(merged) {
             for (path, values) in weights.iter() {
-                let shape = statistics.shape(path).unwrap_or_default();
+                let shape = findings
+                    .uses
+                    .shapes
+                    .get(path)
+                    .map_or(&[][..], |shape| shape);
                 tensors.add(format!("{prefix}/{path}"), shape, values.iter().copied());
             }
         }
@@ -84,6 +81,22 @@ impl Tensors {
     fn add(&mut self, name: String, shape: &[usize], values: impl IntoIterator<Item = f64>) {
         let bytes = values.into_iter().flat_map(f64::to_le_bytes).collect();
         self.0.insert(name, (shape.to_vec(), bytes));
+    }
+
+    fn statistics(&mut self, statistics: &Statistics, task: &Measured) -> Result {
+        let name = encode(&task.name);
+        for (path, parameter) in statistics.task(&task.name)?.parameters() {
+            let shape = statistics.shape(path).unwrap_or_default();
+            if let Some(welford) = parameter.elementwise() {
+                self.moments([&format!("{name}/"), path], shape, welford)?;
+            }
+            for (grouping, welford) in parameter.groups() {
+                let path = format!("{}/{path}", grouping.label());
+                let prefix = format!("{name}/group_");
+                self.moments([&prefix, &path], &[grouping.groups()], welford)?;
+            }
+        }
+        Ok(())
     }
 
     fn gradients(&mut self, store: &GradientStore, task: &Measured) -> Result {
@@ -104,11 +117,12 @@ impl Tensors {
         if let Some(mean) = moments.mean {
             self.add(format!("{prefix}mean/{name}"), shape, mean);
         }
-        if let Some(variance) = moments.variance {
-            let degrees = moments.count as f64 - 1.0;
-            let m2 = variance.into_iter().map(|v| v * degrees);
-            self.add(format!("{prefix}m2/{name}"), shape, m2);
-        }
+        // Of one sample M2 is 0, where the variance is undefined.
+        let elements = shape.iter().product();
+        let degrees = moments.count.saturating_sub(1) as f64;
+        let variance = moments.variance.unwrap_or_else(|| vec![0.0; elements]);
+        let m2 = variance.into_iter().map(|v| v * degrees);
+        self.add(format!("{prefix}m2/{name}"), shape, m2);
         Ok(())
     }
 

@@ -1,23 +1,24 @@
 //! A run of `checkpoint`: read, measure, analyse, write.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::tensor::Device;
-use fisher_core::{GradientStore, Statistics};
+use fisher_core::{Catalogue, GradientStore, Statistics};
 use serde_json::{Value, json};
 
 use super::Result;
 use super::analysis::{Findings, Plan};
-use super::args::{Analysis, Cli, Phases, Run};
+use super::args::{Analysis, Cli, Phases, Run, Selection};
 use super::collect::{Collection, GRADIENTS, STATISTICS, collect};
+use super::inputs::Inputs;
 use super::join::join;
 use super::jsonl::{Reader, TaskData};
 use super::measured::Measured;
 use super::page::Page;
 use super::results::{Tensors, report};
 use super::text::Text;
-use super::uses::{MERGED, second, uses};
+use super::uses::{MERGED, own_statistics, second, uses};
 use crate::decoder::{Architecture, Checkpoint};
 use crate::memory::resident;
 
@@ -44,10 +45,15 @@ fn measure(run: &Run) -> Result {
     let device = run.analysis.device.device()?;
     let checkpoint = load(&run.model, &device)?;
     let data = read(run, &checkpoint)?;
-    if let (true, Some(other)) = (phases.contains(&7), &run.analysis.merge_with) {
-        second(other, &checkpoint, &device)?; // before hours of work, not after
-    }
     let keep = run.analysis.keeps_gradients(&phases);
+    possible(run, &phases, &checkpoint, &data, &device)?;
+    let inputs = Inputs::of(&checkpoint.config, &data);
+    // What is asked for now, on top of what was: a run may go on with fewer samples.
+    let inputs = match there(run).any(|path| path.exists()) {
+        true => Inputs::read(&run.out)?.and(inputs)?,
+        false => inputs,
+    };
+    inputs.write(&run.out)?;
     println!(
         "Measuring, in batches of up to {} tokens.",
         run.batch_tokens
@@ -88,8 +94,10 @@ pub(super) fn done(out: &Path, start: Instant) {
 /// The phases wanted, or all that there are tasks for.
 pub(super) fn phases(analysis: &Analysis, tasks: usize) -> Result<Vec<u8>> {
     let uses = analysis.merge_with.is_some() || !analysis.scale.is_empty();
-    if tasks < 2 && analysis.merge_with.is_some() {
-        return Err("--merge-with weighs each model by a task, and there is one task".into());
+    if tasks != 2 && analysis.merge_with.is_some() {
+        return Err(
+            format!("--merge-with weighs each model by a task: give two, not {tasks}").into(),
+        );
     }
     let last = if tasks == 2 { 6 } else { 3 };
     let possible: Vec<u8> = (1..=last).chain(uses.then_some(7)).collect();
@@ -99,15 +107,92 @@ pub(super) fn phases(analysis: &Analysis, tasks: usize) -> Result<Vec<u8>> {
     match phases.iter().find(|phase| !possible.contains(phase)) {
         None => Ok(phases.clone()),
         Some(7) => Err("phase 7 needs --merge-with or --scale".into()),
-        Some(phase) => Err(format!("phase {phase} compares two tasks, and there is one").into()),
+        Some(phase) => {
+            Err(format!("phase {phase} compares two tasks, and there are {tasks}").into())
+        }
     }
+}
+
+/// What would fail after hours of work, before it.
+fn possible(
+    run: &Run,
+    phases: &[u8],
+    checkpoint: &Checkpoint,
+    data: &[TaskData],
+    device: &Device,
+) -> Result {
+    let Checkpoint {
+        catalogue, heads, ..
+    } = checkpoint;
+    let kept = match run.compare.of(catalogue, heads)? {
+        Some(kept) => catalogue.filter(&kept)?,
+        None if run.analysis.keeps_gradients(phases) => {
+            return Err(
+                "--compare none leaves nothing to compare; leave phases 5 and 6 out".into(),
+            );
+        }
+        None => Catalogue::new(Vec::new())?,
+    };
+    if phases.iter().any(|phase| [5, 6].contains(phase)) {
+        if let Some(task) = data.iter().find(|task| task.samples.len() < 2) {
+            return Err(format!(
+                "phases 5 and 6 compare samples, and task `{}` has one; leave them out: --phases 1-4",
+                task.name
+            )
+            .into());
+        }
+    }
+    if phases.contains(&6) {
+        let mut paths = heads.attention().iter().flat_map(|layer| layer.paths());
+        if let Some(path) = paths.find(|path| kept.get(path).is_none()) {
+            return Err(format!(
+                "phase 6 compares samples in all of the attention, and --compare leaves `{path}` out; \
+                 give --compare attention, or leave the phase out: --phases 1-5"
+            )
+            .into());
+        }
+    }
+    if run.analysis.save_gradients {
+        let elements: usize = kept.parameters().iter().map(|p| p.elements()).sum();
+        let samples: usize = data.iter().map(|task| task.samples.len()).sum();
+        let bytes = 8 * elements * samples;
+        if bytes > run.analysis.memory.0 {
+            return Err(format!(
+                "--save-gradients gathers {:.1} GB, more than --memory allows: raise it, or narrow \
+                 --compare",
+                bytes as f64 / 1e9
+            )
+            .into());
+        }
+    }
+    if !phases.contains(&7) {
+        return Ok(());
+    }
+    if run.params != Selection::All || run.elements != Selection::All {
+        return Err(
+            "phase 7 needs the Fisher of every element: leave --params and --elements at all"
+                .into(),
+        );
+    }
+    if let (Some(folder), [_, task]) = (&run.analysis.merge_with, data) {
+        let other = second(folder, checkpoint, device)?;
+        if let Some(own) = &run.analysis.merge_run {
+            own_statistics(own, &other, device)?.task(&task.name)?;
+        }
+    }
+    Ok(())
+}
+
+/// What a run leaves in its folder.
+fn there(run: &Run) -> impl Iterator<Item = PathBuf> {
+    let files = [STATISTICS, GRADIENTS, "report.json"];
+    files.into_iter().map(|file| run.out.join(file))
 }
 
 /// A folder of its own, unless an earlier run is to go on.
 fn claim(run: &Run) -> Result {
     let out = run.out.display();
-    let there = [STATISTICS, GRADIENTS, "report.json"].map(|file| run.out.join(file));
-    if !run.resume && there.iter().any(|path| path.exists()) {
+    if !run.resume && there(run).any(|path| path.exists()) {
         return Err(format!(
             "{out} holds a run already: go on with it by --resume, or give another folder"
         )
@@ -196,11 +281,10 @@ impl Work<'_> {
             findings: &findings,
         };
         write(out, "report.html", &page.html())?;
-        if self.phases.contains(&1) {
-            let gradients = store.as_ref().filter(|_| self.analysis.save_gradients);
-            let tensors = Tensors::of(statistics, gradients, tasks, &findings)?;
-            tensors.save(&out.join("results.safetensors"))?;
-        }
+        let gradients = store.as_ref().filter(|_| self.analysis.save_gradients);
+        let moments = Some(statistics).filter(|_| self.phases.contains(&1));
+        let tensors = Tensors::of(moments, gradients, tasks, &findings)?;
+        tensors.save(&out.join("results.safetensors"))?;
         if let Some(merged) = &findings.uses.merged {
             let folder = out.join(MERGED);
             let saved = merged.save(self.checkpoint, &folder);

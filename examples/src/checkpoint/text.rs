@@ -26,6 +26,26 @@ impl Text {
         Ok(Self { tokenizer })
     }
 
+    /// The tokens of a text that goes on: with the special tokens that the tokenizer adds before it,
+    /// and without those behind it.
+    ///
+    /// # Errors
+    /// What the tokenizer says.
+    pub fn encode_open(&self, text: &str) -> Result<Vec<i64>, String> {
+        let encoding = self.tokenizer.encode(text, true);
+        let encoding = encoding.map_err(|e| e.to_string())?;
+        let special = encoding.get_special_tokens_mask();
+        let behind = special.iter().rev().take_while(|s| **s == 1).count();
+        let ids = encoding.get_ids();
+        // Before an empty text there is no behind.
+        let end = if behind == ids.len() {
+            ids.len()
+        } else {
+            ids.len() - behind
+        };
+        Ok(ids[..end].iter().map(|&id| i64::from(id)).collect())
+    }
+
     /// The tokens of a text, with the special tokens that the tokenizer adds if `special`.
     ///
     /// # Errors

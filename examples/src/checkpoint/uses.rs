@@ -38,6 +38,8 @@ pub struct Uses {
     pub scaled: Vec<(String, Weights)>,
     /// The model merged with another.
     pub merged: Option<Merged>,
+    /// Of the parameters.
+    pub shapes: BTreeMap<String, Vec<usize>>,
 }
 
 /// Two models merged, and what that costs.
@@ -68,10 +70,10 @@ pub struct Cost {
 /// When it cannot be read, or is of another shape.
 pub fn second(folder: &Path, first: &Checkpoint, device: &Device) -> Result<Checkpoint> {
     let second = Checkpoint::load(folder, &device.clone().autodiff())?;
-    if second.catalogue != first.catalogue {
+    if second.catalogue != first.catalogue || second.config != first.config {
         let [second, first] = [folder, &first.folder].map(Path::display);
         return Err(
-            format!("{second} cannot be merged with {first}: its parameters differ").into(),
+            format!("{second} cannot be merged with {first}: its config.json differs").into(),
         );
     }
     Ok(second)
@@ -89,7 +91,12 @@ pub fn uses(
     store: Option<&GradientStore>,
     device: &Device,
 ) -> Result<Uses> {
-    let mut uses = Uses::default();
+    let parameters = checkpoint.catalogue.parameters().iter();
+    let shapes = parameters.map(|p| (p.path().to_owned(), p.shape().to_vec()));
+    let mut uses = Uses {
+        shapes: shapes.collect(),
+        ..Uses::default()
+    };
     if let (Some(store), [first, ..]) = (store, tasks) {
         for scale in &analysis.scale {
             let scaled = divided(scale, statistics, store, first)?;
@@ -118,7 +125,10 @@ pub fn uses(
 }
 
 /// The statistics that a run measured at `model`.
-fn own_statistics(run: &Path, model: &Checkpoint, device: &Device) -> Result<Statistics> {
+///
+/// # Errors
+/// When it is not a run of that model.
+pub fn own_statistics(run: &Path, model: &Checkpoint, device: &Device) -> Result<Statistics> {
     let statistics: Statistics = Statistics::load(run.join(STATISTICS), device)?;
     match statistics.provenance().model == model.hash()? {
         true => Ok(statistics),
@@ -218,7 +228,7 @@ impl Merged {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default();
             let known = name.to_string_lossy();
-            if KEPT.iter().any(|start| known.starts_with(start)) {
+            if path.is_file() && KEPT.iter().any(|start| known.starts_with(start)) {
                 std::fs::copy(&path, folder.join(name))?;
             }
         }

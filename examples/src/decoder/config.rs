@@ -218,10 +218,11 @@ fn longest(kind: &str, fields: &Fields) -> Result<Longest> {
         _ => false,
     };
     let field = "sliding_window";
-    if !slides || fields.get(field).is_none() {
+    // Not there is 4096, as in transformers; null is none.
+    if !slides || fields.0.get(field).is_some_and(Value::is_null) {
         return Ok(positions);
     }
-    let window = fields.number(field, None)?;
+    let window = fields.number(field, Some(4096))?;
     Ok(match window < positions.tokens {
         true => Longest {
             tokens: window,
@@ -238,6 +239,18 @@ fn rotary_theta(fields: &Fields) -> Result<f64> {
         let Some(value) = fields.get(name) else {
             continue;
         };
+        let plain = |(key, value): (&String, &Value)| match &**key {
+            _ if value.is_null() => true,
+            "rope_type" | "type" => value.is_string(),
+            "rope_theta" | "partial_rotary_factor" => value.is_number(),
+            _ => false,
+        };
+        if !value
+            .as_object()
+            .is_some_and(|inside| inside.iter().all(plain))
+        {
+            return Err(fields.unsupported(name, "rotary positions of type `default`, not scaled"));
+        }
         let inside = Fields(value);
         let kind = ["rope_type", "type"].map(|key| inside.get(key).and_then(Value::as_str));
         if kind.iter().flatten().any(|kind| *kind != "default") {

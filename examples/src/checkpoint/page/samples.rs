@@ -34,11 +34,18 @@ pub(super) fn collisions(text: &mut String, report: &ConflictReport) {
     parameters(text, &slices);
     if let Some(picture) = slices.first().and_then(|slice| report.picture(&slice.name)) {
         for mut map in picture.maps {
+            if map.rows.len() * map.columns.len() > CELLS {
+                text.push_str("<p class=soft>Too many pairs to draw: they are in report.json.</p>");
+                continue;
+            }
             map.title = "Cosines of all pairs".into();
             figure(text, &map, &picture.note);
         }
     }
 }
+
+/// Pairs that are drawn.
+const CELLS: usize = 64 * 64;
 
 /// The first parameters, and how many more there are.
 fn parameters(text: &mut String, slices: &[&SliceConflicts]) {
