@@ -133,14 +133,14 @@ fn possible(
         }
         None => Catalogue::new(Vec::new())?,
     };
-    if phases.iter().any(|phase| [5, 6].contains(phase)) {
-        if let Some(task) = data.iter().find(|task| task.samples.len() < 2) {
-            return Err(format!(
-                "phases 5 and 6 compare samples, and task `{}` has one; leave them out: --phases 1-4",
-                task.name
-            )
-            .into());
-        }
+    let compares = phases.iter().any(|phase| [5, 6].contains(phase));
+    let single = data.iter().find(|task| task.samples.len() < 2);
+    if let (true, Some(task)) = (compares, single) {
+        return Err(format!(
+            "phases 5 and 6 compare samples, and task `{}` has one; leave them out: --phases 1-4",
+            task.name
+        )
+        .into());
     }
     if phases.contains(&6) {
         let mut paths = heads.attention().iter().flat_map(|layer| layer.paths());
