@@ -535,6 +535,28 @@ fn parts_join_to_the_whole() {
     }
     let error = merge(&case.folder("again"), [&first, &first]).expect_err("the same samples");
     assert!(error.contains("3"), "{error}");
+    // Looked at again, with other settings, from what was joined or, of half of it, anew.
+    let again = |settings: &str| {
+        let fixed = [
+            "merge",
+            "--model",
+            &case.model,
+            "--out",
+            &out,
+            &first,
+            &second,
+        ];
+        program(&[&fixed[..], &["--resume", "--interference", settings]].concat())
+    };
+    let error = merge(&out, [&first, &second]).expect_err("it is there");
+    assert!(error.contains("--resume"), "{error}");
+    again("pool=B").expect("joined before");
+    assert!(case.report("joined")["interference"]["pool=B"].is_object());
+    for file in std::fs::read_dir(Path::new(&out).join("gradients")).expect("a folder") {
+        std::fs::remove_file(file.expect("a file").path()).expect("a file");
+    }
+    again("pool=pooled").expect("joined anew");
+    assert!(case.report("joined")["interference"]["pool=pooled"].is_object());
     std::fs::remove_file(Path::new(&second).join("inputs.json")).expect("a file");
     let error = merge(&case.folder("again"), [&first, &second]).expect_err("no record");
     assert!(error.contains("inputs.json"), "{error}");

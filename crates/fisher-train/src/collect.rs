@@ -25,6 +25,9 @@ pub enum NonFinite {
     #[default]
     Error,
     /// Leave the sample out, warn, and record it in the statistics.
+    ///
+    /// By taps, a gradient that overflows although all that it is made of is finite, as in float16,
+    /// is an error all the same: it is seen too late. [`Engine::Loop`] skips it.
     Skip,
 }
 

@@ -72,6 +72,9 @@ pub struct Merge {
     /// Folder for the results
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+    /// Go on with what --out already holds, such as to look again with other settings
+    #[arg(long)]
+    pub resume: bool,
     /// Folders that runs wrote (their --out)
     #[arg(required = true, num_args = 1.., value_name = "RUN")]
     pub runs: Vec<PathBuf>,

@@ -23,11 +23,13 @@ use super::run::{Work, done, load, phases};
 pub fn join(merge: &Merge) -> Result {
     let start = Instant::now();
     let out = &merge.out;
-    if [STATISTICS, GRADIENTS]
-        .iter()
-        .any(|file| out.join(file).exists())
-    {
-        return Err(format!("{} holds a run already: give another folder", out.display()).into());
+    let mut there = [STATISTICS, GRADIENTS].iter();
+    if !merge.resume && there.any(|file| out.join(file).exists()) {
+        return Err(format!(
+            "{} holds a run already: go on with it by --resume, or give another folder",
+            out.display()
+        )
+        .into());
     }
     std::fs::create_dir_all(out).map_err(|e| format!("cannot make {}: {e}", out.display()))?;
     let device = merge.analysis.device.device()?;
@@ -71,7 +73,10 @@ pub fn join(merge: &Merge) -> Result {
     statistics.save(out.join(STATISTICS))?;
     inputs.write(out)?;
     let store = match wanted {
-        true => Some(gradients(merge, &tasks)?),
+        true => match earlier(merge, &statistics, &tasks) {
+            Some(store) => Some(store),
+            None => Some(gradients(merge, &tasks)?),
+        },
         false => None,
     };
     for task in &tasks {
@@ -148,9 +153,29 @@ fn extend(task: &mut Measured, other: Measured) {
     task.skipped.extend(other.skipped);
 }
 
+/// The gradients that an earlier call has joined; what it left half done is removed.
+fn earlier(merge: &Merge, statistics: &Statistics, tasks: &[Measured]) -> Option<GradientStore> {
+    let folder = merge.out.join(GRADIENTS);
+    let store = GradientStore::open(&folder).ok();
+    let whole = |store: &GradientStore| {
+        let mut tasks = tasks.iter();
+        tasks.all(|t| only_measured(statistics, Some(store), &t.name, &merge.out).is_ok())
+    };
+    let store = store.filter(whole);
+    if store.is_none() && folder.exists() {
+        tracing::warn!(folder = %folder.display(), "half of a store: joined anew");
+    }
+    store
+}
+
 /// The gradients of all runs, in one store.
 fn gradients(merge: &Merge, tasks: &[Measured]) -> Result<GradientStore> {
     let mut joined: Option<GradientStore> = None;
+    let folder = merge.out.join(GRADIENTS);
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder)
+            .map_err(|e| format!("cannot remove {}: {e}", folder.display()))?;
+    }
     for run in &merge.runs {
         let store = GradientStore::open(run.join(GRADIENTS))?;
         let mut into = match joined.take() {
@@ -158,7 +183,7 @@ fn gradients(merge: &Merge, tasks: &[Measured]) -> Result<GradientStore> {
             Some(_) => return Err("the runs kept gradients of different parameters".into()),
             None => {
                 let config = StoreConfig::new(merge.analysis.memory.0);
-                let config = config.with_folder(Some(merge.out.join(GRADIENTS)));
+                let config = config.with_folder(Some(folder.clone()));
                 config.init_for(store.catalogue(), store.model().into())?
             }
         };
