@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::Result;
 use super::jsonl::TaskData;
+use super::run::write;
 use crate::decoder::{ModelConfig, Sequence};
 
 /// The file, in a run's folder.
@@ -48,18 +49,12 @@ impl Inputs {
         read().map_err(|e| format!("{} is no record of a run: {e}", path.display()).into())
     }
 
-    /// Write them to a folder: beside the old ones first, so that there is never half of them.
+    /// Write them to a folder.
     ///
     /// # Errors
     /// When they cannot be written.
     pub fn write(&self, folder: &Path) -> Result {
-        let path = folder.join(INPUTS);
-        let beside = folder.join("inputs.part");
-        let write = || -> Result {
-            std::fs::write(&beside, serde_json::to_vec(self)?)?;
-            Ok(std::fs::rename(&beside, &path)?)
-        };
-        write().map_err(|e| format!("cannot write {}: {e}", path.display()).into())
+        write(folder, INPUTS, &serde_json::to_string(self)?)
     }
 
     /// These and those of another run of the same model; samples that both have must be the same.

@@ -372,7 +372,7 @@ impl Work<'_> {
 }
 
 /// Write a text: beside the old one first, so that there is never half of it.
-fn write(out: &Path, file: &str, text: &str) -> Result {
+pub(super) fn write(out: &Path, file: &str, text: &str) -> Result {
     let path = out.join(file);
     let beside = out.join(format!("{file}.part"));
     let written = std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, &path));
