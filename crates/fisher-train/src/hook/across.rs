@@ -32,7 +32,14 @@ pub(crate) struct Kept {
 #[derive(Debug)]
 struct Batch {
     samples: usize,
-    gradients: BTreeMap<String, Tensor<2>>,
+    gradients: BTreeMap<String, Scaled>,
+}
+
+/// Gradients divided by their largest value: float32 has no squares of numbers below 1e-19.
+#[derive(Debug)]
+struct Scaled {
+    values: Tensor<2>,
+    scale: f64,
 }
 
 impl Kept {
@@ -66,9 +73,19 @@ impl Kept {
                 DType::F64 => DType::F64,
                 _ => DType::F32,
             };
-            batch
-                .gradients
-                .insert(path.to_owned(), gradient.cast(float));
+            let gradient = gradient.cast(float);
+            let largest: f64 = gradient.clone().max_abs().into_scalar();
+            let scaled = match largest > 0.0 {
+                true => Scaled {
+                    values: gradient.div_scalar(largest),
+                    scale: largest,
+                },
+                false => Scaled {
+                    values: gradient,
+                    scale: 1.0,
+                },
+            };
+            batch.gradients.insert(path.to_owned(), scaled);
         }
     }
 
@@ -97,22 +114,21 @@ impl Batch {
     /// Of every sample here with every sample there.
     fn cosines(&self, other: &Self) -> Result<Vec<f64>> {
         let (ours, theirs) = (self.norms()?, other.norms()?);
-        let mut products: Option<Tensor<2>> = None;
+        let pairs = self.samples * other.samples;
+        let mut products = vec![0.0; pairs];
         for (path, gradient) in &self.gradients {
             let Some(there) = other.gradients.get(path) else {
                 continue;
             };
-            let product = gradient.clone().matmul(there.clone().transpose());
-            products = Some(match products {
-                Some(sum) => sum + product,
-                None => product,
-            });
+            let product = gradient
+                .values
+                .clone()
+                .matmul(there.values.clone().transpose());
+            let scale = gradient.scale * there.scale;
+            let of_path = read(product.reshape([pairs]))?;
+            let sums = products.iter_mut().zip(of_path);
+            sums.for_each(|(sum, product)| *sum += product * scale);
         }
-        let pairs = self.samples * other.samples;
-        let products = match products {
-            Some(products) => read(products.reshape([pairs]))?,
-            None => vec![0.0; pairs],
-        };
         let norms = ours.iter().flat_map(|a| theirs.iter().map(move |b| a * b));
         let defined = products
             .into_iter()
@@ -126,12 +142,40 @@ impl Batch {
     fn norms(&self) -> Result<Vec<f64>> {
         let mut squares = vec![0.0; self.samples];
         for gradient in self.gradients.values() {
-            let of_path = read(gradient.clone().square().sum_dim(1).flatten(0, 1))?;
+            let squared = gradient.values.clone().square().sum_dim(1);
+            let of_path = read(squared.flatten(0, 1))?;
             squares
                 .iter_mut()
                 .zip(of_path)
-                .for_each(|(sum, square)| *sum += square);
+                .for_each(|(sum, square)| *sum += square * gradient.scale * gradient.scale);
         }
         Ok(squares.into_iter().map(f64::sqrt).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+
+    #[test]
+    fn gradients_of_any_size_have_directions() {
+        let device = Device::flex();
+        let paths = ["a", "b"].map(str::to_owned);
+        let mut kept = Kept::new(paths.into());
+        for (task, size, rows) in [
+            ("one", 1e-25_f32, [[[3.0, 4.0]], [[0.0, 5.0]]]),
+            ("two", 1e25, [[[3.0, -4.0]], [[5.0, 0.0]]]),
+        ] {
+            kept.begin(task, &[Sample::new("0", 1).expect("a sample")]);
+            for (path, row) in ["a", "b"].into_iter().zip(rows) {
+                let gradient = Tensor::<2>::from_floats(row, &device) * size;
+                kept.take(task, path, gradient);
+            }
+        }
+        let across = kept.read().expect("values").expect("a pair");
+        // (9 − 16 + 0 + 0) / 50
+        assert!((across.mean_cosine + 0.14).abs() < 1e-6, "{across:?}");
+        assert_eq!((across.pairs, across.conflict_rate), (1, 1.0));
     }
 }
