@@ -264,15 +264,20 @@ impl<M: SampleLoss> Capture<M> {
     /// Add the gradients of parameters that no tap covers; `None` when one is not finite, or when
     /// they are too many to be held for a whole batch.
     fn rest(&mut self, batch: &M::Batch, mut captured: Captured) -> Result<Option<Captured>> {
+        if self.untapped.is_empty() {
+            return Ok(Some(captured));
+        }
         let catalogue = Catalogue::of(&self.model)?;
         let elements = |path: &String| catalogue.get(path).map_or(0, |p| p.elements());
         let held: usize = self.untapped.iter().map(elements).sum();
         if held * captured.samples.len() > HELD {
-            tracing::warn!("the loop takes all parameters: most of them have no taps");
+            tracing::warn!(
+                "the loop takes all parameters: those without taps are too many to hold for a batch"
+            );
             self.by_taps = None;
             return Ok(None);
         }
-        let Some((_, by_loop)) = self.by_taps.as_ref().filter(|_| !self.untapped.is_empty()) else {
+        let Some((_, by_loop)) = &self.by_taps else {
             return Ok(Some(captured));
         };
         let mut rows: BTreeMap<&String, Vec<Tensor<2>>> = BTreeMap::new();
