@@ -2,6 +2,7 @@
 
 pub mod backend;
 pub mod compare;
+pub mod course;
 pub mod golden;
 pub mod models;
 pub mod pupil;

@@ -2,13 +2,16 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataloader::{DataLoader, DataLoaderBuilder};
 use burn::data::dataset::InMemDataset;
 use burn::module::Module;
 use burn::optim::{AdamWConfig, ModuleOptimizer};
-use burn::tensor::{Device, ExecutionError, Int, Tensor, TensorData};
+use burn::tensor::{
+    Device, ExecutionError, GradientCheckpointingStrategy, Int, Tensor, TensorData,
+};
 use burn::train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
 use burn::train::metric::MetricDefinition;
 use burn::train::renderer::{
@@ -43,6 +46,8 @@ pub struct Happens {
     pub nan_at: Option<String>,
     /// Training is interrupted, when this sample comes.
     pub stop_at: Option<(String, Interrupter)>,
+    /// Training steps are counted whose weights and data are on a device with gradient checkpointing.
+    pub checkpointed: Option<Arc<AtomicUsize>>,
     /// What dropout draws depends on the batch alone, so that training goes on from a checkpoint as
     /// if it had never stopped.
     pub steady: bool,
@@ -108,6 +113,14 @@ impl TrainStep for Pupil {
     fn step(&self, batch: Sequences) -> TrainOutput<Nothing> {
         if let Some(hook) = &self.happens.hook {
             hook.step(self, &batch).expect("a capture");
+        }
+        if let Some(count) = &self.happens.checkpointed {
+            let devices = [self.devices()[0].clone(), batch.tokens.device()];
+            let all = devices.iter().all(|device| {
+                device.gradient_checkpointing_strategy()
+                    == Some(GradientCheckpointingStrategy::Balanced)
+            });
+            count.fetch_add(usize::from(all), Ordering::Relaxed);
         }
         if let Some((at, interrupter)) = &self.happens.stop_at
             && batch.ids.contains(at)

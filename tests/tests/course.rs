@@ -7,17 +7,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use burn::tensor::Device;
-use burn::train::checkpoint::KeepLastNCheckpoints;
 use burn::train::{Interrupter, LearningResult};
-use fisher_core::{
-    AttentionConfig, Averages, Catalogue, HeadLayout, Statistics, StatisticsConfig, hash_weights,
-};
-use fisher_tests::models::Sequences;
-use fisher_tests::pupil::{Happens, Pupil, launch, loader, training};
-use fisher_train::{
-    CaptureConfig, Error, FisherHook, History, HookConfig, HookSource, NonFinite, OnFailure,
-    Schedule,
-};
+use fisher_core::{Averages, Statistics, StatisticsConfig, hash_weights};
+use fisher_tests::course::{config, device, hook, steady, steps, train};
+use fisher_tests::pupil::{Happens, Pupil};
+use fisher_train::{CaptureConfig, Error, History, HookConfig, NonFinite, OnFailure};
 use rstest::rstest;
 
 /// Dropout and weights to begin with draw from the device's generator, which is the whole process'.
@@ -26,70 +20,8 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn device() -> Device {
-    Device::flex().autodiff()
-}
-
-/// A hook that writes to `folder`, every third step and at the end.
-fn config(folder: &Path) -> HookConfig {
-    let schedule = Schedule::new().with_every_steps(Some(3)).with_at_end(true);
-    HookConfig::new(schedule)
-        .with_statistics(StatisticsConfig::new())
-        .with_ema(Some(0.9))
-        .with_folder(Some(folder.into()))
-        .with_checkpoints(Some(folder.join("checkpoint")))
-}
-
-/// Samples that are not in the training data.
-fn probes() -> HookSource<Sequences> {
-    let mut all = Sequences::made_up(6, 5, &device());
-    all.ids = (0..6).map(|i| format!("probe/{i}")).collect();
-    let task = |name: &str, range| (name.to_owned(), all.slice(range).batches(2));
-    HookSource::Probes(vec![task("alpha", 0..3), task("beta", 3..6)])
-}
-
-fn hook(config: &HookConfig, pupil: &Pupil) -> FisherHook<Sequences> {
-    let catalogue = Catalogue::of(pupil).expect("a catalogue");
-    let heads = HeadLayout::recognize(&catalogue, &AttentionConfig::new(2)).expect("heads");
-    config.init(pupil, &heads, probes()).expect("a hook")
-}
-
-/// Four batches an epoch; from a checkpoint, where there is one.
-fn train(
-    folder: &Path,
-    hook: &FisherHook<Sequences>,
-    pupil: Pupil,
-    epochs: usize,
-    checkpoint: Option<usize>,
-) -> LearningResult<Pupil> {
-    let data = Sequences::made_up(14, 5, &device());
-    let mut training = training(folder, loader(&data, (0..14).collect(), 4, None))
-        .num_epochs(epochs)
-        .with_default_checkpointers()
-        .with_checkpointing_strategy(KeepLastNCheckpoints::new(2))
-        .with_training_strategy(hook.strategy());
-    if let Some(happens) = pupil.interrupter() {
-        training = training.with_interrupter(happens);
-    }
-    if let Some(checkpoint) = checkpoint {
-        training = training.checkpoint(checkpoint);
-    }
-    launch(training, pupil)
-}
-
-fn steady() -> Happens {
-    Happens {
-        steady: true,
-        ..Happens::default()
-    }
-}
-
 fn bytes(folder: &Path, file: &str) -> Vec<u8> {
     std::fs::read(folder.join(file)).expect("a file")
-}
-
-fn steps(history: &History) -> Vec<u64> {
-    history.readings().iter().map(|r| r.step).collect()
 }
 
 /// All that a hook left in a folder is whole.
@@ -114,12 +46,16 @@ fn a_run_that_was_resumed_ends_as_one_that_was_not() {
     assert!(result.error.is_none(), "{:?}", result.error);
     assert_eq!(steps(&first.history()), [0, 3, 6, 9, 12, 15, 16]);
 
-    let before = hook(&config(parts).with_on_failure(OnFailure::Stop), &pupil());
-    let stopped = train(parts, &before, pupil(), 2, None);
-    assert!(stopped.error.is_none(), "{:?}", stopped.error);
-    let after = hook(&config(parts), &pupil());
-    let resumed = train(parts, &after, pupil(), 4, Some(2));
-    assert!(resumed.error.is_none(), "{:?}", resumed.error);
+    let part = |until, from| {
+        let hook = hook(&config(parts), &pupil());
+        let result = train(parts, &hook, pupil(), until, from);
+        assert!(result.error.is_none(), "{:?}", result.error);
+        (hook, result)
+    };
+    // What the middle one captures at its end is not on the way of the whole run: it goes back.
+    part(1, None);
+    part(3, Some(1));
+    let (after, resumed) = part(4, Some(2));
 
     let weights = |r: &LearningResult<Pupil>| hash_weights(&r.model).expect("weights");
     assert_eq!(weights(&result), weights(&resumed));
@@ -279,12 +215,15 @@ fn a_panic_of_the_model_surfaces(#[case] sample: &str, #[case] readings: usize) 
         (panic.downcast_ref::<&str>().map(|m| m.to_string()), hook)
     });
     assert_eq!(panic.as_deref(), Some("the model panics"));
-    // The hook is as it was after the last capture, and can be saved.
+    // The hook is as it was after the last capture, and can be saved: if there was one.
     assert_eq!(hook.history().readings().len(), readings);
     hook.save().expect("saved");
-    let statistics = folder.path().join("statistics.safetensors");
-    let statistics: Statistics = Statistics::load(statistics, &Device::flex()).expect("whole");
-    assert_eq!(statistics.tasks().count(), 2 * readings);
+    let path = folder.path().join("statistics.safetensors");
+    assert_eq!(path.exists(), readings > 0);
+    if path.exists() {
+        let statistics: Statistics = Statistics::load(path, &Device::flex()).expect("whole");
+        assert_eq!(statistics.tasks().count(), 2);
+    }
 }
 
 #[test]

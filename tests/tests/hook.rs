@@ -1,5 +1,7 @@
 //! Captures while a model is trained: what they find, and that training does not notice.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::Device;
@@ -12,7 +14,7 @@ use fisher_core::{
     StoreConfig, hash_weights,
 };
 use fisher_tests::models::Sequences;
-use fisher_tests::pupil::{Pupil, launch, loader, optimizer, training};
+use fisher_tests::pupil::{Happens, Pupil, launch, loader, optimizer, training};
 use fisher_tests::tolerance::{DEFINITION, REORDERED, assert_close};
 use fisher_train::{
     CollectorConfig, FisherHook, HookConfig, HookSource, NoiseScaleConfig, PerSample, Quantity,
@@ -265,6 +267,165 @@ fn gradients_of_each_capture_are_kept() {
     }
 }
 
+/// Gradients of an earlier run are replaced as its steps come again, by a run that goes another way
+/// in the same folder, and nobody is locked out.
+#[test]
+fn a_folder_of_gradients_is_used_again() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().expect("a folder");
+    let stores = folder.path().join("stores");
+    let stored = StoreConfig::new(1 << 20).with_folder(Some(stores.clone()));
+    let config = HookConfig::new(Schedule::new().with_every_steps(Some(2)))
+        .with_store(Some(stored))
+        .with_checkpoints(Some(folder.path().join("checkpoint")));
+    let pupil = Pupil::init(&device());
+    let open = |step: usize| {
+        let store = GradientStore::open(stores.join(format!("step-{step}")));
+        store.expect("a store")
+    };
+    let first = hook(&config, &pupil);
+    let mut of_first = Vec::new();
+    own_loop(3, &first, |_, pupil| {
+        of_first.push(hash_weights(pupil).expect("weights"))
+    });
+    first.save_checkpoint(1).expect("saved");
+    assert_eq!(open(2).model(), of_first[2]);
+    // The first hook is still there, and has what it captured last.
+    assert!(
+        StoreConfig::new(0)
+            .with_folder(Some(stores.join("step-0")))
+            .init(&pupil)
+            .is_ok()
+    );
+
+    // A run that goes another way: its weights begin elsewhere.
+    let second = hook(&config, &pupil);
+    let mut of_second = Vec::new();
+    own_loop_from(8, 3, &second, |_, pupil| {
+        of_second.push(hash_weights(pupil).expect("weights"))
+    });
+    assert_ne!(of_first[2], of_second[2]);
+    assert_eq!(open(2).model(), of_second[2]);
+    for (hook, of) in [(&first, &of_first), (&second, &of_second)] {
+        let store = hook.take_store().expect("the last capture's");
+        assert_eq!(store.model(), of[2]);
+        assert_eq!(store.samples("beta").len(), 3);
+    }
+
+    // One that goes on comes to the same steps again.
+    let third = hook(&config, &pupil);
+    third.load_checkpoint(1).expect("it goes on");
+    let batch = Sequences::made_up(4, 5, &device());
+    third.step(&pupil, &batch).expect("not due");
+    third.step(&pupil, &batch).expect("a capture");
+    let again = hook(&config, &pupil);
+    again.load_checkpoint(1).expect("it goes on");
+    again.step(&pupil, &batch).expect("not due");
+    again
+        .step(&pupil, &batch)
+        .expect("a capture of the same weights");
+    assert_eq!(open(4).samples("alpha").len(), 3);
+
+    // A capture that fails leaves nothing, and nothing is taken away.
+    let happens = Happens {
+        nan_at: Some("sample/1".into()),
+        ..Happens::default()
+    };
+    let broken = Pupil::with(&device(), happens);
+    hook(&config, &pupil)
+        .step(&broken, &batch)
+        .expect_err("NaN");
+    let mut names: Vec<String> = std::fs::read_dir(&stores)
+        .expect("a folder")
+        .map(|e| {
+            e.expect("an entry")
+                .file_name()
+                .into_string()
+                .expect("a name")
+        })
+        .collect();
+    names.sort();
+    assert_eq!(names, ["step-0", "step-2", "step-4"]);
+    assert_eq!(open(0).samples("alpha").len(), 3);
+}
+
+/// Gradient checkpointing is on under the hook as it is without, and the weights are the same.
+#[test]
+fn gradient_checkpointing_stays_on() {
+    let _alone = alone();
+    let device = device().gradient_checkpointing();
+    let run = |watched: bool| {
+        let checkpointed = Arc::new(AtomicUsize::new(0));
+        let happens = Happens {
+            checkpointed: Some(checkpointed.clone()),
+            ..Happens::default()
+        };
+        let pupil = Pupil::with(&device, happens);
+        device.seed(7);
+        let folder = tempfile::tempdir().expect("a folder");
+        let data = Sequences::made_up(14, 5, &device);
+        let batches = loader(&data, (0..14).collect(), 4, Some(3));
+        let mut training = training(folder.path(), batches).gradient_checkpointing();
+        let config = HookConfig::new(Schedule::new().with_every_steps(Some(1)))
+            .with_statistics(StatisticsConfig::new());
+        let hook = |source| config.init(&pupil, &heads(&pupil), source).expect("a hook");
+        let hook = hook(probes(&device));
+        if watched {
+            training = training.with_training_strategy(hook.strategy());
+        }
+        let result = launch(training, pupil);
+        assert!(result.error.is_none(), "{:?}", result.error);
+        let weights = hash_weights(&result.model).expect("weights");
+        (weights, checkpointed.load(Ordering::Relaxed), hook)
+    };
+    let (plain, on, _) = run(false);
+    assert_eq!(on, 8, "Burn's own strategy");
+    let (watched, on, hook) = run(true);
+    assert_eq!(on, 8, "the hook's");
+    assert_eq!(plain, watched);
+    assert_eq!(hook.history().readings().len(), 8);
+
+    // Captures find what they find without it.
+    let pupil = Pupil::init(&self::device());
+    let schedule = Schedule::new().with_every_steps(Some(1));
+    let without = self::hook(
+        &HookConfig::new(schedule).with_statistics(StatisticsConfig::new()),
+        &pupil,
+    );
+    train(Some(&without), None);
+    let [a, b] = [hook.statistics(), without.statistics()];
+    assert_close(
+        "captures",
+        &means(&a, "beta"),
+        &means(&b, "beta"),
+        REORDERED,
+        1e-3,
+    );
+}
+
+/// Burn's switch is one of data: weights keep what they were made with, under its own strategy too.
+#[test]
+fn gradient_checkpointing_is_the_models() {
+    let _alone = alone();
+    let checkpointed = Arc::new(AtomicUsize::new(0));
+    let happens = Happens {
+        checkpointed: Some(checkpointed.clone()),
+        ..Happens::default()
+    };
+    let pupil = Pupil::with(&device(), happens);
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = Sequences::made_up(14, 5, &device());
+    let batches = loader(&data, (0..14).collect(), 4, None);
+    let training = training(folder.path(), batches).gradient_checkpointing();
+    let run = AssertUnwindSafe(|| launch(training, pupil));
+    let panic = catch_unwind(run)
+        .err()
+        .expect("weights and data that differ");
+    let message = panic.downcast_ref::<String>().expect("a message");
+    assert!(message.contains("strategy mismatch"), "{message}");
+    assert_eq!(checkpointed.load(Ordering::Relaxed), 0);
+}
+
 #[test]
 fn what_cannot_work_is_refused() {
     let _alone = alone();
@@ -283,6 +444,9 @@ fn what_cannot_work_is_refused() {
     assert!(refused(end, in_flight()).contains("no batch is in flight"));
     let workers = never.clone().with_workers(2).with_ema(Some(0.9));
     assert!(refused(workers, in_flight()).contains("order that workers come in"));
+    let workers = never.clone().with_workers(2);
+    let workers = workers.with_store(Some(StoreConfig::new(0)));
+    assert!(refused(workers, in_flight()).contains("each worker has its own"));
     let none = HookSource::Probes(vec![("task".into(), Vec::new())]);
     assert!(refused(never.clone(), none).contains("no sample to capture"));
     let batch = Sequences::made_up(2, 5, &device());
@@ -293,9 +457,18 @@ fn what_cannot_work_is_refused() {
 }
 
 /// A loop of one's own; `at` sees the model before each step, and after the last.
-fn own_loop(steps: usize, hook: &FisherHook<Sequences>, mut at: impl FnMut(u64, &Pupil)) -> Pupil {
+fn own_loop(steps: usize, hook: &FisherHook<Sequences>, at: impl FnMut(u64, &Pupil)) -> Pupil {
+    own_loop_from(7, steps, hook, at)
+}
+
+fn own_loop_from(
+    seed: u64,
+    steps: usize,
+    hook: &FisherHook<Sequences>,
+    mut at: impl FnMut(u64, &Pupil),
+) -> Pupil {
     let device = device();
-    device.seed(7);
+    device.seed(seed);
     let mut pupil = Pupil::init(&device);
     let mut optimizer = optimizer();
     let data = Sequences::made_up(4 * steps, 5, &device);

@@ -46,7 +46,7 @@ use crate::{Error, Result};
 /// The version of the file format that this library writes and reads.
 pub const SCHEMA_VERSION: u64 = 1;
 
-const METADATA: &str = "fisher";
+pub(crate) const METADATA: &str = "fisher";
 
 #[derive(Serialize, Deserialize)]
 struct Metadata {
@@ -67,8 +67,21 @@ impl<C: ContributionUnit> Statistics<C> {
     /// [`Error::Io`] when the file cannot be written, [`Error::Device`] when the device does not
     /// give the values.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.write(path.as_ref(), true)
+    }
+
+    /// The same without the records of the samples, for whoever keeps them elsewhere: read by
+    /// [`Statistics::load_with_samples`]. Of a run of training they grow with every capture, and the
+    /// rest does not.
+    ///
+    /// # Errors
+    /// As [`Statistics::save`].
+    pub fn save_without_samples(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.write(path.as_ref(), false)
+    }
+
+    fn write(&self, path: &Path, with_samples: bool) -> Result<()> {
         self.check_whole()?;
-        let path = path.as_ref();
         let mut tensors = BTreeMap::new();
         let mut tasks: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
         for (name, task) in &self.tasks {
@@ -79,11 +92,13 @@ impl<C: ContributionUnit> Statistics<C> {
                 counts.insert(slot.name("mean"), slot.welford.count());
                 slot.write(&mut tensors)?;
             }
-            let samples = serde_json::to_vec(&task.samples);
-            let samples = samples.map_err(|e| format_error(path, e))?;
-            let length = samples.len();
-            let samples = TensorData::from_bytes_vec(samples, [length], DType::U8);
-            tensors.insert(format!("{}/samples", encode(name)), samples);
+            if with_samples {
+                let samples = serde_json::to_vec(&task.samples);
+                let samples = samples.map_err(|e| format_error(path, e))?;
+                let length = samples.len();
+                let samples = TensorData::from_bytes_vec(samples, [length], DType::U8);
+                tensors.insert(format!("{}/samples", encode(name)), samples);
+            }
         }
         let mut metadata = Metadata {
             schema: SCHEMA_VERSION,
@@ -115,7 +130,28 @@ impl<C: ContributionUnit> Statistics<C> {
     /// [`Error::Version`] when it is not a whole statistics file of this version;
     /// [`Error::Incompatible`] when its contributions are of another unit than `C`.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
-        let path = path.as_ref();
+        Self::read(path.as_ref(), device, None)
+    }
+
+    /// Read statistics that were written by [`Statistics::save_without_samples`], with the records of
+    /// each task's samples as they were then, in their order.
+    ///
+    /// # Errors
+    /// As [`Statistics::load`]; [`Error::Format`] when the samples are not those of the accumulators.
+    pub fn load_with_samples(
+        path: impl AsRef<Path>,
+        device: &Device,
+        samples: BTreeMap<String, Vec<SampleRecord>>,
+    ) -> Result<Self> {
+        Self::read(path.as_ref(), device, Some(samples))
+    }
+
+    /// `kept` are the samples, where they are not in the file.
+    fn read(
+        path: &Path,
+        device: &Device,
+        mut kept: Option<BTreeMap<String, Vec<SampleRecord>>>,
+    ) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|e| io_error(path, e))?;
         let format = |reason: String| Error::Format {
             path: path.into(),
@@ -166,12 +202,16 @@ impl<C: ContributionUnit> Statistics<C> {
         for (name, counts) in &metadata.tasks {
             // Sizes come from the file's tensors, never from its numbers alone.
             let mut task = TaskStatistics::with(&metadata.plan, |_| Welford::new(0, &device));
-            let samples = format!("{}/samples", encode(name));
-            let samples = views
-                .get(&*samples)
-                .ok_or_else(|| format(format!("no `{samples}`")))?;
-            task.samples = serde_json::from_slice::<Vec<SampleRecord>>(samples.data())
-                .map_err(|e| format_error(path, e))?;
+            task.samples = match &mut kept {
+                Some(kept) => kept.remove(name).unwrap_or_default(),
+                None => {
+                    let samples = format!("{}/samples", encode(name));
+                    let samples = views
+                        .get(&*samples)
+                        .ok_or_else(|| format(format!("no `{samples}`")))?;
+                    serde_json::from_slice(samples.data()).map_err(|e| format_error(path, e))?
+                }
+            };
             let count = task.check_samples().map_err(format)?;
             for slot in task.slots(name, &metadata.plan) {
                 if counts.get(&slot.name("mean")) != Some(&count) {

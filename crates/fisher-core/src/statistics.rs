@@ -327,26 +327,9 @@ impl<C: ContributionUnit> Statistics<C> {
     /// Join with the statistics of other samples: the result is that of one pass over all.
     ///
     /// # Errors
-    /// [`Error::Incompatible`], naming the difference, when model, unit, kind, parameters or
-    /// groups differ, or the statistics lie on different devices;
-    /// [`Error::DuplicateSample`] when a sample is in both. Nothing is changed then.
+    /// Those of [`Statistics::mergeable`]. Nothing is changed then.
     pub fn merge(&mut self, other: Self) -> Result<()> {
-        self.check_whole()?;
-        other.check_whole()?;
-        self.compatible(&other)?;
-        for (name, theirs) in &other.tasks {
-            let Some(ours) = self.tasks.get(name) else {
-                continue;
-            };
-            let seen: HashSet<_> = ours.samples.iter().map(|s| (s.step, &*s.id)).collect();
-            let mut samples = theirs.samples.iter();
-            if let Some(twice) = samples.find(|s| seen.contains(&(s.step, &*s.id))) {
-                return Err(Error::DuplicateSample {
-                    task: name.clone(),
-                    sample: twice.id.clone(),
-                });
-            }
-        }
+        self.mergeable(&other)?;
         for (name, theirs) in other.tasks {
             match self.tasks.get_mut(&name) {
                 Some(ours) => ours.merge(theirs),
@@ -356,6 +339,34 @@ impl<C: ContributionUnit> Statistics<C> {
             }
         }
         self.provenance.absorb(other.provenance);
+        Ok(())
+    }
+
+    /// Whether [`Statistics::merge`] takes `other`.
+    ///
+    /// # Errors
+    /// [`Error::Incompatible`], naming the difference, when model, unit, kind, parameters or
+    /// groups differ, or the statistics lie on different devices;
+    /// [`Error::DuplicateSample`] when a sample is in both; [`Error::HalfBatch`].
+    pub fn mergeable(&self, other: &Self) -> Result<()> {
+        self.check_whole()?;
+        other.check_whole()?;
+        self.compatible(other)?;
+        for (name, theirs) in &other.tasks {
+            let Some(ours) = self.tasks.get(name) else {
+                continue;
+            };
+            // Those that come are fewer than those that are there.
+            let coming: HashSet<_> = theirs.samples.iter().map(|s| (s.step, &*s.id)).collect();
+            let steps: HashSet<_> = coming.iter().map(|(step, _)| *step).collect();
+            let mut samples = ours.samples.iter().filter(|s| steps.contains(&s.step));
+            if let Some(twice) = samples.find(|s| coming.contains(&(s.step, &*s.id))) {
+                return Err(Error::DuplicateSample {
+                    task: name.clone(),
+                    sample: twice.id.clone(),
+                });
+            }
+        }
         Ok(())
     }
 

@@ -3,11 +3,15 @@
 mod across;
 pub(crate) mod aside;
 mod config;
+mod folder;
 mod history;
+mod journal;
+mod lines;
 mod metric;
 mod resume;
 mod schedule;
 mod state;
+mod stores;
 mod strategy;
 
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -87,12 +91,18 @@ impl<B: SampleBatch> FisherHook<B> {
     ///
     /// # Errors
     /// Those of [`Capture::accumulate`](crate::Capture::accumulate), of the store, and of writing
-    /// the history. The statistics are as they were before then, and training can go on.
+    /// the history. The statistics are as they were before then, are saved as by
+    /// [`FisherHook::save`], and training can go on.
     pub fn step<M: SampleLoss<Batch = B>>(&self, model: &M, batch: &B) -> Result<bool> {
-        match self.advance() {
-            Some(due) => self.capture(model, due, Some(batch)),
-            None => Ok(false),
-        }
+        let Some(due) = self.advance() else {
+            return Ok(false);
+        };
+        self.capture(model, due, Some(batch)).inspect_err(|_| {
+            let unsaved = self.state().unsaved;
+            if unsaved && let Err(error) = self.save() {
+                tracing::error!(%error, "what was captured before could not be saved");
+            }
+        })
     }
 
     /// Call after each epoch, if the schedule counts them.
@@ -106,26 +116,31 @@ impl<B: SampleBatch> FisherHook<B> {
     }
 
     /// Call after training: captures if the schedule says so, and writes what is to be written at
-    /// the end.
+    /// the end, whether or not this last capture fails.
     ///
     /// # Errors
-    /// As [`FisherHook::step`], and those of [`Statistics::save`].
+    /// As [`FisherHook::step`], and those of [`Statistics::save`]; of both, that of the capture, and
+    /// the other is logged.
     pub fn finish<M: SampleLoss<Batch = B>>(&self, model: &M) -> Result<()> {
-        if self.shared.config.schedule.at_end && self.failure().is_none() {
-            let moment = self.moment();
-            self.capture(
-                model,
-                Due {
-                    moment,
-                    leads: true,
-                },
-                None,
-            )?;
+        let captures = self.shared.config.schedule.at_end && self.failure().is_none();
+        let captured = if captures {
+            let due = Due {
+                moment: self.moment(),
+                leads: true,
+            };
+            self.capture(model, due, None)
+        } else {
+            Ok(false)
+        };
+        let saved = self.save();
+        if let (Err(_), Err(error)) = (&captured, &saved) {
+            tracing::error!(%error, "what was captured before could not be saved");
         }
-        self.save()
+        captured.and(saved)
     }
 
-    /// Write statistics and averages to the folder, if there is one.
+    /// Write statistics and averages to the folder, if there is one. A hook that has neither captured
+    /// nor gone on from a checkpoint writes nothing: what is in the folder is another run's.
     ///
     /// # Errors
     /// Those of [`Statistics::save`].
@@ -133,7 +148,10 @@ impl<B: SampleBatch> FisherHook<B> {
         let Some(folder) = &self.shared.config.folder else {
             return Ok(());
         };
-        let state = self.state();
+        let mut state = self.state();
+        if state.is_empty() {
+            return Ok(());
+        }
         state.run.save(folder.join("statistics.safetensors"))?;
         if let Some(latest) = &state.latest {
             latest.save(folder.join("latest.safetensors"))?;
@@ -141,6 +159,7 @@ impl<B: SampleBatch> FisherHook<B> {
         if let Some(averages) = &state.averages {
             averages.save(folder.join("averages.safetensors"))?;
         }
+        state.unsaved = false;
         Ok(())
     }
 
@@ -160,6 +179,16 @@ impl<B: SampleBatch> FisherHook<B> {
 
     /// Capture now; `false` when there is nothing to.
     pub(crate) fn capture<M: SampleLoss<Batch = B>>(
+        &self,
+        model: &M,
+        due: Due,
+        batch: Option<&B>,
+    ) -> Result<bool> {
+        let captured = self.try_capture(model, due, batch);
+        captured.inspect_err(|_| self.shared.clear())
+    }
+
+    fn try_capture<M: SampleLoss<Batch = B>>(
         &self,
         model: &M,
         due: Due,
@@ -190,7 +219,8 @@ impl<B: SampleBatch> FisherHook<B> {
                 }
             }
         };
-        self.state().take(captured, &shared.device)?;
+        let mut state = self.state();
+        state.take(captured, &shared.config, &shared.device)?;
         Ok(true)
     }
 }
@@ -217,7 +247,8 @@ impl<B> FisherHook<B> {
         self.state().averages.clone()
     }
 
-    /// Take the last capture's gradients away, if they were asked for.
+    /// Take the last capture's gradients away, if they were asked for. A store on disk is open for
+    /// reading.
     pub fn take_store(&self) -> Option<GradientStore> {
         self.state().store.take()
     }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::FisherHook;
 use super::history::{History, HistoryFile, io};
+use super::journal::Journal;
 use super::schedule::Schedule;
 use super::state::{Shared, State};
 use crate::capture::CaptureConfig;
@@ -38,15 +39,16 @@ pub struct HookConfig {
     /// Compare the gradients of these parameters across tasks at each capture. All samples'
     /// gradients of them are in memory then: attention alone ([`HeadLayout::group`]) is less.
     pub compare: Option<ParamGroup>,
-    /// Keep the gradients of each capture whole: in `step-N` under the store's folder, or those of
-    /// the last capture in memory where it has none.
+    /// Keep the gradients of each capture whole: in `step-N` under the store's folder, in place of
+    /// what an earlier run left there for this step, or those of the last capture in memory where
+    /// it has none.
     pub store: Option<StoreConfig>,
     /// Put the means of all groups in the history, beside layers and heads.
     #[config(default = false)]
     pub groups_in_history: bool,
     /// Where to write: `history.jsonl` as training goes; at its end `statistics.safetensors` (over
     /// all captures), `latest.safetensors` (of the last) and `averages.safetensors`. A new run
-    /// begins them anew.
+    /// begins them anew once it captures; one that never does leaves them as they are.
     pub folder: Option<PathBuf>,
     /// The folder of the learner's checkpoints, `checkpoint` in that of `SupervisedTraining`: the
     /// state of the hook is saved beside them and comes back with them.
@@ -87,7 +89,8 @@ impl HookConfig {
     ///
     /// # Errors
     /// Those of [`StatisticsConfig::init`]; [`Error::Hook`] for an interval or number of workers of
-    /// 0, for batches in flight at the end or averaged over several workers, and without a probe;
+    /// 0, for batches in flight at the end, or averaged or stored over several workers, and without a
+    /// probe;
     /// [`Error::DuplicateSample`] when an id comes twice in a task's probes.
     pub fn init<M: SampleLoss>(
         &self,
@@ -125,9 +128,11 @@ impl HookConfig {
             averages: self.ema.map(Averages::new).transpose()?,
             store: None,
             history: History::default(),
-            lines: Vec::new(),
+            journal: Journal::default(),
             resumed_at: 0,
             file: file.map(HistoryFile::new),
+            loaded: false,
+            unsaved: false,
             failure: None,
         };
         Ok(FisherHook {
@@ -158,6 +163,10 @@ impl HookConfig {
             HookSource::InFlight(_) if self.workers > 1 && self.ema.is_some() => refuse(
                 "a moving average depends on the order that workers come in; average probes, or \
                  train with one worker",
+            ),
+            HookSource::InFlight(_) if self.workers > 1 && self.store.is_some() => refuse(
+                "a store holds the gradients of one batch, and each worker has its own; store \
+                 probes, or train with one worker",
             ),
             HookSource::InFlight(_) => Ok(()),
             HookSource::Probes(probes) => {

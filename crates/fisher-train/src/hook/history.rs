@@ -1,8 +1,6 @@
 //! What captures found, over the course of training.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use fisher_core::{Statistics, Welford};
@@ -10,6 +8,7 @@ use fisher_metrics::{HeatMap, Picture, Scale};
 use serde::{Deserialize, Serialize};
 
 use super::across::AcrossTasks;
+use super::lines::Lines;
 use super::schedule::Moment;
 use crate::noise::NoiseScale;
 use crate::{Error, Result};
@@ -261,37 +260,28 @@ fn short(name: &str) -> String {
 #[derive(Debug)]
 pub(crate) struct HistoryFile {
     path: PathBuf,
-    file: Option<(File, u64)>,
+    lines: Option<Lines>,
 }
 
 impl HistoryFile {
     pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, file: None }
+        Self { path, lines: None }
     }
 
-    /// Begin the file anew with these lines.
+    /// Begin the file anew with these lines. What was there stays where that fails.
     pub(crate) fn begin(&mut self, lines: &[String]) -> Result<()> {
-        let file = File::create(&self.path).map_err(|e| io(&self.path, e))?;
-        self.file = Some((file, 0));
-        lines.iter().try_for_each(|line| self.append(line))
+        let begun = Lines::replace(&self.path, lines);
+        self.lines = Some(begun.map_err(|e| io(&self.path, e))?);
+        Ok(())
     }
 
     /// Add a line, whole or not at all.
     pub(crate) fn append(&mut self, line: &str) -> Result<()> {
-        let Some((file, length)) = &mut self.file else {
-            self.begin(&[])?;
-            return self.append(line);
-        };
-        let line = format!("{line}\n");
-        if let Err(error) = file.write_all(line.as_bytes()) {
-            // The disk may be full. Half a line goes, if it can; readers pass over it.
-            if let Err(error) = file.set_len(*length) {
-                tracing::warn!(%error, "a line of the history stays half written");
-            }
-            return Err(io(&self.path, error));
+        let line = [line.to_owned()];
+        match &mut self.lines {
+            Some(lines) => lines.append(&line).map_err(|e| io(&self.path, e)),
+            None => self.begin(&line),
         }
-        *length += line.len() as u64;
-        Ok(())
     }
 }
 

@@ -1,17 +1,20 @@
 //! The state of a hook beside the learner's checkpoints.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use fisher_core::{Averages, Statistics};
 use serde::{Deserialize, Serialize};
 
 use super::FisherHook;
+use super::folder;
 use super::history::{History, io};
+use super::journal::{Journal, Span};
 use super::schedule::Schedule;
 use super::state::State;
 use crate::{Error, Result};
 
-const SCHEMA: u64 = 1;
+const SCHEMA: u64 = 2;
 const ABOUT: &str = "state.json";
 const STATISTICS: &str = "statistics.safetensors";
 const AVERAGES: &str = "averages.safetensors";
@@ -28,8 +31,8 @@ struct About {
     epoch: u64,
     began: u64,
     origin: String,
-    /// The history, line by line: a number that is parsed may be off in its last digit.
-    lines: Vec<String>,
+    /// The captures so far: how much of which files.
+    captures: Vec<Span>,
 }
 
 impl<B> FisherHook<B> {
@@ -38,27 +41,31 @@ impl<B> FisherHook<B> {
     /// does this with each of the learner's checkpoints; call it after
     /// [`FisherHook::end_epoch`].
     ///
-    /// A folder is there whole or not at all, also when the program is killed meanwhile.
+    /// A folder is there whole or not at all, also when the program is killed meanwhile or the power
+    /// goes; one that was there before is found until the new one is. The captures themselves are
+    /// beside them in `history-N.jsonl`, where each is written once.
     ///
     /// # Errors
     /// [`Error::Hook`] when the configuration has no such folder; those of [`Statistics::save`].
     pub fn save_checkpoint(&self, epoch: usize) -> Result<()> {
         let folder = self.checkpoints()?;
-        let (partial, whole) = (folder.join("fisher.partial"), state_folder(folder, epoch));
-        remove(&partial)?;
+        let (partial, place) = (folder.join("fisher.partial"), state_folder(folder, epoch));
+        folder::remove(&partial).map_err(|e| io(&partial, e))?;
         std::fs::create_dir_all(&partial).map_err(|e| io(&partial, e))?;
         {
-            let state = self.state();
-            state.run.save(partial.join(STATISTICS))?;
+            let mut state = self.state();
+            state.journal.write(folder, || spoken_of(folder))?;
+            let statistics = partial.join(STATISTICS);
+            state.run.save_without_samples(statistics)?;
             if let Some(averages) = &state.averages {
                 averages.save(partial.join(AVERAGES))?;
             }
             let about = partial.join(ABOUT);
             let json = serde_json::to_vec(&self.about(&state)).map_err(|e| format(&about, e))?;
-            std::fs::write(&about, json).map_err(|e| io(&about, e))?;
+            folder::write(&about, &json).map_err(|e| io(&about, e))?;
         }
-        remove(&whole)?;
-        std::fs::rename(&partial, &whole).map_err(|e| io(&whole, e))?;
+        folder::sync_folder(&partial).map_err(|e| io(&partial, e))?;
+        folder::replace(&partial, &place).map_err(|e| io(&place, e))?;
         prune(folder, epoch)
     }
 
@@ -69,19 +76,12 @@ impl<B> FisherHook<B> {
     /// [`Error::Hook`] when the state was saved by a hook of another schedule, tasks, average or
     /// number of workers; [`fisher_core::Error::Incompatible`] when its statistics are of another
     /// configuration; errors of reading, and [`fisher_core::Error::Io`] when nothing was saved then.
+    /// The hook and the files in its folder are as they were before then.
     pub fn load_checkpoint(&self, epoch: usize) -> Result<()> {
-        let folder = state_folder(self.checkpoints()?, epoch);
+        let checkpoints = self.checkpoints()?;
+        let folder = folder::whole(&state_folder(checkpoints, epoch));
         let path = folder.join(ABOUT);
-        let json = std::fs::read(&path).map_err(|e| io(&path, e))?;
-        let about: About = serde_json::from_slice(&json).map_err(|e| format(&path, e))?;
-        if about.schema != SCHEMA {
-            return Err(Error::Core(fisher_core::Error::Version {
-                path,
-                found: about.schema,
-                supported: SCHEMA,
-            }));
-        }
-        let history = History::parse(&about.lines).map_err(|e| format(&path, e))?;
+        let about = read(&path)?;
         let shared = &self.shared;
         let mut state = self.state();
         let settings = |about: &About| {
@@ -104,7 +104,10 @@ impl<B> FisherHook<B> {
                 ),
             });
         }
-        let run = Statistics::load(folder.join(STATISTICS), &shared.device)?;
+        let (journal, lines, samples) = Journal::read(checkpoints, about.captures.clone())?;
+        let history = History::parse(&lines).map_err(|e| format(&path, e))?;
+        let statistics = folder.join(STATISTICS);
+        let run = Statistics::load_with_samples(statistics, &shared.device, samples)?;
         // The weights to begin with may have been drawn anew.
         let here = state.run.clone().during_training(&about.origin, 0);
         here.same_configuration(&run)?;
@@ -113,7 +116,7 @@ impl<B> FisherHook<B> {
             None => None,
         };
         if let Some(file) = &mut state.file {
-            file.begin(&about.lines)?;
+            file.begin(&lines)?;
         }
         state.calls = about.calls;
         state.resumed_at = about.calls;
@@ -121,11 +124,13 @@ impl<B> FisherHook<B> {
         state.began = about.began;
         state.origin = about.origin;
         state.history = history;
-        state.lines = about.lines;
+        state.journal = journal;
         state.run = run;
         state.averages = averages;
         state.latest = None;
         state.store = None;
+        state.loaded = true;
+        state.unsaved = true;
         Ok(())
     }
 
@@ -155,7 +160,7 @@ impl<B> FisherHook<B> {
             epoch: state.epoch,
             began: state.began,
             origin: state.origin.clone(),
-            lines: state.lines.clone(),
+            captures: state.journal.spans().to_vec(),
         }
     }
 }
@@ -164,25 +169,63 @@ fn state_folder(checkpoints: &Path, epoch: usize) -> PathBuf {
     checkpoints.join(format!("fisher-{epoch}"))
 }
 
+/// # Errors
+/// [`fisher_core::Error::Io`], [`fisher_core::Error::Format`], [`fisher_core::Error::Version`].
+fn read(path: &Path) -> Result<About> {
+    #[derive(Deserialize)]
+    struct Version {
+        schema: u64,
+    }
+    let json = std::fs::read(path).map_err(|e| io(path, e))?;
+    let Version { schema } = serde_json::from_slice(&json).map_err(|e| format(path, e))?;
+    if schema != SCHEMA {
+        return Err(Error::Core(fisher_core::Error::Version {
+            path: path.into(),
+            found: schema,
+            supported: SCHEMA,
+        }));
+    }
+    serde_json::from_slice(&json).map_err(|e| format(path, e))
+}
+
+/// The files of captures that the states in a folder speak of; `None` where that cannot be told.
+fn spoken_of(folder: &Path) -> Option<BTreeSet<u64>> {
+    let mut files = BTreeSet::new();
+    for entry in std::fs::read_dir(folder).ok()? {
+        let path = entry.ok()?.path();
+        let name = path.file_name()?.to_string_lossy().into_owned();
+        let about = path.join(ABOUT);
+        if name.starts_with("fisher-") && about.exists() {
+            files.extend(read(&about).ok()?.captures.iter().map(|span| span.file));
+        }
+    }
+    Some(files)
+}
+
 /// Remove states of epochs before `epoch` whose learner is gone. The learner's files are named as
 /// Burn's default checkpointers name them; where there are none, nothing is removed.
 fn prune(folder: &Path, epoch: usize) -> Result<()> {
-    let learner = |epoch: usize| folder.join(format!("model-{epoch}.bpk")).exists();
-    if !(1..epoch).any(learner) {
+    let (mut learners, mut states) = (BTreeSet::new(), BTreeSet::new());
+    for entry in std::fs::read_dir(folder).map_err(|e| io(folder, e))? {
+        let name = entry.map_err(|e| io(folder, e))?.file_name();
+        let name = name.to_string_lossy();
+        let number = |text: &str| text.parse::<usize>().ok();
+        let learner = name.strip_prefix("model-");
+        learners.extend(learner.and_then(|name| number(name.strip_suffix(".bpk")?)));
+        let state = name.strip_prefix("fisher-");
+        states.extend(state.and_then(|name| number(name.strip_suffix(".old").unwrap_or(name))));
+    }
+    if learners.range(..epoch).next().is_none() {
         return Ok(());
     }
     // The one before may still be on its way to the disk.
-    for old in (1..epoch.saturating_sub(1)).filter(|&old| !learner(old)) {
-        remove(&state_folder(folder, old))?;
+    for &old in states.range(..epoch.saturating_sub(1)) {
+        if !learners.contains(&old) {
+            let place = state_folder(folder, old);
+            folder::remove_both(&place).map_err(|e| io(&place, e))?;
+        }
     }
     Ok(())
-}
-
-fn remove(folder: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io(folder, error)),
-        _ => Ok(()),
-    }
 }
 
 fn format(path: &Path, reason: serde_json::Error) -> Error {

@@ -9,7 +9,9 @@ use fisher_core::{Averages, Catalogue, GradientStore, HeadLayout, Statistics};
 use super::aside::Aside;
 use super::config::{HookConfig, Probes};
 use super::history::{History, HistoryFile, Reading, TaskReading};
+use super::journal::Journal;
 use super::schedule::Moment;
+use super::stores;
 use crate::destination::Destination;
 use crate::noise::NoiseScaleConfig;
 use crate::sample::{SampleBatch, SampleLoss};
@@ -41,11 +43,15 @@ pub(crate) struct State {
     pub(super) averages: Option<Averages>,
     pub(super) store: Option<GradientStore>,
     pub(super) history: History,
-    /// The same as they were written.
-    pub(super) lines: Vec<String>,
+    /// The captures as checkpoints have them.
+    pub(super) journal: Journal,
     /// The calls of `step` before the checkpoint that was resumed from.
     pub(super) resumed_at: u64,
     pub(super) file: Option<HistoryFile>,
+    /// Whether this goes on from a checkpoint.
+    pub(super) loaded: bool,
+    /// Whether there is something that [`FisherHook::save`](super::FisherHook::save) did not write.
+    pub(super) unsaved: bool,
     pub(super) failure: Option<String>,
 }
 
@@ -73,7 +79,7 @@ impl<B: SampleBatch> Shared<B> {
     ) -> Result<Captured> {
         let config = &self.config;
         let mut statistics: Statistics = config.statistics.init(model, &self.heads)?;
-        let mut store = self.store(model, moment)?;
+        let mut store = self.store(model)?;
         let compared = config.compared(&Catalogue::of(model)?)?;
         let moments = config.noise.as_ref().map(NoiseScaleConfig::init);
         let mut aside = Aside::new(moments.transpose()?, compared);
@@ -122,14 +128,23 @@ impl<B: SampleBatch> Shared<B> {
         })
     }
 
-    /// The store of a capture: gradients of other weights are of another model.
-    fn store<M: SampleLoss>(&self, model: &M, moment: Moment) -> Result<Option<GradientStore>> {
+    /// The store of a capture: gradients of other weights are of another model. On disk it is
+    /// filled beside its place, so that what an earlier run left there does not matter.
+    fn store<M: SampleLoss>(&self, model: &M) -> Result<Option<GradientStore>> {
         let Some(config) = &self.config.store else {
             return Ok(None);
         };
-        let folder = config.folder.as_ref();
-        let folder = folder.map(|folder| folder.join(format!("step-{}", moment.step)));
-        Ok(Some(config.clone().with_folder(folder).init(model)?))
+        let partial = config.folder.as_deref().map(stores::clear).transpose()?;
+        Ok(Some(config.clone().with_folder(partial).init(model)?))
+    }
+
+    /// Remove what a capture that failed left of its store.
+    pub(super) fn clear(&self) {
+        let folder = self.config.store.as_ref();
+        let cleared = folder.and_then(|c| c.folder.as_deref()).map(stores::clear);
+        if let Some(Err(error)) = cleared {
+            tracing::warn!(%error, "half a store is left");
+        }
     }
 }
 
@@ -141,20 +156,24 @@ impl State {
         }
     }
 
-    /// Everything that can fail first, then what was captured takes its places.
-    pub(super) fn take(&mut self, captured: Captured, device: &Device) -> Result<()> {
+    /// Everything that can fail first, then what was captured takes its places. What a capture costs
+    /// does not depend on how many there were.
+    pub(super) fn take(
+        &mut self,
+        captured: Captured,
+        config: &HookConfig,
+        device: &Device,
+    ) -> Result<()> {
         let Captured {
             statistics,
             store,
             reading,
         } = captured;
         let statistics = statistics.to_device(device);
-        let mut run = self.run.clone();
-        run.merge(
-            statistics
-                .clone()
-                .during_training(&self.origin, reading.step),
-        )?;
+        let part = statistics
+            .clone()
+            .during_training(&self.origin, reading.step);
+        self.run.mergeable(&part)?;
         let mut averages = self.averages.clone();
         if let Some(averages) = &mut averages {
             for task in reading.tasks.keys() {
@@ -164,16 +183,34 @@ impl State {
             }
         }
         let line = reading.line()?;
+        let folder = config.store.as_ref().and_then(|c| c.folder.as_deref());
+        let store = match (store, folder) {
+            (Some(store), Some(folder)) => Some(stores::place(store, folder, reading.step)?),
+            (store, _) => store,
+        };
         if let Some(file) = &mut self.file {
             file.append(&line)?;
         }
+        if config.checkpoints.is_some() {
+            let mut samples = BTreeMap::new();
+            for task in part.tasks() {
+                samples.insert(task.to_owned(), part.task(task)?.samples().to_vec());
+            }
+            self.journal.note(line, samples);
+        }
+        self.run.merge(part)?;
         tracing::info!(step = reading.step, "captured");
-        self.lines.push(line);
         self.history.push(reading);
-        self.run = run;
         self.averages = averages;
         self.store = store;
         self.latest = Some(statistics);
+        self.unsaved = true;
         Ok(())
+    }
+
+    /// What has neither captured nor gone on from a checkpoint has nothing to save, and might
+    /// replace what another has saved.
+    pub(super) fn is_empty(&self) -> bool {
+        self.history.readings().is_empty() && !self.loaded
     }
 }

@@ -22,6 +22,10 @@ use crate::{Error, Result};
 /// early or interrupted as `SupervisedTraining` was told, and the weights are the same to the bit.
 /// Trains on the device of the model.
 ///
+/// Gradient checkpointing is the device's, too: make model and data on
+/// `device.autodiff().gradient_checkpointing()`. Burn tells no strategy but its own of
+/// `SupervisedTraining::gradient_checkpointing`, and has models keep what they were made with.
+///
 /// Made by [`FisherHook::strategy`].
 #[derive(Debug)]
 pub struct FisherStrategy<B> {
@@ -79,9 +83,10 @@ where
         };
         let mut checkpointer = components.checkpointer;
         let mut early_stopping = components.early_stopping;
-        if let Some(epoch) = components.checkpoint {
-            course.guard(self.hook.load_checkpoint(epoch));
-        }
+        let resumed = components.checkpoint;
+        let resumed = resumed.map_or(Ok(()), |epoch| self.hook.load_checkpoint(epoch));
+        // What could not go on must not take the place of what it could not go on from.
+        let attached = course.guard(resumed);
         for epoch in starting_epoch..=components.num_epochs {
             if course.interrupter.should_stop() {
                 break;
@@ -100,7 +105,7 @@ where
             }
             if let Some(checkpointer) = &mut checkpointer {
                 // Before the learner's, so that none of those lacks it.
-                if self.hook.has_checkpoints() {
+                if attached && self.hook.has_checkpoints() {
                     course.guard(self.hook.save_checkpoint(epoch));
                 }
                 checkpointer.checkpoint(&learner, epoch, &components.event_store);
@@ -113,7 +118,7 @@ where
         match course.interrupter.error() {
             None => course.guard(self.hook.finish(&learner.model())),
             Some(_) => course.guard(self.hook.save()),
-        }
+        };
         (learner.model(), course.events)
     }
 }
@@ -240,9 +245,9 @@ where
         self.interrupter.fail_on_error(flushed);
     }
 
-    /// An error of the hook is one of training, or the end of captures.
-    fn guard(&self, result: Result<()>) {
-        let Err(error) = result else { return };
+    /// An error of the hook is one of training, or the end of captures; `false` for an error.
+    fn guard(&self, result: Result<()>) -> bool {
+        let Err(error) = result else { return true };
         let message = format!("Fisher hook: {error}");
         match self.hook.fail(&error) {
             OnFailure::Detach => tracing::error!("{message}; training goes on without captures"),
@@ -251,6 +256,7 @@ where
                 self.interrupter.fail(TrainingError::Checkpoint(error));
             }
         }
+        false
     }
 }
 
