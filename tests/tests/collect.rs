@@ -2,9 +2,10 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use burn::data::dataloader::DataLoaderBuilder;
 use burn::data::dataloader::batcher::Batcher;
-use burn::data::dataset::InMemDataset;
+use burn::data::dataloader::{DataLoader, DataLoaderBuilder, DataLoaderIterator, Progress};
+use burn::data::dataset::{DatasetError, InMemDataset};
+use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use fisher_core::{
     AttentionConfig, Catalogue, Error as CoreError, FisherKind, HeadLayout, PerToken, Precision,
@@ -13,8 +14,8 @@ use fisher_core::{
 use fisher_tests::backend::Backend;
 use fisher_tests::models::{Sequences, Small};
 use fisher_train::{
-    Checkpoint, Collector, CollectorConfig, Error, IGNORE, NonFinite, SampleBatch, SampleLoss,
-    draw_labels,
+    Checkpoint, Collector, CollectorConfig, Engine, Error, IGNORE, NonFinite, SampleBatch,
+    SampleLoss, draw_labels,
 };
 use rstest::rstest;
 
@@ -146,6 +147,156 @@ fn a_checkpoint_of_other_data_or_of_another_model_is_refused() {
     assert!(matches!(error.expect_err("never"), Error::CheckpointEvery));
 }
 
+/// Two collections, one path: whichever comes second says so, before the work and at each write.
+#[test]
+fn a_checkpoint_of_another_collection_is_not_replaced() {
+    let (_, model, data) = setup(Backend::Flex).expect("a CPU");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("partial");
+    let collector = CollectorConfig::new()
+        .with_checkpoint(Some(Checkpoint::new(path.clone(), 1)))
+        .init();
+    let collect = |task: &str, data: &Sequences, statistics: &mut Statistics| {
+        collector.collect_batches(&model, task, data.batches(2), statistics)
+    };
+    let mut first = fresh(&model);
+    collect("a", &data, &mut first).expect("a collection");
+    let written = std::fs::read(&path).expect("a file");
+    let refused = |error: Result<fisher_train::Collected, Error>, lacks: &str| {
+        match error.expect_err("another collection") {
+            Error::OtherCheckpoint { missing, .. } => assert!(missing.contains(lacks), "{missing}"),
+            other => panic!("{other}"),
+        }
+        assert!(std::fs::read(&path).expect("a file") == written);
+    };
+    let mut second = fresh(&model);
+    refused(
+        collect("b", &data, &mut second),
+        "sample `sample/0` of task `a`",
+    );
+    assert_eq!(second.tasks().count(), 0, "before the work");
+    refused(collect("a", &data.slice(0..3), &mut second), "`sample/0`");
+    let none = collector.collect_batches(&model, "a", [], &mut second);
+    refused(none, "`sample/0`");
+    let other = Small::init_with(&model.devices()[0], 2.0);
+    let mut of_other = fresh(&other);
+    let others = collector.collect_batches(&other, "a", data.batches(2), &mut of_other);
+    refused(others, "hash of its weights");
+
+    // While both are under way, the one that did not write first stops.
+    let late = folder.path().join("late");
+    let collector = CollectorConfig::new()
+        .with_checkpoint(Some(Checkpoint::new(late.clone(), 1)))
+        .init();
+    let mut ours = fresh(&model);
+    let batches = data
+        .batches(2)
+        .into_iter()
+        .inspect(|_| first.save(&late).expect("theirs"));
+    let error = collector.collect_batches(&model, "b", batches, &mut ours);
+    assert!(
+        matches!(error, Err(Error::OtherCheckpoint { .. })),
+        "{error:?}"
+    );
+    assert!(std::fs::read(&late).expect("a file") == written);
+
+    // What has all that is there may go on, and what is no statistics file stays.
+    collect("b", &data, &mut first).expect("one more task");
+    std::fs::write(&path, "notes").expect("a file");
+    let error = collect("c", &data, &mut first).expect_err("no statistics");
+    assert!(
+        matches!(error, Error::Core(CoreError::Format { .. })),
+        "{error}"
+    );
+    assert_eq!(std::fs::read(&path).expect("a file"), b"notes");
+    let nowhere = Checkpoint::new(folder.path().join("none/partial"), 1);
+    let nowhere = CollectorConfig::new().with_checkpoint(Some(nowhere)).init();
+    let mut statistics = fresh(&model);
+    let error = nowhere.collect_batches(&model, "a", data.batches(2), &mut statistics);
+    assert!(
+        matches!(error, Err(Error::Core(CoreError::Io { .. }))),
+        "{error:?}"
+    );
+    assert_eq!(statistics.tasks().count(), 0, "before the work");
+}
+
+/// Whatever stops a collection, what was counted before is in its checkpoint.
+#[rstest]
+fn an_error_does_not_take_what_came_before(
+    #[values(Engine::Loop, Engine::Auto)] engine: Engine,
+    #[values("not finite", "twice", "the loader")] fault: &str,
+) {
+    let device = Backend::Flex.device().expect("a CPU").autodiff();
+    let model = Rooted::init(&device);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("partial");
+    // No write is due before the end.
+    let config = CollectorConfig::new()
+        .with_engine(engine)
+        .with_checkpoint(Some(Checkpoint::new(path.clone(), 100)));
+    let collector = config.init();
+    let everything = || -> Statistics {
+        let config = StatisticsConfig::new();
+        config
+            .init(&model, &HeadLayout::none())
+            .expect("statistics")
+    };
+    let numbers = |numbers: &[f32]| Numbers(numbers.to_vec(), device.clone());
+    let last = match fault {
+        "not finite" => numbers(&[4.0, 0.0, 5.0]),
+        "twice" => numbers(&[4.0, 3.0]),
+        _ => numbers(&[]),
+    };
+    struct Loader(Vec<Numbers>);
+    impl DataLoader<Numbers> for Loader {
+        fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<Numbers> + 'a> {
+            Box::new(Batches(self.0.clone().into_iter()))
+        }
+        fn num_items(&self) -> usize {
+            5
+        }
+        fn to_device(&self, _: &Device) -> std::sync::Arc<dyn DataLoader<Numbers>> {
+            unreachable!("collection does not move loaders")
+        }
+        fn slice(&self, _: usize, _: usize) -> std::sync::Arc<dyn DataLoader<Numbers>> {
+            unreachable!("collection does not cut loaders")
+        }
+    }
+    struct Batches(std::vec::IntoIter<Numbers>);
+    impl Iterator for Batches {
+        type Item = Result<Numbers, DatasetError>;
+        fn next(&mut self) -> Option<Self::Item> {
+            let batch = self.0.next()?;
+            let gone = || DatasetError::new(std::io::Error::other("gone"));
+            Some(if batch.0.is_empty() {
+                Err(gone())
+            } else {
+                Ok(batch)
+            })
+        }
+    }
+    impl DataLoaderIterator<Numbers> for Batches {
+        fn progress(&self) -> Progress {
+            Progress::new(0, 5, None)
+        }
+    }
+    let loader = Loader(vec![numbers(&[3.0, 2.0]), last]);
+    let mut statistics = everything();
+    let error = collector.collect(&model, "t", &loader, &mut statistics);
+    error.expect_err(fault);
+    let saved: Statistics = collector.resume(everything()).expect("the checkpoint");
+    let ids = |statistics: &Statistics| -> Vec<String> {
+        let samples = statistics.task("t").expect("a task").samples().iter();
+        samples.map(|s| s.id.clone()).collect()
+    };
+    let expected: &[&str] = match fault {
+        "the loader" => &["3", "2"],
+        _ => &["3", "2", "4"],
+    };
+    assert_eq!(ids(&saved), expected);
+    assert_eq!(bytes(&saved), bytes(&statistics));
+}
+
 #[test]
 fn the_same_id_twice_is_an_error() {
     let (_, model, mut data) = setup(Backend::Flex).expect("a CPU");
@@ -227,8 +378,6 @@ fn a_burn_data_loader_gives_what_an_iterator_gives() {
 
 #[test]
 fn a_loader_that_fails_is_an_error() {
-    use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
-    use burn::data::dataset::DatasetError;
     struct Failing(Sequences);
     struct FailsSecond(Option<Sequences>, usize);
     impl Iterator for FailsSecond {

@@ -47,6 +47,7 @@ mod provenance;
 mod record;
 mod running;
 mod sample;
+mod saved;
 mod statistics;
 mod store;
 mod stream;
@@ -67,6 +68,7 @@ pub use product::Way;
 pub use provenance::{FisherKind, Provenance, Steps, for_each_weight, hash_weights};
 pub use record::SCHEMA_VERSION;
 pub use sample::{Sample, Tokens};
+pub use saved::SavedSamples;
 pub use statistics::{
     GradientBatch, ParameterStatistics, SampleRecord, Statistics, StatisticsConfig, TaskStatistics,
 };

@@ -10,7 +10,7 @@ use fisher_core::{ContributionUnit, Statistics};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
-use crate::capture::{CaptureConfig, Engine};
+use crate::capture::{Capture, CaptureConfig, Engine, Outcome};
 use crate::destination::Destination;
 use crate::names::Names;
 use crate::per_sample::Unreached;
@@ -31,7 +31,8 @@ pub enum NonFinite {
     Skip,
 }
 
-/// Where and how often a collection is saved so that it can go on after an interruption.
+/// Where and how often a collection is saved so that it can go on after an interruption: also when
+/// it ends, or stops with an error.
 #[derive(Config, Debug)]
 pub struct Checkpoint {
     /// The file: a statistics file like any other.
@@ -74,7 +75,7 @@ pub struct Collector {
 }
 
 /// What a collection did.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Collected {
     /// Samples whose gradients were collected.
     pub samples: usize,
@@ -156,11 +157,13 @@ impl Collector {
     /// the store is of another Fisher, [`OtherSample`](fisher_core::Error::OtherSample) when it has other gradients of a
     /// sample, [`Error::OtherData`]
     /// when the data does not begin with what a checkpoint holds, [`Error::DuplicateSample`] when
-    /// an id comes twice, errors of single samples
+    /// an id comes twice, [`Error::OtherCheckpoint`] when the checkpoint's file has samples that the
+    /// statistics lack (it is another collection's, or was not resumed), errors of single samples
     /// ([`PerSample::gradient`](crate::PerSample::gradient), [`NonFinite`](fisher_core::Error::NonFinite)), and those of [`Statistics::save`] and
     /// [`GradientStore::push`](fisher_core::GradientStore::push).
-    /// Samples collected before an error stay in the statistics, unless it came amid a batch of taps: they
-    /// say so then ([`HalfBatch`](fisher_core::Error::HalfBatch)).
+    /// Samples collected before an error stay in the statistics and are in the checkpoint, unless it
+    /// came amid a batch of taps: the statistics say so then
+    /// ([`HalfBatch`](fisher_core::Error::HalfBatch)), and the checkpoint is the last one.
     pub fn collect_batches<'a, M: SampleLoss, C: ContributionUnit>(
         &self,
         model: &M,
@@ -181,100 +184,36 @@ impl Collector {
     ) -> Result<Collected> {
         let _span = tracing::info_span!("collect", task).entered();
         let start = Instant::now();
-        if self
-            .config
-            .checkpoint
-            .as_ref()
-            .is_some_and(|c| c.every == 0)
-        {
-            return Err(Error::CheckpointEvery);
+        if let Some(Checkpoint { path, every }) = &self.config.checkpoint {
+            if *every == 0 {
+                return Err(Error::CheckpointEvery);
+            }
+            into.check_path(path)?;
         }
         into.check_model(model)?;
         let capture = CaptureConfig::new()
             .with_engine(self.config.engine)
             .with_non_finite(self.config.non_finite);
-        let mut capture = capture.init_named(model, into.paths(), &self.names)?;
-        let known: Vec<String> = match into.statistics.task(task) {
-            Ok(task) => task.samples().iter().map(|s| s.id.clone()).collect(),
-            Err(_) => Vec::new(),
+        let capture = capture.init_named(model, into.paths(), &self.names)?;
+        let mut pass = Pass {
+            config: &self.config,
+            task,
+            capture,
+            unreached: Unreached::default(),
+            bar: self.bar(task, total),
+            saved: into.seen(task),
+            collected: Collected::default(),
         };
-        let skipped: HashSet<String> = match into.statistics.task(task) {
-            Ok(task) => {
-                let skipped = task.samples().iter().filter(|s| s.skipped.is_some());
-                skipped.map(|s| s.id.clone()).collect()
-            }
-            Err(_) => HashSet::new(),
-        };
-        let mut seen: HashSet<String> = known.iter().cloned().collect();
-        let done = match self.config.checkpoint {
-            Some(_) => known,
-            None => Vec::new(),
-        };
-        let mut collected = Collected {
-            samples: 0,
-            tokens: 0,
-            skipped: 0,
-            resumed: 0,
-            loss: 0.0,
-            unreached: Vec::new(),
-            only_stored: 0,
-            elapsed: Duration::ZERO,
-        };
-        let mut unreached = Unreached::default();
-        let bar = self.bar(task, total);
-        let mut position = 0;
-        for batch in batches {
-            let batch = batch?;
-            let before = position;
-            let mut fresh = Vec::new();
-            for (index, id) in batch.ids().into_iter().enumerate() {
-                if let Some(expected) = done.get(position) {
-                    check_resumed(task, position, expected, &id)?;
-                    collected.resumed += 1;
-                    // A store that was only in memory is empty again.
-                    if into.lacks(task, &id) && !skipped.contains(&id) {
-                        let sample = capture.of(&batch, index, &id)?;
-                        into.restore(task, &sample.gradients, self.config.non_finite)?;
-                    }
-                } else if seen.insert(id.clone()) {
-                    fresh.push((index, id));
-                } else {
-                    capture.run(&batch, &fresh, task, &mut into, &mut Vec::new())?;
-                    return Err(Error::DuplicateSample {
-                        task: task.into(),
-                        sample: id,
-                    });
-                }
-                position += 1;
-            }
-            let mut outcomes = Vec::new();
-            capture.run(&batch, &fresh, task, &mut into, &mut outcomes)?;
-            for outcome in outcomes {
-                unreached.add(&outcome.unreached);
-                match outcome.loss {
-                    Some(loss) => {
-                        collected.samples += 1;
-                        collected.tokens += outcome.tokens;
-                        collected.loss += loss;
-                    }
-                    None => collected.skipped += 1,
-                }
-            }
-            bar.inc((position - before) as u64);
-            if let Some(Checkpoint { path, every }) = &self.config.checkpoint
-                && position / every > before / every
-            {
-                into.save(path)?;
-            }
+        let passed = pass.over(batches, &mut into);
+        // What was counted before an error is not lost with it.
+        let saved = pass.save(&mut into);
+        if let (Err(_), Err(error)) = (&passed, &saved) {
+            tracing::error!(%error, "what was collected since the last checkpoint is not in it");
         }
-        if let Some(expected) = done.get(position) {
-            check_resumed(task, position, expected, "the end of the data")?;
-        }
-        if let Some(checkpoint) = &self.config.checkpoint {
-            into.save(&checkpoint.path)?;
-        }
-        bar.finish_and_clear();
-        collected.unreached = unreached.into_paths();
+        passed.and(saved)?;
+        pass.bar.finish_and_clear();
+        let mut collected = pass.collected;
+        collected.unreached = pass.unreached.into_paths();
         if !collected.unreached.is_empty() && collected.samples > 0 {
             let parameters = collected.unreached.join(", ");
             tracing::warn!(parameters, "no sample has a gradient for these parameters");
@@ -307,6 +246,107 @@ impl Collector {
         let style = ProgressStyle::with_template(template);
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.with_style(style).with_prefix(task.to_owned())
+    }
+}
+
+/// One pass over the data of a task.
+struct Pass<'a, M> {
+    config: &'a CollectorConfig,
+    task: &'a str,
+    capture: Capture<M>,
+    unreached: Unreached,
+    bar: ProgressBar,
+    /// Samples of the task when they were last saved.
+    saved: usize,
+    collected: Collected,
+}
+
+impl<M: SampleLoss> Pass<'_, M> {
+    fn over<C: ContributionUnit>(
+        &mut self,
+        batches: impl Iterator<Item = Result<M::Batch>>,
+        into: &mut Destination<C>,
+    ) -> Result<()> {
+        let task = self.task;
+        let records = match into.statistics.task(task) {
+            Ok(task) => task.samples().to_vec(),
+            Err(_) => Vec::new(),
+        };
+        let mut seen: HashSet<String> = records.iter().map(|s| s.id.clone()).collect();
+        let done = match self.config.checkpoint {
+            Some(_) => records,
+            None => Vec::new(),
+        };
+        let mut position = 0;
+        for batch in batches {
+            let batch = batch?;
+            let before = position;
+            let mut fresh = Vec::new();
+            for (index, id) in batch.ids().into_iter().enumerate() {
+                if let Some(expected) = done.get(position) {
+                    check_resumed(task, position, &expected.id, &id)?;
+                    self.collected.resumed += 1;
+                    // A store that was only in memory is empty again.
+                    if into.lacks(task, &id) && expected.skipped.is_none() {
+                        let sample = self.capture.of(&batch, index, &id)?;
+                        into.restore(task, &sample.gradients, self.config.non_finite)?;
+                    }
+                } else if seen.insert(id.clone()) {
+                    fresh.push((index, id));
+                } else {
+                    self.capture
+                        .run(&batch, &fresh, task, into, &mut Vec::new())?;
+                    return Err(Error::DuplicateSample {
+                        task: task.into(),
+                        sample: id,
+                    });
+                }
+                position += 1;
+            }
+            let mut outcomes = Vec::new();
+            self.capture
+                .run(&batch, &fresh, task, into, &mut outcomes)?;
+            self.count(outcomes);
+            self.bar.inc((position - before) as u64);
+            if let Some(Checkpoint { every, .. }) = &self.config.checkpoint
+                && position / every > before / every
+            {
+                self.save(into)?;
+            }
+        }
+        match done.get(position) {
+            Some(expected) => check_resumed(task, position, &expected.id, "the end of the data"),
+            None => Ok(()),
+        }
+    }
+
+    fn count(&mut self, outcomes: Vec<Outcome>) {
+        for outcome in outcomes {
+            self.unreached.add(&outcome.unreached);
+            match outcome.loss {
+                Some(loss) => {
+                    self.collected.samples += 1;
+                    self.collected.tokens += outcome.tokens;
+                    self.collected.loss += loss;
+                }
+                None => self.collected.skipped += 1,
+            }
+        }
+    }
+
+    /// Write the checkpoint, if there is one and it lacks anything: nothing is put in a file's place
+    /// before there is something to put.
+    fn save<C: ContributionUnit>(&mut self, into: &mut Destination<C>) -> Result<()> {
+        let Some(Checkpoint { path, .. }) = &self.config.checkpoint else {
+            return Ok(());
+        };
+        let seen = into.seen(self.task);
+        if seen == self.saved {
+            return Ok(into.sync()?);
+        }
+        into.save(path)?;
+        self.saved = seen;
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use burn::module::Module;
 use fisher_core::{
     ContributionUnit, Error as CoreError, GradientBatch, GradientStore, Parameter, Prepared,
-    Statistics, hash_weights,
+    SavedSamples, Statistics, hash_weights,
 };
 
 use crate::hook::aside::Aside;
@@ -92,11 +92,51 @@ impl<C: ContributionUnit> Destination<'_, C> {
     }
 
     /// The store first: what the checkpoint has counted must be in it.
-    pub(crate) fn save(&self, path: &Path) -> fisher_core::Result<()> {
-        if let Some(store) = &self.store {
-            store.sync()?;
+    ///
+    /// # Errors
+    /// Those of [`Destination::check_path`] and [`Statistics::save`].
+    pub(crate) fn save(&self, path: &Path) -> Result<()> {
+        self.check_path(path)?;
+        self.sync()?;
+        Ok(self.statistics.save(path)?)
+    }
+
+    pub(crate) fn sync(&self) -> fisher_core::Result<()> {
+        self.store.as_ref().map_or(Ok(()), |store| store.sync())
+    }
+
+    /// Whether the statistics can be written to `path` without a loss.
+    ///
+    /// # Errors
+    /// [`Error::OtherCheckpoint`] when a file is there that has what they lack, those of
+    /// [`SavedSamples::read`] when it is no statistics file, [`CoreError::Io`] when there is no such
+    /// folder.
+    pub(crate) fn check_path(&self, path: &Path) -> Result<()> {
+        if !path.exists() {
+            let folder = path
+                .parent()
+                .filter(|parent| !parent.as_os_str().is_empty());
+            let there = folder.map_or(Ok(()), |folder| std::fs::metadata(folder).map(|_| ()));
+            return there.map_err(|source| {
+                Error::Core(CoreError::Io {
+                    path: path.into(),
+                    source,
+                })
+            });
         }
-        self.statistics.save(path)
+        match SavedSamples::read(path)?.missing_from(self.statistics) {
+            None => Ok(()),
+            Some(missing) => Err(Error::OtherCheckpoint {
+                path: path.into(),
+                missing,
+            }),
+        }
+    }
+
+    /// Samples of a task that were counted or skipped.
+    pub(crate) fn seen(&self, task: &str) -> usize {
+        let task = self.statistics.task(task);
+        task.map_or(0, |task| task.samples().len())
     }
 
     /// Into the store only, what the statistics have counted before.

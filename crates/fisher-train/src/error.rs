@@ -172,6 +172,19 @@ pub enum Error {
         found: String,
     },
 
+    /// Another collection's checkpoint is where one is to be written.
+    #[error(
+        "{} is the checkpoint of another collection and would be replaced: these statistics lack \
+         what it holds ({missing}). Go on from it with `Collector::resume`, or give every \
+         collection a path of its own", path.display()
+    )]
+    OtherCheckpoint {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The first thing that would be lost.
+        missing: String,
+    },
+
     /// A checkpoint that would never be written.
     #[error("a checkpoint every 0 samples is never written; give a number above 0")]
     CheckpointEvery,
