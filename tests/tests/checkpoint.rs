@@ -388,6 +388,15 @@ fn what_changed_since_is_not_mixed_in() {
     case.run("out", &[]).expect("a run");
     let again = |case: &Case| case.run("out", &["--resume"]);
     again(&case).expect("nothing has changed");
+    // What cannot go on leaves the record of what was measured.
+    let inputs = Path::new(&case.folder("out")).join("inputs.json");
+    let before = std::fs::read(&inputs).expect("a file");
+    let fifth = r#"{"input_ids": [1, 2, 9, 4], "labels": [1, 2, 3, 4]}"#;
+    lines(&mut case, &[&samples(4), fifth]);
+    let error = case.run("out", &["--resume", "--elements", "none"]);
+    let error = error.expect_err("another configuration");
+    assert!(error.contains("elementwise"), "{error}");
+    assert_eq!(std::fs::read(&inputs).expect("a file"), before);
     // The same ids and lengths.
     lines(&mut case, &[&samples(5)]);
     let error = again(&case).expect_err("other labels");

@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Result;
 use super::args::Run;
+use super::inputs::Inputs;
 use super::jsonl::{TaskData, batches};
 use super::measured::Measured;
 use crate::decoder::{Checkpoint, Model, Sequence, Sequences};
@@ -31,20 +32,22 @@ pub struct Collection {
     pub store: Option<GradientStore>,
 }
 
-/// Measure every task, or go on where an earlier run stopped.
+/// Measure every task, or go on where an earlier run stopped. `inputs` are written once it is sure
+/// that the run can go on.
 ///
 /// # Errors
 /// What the library refused: see [`fisher_train::Collector::collect_batches`].
 pub fn collect(
     checkpoint: &Checkpoint,
     data: &[TaskData],
+    inputs: &Inputs,
     run: &Run,
     keep: bool,
     device: &Device,
 ) -> Result<Collection> {
     match &checkpoint.model {
-        Model::Llama(model) => of(model, checkpoint, data, run, keep, device),
-        Model::Gpt2(model) => of(model, checkpoint, data, run, keep, device),
+        Model::Llama(model) => of(model, checkpoint, data, inputs, run, keep, device),
+        Model::Gpt2(model) => of(model, checkpoint, data, inputs, run, keep, device),
     }
 }
 
@@ -52,16 +55,13 @@ fn of<M: SampleLoss<Batch = Sequences>>(
     model: &M,
     checkpoint: &Checkpoint,
     data: &[TaskData],
+    inputs: &Inputs,
     run: &Run,
     keep: bool,
     device: &Device,
 ) -> Result<Collection> {
     let hash = hash_weights(model)?;
     let fresh = statistics(checkpoint, run, hash.clone(), device)?;
-    let mut store = match keep {
-        true => Some(store(checkpoint, run, hash)?),
-        false => None,
-    };
     let non_finite = match run.skip_bad {
         true => NonFinite::Skip,
         false => NonFinite::Error,
@@ -74,6 +74,12 @@ fn of<M: SampleLoss<Batch = Sequences>>(
         .init()
         .with_names(checkpoint.naming.names());
     let mut statistics = collector.resume(fresh)?;
+    let mut store = match keep {
+        true => Some(store(checkpoint, run, hash)?),
+        false => None,
+    };
+    // A run that cannot go on leaves the folder as it was.
+    inputs.write(&run.out)?;
     let mut tasks = Vec::new();
     for task in data {
         let losses = losses(model, task, run.batch_tokens, device)?;

@@ -25,6 +25,7 @@ use serde_json::{Map, Value, json};
 use super::Result;
 use super::analysis::Findings;
 use super::measured::{Measured, key};
+use super::run::replace;
 use super::uses::Cost;
 
 /// Numbers in float64 with their shape, by name.
@@ -135,9 +136,9 @@ impl Tensors {
             Ok((name, TensorView::new(Dtype::F64, shape.clone(), bytes)?))
         });
         let views = views.collect::<Result<Vec<_>>>()?;
-        let beside = path.with_extension("part");
-        safetensors::serialize_to_file(views, None, &beside)?;
-        Ok(std::fs::rename(&beside, path)?)
+        replace(path, |beside| {
+            Ok(safetensors::serialize_to_file(views, None, beside)?)
+        })
     }
 }
 

@@ -1,5 +1,6 @@
 //! A run of `checkpoint`: read, measure, analyse, write.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -49,16 +50,17 @@ fn measure(run: &Run) -> Result {
     possible(run, &phases, &checkpoint, &data, &device)?;
     let inputs = Inputs::of(&checkpoint.config, &data);
     // What is asked for now, on top of what was: a run may go on with fewer samples.
-    let inputs = match there(run).any(|path| path.exists()) {
-        true => Inputs::read(&run.out)?.and(inputs)?,
-        false => inputs,
+    let inputs = if there(run).any(|path| path.exists()) {
+        Inputs::read(&run.out)?.and(inputs)?
+    } else {
+        inputs.write(&run.out)?;
+        inputs
     };
-    inputs.write(&run.out)?;
     println!(
         "Measuring, in batches of up to {} tokens.",
         run.batch_tokens
     );
-    let collection = collect(&checkpoint, &data, run, keep, &device)?;
+    let collection = collect(&checkpoint, &data, &inputs, run, keep, &device)?;
     let settings = json!({
         "samples": run.samples,
         "part": run.part,
@@ -371,10 +373,19 @@ impl Work<'_> {
     }
 }
 
-/// Write a text: beside the old one first, so that there is never half of it.
+/// Write a text in place of an old one: see [`replace`].
 pub(super) fn write(out: &Path, file: &str, text: &str) -> Result {
     let path = out.join(file);
-    let beside = out.join(format!("{file}.part"));
-    let written = std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, &path));
+    let written = replace(&path, |beside| Ok(std::fs::write(beside, text)?));
     written.map_err(|e| format!("cannot write {}: {e}", path.display()).into())
+}
+
+/// Have a file written beside the old one and put in its place once it is on the disk, so that
+/// there is never half of it.
+pub(super) fn replace(path: &Path, write: impl FnOnce(&Path) -> Result) -> Result {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".part");
+    write(Path::new(&beside))?;
+    File::options().write(true).open(&beside)?.sync_all()?;
+    Ok(std::fs::rename(&beside, path)?)
 }

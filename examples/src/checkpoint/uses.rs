@@ -13,6 +13,7 @@ use super::Result;
 use super::args::{Analysis, Scale};
 use super::collect::STATISTICS;
 use super::measured::{Measured, key};
+use super::run::replace;
 use crate::decoder::Checkpoint;
 
 /// The folder of the merged model, in a run's folder.
@@ -244,9 +245,12 @@ impl Merged {
         });
         let views = views.collect::<Result<Vec<_>>>()?;
         let metadata = [("format".to_owned(), "pt".to_owned())].into();
-        let path = folder.join("model.safetensors");
-        let beside = folder.join("model.part");
-        safetensors::serialize_to_file(views, Some(metadata), &beside)?;
-        Ok(std::fs::rename(&beside, path)?)
+        replace(&folder.join("model.safetensors"), |beside| {
+            Ok(safetensors::serialize_to_file(
+                views,
+                Some(metadata),
+                beside,
+            )?)
+        })
     }
 }
