@@ -108,8 +108,13 @@ impl Small {
             linear: LinearConfig::new(width, width).init(device),
         }
         .map(&mut MadeUp { phase });
-        model.head = model.embedding.weight.clone();
+        model.tie();
         model
+    }
+
+    /// Tie the head to the embedding, anew after an optimizer step: Burn's step only one of them.
+    pub fn tie(&mut self) {
+        self.head = self.embedding.weight.clone();
     }
 }
 

@@ -8,7 +8,8 @@ use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataloader::{DataLoader, DataLoaderBuilder};
 use burn::data::dataset::InMemDataset;
 use burn::module::Module;
-use burn::optim::{AdamWConfig, ModuleOptimizer};
+use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
+use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::{
     Device, ExecutionError, GradientCheckpointingStrategy, Int, Tensor, TensorData,
 };
@@ -73,6 +74,13 @@ impl Pupil {
         }
     }
 
+    /// The same after an optimizer step, which parts what is tied.
+    #[must_use]
+    pub fn tied(mut self) -> Self {
+        self.model.tie();
+        self
+    }
+
     /// What it is interrupted by.
     pub fn interrupter(&self) -> Option<Interrupter> {
         let stop = self.happens.stop_at.as_ref();
@@ -135,8 +143,19 @@ impl TrainStep for Pupil {
                 .sum();
             batch.tokens.device().seed(seed);
         }
-        let loss = self.sample_losses(&batch).sums().clone().sum();
-        TrainOutput::new(self, loss.backward(), Nothing)
+        // A copy on another device, or loaded from a file, has two leaves for what is tied.
+        let pupil = self.clone().tied();
+        let loss = pupil.sample_losses(&batch).sums().clone().sum();
+        TrainOutput::new(&pupil, loss.backward(), Nothing)
+    }
+
+    fn optimize(
+        self,
+        optimizer: &mut ModuleOptimizer,
+        rate: ModuleLearningRate,
+        gradients: GradientsParams,
+    ) -> Self {
+        optimizer.step(rate, self, gradients).tied()
     }
 }
 

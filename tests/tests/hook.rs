@@ -476,7 +476,7 @@ fn own_loop_from(
         at(step as u64, &pupil);
         hook.step(&pupil, &batch).expect("a capture");
         let output = TrainStep::step(&pupil, batch);
-        pupil = optimizer.step(1e-2, pupil, output.grads);
+        pupil = optimizer.step(1e-2, pupil, output.grads).tied();
     }
     at(steps as u64, &pupil);
     hook.finish(&pupil).expect("the end");

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::list;
 use crate::heads::natural;
+use crate::ties::Ties;
 use crate::{Error, Result};
 
 /// What a parameter is for; it decides the default [`Scheme`](crate::Scheme).
@@ -64,7 +65,7 @@ impl Parameter {
     }
 
     /// The path in the module, such as `layers.0.attention.query.weight`: what models are joined
-    /// by, since a [`ParamId`] is new at every init.
+    /// by, since a [`ParamId`] is new at every init and the same in every `clone()`.
     pub fn path(&self) -> &str {
         &self.path
     }
@@ -131,7 +132,8 @@ impl Parameter {
 ///
 /// Left out are frozen parameters and those that never train, such as the running statistics of a
 /// batch norm. A parameter that is used in several places (an embedding that is also the output
-/// head) appears once, under its first path, and lists the others in [`Parameter::tied`].
+/// head) appears once, under its first path, and lists the others in [`Parameter::tied`]; a copy of
+/// it is a parameter of its own, whatever its id (see [`Ties`]).
 ///
 /// Roles come from the layer a parameter lies in. A bare matrix outside Burn's layers is taken
 /// to map inputs to outputs as Burn's do, `[in, out]`.
@@ -146,10 +148,14 @@ impl Catalogue {
     /// The parameters of `module` that require gradients.
     ///
     /// # Errors
-    /// [`Error::NoParameters`] when there are none, [`Error::TiedShapes`] when one id stands for
-    /// different shapes.
+    /// [`Error::NoParameters`] when there are none, [`Error::Copies`] when a trainable module and its
+    /// copy cannot be told from one that is used twice, [`Error::Device`] when the device does not
+    /// compare the values of parameters that share an id.
     pub fn of<M: Module>(module: &M) -> Result<Self> {
-        let mut visitor = Visitor::default();
+        let mut visitor = Visitor {
+            ties: Ties::of(module)?,
+            ..Visitor::default()
+        };
         module.visit(&mut visitor);
         if let Some(error) = visitor.error {
             return Err(error);
@@ -287,7 +293,8 @@ struct Visitor {
     /// The struct that the current field lies in: `Linear`, `Embedding`, ..
     containers: Vec<String>,
     parameters: Vec<Parameter>,
-    by_id: HashMap<ParamId, usize>,
+    ties: Ties,
+    by_path: HashMap<String, usize>,
     others: Vec<Parameter>,
     error: Option<Error>,
 }
@@ -317,20 +324,20 @@ impl ModuleVisitor for Visitor {
             self.others.push(parameter);
             return;
         }
-        let Some(&first) = self.by_id.get(&param.id) else {
-            self.by_id.insert(param.id, self.parameters.len());
+        let tied = match self.ties.tied_with(&parameter.path) {
+            Ok(tied) => tied,
+            Err(error) => {
+                self.error = Some(error);
+                return;
+            }
+        };
+        let Some(&first) = tied.iter().find_map(|path| self.by_path.get(*path)) else {
+            let path = parameter.path.clone();
+            self.by_path.insert(path, self.parameters.len());
             self.parameters.push(parameter);
             return;
         };
         let first = &mut self.parameters[first];
-        if first.shape != parameter.shape {
-            self.error = Some(Error::TiedShapes {
-                first: first.path.clone(),
-                second: parameter.path,
-                id: param.id.to_string(),
-            });
-            return;
-        }
         // A table is a table, also where it is a matrix elsewhere.
         if role == Role::Embedding {
             first.role = role;

@@ -70,15 +70,17 @@ pub enum Error {
         found: String,
     },
 
-    /// One parameter id stands for tensors of different shapes.
-    #[error("`{first}` and `{second}` share the parameter id {id} but not their shape")]
-    TiedShapes {
-        /// Path of the first use.
+    /// A module and its fresh copy, or one module that is used in two places.
+    #[error(
+        "`{first}` and `{second}` share the ids of all their parameters and have equal weights, so a \
+         copy of a module cannot be told from one that is used twice. Freeze a copy with `no_grad`, \
+         or give it ids of its own with `new_ids`; hold what is used twice once, and call it twice"
+    )]
+    Copies {
+        /// Path of the one module.
         first: String,
-        /// Path of the second use.
+        /// Path of the other.
         second: String,
-        /// The parameter id.
-        id: String,
     },
 
     /// A grouping scheme that does not fit its parameter.

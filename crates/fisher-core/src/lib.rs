@@ -51,6 +51,7 @@ mod saved;
 mod statistics;
 mod store;
 mod stream;
+mod ties;
 mod totals;
 mod welford;
 
@@ -74,6 +75,7 @@ pub use statistics::{
 };
 pub use store::{GradientStore, Precision, Prepared, StoreConfig, Usage};
 pub use stream::{Stream, Sums, Wanted};
+pub use ties::{Ties, new_ids};
 pub use totals::{HeadKey, Totals};
 pub use welford::{Moments, Welford, accumulation_dtype};
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use burn::module::{ModuleVisitor, Param, ParamId};
 use burn::tensor::{DType, Gradients, Tensor};
-use fisher_core::{Catalogue, Sample};
+use fisher_core::{Catalogue, Sample, Ties};
 
 use crate::capture::read;
 use crate::factors::Factors;
@@ -50,6 +50,8 @@ pub(crate) struct Captured {
 impl<M: SampleLoss> Batched<M> {
     /// Ready `model` for the gradients of the parameters at `paths`.
     pub(crate) fn new<'a>(model: &M, paths: impl IntoIterator<Item = &'a str>) -> Result<Self> {
+        // Ids tell parameters apart here: copies need their own.
+        let model = &Ties::of(model)?.separate(model.clone());
         let catalogue = Catalogue::of(model)?;
         let mut parameters = HashMap::new();
         for path in paths {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use burn::module::{Flag, Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Gradients, Tensor};
-use fisher_core::{Catalogue, Gradient, GradientBatch, Sample, TokenSum};
+use fisher_core::{Catalogue, Gradient, GradientBatch, Sample, Ties, TokenSum};
 
 use crate::sample::{SampleBatch, SampleLoss};
 use crate::{Error, Result};
@@ -39,6 +39,8 @@ impl<M: SampleLoss> PerSample<M> {
     /// [`fisher_core::Error::UnknownParameter`] when the model does not have one of them, or has
     /// it frozen.
     pub fn new<'a>(model: &M, paths: impl IntoIterator<Item = &'a str>) -> Result<Self> {
+        // Ids tell parameters apart here: copies need their own.
+        let model = &Ties::of(model)?.separate(model.clone());
         let catalogue = Catalogue::of(model)?;
         let paths = paths.into_iter().map(|path| {
             let id = catalogue.require(path)?.id();

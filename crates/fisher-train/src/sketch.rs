@@ -6,7 +6,7 @@ use burn::config::Config;
 use burn::module::{ModuleVisitor, Param, ParamId};
 use burn::tensor::{DType, Gradients, Tensor};
 use fisher_core::{
-    Catalogue, ContributionUnit, Error as CoreError, Sample, Welford, accumulation_dtype,
+    Catalogue, ContributionUnit, Error as CoreError, Sample, Ties, Welford, accumulation_dtype,
 };
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
@@ -84,6 +84,8 @@ impl Sketch {
         model: &M,
         batches: impl IntoIterator<Item = M::Batch>,
     ) -> Result<SketchedFisher> {
+        // Ids tell parameters apart here: copies need their own.
+        let model = &Ties::of(model)?.separate(model.clone());
         let catalogue = Catalogue::of(model)?;
         let parameters = catalogue.parameters().iter();
         let paths = parameters.filter_map(|p| Some((p.id()?, p.path().to_owned())));
