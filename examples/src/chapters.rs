@@ -93,7 +93,7 @@ pub fn overlap(statistics: &Statistics) -> Result<()> {
     let (a, b) = (a?, b?);
     println!("Shares of the groups, {}.\n", compare(&a, &b)?);
     let pruning = PruningConfig::new(0.5).init()?;
-    let report = OverlapConfig::new().init();
+    let report = OverlapConfig::new().init()?;
     println!(
         "{}",
         report.forward(&pruning.forward(&a)?, &pruning.forward(&b)?)?
@@ -203,7 +203,7 @@ pub fn ablate(
                 }
                 without.insert(path.to_owned(), theta);
             }
-            let after = setting.marks(&Weights::from(without).write(model.clone()))?;
+            let after = setting.marks(&Weights::from(without).write(model.clone())?)?;
             let increase = [0, 1].map(|task| after[task].loss - before[task].loss);
             rows.push(Ablated {
                 name: format!("{} head {head}", attention.name()),
@@ -266,12 +266,12 @@ pub fn merge(setting: &Setting, base: &CausalTransformer) -> Result<()> {
     });
     let sources: Vec<_> = sources.collect();
     // An epsilon far above every F is a plain average.
-    let plain = MergeConfig::new().with_epsilon(1e12).init();
-    row("plain average", &plain.forward(&sources)?)?;
-    row(
-        "Fisher merge",
-        &MergeConfig::new().init().forward(&sources)?,
-    )
+    let plain = MergeConfig::new().with_epsilon(1e12).init()?;
+    row("plain average", &plain.forward(&sources)?.model)?;
+    let merged = MergeConfig::new().init()?.forward(&sources)?;
+    row("Fisher merge", &merged.model)?;
+    println!("{}", merged.report);
+    Ok(())
 }
 
 /// Learn one task after the other, with and without holding on to the first.
@@ -291,7 +291,7 @@ pub fn sequence(setting: &Setting, base: &CausalTransformer) -> Result<()> {
     let (model, epochs) = setting.teach(&first, Task::Induction, None)?;
     row(&format!("then induction, {epochs} epochs"), &model)?;
     for strength in [100.0, 1_000.0, 10_000.0] {
-        let mut ewc = Ewc::new(strength);
+        let mut ewc = Ewc::new(strength)?;
         ewc.protect(&statistics, Task::Maximum.name(), &first)?;
         let (model, epochs) = setting.teach(&first, Task::Induction, Some(&ewc))?;
         row(&format!("EWC λ = {strength}, {epochs} epochs"), &model)?;

@@ -137,6 +137,7 @@ fn masks_and_their_overlap_agree(
                 });
                 let report = OverlapConfig::new()
                     .init()
+                    .expect("thresholds")
                     .forward(&a, &b)
                     .expect("one model");
                 let expected = golden.expected("/overlap")[&key]
@@ -300,6 +301,7 @@ fn kappa_of_random_masks_is_about_zero_at_every_sparsity() {
             });
             let report = OverlapConfig::new()
                 .init()
+                .expect("thresholds")
                 .forward(&a, &b)
                 .expect("one model");
             kappas.push(report.all.kappa.expect("neither all nor nothing"));
@@ -319,7 +321,7 @@ fn identical_masks_agree_fully_and_empty_ones_have_no_jaccard() {
             .forward(&scores)
             .expect("masks")
     };
-    let overlap = OverlapConfig::new().init();
+    let overlap = OverlapConfig::new().init().expect("thresholds");
     let half = overlap.forward(&at(0.5), &at(0.5)).expect("one model");
     assert_eq!((half.all.jaccard, half.all.kappa), (Some(1.0), Some(1.0)));
     assert_eq!(half.all.intersection_over_n, 0.5);
@@ -397,7 +399,7 @@ fn a_mask_goes_on_and_comes_off() {
         assert!(zeros > 0);
         assert!(pruned.attention.query.weight.is_require_grad());
         assert_eq!(
-            Weights::of(&removed.restore(pruned)).expect("weights"),
+            Weights::of(&removed.restore(pruned).expect("its own parameters")).expect("weights"),
             before
         );
     }
@@ -427,7 +429,7 @@ fn what_does_not_join_is_an_error() {
     };
     let mut theirs = layer(&ours, 0.5);
     theirs.masks.pop();
-    let overlap = OverlapConfig::new().init();
+    let overlap = OverlapConfig::new().init().expect("thresholds");
     let error = overlap
         .forward(&layer(&ours, 0.5), &theirs)
         .expect_err("a key is missing");
@@ -495,7 +497,8 @@ fn pruned_weights_stay_zero_through_training() {
         let losses = fisher_train::SampleLoss::sample_losses(&trained, &data);
         let gradients = losses.sums().clone().sum().backward();
         let gradients = burn::optim::GradientsParams::from_grads(gradients, &trained);
-        trained = masks.enforce(optimizer.step(0.01, trained, gradients));
+        let stepped = optimizer.step(0.01, trained, gradients);
+        trained = masks.enforce(stepped).expect("its own parameters");
     }
     let after = Weights::of(&trained).expect("weights");
     for (path, keep) in masks.by_element() {

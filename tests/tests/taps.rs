@@ -558,7 +558,8 @@ fn a_sketch_of_what_is_not_finite_is_refused() {
         .map(|(path, values)| (path.to_owned(), values.to_vec()))
         .collect();
     weights.get_mut("head.bias").expect("a bias")[0] = f64::NAN;
-    let model = fisher_metrics::Weights::from(weights).write(model);
+    let weights = fisher_metrics::Weights::from(weights);
+    let model = weights.write(model).expect("its own parameters");
     let sketch = SketchConfig::new().init().expect("draws");
     let batches = [Sequences::made_up(3, 5, &device)];
     let error = sketch.collect::<_, PerToken>(&model, batches);

@@ -1,18 +1,21 @@
 //! What follows for training: scaled gradients, consolidation, merging. Golden numbers and laws.
 
+use std::collections::BTreeMap;
+
 use burn::module::{Module, Param};
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{Device, Tensor};
 use fisher_core::{
     Catalogue, Gradient, GradientBatch, HeadLayout, Statistics, StatisticsConfig, hash_weights,
 };
-use fisher_metrics::{Damping, Scaling, ScalingConfig, Weights};
+use fisher_metrics::{Damping, OverlapConfig, PruningConfig, Scaling, ScalingConfig, Weights};
 use fisher_tests::backend::Backend;
 use fisher_tests::golden::{CASES, Golden, TASKS};
 use fisher_tests::models::{Sequences, Small};
 use fisher_tests::tolerance::{BACKWARD, GOLDEN, assert_close};
 use fisher_train::{
-    CollectorConfig, Error, Ewc, FisherOptimizer, Granularity, MergeConfig, SampleLoss, Source,
+    CollectorConfig, Error, Ewc, FisherOptimizer, Granularity, MergeConfig, MergeReport,
+    SampleLoss, Source, Term,
 };
 use rstest::rstest;
 
@@ -113,14 +116,15 @@ fn scaling_merging_and_consolidation_agree(
             ];
             let merged = MergeConfig::new()
                 .init()
+                .expect("ε")
                 .forward(&sources)
                 .expect("one architecture");
             let name = format!("merged/{path}");
             // Where no task has a gradient, both F are 0 and ε averages.
-            let merged = values(&merged.weight.val().inner());
+            let merged = values(&merged.model.weight.val().inner());
             assert_close(&name, &merged, golden.values(&name), GOLDEN, 1e-2);
 
-            let mut ewc = Ewc::new(1.0);
+            let mut ewc = Ewc::new(1.0).expect("λ");
             ewc.protect(&statistics, "alpha", &model)
                 .expect("statistics");
             let short = ewc
@@ -143,6 +147,10 @@ fn scaling_merging_and_consolidation_agree(
 }
 
 fn collected(model: &Small, device: &Device) -> Statistics {
+    collected_as("task", model, device)
+}
+
+fn collected_as(task: &str, model: &Small, device: &Device) -> Statistics {
     let config = StatisticsConfig::new();
     let catalogue = Catalogue::of(model).expect("parameters");
     let attention = fisher_core::AttentionConfig::new(2);
@@ -151,7 +159,7 @@ fn collected(model: &Small, device: &Device) -> Statistics {
     let data = Sequences::made_up(4, 5, device);
     let collector = CollectorConfig::new().init();
     collector
-        .collect_batches(model, "task", [data], &mut statistics)
+        .collect_batches(model, task, [data], &mut statistics)
         .expect("a collection");
     statistics
 }
@@ -169,10 +177,12 @@ fn merging_a_model_with_itself_is_the_identity(
         task: "task",
         weight,
     };
-    let merging = MergeConfig::new().with_granularity(granularity).init();
+    let merging = MergeConfig::new().with_granularity(granularity);
+    let merging = merging.init().expect("ε");
     let merged = merging
         .forward(&[source(1.0), source(2.5)])
-        .expect("one model");
+        .expect("one model")
+        .model;
     let weights = [&merged, &model].map(|m| Weights::of(m).expect("weights"));
     for ((path, a), (_, b)) in weights[0].iter().zip(weights[1].iter()) {
         assert_close(path, a, b, 1e-7, 1e-7);
@@ -188,7 +198,8 @@ fn merging_a_model_with_itself_is_the_identity(
     };
     let merged = merging
         .forward(&[source(1.0), other])
-        .expect("one architecture");
+        .expect("one architecture")
+        .model;
     assert_eq!(
         hash_weights(&merged).expect("weights"),
         hash_weights(&model).expect("weights")
@@ -245,23 +256,31 @@ fn consolidation_pulls_with_lambda_f_times_the_distance() {
         let found: Vec<f64> = found.to_data().iter::<f64>().collect();
         assert_close("pull", &found, &pull(times), BACKWARD, 1e-3);
     };
-    let mut ewc = Ewc::new(3.0);
+    let mut ewc = Ewc::new(3.0).expect("λ");
     assert!(ewc.penalty(&model).expect("nothing").is_none());
     ewc.protect(&statistics, "task", &anchor)
         .expect("statistics");
     check(&ewc, 1.0);
-    let mut twice = ewc.clone();
-    twice
-        .protect(&statistics, "task", &anchor)
-        .expect("statistics");
-    check(&twice, 2.0);
     // Another task's anchor is its own: at that anchor only the first task pulls.
-    let theirs = collected(&model, &device);
+    let theirs = collected_as("other", &model, &device);
     let mut both = ewc.clone();
-    both.protect(&theirs, "task", &model).expect("statistics");
+    both.protect(&theirs, "other", &model).expect("statistics");
     check(&both, 1.0);
-    ewc.protect_online(0.5, &statistics, "task", &anchor)
+    let more = collected_as("more", &anchor, &device);
+    let mut twice = ewc.clone();
+    twice.protect(&more, "more", &anchor).expect("statistics");
+    check(&twice, 2.0);
+    ewc.protect_online(0.5, &more, "more", &anchor)
         .expect("statistics");
+    check(&ewc, 1.5);
+    // The same task again would count its samples twice, in either way.
+    for error in [
+        ewc.protect(&statistics, "task", &anchor),
+        ewc.protect_online(0.5, &more, "more", &anchor),
+    ] {
+        let error = error.expect_err("protected already");
+        assert!(matches!(error, Error::Protected { .. }), "{error}");
+    }
     check(&ewc, 1.5);
     let none: f64 = ewc
         .penalty(&anchor)
@@ -270,8 +289,9 @@ fn consolidation_pulls_with_lambda_f_times_the_distance() {
         .into_scalar();
     assert_eq!(none, 0.0);
     // Statistics of other weights protect nothing of these.
+    let third = collected_as("third", &anchor, &device);
     let error = ewc
-        .protect(&statistics, "task", &model)
+        .protect(&third, "third", &model)
         .expect_err("another model");
     assert!(matches!(error, Error::OtherModel { .. }), "{error}");
     // In another model nothing joins: an error, not a penalty of 0.
@@ -422,4 +442,224 @@ fn the_wrapped_optimizer_steps_on_scaled_gradients() {
         "{error}"
     );
     assert_eq!(model.sample_losses(&data).tokens().len(), 1);
+}
+
+/// Where no F reaches ε the models are averaged plainly, and the report says so.
+#[test]
+fn a_merge_that_epsilon_decides_is_reported() {
+    let device = Device::flex().autodiff();
+    let models = [[0.0, 0.0, 0.0, 0.0], [4.0, 4.0, 4.0, 4.0]];
+    let models = models.map(|weights| Single::new(&weights, &device));
+    let collect = |model: &Single, roots: [f32; 4]| {
+        let config = StatisticsConfig::new();
+        let mut statistics: Statistics = config.init(model, &HeadLayout::none()).expect("empty");
+        let mut batch = GradientBatch::new(vec![fisher_core::Sample::new("a", 1).expect("tokens")]);
+        let gradient = Tensor::<1>::from_floats(roots, &device.clone().inner());
+        batch.insert("weight", Gradient::token_sum(gradient.unsqueeze::<2>()));
+        statistics.push("task", batch).expect("gradients");
+        statistics
+    };
+    let merge = |roots: [[f32; 4]; 2], epsilon: f64| {
+        let statistics = [0, 1].map(|at| collect(&models[at], roots[at]));
+        let sources = [0, 1].map(|at| Source {
+            model: &models[at],
+            statistics: &statistics[at],
+            task: "task",
+            weight: 1.0,
+        });
+        let merging = MergeConfig::new().with_epsilon(epsilon).init().expect("ε");
+        let merged = merging.forward(&sources).expect("one architecture");
+        (values(&merged.model.weight.val().inner()), merged.report)
+    };
+    // F of 1e-15 and 3e-15: ε = 1e-12 averages plainly, one far below F does not.
+    let root = |f: f64| f.sqrt() as f32;
+    let small = [[root(1e-15); 4], [root(3e-15); 4]];
+    let (weights, report) = merge(small, 1e-12);
+    assert!(
+        weights.iter().all(|w| (w - 2.0).abs() < 0.01),
+        "{weights:?}"
+    );
+    assert_eq!(report.plain, 1.0);
+    let decided = &report.parameters["weight"];
+    assert_eq!((decided.plain, decided.elements), (4, 4));
+    for health in &decided.health {
+        assert_eq!(health.fraction_below_epsilon, 1.0);
+        assert_eq!(health.ridge_lambda_applied, 1e-12);
+        assert!(health.swamped());
+    }
+    assert_eq!(report.warnings.len(), 1);
+    assert!(report.warnings[0].contains("100.0 % of the weights are averaged plainly"));
+    assert!(report.to_string().contains("averaged plainly"));
+    let json = serde_json::to_string(&report).expect("JSON");
+    let again: MergeReport = serde_json::from_str(&json).expect("a report");
+    assert_eq!(again, report);
+    let (weights, report) = merge(small, 1e-20);
+    assert!(
+        weights.iter().all(|w| (w - 3.0).abs() < 1e-4),
+        "{weights:?}"
+    );
+    assert_eq!((report.plain, report.warnings.len()), (0.0, 0));
+
+    // One model's F is below ε, the other's is not: F decides, but not for the first.
+    let mixed = [[root(1e-15); 4], [1.0; 4]];
+    let (weights, report) = merge(mixed, 1e-12);
+    assert!(
+        weights.iter().all(|w| (w - 4.0).abs() < 1e-6),
+        "{weights:?}"
+    );
+    assert_eq!(report.plain, 0.0);
+    assert_eq!(report.warnings.len(), 1, "{report}");
+    assert!(report.warnings[0].contains("more than 1 % of a model's median F"));
+}
+
+#[test]
+fn numbers_that_mean_nothing_are_refused() {
+    let (nan, infinite) = (f64::NAN, f64::INFINITY);
+    let refuses = |what: &str, refused: bool| assert!(refused, "{what}");
+    for wrong in [nan, infinite, -1.0] {
+        refuses("λ", Ewc::new(wrong).is_err());
+        refuses("ε", MergeConfig::new().with_epsilon(wrong).init().is_err());
+        let config = ScalingConfig::new().with_damping(Damping::Relative(wrong));
+        refuses("damping", config.init().is_err());
+        refuses(
+            "power",
+            ScalingConfig::new().with_power(wrong).init().is_err(),
+        );
+        refuses("sparsity", PruningConfig::new(wrong).init().is_err());
+        let config = OverlapConfig::new().with_surgery_above(wrong);
+        refuses("threshold", config.init().is_err());
+        let config = OverlapConfig::new().with_arithmetic_below(wrong);
+        refuses("threshold", config.init().is_err());
+    }
+    refuses("ε", MergeConfig::new().with_epsilon(0.0).init().is_err());
+    let above = OverlapConfig::new().with_arithmetic_below(0.9);
+    refuses("thresholds crossed", above.init().is_err());
+    assert!(Ewc::new(0.0).is_ok());
+
+    let device = Device::flex().autodiff();
+    let model = Small::init(&device);
+    let statistics = collected(&model, &device);
+    for wrong in [nan, infinite, -0.5, 1.5] {
+        let mut ewc = Ewc::new(1.0).expect("λ");
+        let error = ewc.protect_online(wrong, &statistics, "task", &model);
+        let error = error.expect_err("γ");
+        let named = matches!(
+            error,
+            Error::Metrics(fisher_metrics::Error::Argument { name: "decay", .. })
+        );
+        assert!(named && ewc.penalty(&model).expect("nothing").is_none());
+    }
+
+    // A model that has diverged protects and merges nothing.
+    let nan_somewhere = Weights::of(&model).expect("weights");
+    let nan_somewhere = nan_somewhere.iter().map(|(path, weights)| {
+        let mut weights = weights.to_vec();
+        if path == "linear.bias" {
+            weights[1] = nan;
+        }
+        (path.to_owned(), weights)
+    });
+    let weights = Weights::from(nan_somewhere.collect::<BTreeMap<_, _>>());
+    let broken = weights.write(model.clone()).expect("its own parameters");
+    let config = StatisticsConfig::new();
+    let mut of_broken: Statistics = config.init(&broken, &HeadLayout::none()).expect("empty");
+    let mut batch = GradientBatch::new(vec![fisher_core::Sample::new("a", 1).expect("tokens")]);
+    for path in of_broken.paths() {
+        let shape = of_broken.shape(path).expect("a shape");
+        let elements = shape.iter().product::<usize>();
+        let gradient = Tensor::<2>::ones([1, elements], &device.clone().inner());
+        batch.insert(path, Gradient::token_sum(gradient));
+    }
+    of_broken.push("task", batch).expect("gradients");
+    let not_finite = |error: &Error| {
+        let Error::Metrics(fisher_metrics::Error::NotFinite { key, .. }) = error else {
+            return false;
+        };
+        key == "linear.bias"
+    };
+    let mut ewc = Ewc::new(1.0).expect("λ");
+    let error = ewc.protect(&of_broken, "task", &broken).expect_err("NaN");
+    assert!(not_finite(&error), "{error}");
+    let source = Source {
+        model: &broken,
+        statistics: &of_broken,
+        task: "task",
+        weight: 1.0,
+    };
+    let merging = MergeConfig::new().init().expect("ε");
+    let error = merging.forward(&[source]).expect_err("NaN");
+    assert!(not_finite(&error), "{error}");
+    for weights in [[nan, 1.0], [infinite, 1.0], [-1.0, 2.0], [0.0, 0.0]] {
+        let terms = weights.map(|weight| Term {
+            weights: &[1.0],
+            fisher: &[1.0],
+            weight,
+        });
+        let error = merging.average("w", &terms).expect_err("weights");
+        assert!(matches!(error, Error::NothingToMerge), "{error}");
+    }
+    // Weights of any size are only proportions.
+    let terms = [1e308; 2].map(|weight| Term {
+        weights: &[1.0],
+        fisher: &[4.0],
+        weight,
+    });
+    assert_eq!(
+        merging.average("w", &terms).expect("an average").weights,
+        [1.0]
+    );
+    let infinite = Term {
+        weights: &[1.0],
+        fisher: &[infinite],
+        weight: 1.0,
+    };
+    let error = merging.average("w", &[infinite]).expect_err("F");
+    assert!(matches!(error, Error::Metrics(_)), "{error}");
+
+    let scores = fisher_metrics::Scores::elementwise(&statistics, "task").expect("scores");
+    let pruning = PruningConfig::new(0.5).init().expect("s");
+    let error = pruning.forward(&scores.map(|_| nan)).expect_err("NaN");
+    assert!(
+        matches!(error, fisher_metrics::Error::NotFinite { .. }),
+        "{error}"
+    );
+}
+
+/// A matrix is not another one of as many elements.
+#[test]
+fn a_transposed_matrix_is_another_shape() {
+    #[derive(Module, Debug)]
+    struct Matrix {
+        weight: Param<Tensor<2>>,
+    }
+    let device = Device::flex().autodiff();
+    let matrix = |shape: [usize; 2]| Matrix {
+        weight: Param::from_tensor(Tensor::ones(shape, &device)),
+    };
+    let (model, transposed) = (matrix([2, 3]), matrix([3, 2]));
+    let config = StatisticsConfig::new();
+    let mut statistics: Statistics = config.init(&model, &HeadLayout::none()).expect("empty");
+    let mut batch = GradientBatch::new(vec![fisher_core::Sample::new("a", 1).expect("tokens")]);
+    let gradient = [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]];
+    let gradient = Tensor::<2>::from_floats(gradient, &device.clone().inner());
+    batch.insert("weight", Gradient::token_sum(gradient));
+    statistics.push("task", batch).expect("gradients");
+    let shape =
+        |error: &fisher_metrics::Error| matches!(error, fisher_metrics::Error::Shape { .. });
+    let wrapped = |error: Error| matches!(&error, Error::Metrics(error) if shape(error));
+
+    let mut ewc = Ewc::new(1.0).expect("λ");
+    ewc.protect(&statistics, "task", &model).expect("F");
+    assert!(wrapped(ewc.penalty(&transposed).expect_err("transposed")));
+    let scaling = || ScalingConfig::new().init().expect("λ");
+    let sgd = || SgdConfig::new().init();
+    let optimizer = |model| FisherOptimizer::new(sgd(), scaling(), &statistics, "task", model);
+    assert!(optimizer(&transposed).err().is_some_and(wrapped));
+    let scores = fisher_metrics::Scores::elementwise(&statistics, "task").expect("scores");
+    let masks = PruningConfig::new(0.5).init().expect("s");
+    let masks = masks.forward(&scores).expect("masks");
+    assert!(masks.apply(transposed.clone()).is_err_and(|e| shape(&e)));
+    assert!(masks.enforce(transposed.clone()).is_err_and(|e| shape(&e)));
+    let (_, removed) = masks.apply(model).expect("its own");
+    assert!(removed.restore(transposed).is_err_and(|e| shape(&e)));
 }

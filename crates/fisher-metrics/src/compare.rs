@@ -5,7 +5,8 @@ use std::fmt;
 use fisher_core::Provenance;
 use serde::{Deserialize, Serialize};
 
-use crate::scores::Scores;
+use crate::scores::{ScoreKind, Scores};
+use crate::source::same_reduction;
 use crate::{Error, Result};
 
 /// Version of the form of [`Comparison`].
@@ -32,7 +33,8 @@ pub struct Comparison {
 /// Compare the scores of two tasks.
 ///
 /// # Errors
-/// [`Error::Keys`] or [`Error::Sizes`] when they are not of the same groups.
+/// [`Error::Keys`], [`Error::Sizes`] or [`Error::Groups`] when they are not of the same groups,
+/// [`Error::OtherFisher`] when groups' F are means on one side and sums on the other.
 pub fn compare(a: &Scores, b: &Scores) -> Result<Comparison> {
     join(a, b)?;
     let values = |scores: &Scores| -> Vec<f64> {
@@ -52,6 +54,12 @@ pub fn compare(a: &Scores, b: &Scores) -> Result<Comparison> {
 
 /// Whether two scores are of the same groups in the same order, as all of one model are.
 pub(crate) fn join(a: &Scores, b: &Scores) -> Result<()> {
+    if [a, b]
+        .iter()
+        .all(|scores| scores.kind == ScoreKind::Fisher && scores.reduced())
+    {
+        same_reduction(&a.provenance, &b.provenance)?;
+    }
     for i in 0..a.sets.len().max(b.sets.len()) {
         let (ours, theirs) = match (a.sets.get(i), b.sets.get(i)) {
             (Some(ours), Some(theirs)) if ours.key() == theirs.key() => (ours, theirs),
@@ -67,6 +75,9 @@ pub(crate) fn join(a: &Scores, b: &Scores) -> Result<()> {
                 ours: ours.values.len(),
                 theirs: theirs.values.len(),
             });
+        }
+        if ours.grouping != theirs.grouping {
+            return Err(Error::Groups { key: ours.key() });
         }
     }
     Ok(())

@@ -86,6 +86,50 @@ pub enum Error {
         theirs: usize,
     },
 
+    /// A parameter is not of the shape that its Fisher or mask was taken at.
+    #[error(
+        "`{key}` has shape {ours:?} in one and {theirs:?} in the other (a parameter that has grown can \
+         be let through by `Growth::Free`, in EWC and scaling)"
+    )]
+    Shape {
+        /// The key.
+        key: String,
+        /// The shape on the one side.
+        ours: Vec<usize>,
+        /// The shape on the other side.
+        theirs: Vec<usize>,
+    },
+
+    /// Two things of one key are of different groups.
+    #[error("`{key}` is grouped in one way on one side and in another on the other")]
+    Groups {
+        /// The key.
+        key: String,
+    },
+
+    /// Fishers that are not of one kind are no numbers to add, average or compare.
+    #[error(
+        "the Fishers differ in {what}: `{ours}` on one side, `{theirs}` on the other; collect both \
+         with the same configuration"
+    )]
+    OtherFisher {
+        /// What differs.
+        what: &'static str,
+        /// It on the one side.
+        ours: String,
+        /// It on the other side.
+        theirs: String,
+    },
+
+    /// A number that is NaN or infinite.
+    #[error("{what} of `{key}` is NaN or infinite")]
+    NotFinite {
+        /// What the number is.
+        what: &'static str,
+        /// The key.
+        key: String,
+    },
+
     /// Nothing is left after protection and filters.
     #[error("nothing can be pruned: all of {all} are protected")]
     Empty {

@@ -15,6 +15,7 @@ mod compare;
 mod conflicts;
 mod correction;
 mod error;
+mod growth;
 mod importance;
 mod interference;
 mod masks;
@@ -37,6 +38,7 @@ pub use conflicts::{
 };
 pub use correction::Correction;
 pub use error::Error;
+pub use growth::{Growth, old_elements, old_part};
 pub use importance::{Importance, ImportanceConfig, ImportanceReport, Ranked};
 pub use interference::{
     Aggregate, Check, Collision, Estimate, Interference, InterferenceConfig, InterferenceReport,
@@ -50,7 +52,7 @@ pub use relabel::Relabelled;
 pub use ridge::{Health, Ridge};
 pub use scaling::{Damping, Scaling, ScalingConfig};
 pub use scores::{Score, ScoreKind, Scores};
-pub use source::Source;
+pub use source::{Source, same_fisher, same_reduction};
 pub use weights::Weights;
 
 /// The result of this crate's fallible functions.

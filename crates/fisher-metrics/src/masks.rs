@@ -1,17 +1,16 @@
 //! Pruning masks: what is kept and what goes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use burn::config::Config;
-use burn::module::{Module, ModuleMapper, Param, ParamGroup, ParamId};
-use burn::tensor::{Tensor, TensorData};
+use burn::module::{Module, ParamGroup, ParamId};
 use fisher_core::{Grouping, Provenance, Role};
 use fixedbitset::FixedBitSet;
 use serde::{Deserialize, Serialize};
 
 use crate::scores::{Score, ScoreKind, Scores};
-use crate::weights::Weights;
+use crate::weights::{Operation, Weights, combine, shapes, with_ties};
 use crate::{Error, Result};
 
 /// Version of the form of [`Masks`].
@@ -122,9 +121,17 @@ impl Pruning {
     ///
     /// # Errors
     /// [`Error::Empty`] when everything is protected, [`Error::Pattern`] when a pattern of
-    /// `protected` matches nothing.
+    /// `protected` matches nothing, [`Error::NotFinite`] when a score is NaN, which has no place in an
+    /// order, or what the pruned ones add up to is too large a number.
     pub fn forward(&self, scores: &Scores) -> Result<Masks> {
         let config = &self.config;
+        let not_a_number = |set: &&Score| set.values.iter().any(|score| score.is_nan());
+        if let Some(set) = scores.sets.iter().find(not_a_number) {
+            return Err(Error::NotFinite {
+                what: "a score",
+                key: set.key(),
+            });
+        }
         for group in &config.protected {
             if !scores.sets.iter().any(|set| named(group, &set.path)) {
                 let paths: Vec<&str> = scores.sets.iter().map(|set| &*set.path).collect();
@@ -167,6 +174,13 @@ impl Pruning {
                 });
             }
         }
+        let predicted = (scores.kind == ScoreKind::BrainDamage).then_some(pruned_score);
+        if predicted.is_some_and(|increase| !increase.is_finite()) {
+            return Err(Error::NotFinite {
+                what: "the predicted loss increase",
+                key: scores.task.clone(),
+            });
+        }
         masks.sort_by(|a, b| (&a.path, a.grouping.label()).cmp(&(&b.path, b.grouping.label())));
         Ok(Masks {
             schema: SCHEMA,
@@ -175,7 +189,7 @@ impl Pruning {
             kind: scores.kind,
             sparsity: config.sparsity,
             scope: config.scope,
-            predicted_increase: (scores.kind == ScoreKind::BrainDamage).then_some(pruned_score),
+            predicted_increase: predicted,
             masks,
         })
     }
@@ -231,8 +245,8 @@ fn keep_highest(unit: &[&Score], sparsity: f64) -> Vec<FixedBitSet> {
 /// What a mask took out of a module: puts it back.
 #[derive(Debug, Clone, Default)]
 pub struct Removed {
-    /// Path to what was pruned, 0 elsewhere.
-    weights: BTreeMap<String, Vec<f64>>,
+    /// Path to shape and what was pruned, 0 elsewhere.
+    weights: BTreeMap<String, (Vec<usize>, Vec<f64>)>,
 }
 
 impl Masks {
@@ -242,10 +256,42 @@ impl Masks {
     /// speed and saves as usual. To keep them 0 through further training, call
     /// [`Masks::enforce`] after each optimizer step.
     ///
+    /// Parameters that are tied to a masked one are masked with it; copies, such as a frozen teacher in
+    /// the same module, stay as they are (see [`fisher_core::Ties`]).
+    ///
     /// # Errors
-    /// [`Error::Keys`] or [`Error::Sizes`] when the model does not have the masks' parameters, or
-    /// a mask from a file not the bits of its groups.
+    /// [`Error::Keys`] or [`Error::Shape`] when the model does not have the masks' parameters,
+    /// [`Error::Sizes`] when a mask from a file does not have the bits of its groups,
+    /// [`fisher_core::Error::Copies`] when a copy cannot be told from a tie.
     pub fn apply<M: Module>(&self, model: M) -> Result<(M, Removed)> {
+        let factors = self.factors(&model)?;
+        let factors = with_ties(&model, &factors)?;
+        let (weights, mut shapes) = (Weights::of(&model)?, shapes(&model));
+        let mut removed = Removed::default();
+        for (path, factor) in &factors {
+            let pairs = weights.get(path, factor.len())?.iter().zip(*factor);
+            let gone = pairs.map(|(&w, &keep)| if keep == 1.0 { 0.0 } else { w });
+            let shape = shapes.remove(path).unwrap_or_default();
+            removed
+                .weights
+                .insert(path.clone(), (shape, gone.collect()));
+        }
+        Ok((combine(model, factors, Operation::Multiply), removed))
+    }
+
+    /// Set the pruned weights of `model` to 0 (again).
+    ///
+    /// # Errors
+    /// As [`Masks::apply`].
+    pub fn enforce<M: Module>(&self, model: M) -> Result<M> {
+        let factors = self.factors(&model)?;
+        let factors = with_ties(&model, &factors)?;
+        Ok(combine(model, factors, Operation::Multiply))
+    }
+
+    /// By path, 1 for what is kept and 0 for what goes, for a model that has these parameters.
+    fn factors<M: Module>(&self, model: &M) -> Result<BTreeMap<String, Vec<f64>>> {
+        let shapes = shapes(model);
         for mask in &self.masks {
             if mask.keep.len() != mask.grouping.groups() {
                 return Err(Error::Sizes {
@@ -254,34 +300,14 @@ impl Masks {
                     theirs: mask.grouping.groups(),
                 });
             }
+            check_shape(&shapes, &mask.path, mask.grouping.shape())?;
         }
-        let weights = Weights::of(&model)?;
-        let mut removed = Removed::default();
-        for (path, keep) in self.by_element() {
-            let pairs = weights.get(&path, keep.len())?.iter().zip(&keep);
-            let gone = pairs
-                .map(|(&w, &keep)| if keep { 0.0 } else { w })
-                .collect();
-            removed.weights.insert(path, gone);
-        }
-        Ok((self.enforce(model), removed))
-    }
-
-    /// Set the pruned weights of `model` to 0 (again). Parameters it does not have are passed
-    /// over: [`Masks::apply`] has seen to it that it has them.
-    #[must_use]
-    pub fn enforce<M: Module>(&self, model: M) -> M {
         let masks = self.by_element().into_iter();
         let factors = masks.map(|(path, keep)| {
             let factor = keep.into_iter().map(|keep| f64::from(u8::from(keep)));
             (path, factor.collect())
         });
-        model.map(&mut Combine {
-            names: Vec::new(),
-            values: factors.collect(),
-            by_id: HashMap::new(),
-            with: Operation::Multiply,
-        })
+        Ok(factors.collect())
     }
 
     /// By path, whether each element is kept: an element is pruned if any of its groups is.
@@ -323,62 +349,35 @@ impl Masks {
 
 impl Removed {
     /// Put back what was pruned, on top of whatever the weights are now.
-    pub fn restore<M: Module>(self, model: M) -> M {
-        model.map(&mut Combine {
-            names: Vec::new(),
-            values: self.weights,
-            by_id: HashMap::new(),
-            with: Operation::Add,
-        })
-    }
-}
-
-/// Combines parameters, by path, with values of their shape; nothing else changes.
-struct Combine {
-    names: Vec<String>,
-    values: BTreeMap<String, Vec<f64>>,
-    by_id: HashMap<ParamId, Vec<f64>>,
-    with: Operation,
-}
-
-#[derive(Clone, Copy)]
-enum Operation {
-    Multiply,
-    Add,
-}
-
-impl ModuleMapper for Combine {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.names.push(name.into());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.names.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        // Another use of a parameter that is tied goes with its first.
-        if let Some(values) = self.values.remove(&self.names.join(".")) {
-            self.by_id.insert(param.id, values);
+    ///
+    /// # Errors
+    /// [`Error::Keys`] or [`Error::Shape`] when the model does not have the parameters that the mask
+    /// was taken off.
+    pub fn restore<M: Module>(self, model: M) -> Result<M> {
+        let shapes = shapes(&model);
+        for (path, (shape, _)) in &self.weights {
+            check_shape(&shapes, path, shape)?;
         }
-        let Some(values) = self.by_id.get(&param.id) else {
-            return param;
-        };
-        param.map(|tensor| {
-            let (tracked, autodiff) = (tensor.is_require_grad(), tensor.is_autodiff());
-            let data = TensorData::new(values.clone(), tensor.shape());
-            let inner = tensor.inner();
-            let values = Tensor::<D>::from_data(data, (&inner.device(), inner.dtype()));
-            let combined = match self.with {
-                Operation::Multiply => inner * values,
-                Operation::Add => inner + values,
-            };
-            match autodiff {
-                true => Tensor::from_inner(combined).set_require_grad(tracked),
-                false => combined,
-            }
-        })
+        let weights = self.weights.iter();
+        let weights = weights.map(|(path, (_, weights))| (path.clone(), &**weights));
+        Ok(combine(model, weights.collect(), Operation::Add))
     }
+}
+
+fn check_shape(shapes: &BTreeMap<String, Vec<usize>>, path: &str, ours: &[usize]) -> Result<()> {
+    let theirs = shapes.get(path).ok_or_else(|| Error::Keys {
+        key: path.into(),
+        present: "the masks",
+        absent: "the model",
+    })?;
+    if theirs != ours {
+        return Err(Error::Shape {
+            key: path.into(),
+            ours: ours.to_vec(),
+            theirs: theirs.clone(),
+        });
+    }
+    Ok(())
 }
 
 impl fmt::Display for Masks {

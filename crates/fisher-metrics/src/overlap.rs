@@ -26,10 +26,36 @@ pub struct OverlapConfig {
 
 impl OverlapConfig {
     /// The operator.
-    pub fn init(&self) -> Overlap {
-        Overlap {
-            config: self.clone(),
+    ///
+    /// # Errors
+    /// [`Error::Argument`] unless `0 ≤ arithmetic_below ≤ surgery_above ≤ 1`.
+    pub fn init(&self) -> Result<Overlap> {
+        let (low, high) = (self.arithmetic_below, self.surgery_above);
+        for (name, found, expected, fits) in [
+            (
+                "surgery_above",
+                high,
+                "between 0 and 1",
+                (0.0..=1.0).contains(&high),
+            ),
+            (
+                "arithmetic_below",
+                low,
+                "between 0 and `surgery_above`",
+                (0.0..=high).contains(&low),
+            ),
+        ] {
+            if !fits {
+                return Err(Error::Argument {
+                    name,
+                    expected,
+                    found,
+                });
+            }
         }
+        Ok(Overlap {
+            config: self.clone(),
+        })
     }
 }
 
@@ -150,8 +176,16 @@ impl Overlap {
     /// Compare the masks `a` and `b` of two tasks of one model.
     ///
     /// # Errors
-    /// [`Error::Keys`] or [`Error::Sizes`] when they are not of the same groups.
+    /// [`Error::Keys`], [`Error::Sizes`] or [`Error::Groups`] when they are not of the same groups,
+    /// [`Error::Argument`] when they are of none.
     pub fn forward(&self, a: &Masks, b: &Masks) -> Result<OverlapReport> {
+        if a.masks.is_empty() {
+            return Err(Error::Argument {
+                name: "masks",
+                expected: "of at least one parameter",
+                found: 0.0,
+            });
+        }
         let mut theirs: BTreeMap<String, &Mask> = b.masks.iter().map(|m| (m.key(), m)).collect();
         let mut all = Counts::default();
         let mut layers: BTreeMap<String, Counts> = BTreeMap::new();
@@ -163,12 +197,15 @@ impl Overlap {
                 present: "the first masks",
                 absent: "the second",
             })?;
-            if ours.grouping != theirs.grouping || ours.keep.len() != theirs.keep.len() {
+            if ours.keep.len() != theirs.keep.len() {
                 return Err(Error::Sizes {
                     key,
                     ours: ours.keep.len(),
                     theirs: theirs.keep.len(),
                 });
+            }
+            if ours.grouping != theirs.grouping {
+                return Err(Error::Groups { key });
             }
             let counts = Counts::of(ours, theirs);
             all.add(counts);

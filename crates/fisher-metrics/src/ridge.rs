@@ -81,12 +81,12 @@ impl Ridge {
         self.ridge.max(self.ridge_rel * median(fisher))
     }
 
-    /// F's state over a slice. `fisher` is put in another order.
-    pub(crate) fn health(&self, fisher: &mut [f64]) -> Health {
+    /// F's state over a slice; all 0 over an empty one. `fisher` is put in another order.
+    pub fn health(&self, fisher: &mut [f64]) -> Health {
         let below = fisher.iter().filter(|f| **f < self.epsilon).count();
         let median = median(fisher);
         Health {
-            min: fisher.iter().copied().fold(f64::INFINITY, f64::min),
+            min: fisher.iter().copied().reduce(f64::min).unwrap_or(0.0),
             median,
             max: fisher.iter().copied().fold(0.0, f64::max),
             fraction_below_epsilon: below as f64 / fisher.len().max(1) as f64,

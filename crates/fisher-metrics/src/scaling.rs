@@ -5,6 +5,7 @@ use burn::module::Module;
 use burn::tensor::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::growth::Growth;
 use crate::{Error, Result};
 
 /// What is added to F before it divides.
@@ -26,28 +27,37 @@ pub struct ScalingConfig {
     /// λ.
     #[config(default = "Damping::Relative(1e-3)")]
     pub damping: Damping,
+    /// What to do with a parameter that has grown since its Fisher was taken. Where it is free, F is 0
+    /// there, so λ alone divides: steps are as large as where the task depends on nothing. Take the
+    /// Fisher anew once the new part has learned something.
+    #[config(default = "Growth::Refuse")]
+    pub growth: Growth,
 }
 
 impl ScalingConfig {
     /// The operator.
     ///
     /// # Errors
-    /// [`Error::Argument`] unless λ is above 0 and α not negative.
+    /// [`Error::Argument`] unless λ is finite and above 0 and α finite and not negative.
     pub fn init(&self) -> Result<Scaling> {
-        let check = |name, expected, found: f64, fits: bool| match fits {
-            true => Ok(()),
-            false => Err(Error::Argument {
+        let check = |name, expected, found: f64, fits: bool| {
+            if fits && found.is_finite() {
+                return Ok(());
+            }
+            Err(Error::Argument {
                 name,
                 expected,
                 found,
-            }),
+            })
         };
         let (Damping::Absolute(lambda) | Damping::Relative(lambda)) = self.damping;
-        check("damping", "above 0", lambda, lambda > 0.0)?;
-        check("power", "at least 0", self.power, self.power >= 0.0)?;
+        check("damping", "finite and above 0", lambda, lambda > 0.0)?;
+        let power = self.power;
+        check("power", "finite and at least 0", power, power >= 0.0)?;
         Ok(Scaling {
-            power: self.power,
+            power,
             damping: self.damping,
+            growth: self.growth,
         })
     }
 }
@@ -59,22 +69,26 @@ pub struct Scaling {
     power: f64,
     #[module(skip)]
     damping: Damping,
+    #[module(skip)]
+    growth: Growth,
 }
 
 impl Scaling {
+    /// What becomes of a parameter that has grown since its Fisher was taken.
+    pub fn growth(&self) -> Growth {
+        self.growth
+    }
+
     /// Scale a gradient by the Fisher of its parameter.
     ///
     /// # Shapes
-    /// Both of the parameter's; the result is of the gradient's type.
+    /// Both of the parameter's; the result is of the gradient's type. With [`Growth::Free`] the Fisher
+    /// may be of the shape that the parameter had before it grew.
     ///
     /// # Panics
-    /// When the shapes differ.
+    /// When the shapes differ otherwise, or the devices do.
     pub fn forward<const D: usize>(&self, gradient: Tensor<D>, fisher: Tensor<D>) -> Tensor<D> {
-        assert_eq!(
-            gradient.dims(),
-            fisher.dims(),
-            "shapes of gradient and Fisher"
-        );
+        let fisher = self.growth.pad(fisher, gradient.dims());
         let (dtype, wide) = (gradient.dtype(), fisher.dtype());
         let damped = match self.damping {
             Damping::Absolute(lambda) => fisher.add_scalar(lambda),

@@ -5,6 +5,7 @@ use fisher_core::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::source::same_fisher;
 use crate::weights::Weights;
 use crate::{Error, Result};
 
@@ -208,8 +209,9 @@ impl Scores {
     /// The mean with the scores of another task: what both need.
     ///
     /// # Errors
-    /// [`Error::Keys`] or [`Error::Sizes`] when they are not of the same groups, [`Error::Kinds`]
-    /// when not of the same kind.
+    /// [`Error::Keys`], [`Error::Sizes`] or [`Error::Groups`] when they are not of the same groups,
+    /// [`Error::Kinds`] when not of the same kind, [`Error::OtherFisher`] when their Fishers are of
+    /// another kind, unit or reduction.
     pub fn mean_with(mut self, other: &Self) -> Result<Self> {
         if self.kind != other.kind {
             return Err(Error::Kinds {
@@ -217,6 +219,7 @@ impl Scores {
                 theirs: other.kind,
             });
         }
+        same_fisher(&self.provenance, &other.provenance)?;
         crate::compare::join(&self, other)?;
         for (ours, theirs) in self.sets.iter_mut().zip(&other.sets) {
             let pairs = ours.values.iter_mut().zip(&theirs.values);
@@ -239,6 +242,14 @@ impl Scores {
     /// The scores of one parameter: one, or for fused projections one per block.
     pub fn of_path(&self, path: &str) -> impl Iterator<Item = &Score> {
         self.sets.iter().filter(move |set| set.path == path)
+    }
+
+    /// Whether some scores stand for more than one element.
+    pub(crate) fn reduced(&self) -> bool {
+        let elements = |set: &Score| set.grouping.shape().iter().product::<usize>();
+        self.sets
+            .iter()
+            .any(|set| elements(set) != set.values.len())
     }
 
     /// The number of groups or elements.

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use burn::module::{Module, ModuleMapper, Param, ParamId};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
-use fisher_core::for_each_weight;
+use fisher_core::{Ties, for_each_weight};
 
 use crate::{Error, Result};
 
@@ -31,13 +31,31 @@ impl Weights {
         Ok(Self(weights))
     }
 
-    /// Write the weights into a module: the parameters that are here, others stay.
-    pub fn write<M: Module>(&self, model: M) -> M {
-        model.map(&mut Writer {
-            names: Vec::new(),
-            weights: self,
-            by_id: HashMap::new(),
-        })
+    /// Write the weights into a module: the parameters that are here, others stay. What is tied to
+    /// a parameter and has no weights of its own here goes with it; copies do not (see [`Ties`]).
+    ///
+    /// # Errors
+    /// [`Error::Keys`] or [`Error::Sizes`] when the module does not have one of the parameters,
+    /// [`fisher_core::Error::Copies`] when a copy cannot be told from a tie.
+    pub fn write<M: Module>(&self, model: M) -> Result<M> {
+        let shapes = shapes(&model);
+        for (path, weights) in &self.0 {
+            let shape = shapes.get(path).ok_or_else(|| Error::Keys {
+                key: path.clone(),
+                present: "the weights",
+                absent: "the model",
+            })?;
+            let elements = shape.iter().product();
+            if weights.len() != elements {
+                return Err(Error::Sizes {
+                    key: path.clone(),
+                    ours: weights.len(),
+                    theirs: elements,
+                });
+            }
+        }
+        let values = with_ties(&model, &self.0)?;
+        Ok(combine(model, values, Operation::Replace))
     }
 
     /// Paths and weights.
@@ -66,13 +84,73 @@ impl Weights {
     }
 }
 
-struct Writer<'a> {
-    names: Vec<String>,
-    weights: &'a Weights,
-    by_id: HashMap<ParamId, &'a Vec<f64>>,
+/// The shapes of a module's float parameters, by path.
+pub(crate) fn shapes<M: Module>(model: &M) -> BTreeMap<String, Vec<usize>> {
+    #[derive(Default)]
+    struct Shapes {
+        names: Vec<String>,
+        found: BTreeMap<String, Vec<usize>>,
+    }
+    impl ModuleVisitor for Shapes {
+        fn enter_module(&mut self, name: &str, _container_type: &str) {
+            self.names.push(name.into());
+        }
+        fn exit_module(&mut self, _name: &str, _container_type: &str) {
+            self.names.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let shape = param.lazy_shape().to_vec();
+            self.found.insert(self.names.join("."), shape);
+        }
+    }
+    let mut visitor = Shapes::default();
+    model.visit(&mut visitor);
+    visitor.found
 }
 
-impl ModuleMapper for Writer<'_> {
+/// What `values` has for each path of a module, its ties included.
+pub(crate) fn with_ties<'a, M: Module>(
+    model: &M,
+    values: &'a BTreeMap<String, Vec<f64>>,
+) -> Result<HashMap<String, &'a [f64]>> {
+    let ties = Ties::of(model)?;
+    let mut all = HashMap::new();
+    for (path, of_path) in values {
+        let tied = ties.tied_with(path)?.into_iter();
+        for path in tied.filter(|path| !values.contains_key(*path)) {
+            all.entry(path.to_owned()).or_insert(&**of_path);
+        }
+        all.insert(path.clone(), of_path);
+    }
+    Ok(all)
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Operation {
+    Replace,
+    Multiply,
+    Add,
+}
+
+/// Combine parameters, by path, with values of their size; nothing else changes.
+///
+/// # Panics
+/// When a size differs.
+pub(crate) fn combine<M: Module>(model: M, values: HashMap<String, &[f64]>, with: Operation) -> M {
+    model.map(&mut Combine {
+        names: Vec::new(),
+        values,
+        with,
+    })
+}
+
+struct Combine<'a> {
+    names: Vec<String>,
+    values: HashMap<String, &'a [f64]>,
+    with: Operation,
+}
+
+impl ModuleMapper for Combine<'_> {
     fn enter_module(&mut self, name: &str, _container_type: &str) {
         self.names.push(name.into());
     }
@@ -82,17 +160,20 @@ impl ModuleMapper for Writer<'_> {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        // Another use of a parameter that is tied goes with its first.
-        if let Some(weights) = self.weights.0.get(&self.names.join(".")) {
-            self.by_id.entry(param.id).or_insert(weights);
-        }
-        let Some(&weights) = self.by_id.get(&param.id) else {
+        let Some(values) = self.values.get(&self.names.join(".")) else {
             return param;
         };
         param.map(|tensor| {
-            let data = TensorData::new(weights.clone(), tensor.shape());
-            let new = Tensor::<D>::from_data(data, (&tensor.device(), tensor.dtype()));
-            new.set_require_grad(tensor.is_require_grad())
+            let tracked = tensor.is_require_grad();
+            let data = TensorData::new(values.to_vec(), tensor.shape());
+            // From its device: what Burn does about checkpoints of gradients is written there.
+            let values = Tensor::<D>::from_data(data, (&tensor.device(), tensor.dtype()));
+            let combined = match self.with {
+                Operation::Replace => values,
+                Operation::Multiply => tensor.detach() * values,
+                Operation::Add => tensor.detach() + values,
+            };
+            combined.detach().set_require_grad(tracked)
         })
     }
 }

@@ -22,12 +22,47 @@ pub enum Error {
         parameter: String,
     },
 
-    /// Nothing to merge, or numbers that make no average.
+    /// Nothing to merge, or weights that make no average.
     #[error(
-        "a merge needs at least one model, finite weights that are not negative and not all 0, \
-         and an epsilon above 0"
+        "a merge needs at least one model, and finite weights that are not negative and not all 0"
     )]
     NothingToMerge,
+
+    /// One parameter in the first of several models, two in another.
+    #[error(
+        "`{second}` is tied to `{first}` in the first model and has weights of its own in that of task \
+         `{task}`: tie it there, or untie it in the first"
+    )]
+    Untied {
+        /// Path of the parameter in the first model.
+        first: String,
+        /// The other path it is used at there.
+        second: String,
+        /// The task of the other model.
+        task: String,
+    },
+
+    /// A task that is protected already.
+    #[error(
+        "task `{task}` is protected already; protecting it twice would count its samples twice. Begin \
+         a new `Ewc`, or collect what was learned since under another name"
+    )]
+    Protected {
+        /// The task.
+        task: String,
+    },
+
+    /// Two parameters that train have one id, so that Burn keeps one gradient for both.
+    #[error(
+        "`{first}` and `{second}` share a parameter id but not their weights, and optimizers know \
+         parameters by id: freeze the copy with `no_grad`, or give it ids of its own with `new_ids`"
+    )]
+    SharedId {
+        /// Path of the one.
+        first: String,
+        /// Path of the other.
+        second: String,
+    },
 
     /// The data set failed to give a batch.
     #[error("the data loader failed: {reason}")]

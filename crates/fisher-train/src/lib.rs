@@ -102,7 +102,9 @@ pub use hook::{
     HookSource, Moment, OnFailure, Part, Probes, Quantity, Reading, Schedule, TaskReading,
 };
 pub use losses::{IGNORE, SampleLosses, draw_labels};
-pub use merge::{Granularity, MergeConfig, Merging, Source, Term};
+pub use merge::{
+    Average, Decided, Granularity, MergeConfig, MergeReport, Merged, Merging, Source, Term,
+};
 pub use names::Names;
 pub use noise::{Estimate, GradientMoments, NoiseScale, NoiseScaleConfig, SampleWeight};
 pub use optimizer::FisherOptimizer;

@@ -6,21 +6,27 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
-use fisher_core::{Catalogue, ContributionUnit, Statistics};
-use fisher_metrics::Scaling;
+use fisher_core::{Catalogue, ContributionUnit, Provenance, Statistics, Ties};
+use fisher_metrics::{Scaling, same_fisher};
 
-use crate::fisher::elementwise;
+use crate::fisher::{Diagonal, elementwise};
 use crate::{Error, Result};
 
 /// Wraps a Burn optimizer: each gradient becomes `g ⊘ (F + λ)^α` before the step.
 ///
 /// In a hand-written loop call [`FisherOptimizer::step`]. Burn's `Learner` owns its optimizer: there
 /// override `TrainStep::optimize` and pass it the gradients of [`FisherOptimizer::scale`].
+///
+/// A frozen copy of the model in the same module, such as a teacher, bears the model's ids
+/// and would be stepped in its place by Burn's optimizers where it comes first:
+/// [`FisherOptimizer::step`] leaves it as it is, the `Learner` does not; give a copy ids of its
+/// own with [`fisher_core::new_ids`].
 #[derive(Clone)]
 pub struct FisherOptimizer {
     optimizer: ModuleOptimizer,
     scaling: Scaling,
-    fisher: BTreeMap<String, Tensor<1>>,
+    provenance: Provenance,
+    fisher: BTreeMap<String, Diagonal>,
 }
 
 impl FisherOptimizer {
@@ -28,7 +34,10 @@ impl FisherOptimizer {
     ///
     /// # Errors
     /// [`Error::NoFisher`] naming a trainable parameter without
-    /// elementwise statistics: nothing is left unscaled in silence.
+    /// elementwise statistics: nothing is left unscaled in silence; [`fisher_metrics::Error::Shape`]
+    /// naming one that has another shape in the statistics, where the scaling does not let it grow;
+    /// [`fisher_metrics::Error::NotFinite`] naming one whose F is NaN or infinite;
+    /// [`Error::SharedId`] when two trainable parameters share an id and are not tied.
     pub fn new<M: Module, C: ContributionUnit>(
         optimizer: ModuleOptimizer,
         scaling: Scaling,
@@ -36,24 +45,29 @@ impl FisherOptimizer {
         task: &str,
         model: &M,
     ) -> Result<Self> {
+        ties(model)?;
         Ok(Self {
+            fisher: elementwise(statistics, task, &Catalogue::of(model)?, scaling.growth())?,
             optimizer,
             scaling,
-            fisher: elementwise(statistics, task, &Catalogue::of(model)?)?,
+            provenance: statistics.provenance().clone(),
         })
     }
 
     /// Take the Fisher anew from statistics that have moved on.
     ///
     /// # Errors
-    /// As [`FisherOptimizer::new`].
+    /// As [`FisherOptimizer::new`]; [`fisher_metrics::Error::OtherFisher`] when F is of another kind or
+    /// unit than before: steps would be of another size. Nothing is changed then.
     pub fn refresh<M: Module, C: ContributionUnit>(
         &mut self,
         statistics: &Statistics<C>,
         task: &str,
         model: &M,
     ) -> Result<()> {
-        self.fisher = elementwise(statistics, task, &Catalogue::of(model)?)?;
+        same_fisher(&self.provenance, statistics.provenance())?;
+        let growth = self.scaling.growth();
+        self.fisher = elementwise(statistics, task, &Catalogue::of(model)?, growth)?;
         Ok(())
     }
 
@@ -61,25 +75,14 @@ impl FisherOptimizer {
     ///
     /// # Errors
     /// [`Error::NoFisher`] naming a parameter that has a gradient but no Fisher, such as one that
-    /// was frozen before.
+    /// was frozen before; [`fisher_metrics::Error::Shape`] naming one that has grown since, where the
+    /// scaling does not let it; [`Error::SharedId`] as for [`FisherOptimizer::new`].
     pub fn scale<M: Module>(
         &self,
         module: &M,
         gradients: GradientsParams,
     ) -> Result<GradientsParams> {
-        let mut visitor = Scale {
-            names: Vec::new(),
-            scaling: &self.scaling,
-            fisher: &self.fisher,
-            gradients,
-            scaled: GradientsParams::new(),
-            missing: None,
-        };
-        module.visit(&mut visitor);
-        match visitor.missing {
-            Some(parameter) => Err(Error::NoFisher { parameter }),
-            None => Ok(visitor.scaled),
-        }
+        self.scaled(&ties(module)?.separate(module.clone()), gradients)
     }
 
     /// One step of the wrapped optimizer on scaled gradients.
@@ -92,18 +95,45 @@ impl FisherOptimizer {
         module: M,
         gradients: GradientsParams,
     ) -> Result<M> {
-        let gradients = self.scale(&module, gradients)?;
-        Ok(self.optimizer.step(rate, module, gradients))
+        let ties = ties(&module)?;
+        let module = ties.separate(module);
+        let gradients = self.scaled(&module, gradients)?;
+        Ok(ties.rejoin(self.optimizer.step(rate, module, gradients)))
     }
+
+    /// The gradients of a module in which ids tell parameters apart.
+    fn scaled<M: Module>(&self, module: &M, gradients: GradientsParams) -> Result<GradientsParams> {
+        let mut visitor = Scale {
+            names: Vec::new(),
+            scaling: &self.scaling,
+            fisher: &self.fisher,
+            gradients,
+            scaled: GradientsParams::new(),
+            error: None,
+        };
+        module.visit(&mut visitor);
+        visitor.error.map_or(Ok(visitor.scaled), Err)
+    }
+}
+
+fn ties<M: Module>(module: &M) -> Result<Ties> {
+    let ties = Ties::of(module)?;
+    if let Some([first, second]) = ties.clash() {
+        return Err(Error::SharedId {
+            first: first.into(),
+            second: second.into(),
+        });
+    }
+    Ok(ties)
 }
 
 struct Scale<'a> {
     names: Vec<String>,
     scaling: &'a Scaling,
-    fisher: &'a BTreeMap<String, Tensor<1>>,
+    fisher: &'a BTreeMap<String, Diagonal>,
     gradients: GradientsParams,
     scaled: GradientsParams,
-    missing: Option<String>,
+    error: Option<Error>,
 }
 
 impl ModuleVisitor for Scale<'_> {
@@ -120,13 +150,19 @@ impl ModuleVisitor for Scale<'_> {
         let Some(gradient) = self.gradients.remove::<D>(param.id) else {
             return; // frozen, not reached, or another use of a parameter that is done
         };
-        match self.fisher.get(&path) {
-            Some(fisher) => {
-                let fisher = fisher.clone().reshape(gradient.dims());
-                let scaled = self.scaling.forward(gradient, fisher);
-                self.scaled.register(param.id, scaled);
-            }
-            None => self.missing = Some(path),
+        let Some(diagonal) = self.fisher.get(&path) else {
+            self.error = Some(Error::NoFisher { parameter: path });
+            return;
+        };
+        let mut old = gradient.dims();
+        let growth = self.scaling.growth();
+        if let Err(error) = growth.check(&path, &diagonal.shape, &old) {
+            self.error = Some(Error::Metrics(error));
+            return;
         }
+        old.copy_from_slice(&diagonal.shape);
+        let fisher = diagonal.on(&gradient.device()).reshape(old);
+        let scaled = self.scaling.forward(gradient, fisher);
+        self.scaled.register(param.id, scaled);
     }
 }

@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [a, b] = [1, 2].map(|seed| scores(arguments.elements, seed));
     let (a, b) = (a?, b?);
     let pruning = PruningConfig::new(0.5).init()?;
-    let overlap = OverlapConfig::new().init();
+    let overlap = OverlapConfig::new().init()?;
     let mut times: [Vec<f64>; 3] = Default::default();
     // Linux: forget the peak of making the scores. Elsewhere no memory is printed.
     let fresh = std::fs::write("/proc/self/clear_refs", "5").is_ok();

@@ -127,7 +127,7 @@ impl Plan {
                     of_tasks.push(pruning.forward(&Scores::grouped(statistics, task)?)?);
                 }
                 if let (true, [a, b]) = (self.wants(4), &*of_tasks) {
-                    let overlap = OverlapConfig::new().init().forward(a, b)?;
+                    let overlap = OverlapConfig::new().init()?.forward(a, b)?;
                     findings.overlap.push((key.clone(), overlap));
                 }
                 if self.wants(3) {

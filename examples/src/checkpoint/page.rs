@@ -335,7 +335,11 @@ impl Page<'_> {
                 number(cost.merged)
             );
         }
-        text + "</tbody></table></div>"
+        text += "</tbody></table></div>";
+        for warning in &merged.report.warnings {
+            note(&mut text, warning);
+        }
+        text
     }
 
     fn health(&self) -> String {

@@ -303,6 +303,7 @@ pub fn report(run: Value, measured: &[Measured], findings: &Findings) -> Value {
         };
         document["ewc"] = Value::Object(costs(|cost| cost.second));
         document["ewc_merged"] = Value::Object(costs(|cost| cost.merged));
+        document["merge"] = json!(merged.report);
     }
     document
 }

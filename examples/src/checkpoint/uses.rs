@@ -6,7 +6,7 @@ use std::path::Path;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use fisher_core::{GradientStore, Statistics};
 use fisher_metrics::Weights;
-use fisher_train::{MergeConfig, Term};
+use fisher_train::{MergeConfig, MergeReport, Term};
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::Result;
@@ -52,6 +52,8 @@ pub struct Merged {
     pub own_fisher: bool,
     /// What each parameter costs the first task.
     pub cost: BTreeMap<String, Cost>,
+    /// What F and ε decided.
+    pub report: MergeReport,
 }
 
 /// `½ Σ F (θ − θ₁)²` of a parameter by the first task's Fisher, `θ₁` the first model: about the nats
@@ -115,12 +117,7 @@ pub fn uses(
             (statistics, &*first.name),
             (own.as_ref().unwrap_or(statistics), &*of_second.name),
         ];
-        let (weights, cost) = merge(checkpoint, &weights, fishers)?;
-        uses.merged = Some(Merged {
-            weights,
-            own_fisher: own.is_some(),
-            cost,
-        });
+        uses.merged = Some(merge(checkpoint, &weights, fishers, own.is_some())?);
     }
     Ok(uses)
 }
@@ -186,9 +183,12 @@ fn merge(
     checkpoint: &Checkpoint,
     weights: &[Weights; 2],
     fishers: [(&Statistics, &str); 2],
-) -> Result<(Weights, BTreeMap<String, Cost>)> {
-    let merging = MergeConfig::new().init();
+    own_fisher: bool,
+) -> Result<Merged> {
+    let merging = MergeConfig::new().init()?;
+    merging.check(fishers[0].0, fishers[1].0)?;
     let (mut merged, mut costs) = (BTreeMap::new(), BTreeMap::new());
+    let mut decided = BTreeMap::new();
     for parameter in checkpoint.catalogue.parameters() {
         let (path, elements) = (parameter.path(), parameter.elements());
         let [first, second] = [
@@ -202,19 +202,26 @@ fn merge(
             fisher,
             weight: 1.0,
         };
-        let average = merging.average(&[term(first, &f), term(second, &g)])?;
+        let average = merging.average(path, &[term(first, &f), term(second, &g)])?;
         let cost = |theta: &[f64]| {
             let moved = theta.iter().zip(first).zip(&f);
             0.5 * moved.map(|((a, b), f)| f * (a - b).powi(2)).sum::<f64>()
         };
         let cost = Cost {
             second: cost(second),
-            merged: cost(&average),
+            merged: cost(&average.weights),
         };
         costs.insert(path.to_owned(), cost);
-        merged.insert(path.to_owned(), average);
+        merged.insert(path.to_owned(), average.weights);
+        decided.insert(path.to_owned(), average.decided);
     }
-    Ok((merged.into(), costs))
+    let sources = fishers.map(|(statistics, task)| (task.into(), statistics.provenance().clone()));
+    Ok(Merged {
+        weights: merged.into(),
+        own_fisher,
+        cost: costs,
+        report: merging.report(sources.into(), decided),
+    })
 }
 
 impl Merged {
