@@ -58,7 +58,18 @@ fn vulkan() -> bool {
 /// Where the environment has `CI`: there nothing may be skipped.
 pub fn skip(what: &str) {
     assert!(std::env::var_os("CI").is_none(), "CI must not skip {what}");
-    let line = format!("SKIPPED {what}\n");
+    tell(&format!("SKIPPED {what}\n"));
+}
+
+/// Say what a backend does not have, wherever it runs: nothing that CI could put right.
+///
+/// # Panics
+/// Never, but where standard error is closed.
+pub fn absent(what: &str) {
+    tell(&format!("ABSENT {what}\n"));
+}
+
+fn tell(line: &str) {
     std::io::stderr()
         .write_all(line.as_bytes())
         .expect("standard error");

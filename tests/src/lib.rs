@@ -1,9 +1,12 @@
 //! What the tests share: devices, tolerances, golden cases, small models.
 
+pub mod agree;
 pub mod backend;
 pub mod compare;
 pub mod course;
+pub mod differences;
 pub mod golden;
+pub mod layers;
 pub mod models;
 pub mod pupil;
 pub mod tapped;

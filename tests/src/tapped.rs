@@ -396,7 +396,8 @@ impl SampleLoss for Odd {
             Some(x) => {
                 let [samples, length, symbols] = logits.dims();
                 let small = self.small.tapped(x);
-                let none = Tensor::zeros([samples, length, symbols - 1], &small.device());
+                let of = (&small.device(), small.dtype());
+                let none = Tensor::zeros([samples, length, symbols - 1], of);
                 logits + Tensor::cat(vec![small, none], 2)
             }
             None => logits,

@@ -36,6 +36,10 @@ pub const DEFINITION: f64 = 1e-5;
 /// digits, half of them lost in the difference.
 pub const FINITE_DIFFERENCE: f64 = 2e-2;
 
+/// The Fisher of a model in half precision against the same in float32, relative, over all parameters: weights
+/// are rounded to eight or eleven bits, and so is every step from there to the squares.
+pub const HALF: f64 = 0.1;
+
 /// Asserts that `found` is `expected` within `relative`, elementwise, or within that share of
 /// a `floor` of the largest expected element for elements far below it.
 ///

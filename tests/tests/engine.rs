@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use fisher_core::{Catalogue, HeadLayout, Statistics, StatisticsConfig};
 use fisher_tests::backend::Backend;
+use fisher_tests::differences::{agree_with_differences, by_loop};
 use fisher_tests::models::{Sequences, Small};
-use fisher_tests::tolerance::{BACKWARD, FINITE_DIFFERENCE, assert_close};
-use fisher_train::{CollectorConfig, Error, PerSample, SampleBatch, SampleLoss, SampleLosses};
+use fisher_tests::tolerance::{BACKWARD, assert_close};
+use fisher_train::{CollectorConfig, Error, PerSample, SampleLoss, SampleLosses};
 use rstest::rstest;
 
 fn setup(backend: Backend) -> Option<(Device, Small, Sequences)> {
@@ -25,49 +26,6 @@ fn paths(model: &Small) -> Vec<String> {
         .iter()
         .map(|p| p.path().to_owned())
         .collect()
-}
-
-/// Per-sample gradients by the loop, path to one row a sample.
-fn by_loop<M: SampleLoss>(
-    model: &M,
-    data: &M::Batch,
-    paths: &[String],
-) -> BTreeMap<String, Vec<Vec<f64>>> {
-    let engine = PerSample::new(model, paths.iter().map(String::as_str)).expect("an engine");
-    let mut rows: BTreeMap<String, Vec<Vec<f64>>> = BTreeMap::new();
-    for index in 0..data.ids().len() {
-        let sample = engine.gradient(data, index).expect("a gradient");
-        for path in paths {
-            let gradient = sample.gradients.get(path).expect("a gradient").tensor();
-            let row = gradient.to_data().iter::<f64>().collect();
-            rows.entry(path.clone()).or_default().push(row);
-        }
-    }
-    rows
-}
-
-/// Moves element `index` of the parameter at `path`, in all its uses, by `step`.
-struct Nudge<'a> {
-    id: burn::module::ParamId,
-    index: usize,
-    step: f32,
-    seen: &'a mut usize,
-}
-
-impl ModuleMapper for Nudge<'_> {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        if param.id != self.id {
-            return param;
-        }
-        *self.seen += 1;
-        param.map(|tensor| {
-            let shape = tensor.shape();
-            let mut values: Vec<f32> = tensor.to_data().iter::<f32>().collect();
-            values[self.index] += self.step;
-            let data = TensorData::new(values, shape);
-            Tensor::<D>::from_data(data, &tensor.device()).require_grad()
-        })
-    }
 }
 
 /// The losses with dropout and batch statistics off, by Burn's own `valid()`.
@@ -90,41 +48,7 @@ fn agrees_with_finite_differences(
         ids: data.ids.clone(),
     };
     let rows = by_loop(&model, &data, &paths(&model));
-    let step = 1e-2f32;
-    for parameter in Catalogue::of(&model).expect("parameters").parameters() {
-        let rows = &rows[parameter.path()];
-        // The three largest entries of each sample, and the first.
-        for (sample, row) in rows.iter().enumerate() {
-            let mut indices: Vec<usize> = (0..row.len()).collect();
-            indices.sort_by(|&a, &b| row[b].abs().total_cmp(&row[a].abs()));
-            indices.truncate(3);
-            indices.push(0);
-            let largest = row[indices[0]].abs();
-            for index in indices {
-                let at = |step| {
-                    let id = parameter.id().expect("an id");
-                    let mut seen = 0;
-                    let mut nudge = Nudge {
-                        id,
-                        index,
-                        step,
-                        seen: &mut seen,
-                    };
-                    let moved = model.clone().map(&mut nudge);
-                    assert_eq!(seen, 1 + parameter.tied().len());
-                    losses(&moved, &plain)[sample]
-                };
-                let found = (at(step) - at(-step)) / (2.0 * f64::from(step));
-                let error = (found - row[index]).abs();
-                assert!(
-                    error <= FINITE_DIFFERENCE * (largest + 0.05),
-                    "{} sample {sample} [{index}]: {} by the loop, {found} by differences",
-                    parameter.path(),
-                    row[index]
-                );
-            }
-        }
-    }
+    agree_with_differences(&model, &rows, |moved| losses(moved, &plain));
 }
 
 #[rstest]

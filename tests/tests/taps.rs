@@ -4,101 +4,22 @@ use burn::module::{Module, ParamGroup};
 use burn::nn::transformer::{TransformerDecoderInput, TransformerEncoderInput};
 use burn::tensor::{Device, Int, Tensor};
 use fisher_core::{
-    AttentionConfig, Catalogue, ContributionUnit, GradientStore, HeadLayout, PerToken, Raw,
-    Reduction, Scheme, Statistics, StatisticsConfig, StoreConfig, Welford,
+    AttentionConfig, Catalogue, HeadLayout, PerToken, Raw, Reduction, Scheme, Statistics,
+    StatisticsConfig,
 };
+use fisher_tests::agree::agree;
 use fisher_tests::backend::Backend;
 use fisher_tests::models::{Sequences, Small};
 use fisher_tests::tapped::{Mixing, Odd, Oddity, Pictures, Seer, Talker, Translator, Wide};
-use fisher_tests::tolerance::{BACKWARD, TAPS, assert_close};
+use fisher_tests::tolerance::{TAPS, assert_close};
 use fisher_train::{
-    CollectorConfig, Engine, Error, Names, PerSample, SampleLoss, SketchConfig, Tapped,
-    TappedDecoding, check,
+    CollectorConfig, Engine, Error, Names, PerSample, SketchConfig, Tapped, TappedDecoding, check,
 };
 use rstest::rstest;
 
 fn layout<M: Module>(model: &M) -> HeadLayout {
     let catalogue = Catalogue::of(model).expect("parameters");
     HeadLayout::recognize(&catalogue, &AttentionConfig::new(2)).expect("heads")
-}
-
-fn same(name: &str, found: &Welford, expected: &Welford) {
-    let (found, expected) = (
-        found.read().expect("values"),
-        expected.read().expect("values"),
-    );
-    assert_eq!(found.count, expected.count, "{name}");
-    for (what, found, expected) in [
-        ("mean", found.mean, expected.mean),
-        ("variance", found.variance, expected.variance),
-    ] {
-        let name = format!("{name} {what}");
-        match (found, expected) {
-            (Some(found), Some(expected)) => assert_close(&name, &found, &expected, TAPS, 1e-2),
-            (found, expected) => assert_eq!(found.is_some(), expected.is_some(), "{name}"),
-        }
-    }
-}
-
-/// All that is accumulated by `engine`, against the loop.
-fn agree<M: SampleLoss, C: ContributionUnit>(
-    model: &M,
-    heads: &HeadLayout,
-    batches: &[M::Batch],
-    config: &StatisticsConfig,
-    engine: Engine,
-) where
-    M::Batch: Clone,
-{
-    let collect = |engine| {
-        let mut statistics: Statistics<C> = config.init(model, heads).expect("statistics");
-        let store = StoreConfig::new(1 << 26).init(model);
-        let mut store: GradientStore = store.expect("a store");
-        let collector = CollectorConfig::new().with_engine(engine).init();
-        let collected = collector
-            .collect_batches(
-                model,
-                "task",
-                batches.to_vec(),
-                (&mut statistics, &mut store),
-            )
-            .expect("a collection");
-        (statistics, store, collected)
-    };
-    let (expected, kept, slow) = collect(Engine::Loop);
-    let (found, held, fast) = collect(engine);
-    assert_eq!((fast.samples, fast.tokens), (slow.samples, slow.tokens));
-    assert_eq!(fast.unreached, slow.unreached);
-    assert!((fast.loss - slow.loss).abs() < 1e-5 * slow.loss.abs());
-    let (expected, found) = (
-        expected.task("task").expect("a task"),
-        found.task("task").expect("a task"),
-    );
-    assert_eq!(found.samples(), expected.samples());
-    same("layers", found.layers(), expected.layers());
-    same("heads", found.heads(), expected.heads());
-    for (path, expected) in expected.parameters() {
-        let found = found.parameter(path).expect("a parameter");
-        assert_eq!(
-            found.elementwise().is_some(),
-            expected.elementwise().is_some()
-        );
-        if let (Some(found), Some(expected)) = (found.elementwise(), expected.elementwise()) {
-            same(path, found, expected);
-        }
-        for ((grouping, found), (_, expected)) in found.groups().iter().zip(expected.groups()) {
-            same(&format!("{path} {}", grouping.label()), found, expected);
-        }
-        for sample in kept.samples("task") {
-            let read = |store: &GradientStore| -> Vec<f64> {
-                let gradient = store
-                    .gradient("task", sample.id(), path)
-                    .expect("a gradient");
-                gradient.iter().map(|&g| f64::from(g)).collect()
-            };
-            assert_close(path, &read(&held), &read(&kept), BACKWARD, 0.2);
-        }
-    }
 }
 
 fn configurations() -> Vec<StatisticsConfig> {

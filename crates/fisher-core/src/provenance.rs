@@ -116,7 +116,9 @@ impl Provenance {
 /// SHA-256 over path, shape, type and values of all float parameters of a module, frozen or not,
 /// in the order of their paths; in hexadecimal.
 ///
-/// Equal weights hash equally wherever they lie. Reads every parameter from the device once.
+/// Equal weights hash equally wherever they lie, and so do a model and its
+/// [`valid`](Module::valid) copy, between two steps of training too: see [`for_each_weight`]. Reads
+/// every parameter from the device once.
 ///
 /// # Errors
 /// [`Error::Device`] when the device does not give the values.
@@ -136,6 +138,10 @@ pub fn hash_weights<M: Module>(module: &M) -> Result<String> {
 }
 
 /// Gives every float parameter of a module, trainable or not, by path and on the host.
+///
+/// Running statistics, such as a batch norm's, are those that the model computes with when it is
+/// evaluated: Burn keeps them one update behind until [`valid`](Module::valid), or the next step of
+/// training, asks for them. The last update is then taken in, in the module too.
 ///
 /// # Errors
 /// [`Error::Device`], naming the parameter, when the device does not give its values.
@@ -169,7 +175,7 @@ pub fn for_each_weight<M: Module>(module: &M, take: impl FnMut(&str, TensorData)
         take,
         error: None,
     };
-    module.visit(&mut reader);
+    module.valid().visit(&mut reader);
     reader.error.map_or(Ok(()), Err)
 }
 

@@ -6,9 +6,11 @@ use burn::module::{ModuleVisitor, Param, ParamId};
 use burn::tensor::{DType, Gradients, Tensor};
 use fisher_core::{Catalogue, Sample, Ties};
 
+use crate::alone::{Together, is_ragged};
 use crate::capture::read;
 use crate::factors::Factors;
 use crate::per_sample::deterministic;
+use crate::rounding::{Rounding, wide};
 use crate::sample::{SampleBatch, SampleLoss};
 use crate::tap::{Tap, Use, record};
 use crate::{Error, Result};
@@ -21,6 +23,7 @@ use crate::{Error, Result};
 pub(crate) struct Batched<M> {
     model: M,
     parameters: HashMap<ParamId, Shape>,
+    rounding: Rounding,
 }
 
 #[derive(Debug, Clone)]
@@ -42,10 +45,36 @@ pub(crate) struct Captured {
     pub(crate) untapped: BTreeSet<String>,
     /// Whether losses, inputs and the gradients of outputs are finite.
     pub(crate) finite: bool,
-    /// Whether a layer saw samples and positions as one axis, which only equal numbers of positions
-    /// can be told apart in.
-    pub(crate) flattened: bool,
+    /// What rounding may do in the types that took part.
+    pub(crate) rounding: Rounding,
+    /// What each tap saw.
+    rows: Vec<Rows>,
 }
+
+/// The gradients of one output of a layer.
+#[derive(Debug)]
+struct Rows {
+    /// Of a parameter of the layer.
+    path: String,
+    /// `[rows, outputs]`, as many rows for each sample.
+    delta: Tensor<2>,
+    /// Whether samples and positions are one axis, where only equal numbers of positions can be told
+    /// apart.
+    flattened: bool,
+}
+
+/// A forward and a backward pass.
+struct Pass {
+    samples: Vec<Sample>,
+    /// `L_i`, whatever they were weighted with.
+    losses: Tensor<1>,
+    taps: Vec<Tap>,
+    untapped: BTreeSet<String>,
+}
+
+/// What losses are weighted with in turn: neighbors differ in their signs, all four differ, and products
+/// with them are exact in any type.
+const WEIGHTS: [f32; 4] = [1.0, -1.0, 0.5, -0.5];
 
 impl<M: SampleLoss> Batched<M> {
     /// Ready `model` for the gradients of the parameters at `paths`.
@@ -63,58 +92,47 @@ impl<M: SampleLoss> Batched<M> {
                 parameters.insert(id, Shape { path, sides });
             }
         }
-        let model = deterministic(model, |id| parameters.contains_key(&id));
-        Ok(Self { model, parameters })
+        Ok(Self {
+            model: deterministic(model, |id| parameters.contains_key(&id)),
+            rounding: Rounding::of_model(model),
+            parameters,
+        })
     }
 
-    /// One forward and one backward pass.
+    /// The gradients of a batch, from one forward and one backward pass.
     pub(crate) fn capture(&self, batch: &M::Batch) -> Result<Captured> {
-        let ids = batch.ids();
-        let wanted: HashSet<ParamId> = self.parameters.keys().copied().collect();
-        let (losses, entries) = record(&wanted, || self.model.sample_losses(batch));
-        if losses.tokens().len() != ids.len() {
-            return Err(Error::BatchLosses {
-                samples: ids.len(),
-                found: losses.tokens().len(),
-            });
-        }
-        let samples = ids.iter().zip(losses.tokens());
-        let samples = samples.map(|(id, &tokens)| Sample::new(id.clone(), tokens));
-        let samples = samples.collect::<fisher_core::Result<Vec<Sample>>>()?;
-        let loss = losses.sums().clone().sum();
-        if !loss.is_tracked() {
-            return Err(Error::NoGraph {
-                sample: ids.into_iter().next().unwrap_or_default(),
-            });
-        }
-        let mut gradients = loss.backward();
-        let mut reached = Reached {
-            parameters: &self.parameters,
-            gradients: &mut gradients,
-            found: BTreeSet::new(),
-        };
-        self.model.visit(&mut reached);
-        let mut untapped = reached.found;
-
-        let mut probes = vec![losses.sums().clone().inner().cast(DType::F32)];
-        let taps = entries.into_iter().map(|entry| entry.take(&mut gradients));
+        let pass = self.pass(batch, |losses| losses)?;
+        let (samples, mut untapped) = (pass.samples, pass.untapped);
+        let mut dtypes = vec![pass.losses.dtype()];
+        let losses = read(wide(pass.losses))?;
+        let mut probes = Vec::new();
+        let mut rows = Vec::new();
         let mut parts: HashMap<ParamId, Vec<Part>> = HashMap::new();
-        let mut flattened = false;
-        for Tap { first, delta, uses } in taps {
+        for Tap { first, delta, uses } in pass.taps {
+            let Some(delta) = delta else {
+                continue; // the loss does not depend on it
+            };
             // The first axis of each tap must be the samples; a tensor that they share is none.
             let fits = first.is_multiple_of(samples.len());
-            flattened |= fits && first != samples.len();
             // Inputs too: what saturates behind an infinite one has losses and deltas that are finite.
             let inputs = uses.iter().filter_map(|(_, part)| part.input());
-            let sum = |tensor: &Tensor<2>| tensor.clone().cast(DType::F32).sum();
-            probes.extend(delta.iter().chain(inputs).map(sum));
+            for tensor in std::iter::once(&delta).chain(inputs) {
+                dtypes.push(tensor.dtype());
+                probes.push(tensor.clone().cast(DType::F32).sum());
+            }
+            if let (true, Some((id, _))) = (fits, uses.first()) {
+                let path = self.parameters[id].path.clone();
+                rows.push(Rows {
+                    path,
+                    delta: delta.clone(),
+                    flattened: first != samples.len(),
+                });
+            }
             for (id, part) in uses {
-                match (&delta, fits) {
-                    (None, _) => {}
-                    (Some(delta), true) => parts.entry(id).or_default().push((part, delta.clone())),
-                    (Some(_), false) => {
-                        untapped.insert(self.parameters[&id].path.clone());
-                    }
+                if fits {
+                    parts.entry(id).or_default().push((part, delta.clone()));
+                } else {
+                    untapped.insert(self.parameters[&id].path.clone());
                 }
             }
         }
@@ -127,15 +145,154 @@ impl<M: SampleLoss> Batched<M> {
         });
         let mut factors: BTreeMap<String, Option<Factors>> = factors.collect();
         factors.retain(|path, _| !untapped.contains(path));
-        let probes = read(Tensor::cat(probes, 0))?;
+        let mut finite = losses.iter().all(|loss| loss.is_finite());
+        if !probes.is_empty() {
+            let probes = read(Tensor::cat(probes, 0))?;
+            finite &= probes.iter().all(|probe| probe.is_finite());
+        }
         Ok(Captured {
-            finite: probes.iter().all(|probe| probe.is_finite()),
-            losses: probes[..samples.len()].to_vec(),
+            finite,
+            losses,
             samples,
             factors,
             untapped,
-            flattened,
+            rounding: self.rounding.coarser(Rounding::of(dtypes)),
+            rows,
         })
+    }
+
+    fn pass(&self, batch: &M::Batch, weight: impl FnOnce(Tensor<1>) -> Tensor<1>) -> Result<Pass> {
+        let ids = batch.ids();
+        let wanted: HashSet<ParamId> = self.parameters.keys().copied().collect();
+        let (losses, entries) = record(&wanted, || self.model.sample_losses(batch));
+        if losses.tokens().len() != ids.len() {
+            return Err(Error::BatchLosses {
+                samples: ids.len(),
+                found: losses.tokens().len(),
+            });
+        }
+        let samples = ids.iter().zip(losses.tokens());
+        let samples = samples.map(|(id, &tokens)| Sample::new(id.clone(), tokens));
+        let samples = samples.collect::<fisher_core::Result<Vec<Sample>>>()?;
+        let loss = weight(losses.sums().clone()).sum();
+        if !loss.is_tracked() {
+            return Err(Error::NoGraph {
+                sample: ids.into_iter().next().unwrap_or_default(),
+            });
+        }
+        let mut gradients = loss.backward();
+        let mut reached = Reached {
+            parameters: &self.parameters,
+            gradients: &mut gradients,
+            found: BTreeSet::new(),
+        };
+        self.model.visit(&mut reached);
+        let untapped = reached.found;
+        let taps = entries.into_iter().map(|entry| entry.take(&mut gradients));
+        Ok(Pass {
+            samples,
+            losses: losses.sums().clone().inner(),
+            taps: taps.collect(),
+            untapped,
+        })
+    }
+
+    /// Whether every row of every tap belongs to the sample it was taken for, and to no other.
+    ///
+    /// When the loss of each sample is weighted by a number `w_i`, the gradients of its own rows become
+    /// `w_i` times what they were; rows that more than one sample depends on, or that were counted with
+    /// another's, do not. A forward and a backward pass more, for all samples.
+    pub(crate) fn check_rows(&self, batch: &M::Batch, captured: &Captured) -> Result<()> {
+        let samples = captured.samples.len();
+        let weights: Vec<f32> = WEIGHTS.into_iter().cycle().take(samples).collect();
+        let pass = self.pass(batch, |losses| {
+            let device = losses.device().without_autodiff();
+            let weights = Tensor::<1>::from_floats(weights.as_slice(), &device);
+            losses.clone() * weights.cast(losses.dtype())
+        })?;
+        let fits = |tap: &Tap| tap.first.is_multiple_of(samples) && !tap.uses.is_empty();
+        let taps = pass.taps.into_iter().filter(fits);
+        let weighted: Vec<Tensor<2>> = taps.filter_map(|tap| tap.delta).collect();
+        let disagree = |rows: &Rows, sample: usize, distance: f64, norm: f64| Error::Disagree {
+            parameter: rows.path.clone(),
+            sample: captured.samples[sample].id().into(),
+            distance,
+            norm,
+        };
+        // Another number of layers each time: not the same function of the batch.
+        let dims = |tensor: &Tensor<2>| tensor.dims();
+        let seen: Vec<[usize; 2]> = captured.rows.iter().map(|rows| dims(&rows.delta)).collect();
+        if let (true, Some(rows)) = (
+            seen != weighted.iter().map(dims).collect::<Vec<_>>(),
+            captured.rows.first(),
+        ) {
+            return Err(disagree(rows, 0, f64::NAN, f64::NAN));
+        }
+        let mut sizes = Vec::new();
+        for (rows, weighted) in captured.rows.iter().zip(weighted) {
+            let split = |rows: Tensor<2>| wide(rows).cast(DType::F32).reshape([samples as i32, -1]);
+            let device = rows.delta.device();
+            let weights = Tensor::<1>::from_data(weights.as_slice(), (&device, DType::F32));
+            let expected = split(rows.delta.clone()) * weights.reshape([samples, 1]);
+            let distance = split(weighted) - expected.clone();
+            let largest = |tensor: Tensor<2>| tensor.abs().max_dim(1).reshape([samples]);
+            sizes.extend([largest(distance), largest(expected)]);
+        }
+        if sizes.is_empty() {
+            return Ok(());
+        }
+        let sizes = read(Tensor::cat(sizes, 0))?;
+        // A backward pass is linear and the weights are exact, so float32's bounds do for all types.
+        let rounding = Rounding::SINGLE;
+        for (rows, sizes) in captured.rows.iter().zip(sizes.chunks(2 * samples)) {
+            let (distances, norms) = sizes.split_at(samples);
+            let all = norms.iter().copied().fold(0.0, f64::max);
+            for (sample, (&distance, &norm)) in distances.iter().zip(norms).enumerate() {
+                let bound = rounding.of_gradient(norm, all) + captured.rounding.least;
+                // So that NaN does not agree.
+                let agrees = distance <= bound;
+                if !agrees {
+                    return Err(disagree(rows, sample, distance, norm));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Captured {
+    pub(crate) fn together(&self) -> Together {
+        Together {
+            losses: self.losses.clone(),
+            tokens: self.samples.iter().map(Sample::tokens).collect(),
+            rounding: self.rounding,
+        }
+    }
+
+    /// What tells kinds of batches apart: whether samples differ in their active tokens, and the
+    /// positions that each layer saw of a sample.
+    pub(crate) fn shape(&self) -> (bool, Vec<usize>) {
+        let tokens: Vec<u64> = self.samples.iter().map(Sample::tokens).collect();
+        let positions = self.rows.iter().map(|rows| self.positions(rows));
+        (is_ragged(&tokens), positions.collect())
+    }
+
+    /// Whether a layer saw samples and positions as one axis.
+    pub(crate) fn flattened(&self) -> bool {
+        self.rows.iter().any(|rows| rows.flattened)
+    }
+
+    /// Whether a layer saw them so, and not all positions that others saw: those left out need not be
+    /// equally many in each sample, which the next batch may show and this one not.
+    pub(crate) fn packed(&self) -> bool {
+        let apart = self.rows.iter().filter(|rows| !rows.flattened);
+        let full = apart.map(|rows| self.positions(rows)).max();
+        let packed = |rows: &Rows| rows.flattened && Some(self.positions(rows)) != full;
+        self.rows.iter().any(packed)
+    }
+
+    fn positions(&self, rows: &Rows) -> usize {
+        rows.delta.dims()[0] / self.samples.len()
     }
 }
 

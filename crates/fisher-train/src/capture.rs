@@ -10,11 +10,13 @@ use fisher_core::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::alone::{Alone, EVERY, Together, Watch, all_shortest};
 use crate::batched::{Batched, Captured};
 use crate::destination::Destination;
 use crate::factors::Factors;
 use crate::names::Names;
 use crate::per_sample::{PerSample, SampleGradient};
+use crate::rounding::wide;
 use crate::sample::{SampleBatch, SampleLoss};
 use crate::{Error, NonFinite, Result};
 
@@ -84,8 +86,9 @@ impl CaptureConfig {
             by_loop: PerSample::new(model, all())?,
             by_taps,
             untapped: BTreeSet::new(),
-            compared: false,
-            model: model.clone(),
+            alone: Alone::new(model),
+            taps_watched: Watch::default(),
+            loop_watched: Watch::default(),
             paths,
             names,
         })
@@ -95,16 +98,29 @@ impl CaptureConfig {
 /// Accumulates per-sample gradients of one model, batch by batch.
 ///
 /// The numbers are the same for each [`Engine`], up to rounding: with taps the sums of squares of
-/// one batch are taken in float32, and go to the accumulators in their own precision. The first
-/// batch that comes by taps is compared with the loop on one of its samples; every batch is where a
-/// layer saw samples and positions as one axis.
+/// one batch are taken in float32, and go to the accumulators in their own precision.
+///
+/// A loss that depends on what else is in the batch, a layer that has samples on another axis than the
+/// first, a [`SampleBatch::sample`] that gives another sample: such make numbers wrong without a sign,
+/// so they are looked for while gradients are accumulated. With taps:
+/// - In the first batch, and in each of a new shape (samples that differ in their active tokens, for the first
+///   time; other numbers of positions), gradient and loss of the sample with the fewest active tokens, of the
+///   first and the last such, are compared with the loop's. A sample or two of the loop.
+/// - Where a layer saw samples and positions as one axis, the losses of all samples of such a batch are weighted
+///   by different numbers and differentiated again, to see that every row belongs to the sample it was taken
+///   for. As dear as the batch itself; and where positions were left out of that axis (packed), no batch
+///   speaks for the next, so it is done in each: keep the axes apart where you can.
+/// - In every 32 samples besides, the loss of one is compared with its loss alone. A forward pass of one sample.
+///
+/// By the loop every sample's gradient is its own. In the first batch, in each of another number of samples,
+/// and in one of 8 besides, all losses are compared with those in the batch: a forward pass of the batch
+/// without its gradients. A loss that draws anew each time cannot be compared, and is told by a warning.
 ///
 /// The model is taken as it is when this is made. [`Collector`](crate::Collector) does the rest:
 /// loaders, progress, checkpoints.
 #[derive(Debug)]
 pub struct Capture<M> {
     config: CaptureConfig,
-    model: M,
     /// Of the parameters, in the model.
     paths: Vec<String>,
     names: Names,
@@ -113,7 +129,9 @@ pub struct Capture<M> {
     /// Those that taps cover, and the rest.
     by_taps: Option<(Batched<M>, PerSample<M>)>,
     untapped: BTreeSet<String>,
-    compared: bool,
+    alone: Alone<M>,
+    taps_watched: Watch,
+    loop_watched: Watch,
 }
 
 /// What became of a sample.
@@ -129,9 +147,8 @@ pub struct Outcome {
     pub unreached: Vec<String>,
 }
 
-/// How far the gradients of taps may be from the loop's, relative to the parameter's and to all.
-const AGREE: f64 = 1e-2;
-const AGREE_WITH_ALL: f64 = 1e-4;
+/// Batches that come by the loop until all losses of one are.
+const EVERY_BATCHES: usize = 8;
 /// Elements of gradients of a batch that are held where the loop has to help taps: 256 MB.
 const HELD: usize = 1 << 26;
 
@@ -140,8 +157,8 @@ impl<M: SampleLoss> Capture<M> {
     ///
     /// # Errors
     /// Those of [`Collector::collect_batches`](crate::Collector::collect_batches) that concern
-    /// samples; [`Error::Untapped`] for [`Engine::Taps`]; [`Error::Disagree`] and
-    /// [`Error::TokensDisagree`] when taps find other numbers than the loop.
+    /// samples; [`Error::Untapped`] for [`Engine::Taps`]; [`Error::Disagree`], [`Error::LossesDisagree`]
+    /// and [`Error::TokensDisagree`] when a batch says something else of a sample than the sample alone.
     pub fn accumulate<'a, C: ContributionUnit>(
         &mut self,
         batch: &M::Batch,
@@ -182,9 +199,11 @@ impl<M: SampleLoss> Capture<M> {
                 return Ok(());
             }
         }
+        let together = self.together(batch)?;
         for (index, id) in samples {
             let span = tracing::debug_span!("sample", id);
-            outcomes.push(span.in_scope(|| self.one(batch, *index, id, task, into))?);
+            let together = together.as_ref();
+            outcomes.push(span.in_scope(|| self.one(batch, *index, id, together, task, into))?);
         }
         Ok(())
     }
@@ -198,16 +217,31 @@ impl<M: SampleLoss> Capture<M> {
         Ok(sample)
     }
 
+    /// The losses of a batch that goes by the loop, where they are to be compared.
+    fn together(&mut self, batch: &M::Batch) -> Result<Option<Together>> {
+        let samples = batch.ids().len();
+        let watch = &mut self.loop_watched;
+        if watch.is_new(samples) || watch.is_due(samples, EVERY_BATCHES * samples) {
+            return self.alone.together(batch);
+        }
+        Ok(None)
+    }
+
     fn one<C: ContributionUnit>(
-        &self,
+        &mut self,
         batch: &M::Batch,
         index: usize,
         id: &str,
+        together: Option<&Together>,
         task: &str,
         into: &mut Destination<C>,
     ) -> Result<Outcome> {
         let sample = self.of(batch, index, id)?;
         let counted = sample.gradients.samples()[0].clone();
+        if let Some(together) = together {
+            let (loss, tokens) = (sample.loss, counted.tokens());
+            self.alone.agree(batch, index, together, loss, tokens)?;
+        }
         let loss = match into.push(task, sample.gradients) {
             Ok(()) => Some(sample.loss),
             Err(CoreError::NonFinite { parameter, .. })
@@ -249,25 +283,37 @@ impl<M: SampleLoss> Capture<M> {
             tracing::debug!("a gradient is not finite: the batch goes by the loop");
             return Ok(None);
         }
-        let tokens = |&at: &usize| captured.samples[at].tokens();
-        let all = 0..captured.samples.len();
-        if let (false, Some(padded)) = (self.compared, all.clone().rev().min_by_key(tokens)) {
-            self.compare(batch, &captured, padded)?;
-            self.compared = true;
+        let watch = &mut self.taps_watched;
+        let together = captured.together();
+        let new = watch.is_new(captured.shape());
+        if new {
+            let shortest = all_shortest(&together.tokens);
+            let (first, last) = (shortest.first(), shortest.last());
+            let ends = first
+                .into_iter()
+                .chain(last.filter(|last| Some(*last) != first));
+            for &at in ends {
+                self.compare(batch, &captured, &together, at)?;
+            }
+        } else if watch.is_due(captured.samples.len(), EVERY) {
+            let shortest = watch.shortest(&together.tokens);
+            self.alone.compare(batch, shortest, &together)?;
         }
-        if let (true, Some(longest)) = (captured.flattened, all.max_by_key(tokens)) {
-            self.compare(batch, &captured, longest)?;
+        if let Some((by_taps, _)) = &self.by_taps
+            && (captured.packed() || new && captured.flattened())
+        {
+            by_taps.check_rows(batch, &captured)?;
         }
         self.rest(batch, captured)
     }
 
-    /// Add the gradients of parameters that no tap covers; `None` when one is not finite, or when
-    /// they are too many to be held for a whole batch.
+    /// Add the gradients of parameters that no tap covers, and compare losses, which are at hand
+    /// then; `None` when one is not finite, or when they are too many to be held for a whole batch.
     fn rest(&mut self, batch: &M::Batch, mut captured: Captured) -> Result<Option<Captured>> {
         if self.untapped.is_empty() {
             return Ok(Some(captured));
         }
-        let catalogue = Catalogue::of(&self.model)?;
+        let catalogue = Catalogue::of(self.by_loop.model())?;
         let elements = |path: &String| catalogue.get(path).map_or(0, |p| p.elements());
         let held: usize = self.untapped.iter().map(elements).sum();
         if held * captured.samples.len() > HELD {
@@ -280,9 +326,13 @@ impl<M: SampleLoss> Capture<M> {
         let Some((_, by_loop)) = &self.by_taps else {
             return Ok(Some(captured));
         };
+        let together = captured.together();
         let mut rows: BTreeMap<&String, Vec<Tensor<2>>> = BTreeMap::new();
         for (index, sample) in captured.samples.iter().enumerate() {
             let sample = by_loop.of(batch, index, sample.id().into())?;
+            let tokens = sample.gradients.samples()[0].tokens();
+            self.alone
+                .agree(batch, index, &together, sample.loss, tokens)?;
             for path in &self.untapped {
                 let gradient = sample.gradients.get(path).map(|g| g.tensor().clone());
                 rows.entry(path).or_default().extend(gradient);
@@ -320,49 +370,66 @@ impl<M: SampleLoss> Capture<M> {
         self.by_taps = match tapped.is_empty() {
             true => None,
             false => Some((
-                Batched::new(&self.model, tapped)?,
-                PerSample::new(&self.model, self.untapped.iter().map(String::as_str))?,
+                Batched::new(self.by_loop.model(), tapped)?,
+                PerSample::new(
+                    self.by_loop.model(),
+                    self.untapped.iter().map(String::as_str),
+                )?,
             )),
         };
         Ok(())
     }
 
-    /// Taps against the loop, on one sample. What mixes samples shows, most of all in the shortest,
-    /// beside padding; what takes positions of one for another's shows in the longest.
-    fn compare(&self, batch: &M::Batch, captured: &Captured, at: usize) -> Result<()> {
+    /// Taps against the loop, on one sample.
+    fn compare(
+        &mut self,
+        batch: &M::Batch,
+        captured: &Captured,
+        together: &Together,
+        at: usize,
+    ) -> Result<()> {
         let id = captured.samples[at].id();
         let sample = self.by_loop.of(batch, at, id.into())?;
-        let [together, alone] = [&captured.samples[at], &sample.gradients.samples()[0]];
-        if alone.tokens() != together.tokens() {
+        let tokens = sample.gradients.samples()[0].tokens();
+        if tokens != together.tokens[at] {
             return Err(Error::TokensDisagree {
                 sample: id.into(),
-                together: together.tokens(),
-                alone: alone.tokens(),
+                together: together.tokens[at],
+                alone: tokens,
             });
         }
         // Not by squares, which leave float32's range sooner; of an element, or large parameters
         // would hide small ones.
-        let size = |tensor: Tensor<2>| tensor.cast(DType::F32).abs().mean();
+        let size = |tensor: Tensor<2>| wide(tensor).abs().mean().cast(DType::F32);
         let mut distances = Vec::new();
         let factors = captured.factors.iter();
         let factors: Vec<_> = factors
             .filter_map(|(path, factors)| Some((path, factors, sample.gradients.get(path)?)))
             .collect();
         for (_, factors, expected) in &factors {
-            let expected = expected.tensor().clone();
+            let expected = wide(expected.tensor().clone());
             let distance = match factors {
-                Some(factors) => factors.sample(at).whole() - expected.clone(),
+                Some(factors) => wide(factors.sample(at).whole()) - expected.clone(),
                 None => expected.clone(),
             };
             distances.extend([size(distance), size(expected)]);
         }
-        let distances = read(Tensor::cat(distances, 0))?;
+        let distances = if distances.is_empty() {
+            Vec::new()
+        } else {
+            read(Tensor::cat(distances, 0))?
+        };
         let all = distances.chunks(2).map(|pair| pair[1]).fold(0.0, f64::max);
+        let rounding = captured.rounding;
         for ((path, factors, _), pair) in factors.iter().zip(distances.chunks(2)) {
             let (distance, norm) = (pair[0], pair[1]);
             // What taps did not see at all is no rounding. And so that NaN does not agree.
-            let rounding = AGREE * norm + AGREE_WITH_ALL * all;
-            let agrees = distance <= if factors.is_some() { rounding } else { 0.0 };
+            let bound = if factors.is_some() {
+                rounding.of_gradient(norm, all)
+            } else {
+                0.0
+            };
+            let agrees = distance <= bound;
             if !agrees {
                 return Err(Error::Disagree {
                     parameter: (*path).clone(),
@@ -372,7 +439,7 @@ impl<M: SampleLoss> Capture<M> {
                 });
             }
         }
-        Ok(())
+        self.alone.agree(batch, at, together, sample.loss, tokens)
     }
 }
 

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use burn::module::{ModuleVisitor, Param};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 use fisher_core::{Catalogue, Error as CoreError};
 use serde::{Deserialize, Serialize};
 
 use crate::batched::{Batched, Captured};
 use crate::capture::read;
-use crate::per_sample::{PerSample, deterministic};
+use crate::per_sample::PerSample;
+use crate::rounding::wide;
 use crate::sample::{SampleBatch, SampleLoss};
 use crate::{Error, Result};
 
@@ -28,10 +29,13 @@ pub struct Checkup {
     /// Samples with another number of active tokens in the batch than alone.
     pub tokens: Vec<String>,
     /// The largest difference between a gradient by taps and by the loop, relative to its norm (or
-    /// to 1e-4 of the norm of all, if that is more); `None` where nothing is tapped.
+    /// to a small share of the norm of all, if that is more); `None` where nothing is tapped.
     pub engines: Option<Difference>,
     /// The largest difference between the loss of a sample in the batch and by itself, relative.
     pub batch: Difference,
+    /// Relative differences up to here are rounding, in the coarsest type that losses, gradients and
+    /// inputs of layers are computed in.
+    pub rounding: f64,
     /// The share of gradient elements other than 0 whose square is 0 or denormal in float32.
     pub underflow: f64,
     /// The same for float16.
@@ -53,13 +57,10 @@ pub struct Difference {
     pub what: String,
 }
 
-/// Relative differences up to here are rounding in float32.
-const ROUNDING: f64 = 1e-3;
-
 impl Checkup {
     /// Whether nothing was found that makes numbers wrong.
     pub fn is_sound(&self) -> bool {
-        let close = |difference: &Difference| difference.relative <= ROUNDING;
+        let close = |difference: &Difference| difference.relative <= self.rounding;
         let agree = close(&self.batch) && self.engines.as_ref().is_none_or(close);
         agree && self.not_finite.is_empty() && self.tokens.is_empty()
     }
@@ -88,9 +89,10 @@ impl fmt::Display for Checkup {
             what,
         }) = &self.engines
         {
-            let judged = match *relative <= ROUNDING {
-                true => "agree",
-                false => "DISAGREE: are samples the first axis wherever `tapped` is called?",
+            let judged = if *relative <= self.rounding {
+                "agree"
+            } else {
+                "DISAGREE: are samples the first axis wherever `tapped` is called?"
             };
             writeln!(
                 f,
@@ -120,9 +122,10 @@ impl fmt::Display for Checkup {
         let Difference {
             relative, sample, ..
         } = &self.batch;
-        let judged = match *relative <= ROUNDING {
-            true => "do not depend on the batch",
-            false => "DEPEND ON THE BATCH: what else is in it must not matter (masks? norms?)",
+        let judged = if *relative <= self.rounding {
+            "do not depend on the batch"
+        } else {
+            "DEPEND ON THE BATCH: what else is in it must not matter (masks? norms?)"
         };
         writeln!(f, "  losses {judged} (at most {relative:.1e}, `{sample}`)")?;
         writeln!(
@@ -169,14 +172,9 @@ pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
     }
     let captured = tapped(model, &catalogue, batch)?;
     let by_loop = PerSample::new(model, paths())?;
-    let together = deterministic(model, |_| true).sample_losses(batch);
-    let together = read(together.sums().clone().inner().cast(DType::F32))?;
-    if together.len() != ids.len() {
-        return Err(Error::BatchLosses {
-            samples: ids.len(),
-            found: together.len(),
-        });
-    }
+    let together = captured.losses.clone();
+    let largest = together.iter().map(|loss| loss.abs());
+    let largest = largest.filter(|loss| loss.is_finite()).fold(0.0, f64::max);
 
     let mut norms = Norms::default();
     model.visit(&mut norms);
@@ -186,6 +184,7 @@ pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
         untapped: captured.untapped.iter().cloned().collect(),
         engines: None,
         batch: Difference::none(),
+        rounding: captured.rounding.relative,
         underflow: 0.0,
         underflow_half: 0.0,
         unreached: Vec::new(),
@@ -198,9 +197,13 @@ pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
     let mut counts = Counts::default();
     for (index, id) in ids.iter().enumerate() {
         let sample = by_loop.of(batch, index, id.clone())?;
-        let relative = (together[index] - sample.loss).abs() / sample.loss.abs().max(1e-6);
-        checkup.batch.raise(relative, id, "loss");
-        if captured.samples[index].tokens() != sample.gradients.samples()[0].tokens() {
+        let tokens = sample.gradients.samples()[0].tokens();
+        let largest = largest.max(sample.loss.abs());
+        let off = captured
+            .rounding
+            .of_loss(together[index], sample.loss, tokens, largest);
+        checkup.batch.raise(off, id, "loss");
+        if captured.samples[index].tokens() != tokens {
             checkup.tokens.push(id.clone());
         }
         let missed = sample.unreached.iter().cloned().collect();
@@ -214,17 +217,17 @@ pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
             let Some(expected) = sample.gradients.get(path) else {
                 continue;
             };
-            let expected = expected.tensor().clone().cast(DType::F32);
-            let elements = expected.dims()[1];
-            let values = read(expected.clone().reshape([elements]))?;
+            // On the host, in float64: squares would leave float32's range.
+            let values = flat(expected.tensor().clone())?;
             finite &= values.iter().all(|value| value.is_finite());
             counts.add(&values);
             let norm = values.iter().map(|v| v * v).sum::<f64>().sqrt();
             if let Some(factors) = captured.factors.get(path) {
                 let distance = match factors {
                     Some(factors) => {
-                        let found: Tensor<2> = factors.sample(index).whole().cast(DType::F32);
-                        read((found - expected).square().sum())?[0].sqrt()
+                        let found = flat(factors.sample(index).whole())?;
+                        let pairs = found.iter().zip(&values);
+                        pairs.map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt()
                     }
                     None => norm,
                 };
@@ -233,7 +236,8 @@ pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
         }
         let all = distances.iter().map(|d| d.2).fold(0.0, f64::max);
         for (path, distance, norm) in distances {
-            engines.raise(distance / norm.max(1e-4 * all).max(1e-30), id, path);
+            let off = captured.rounding.relative_gradient(distance, norm, all);
+            engines.raise(off, id, path);
         }
         if !finite {
             checkup.not_finite.push(id.clone());
@@ -243,6 +247,11 @@ pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
     checkup.unreached = unreached.into_iter().flatten().collect();
     [checkup.underflow, checkup.underflow_half] = counts.shares();
     Ok(checkup)
+}
+
+fn flat(gradient: Tensor<2>) -> Result<Vec<f64>> {
+    let [rows, columns] = gradient.dims();
+    read(wide(gradient).reshape([rows * columns]))
 }
 
 /// The batch by taps, as far as they go.

@@ -149,6 +149,21 @@ pub enum Error {
         alone: u64,
     },
 
+    /// A sample has another loss in its batch than alone.
+    #[error(
+        "sample `{sample}` loses {together:e} in its batch and {alone:e} by itself: does \
+         `SampleBatch::sample` give that very sample, does the model mix samples (negatives from the \
+         batch, batch statistics, padding without a mask), or is the loss divided by the size of the batch?"
+    )]
+    LossesDisagree {
+        /// The sample's id.
+        sample: String,
+        /// `L_i` in the batch.
+        together: f64,
+        /// `L_i` of the sample alone.
+        alone: f64,
+    },
+
     /// Taps and loop give different gradients.
     #[error(
         "the gradient of `{parameter}` for sample `{sample}` differs by {distance:e} between taps \

@@ -70,6 +70,7 @@
 //! # Ok::<(), fisher_train::Error>(())
 //! ```
 
+mod alone;
 mod batched;
 mod capture;
 mod check;
@@ -86,6 +87,7 @@ mod names;
 mod noise;
 mod optimizer;
 mod per_sample;
+mod rounding;
 mod sample;
 mod sketch;
 mod tap;

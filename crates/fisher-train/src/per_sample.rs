@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use burn::module::{Flag, Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::tensor::{Gradients, Tensor};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::tensor::{GradientCheckpointingStrategy, Gradients, Tensor};
 use fisher_core::{Catalogue, Gradient, GradientBatch, Sample, Ties, TokenSum};
 
 use crate::sample::{SampleBatch, SampleLoss};
@@ -13,7 +13,8 @@ use crate::{Error, Result};
 ///
 /// Dropout, noise and the batch statistics of batch norms are off while gradients stay on
 /// (Burn's `valid()` would take the gradients away too). Parameters that are not asked for are
-/// frozen, so nothing is computed for them. The model that was given stays as it is.
+/// frozen, so nothing is computed for them. The model is taken as it is when this is made, and stays
+/// as it is.
 #[derive(Debug, Clone)]
 pub struct PerSample<M> {
     model: M,
@@ -64,6 +65,11 @@ impl<M: SampleLoss> PerSample<M> {
     pub fn gradient(&self, batch: &M::Batch, index: usize) -> Result<SampleGradient> {
         let mut ids = batch.ids();
         self.of(batch, index, ids.swap_remove(index))
+    }
+
+    /// The copy that gradients are taken of.
+    pub(crate) fn model(&self) -> &M {
+        &self.model
     }
 
     pub(crate) fn of(&self, batch: &M::Batch, index: usize, id: String) -> Result<SampleGradient> {
@@ -117,25 +123,46 @@ impl<M: SampleLoss> PerSample<M> {
     }
 }
 
-/// A copy of the model with flags off, and gradients only for the parameters `wanted`.
+/// A copy of the model as it is evaluated, with gradients only for the parameters `wanted`.
+///
+/// [`Module::valid`] puts dropout, noise and batch statistics off, brings running statistics up to date (Burn
+/// keeps them one update behind) and gives the copy its own: those of a clone are the model's, and
+/// would move on when it is trained. The autodiff that it takes away is given back.
 pub(crate) fn deterministic<M: Module>(model: &M, wanted: impl Fn(ParamId) -> bool) -> M {
-    model.clone().map(&mut Deterministic { wanted })
+    let mut autodiff = Autodiff::default();
+    model.visit(&mut autodiff);
+    let strategies = autodiff.0;
+    model.valid().map(&mut Deterministic { strategies, wanted })
+}
+
+/// How parameters on an autodiff device checkpoint activations.
+#[derive(Default)]
+struct Autodiff(HashMap<ParamId, GradientCheckpointingStrategy>);
+
+impl ModuleVisitor for Autodiff {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let strategy = param.val().gradient_checkpointing_strategy();
+        self.0.extend(strategy.map(|strategy| (param.id, strategy)));
+    }
 }
 
 struct Deterministic<F> {
+    strategies: HashMap<ParamId, GradientCheckpointingStrategy>,
     wanted: F,
 }
 
 impl<F: Fn(ParamId) -> bool> ModuleMapper for Deterministic<F> {
-    fn map_flag(&mut self, flag: Param<Flag>) -> Param<Flag> {
-        flag.with_value(false)
-    }
-
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        match !param.is_require_grad() || (self.wanted)(param.id) {
-            true => param,
-            false => param.set_require_grad(false),
+        let Some(&strategy) = self.strategies.get(&param.id) else {
+            return param;
+        };
+        // Autodiff, and gradients where they were before.
+        let param = param.train();
+        let param = param.map(|tensor| tensor.with_gradient_checkpointing_strategy(strategy));
+        if !param.is_require_grad() || (self.wanted)(param.id) {
+            return param;
         }
+        param.set_require_grad(false)
     }
 }
 

@@ -18,7 +18,8 @@ pub trait SampleBatch {
 /// A model that gives the loss of each sample of a batch.
 ///
 /// The losses must not mix samples: what sample `i` loses may not depend on which others are in
-/// the batch (a batch norm in training mode would do that; collection turns it off).
+/// the batch, nor on how many (a batch norm in training mode would do that; collection turns it off).
+/// Collection compares some with those of [`SampleBatch::sample`] alone: see [`Capture`](crate::Capture).
 pub trait SampleLoss: Module {
     /// The batches that the model takes.
     type Batch: SampleBatch;

@@ -11,8 +11,10 @@ use fisher_core::{
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
+use crate::alone::{Alone, EVERY, Together, Watch, is_ragged};
 use crate::capture::read;
 use crate::per_sample::deterministic;
+use crate::rounding::Rounding;
 use crate::sample::{SampleBatch, SampleLoss};
 use crate::{Error, Result};
 
@@ -78,7 +80,9 @@ impl Sketch {
     /// # Errors
     /// [`Error::NoBatches`], [`CoreError::NoActiveTokens`] for a sample without labels,
     /// [`CoreError::NonFinite`] for a loss or gradient that is NaN or infinite (of the batch's first
-    /// sample where no loss is), [`Error::NoGraph`] and [`Error::BatchLosses`].
+    /// sample where no loss is), [`Error::NoGraph`] and [`Error::BatchLosses`]; [`Error::LossesDisagree`]
+    /// and [`Error::TokensDisagree`] where a sample has another loss in its batch than alone, which is
+    /// looked for in one sample of the first batch and in one of every 32.
     pub fn collect<M: SampleLoss, C: ContributionUnit>(
         &self,
         model: &M,
@@ -90,6 +94,8 @@ impl Sketch {
         let parameters = catalogue.parameters().iter();
         let paths = parameters.filter_map(|p| Some((p.id()?, p.path().to_owned())));
         let paths: HashMap<ParamId, String> = paths.collect();
+        let mut alone = Alone::new(model);
+        let mut watch = Watch::default();
         let model = deterministic(model, |id| paths.contains_key(&id));
         let mut signs = ChaCha8Rng::seed_from_u64(self.config.seed);
         let mut fisher = SketchedFisher {
@@ -98,10 +104,17 @@ impl Sketch {
             parameters: BTreeMap::new(),
         };
         for batch in batches {
-            for _ in 0..self.config.draws {
-                self.draw::<M, C>(&model, &batch, &paths, &mut signs, &mut fisher)?;
+            let samples = batch.ids().len();
+            for draw in 0..self.config.draws {
+                let together =
+                    self.draw::<M, C>(&model, &batch, &paths, &mut signs, &mut fisher)?;
+                let mut looks =
+                    || watch.is_new(is_ragged(&together.tokens)) || watch.is_due(samples, EVERY);
+                if draw == 0 && samples > 0 && looks() {
+                    alone.compare(&batch, watch.shortest(&together.tokens), &together)?;
+                }
             }
-            fisher.samples += batch.ids().len();
+            fisher.samples += samples;
         }
         match fisher.samples {
             0 => Err(Error::NoBatches),
@@ -116,7 +129,7 @@ impl Sketch {
         paths: &HashMap<ParamId, String>,
         signs: &mut ChaCha8Rng,
         fisher: &mut SketchedFisher,
-    ) -> Result<()> {
+    ) -> Result<Together> {
         let ids = batch.ids();
         let losses = model.sample_losses(batch);
         if losses.tokens().len() != ids.len() {
@@ -147,6 +160,7 @@ impl Sketch {
         };
         model.visit(&mut taker);
         let found = taker.found;
+        let rounding = Rounding::of([sums.dtype()]);
         let mut probes = vec![sums.inner().cast(DType::F32)];
         let sum = |gradient: &Tensor<1>| gradient.clone().cast(DType::F32).sum();
         probes.extend(found.values().map(sum));
@@ -167,7 +181,11 @@ impl Sketch {
             let welford = welford.or_insert_with(|| Welford::new(elements, &device));
             welford.push(gradient.square());
         }
-        Ok(())
+        Ok(Together {
+            losses: probes[..ids.len()].to_vec(),
+            tokens: losses.tokens().to_vec(),
+            rounding,
+        })
     }
 }
 

@@ -20,8 +20,8 @@ use crate::tap::{Use, flat, listens, tap};
 /// records of the model stay as they are.
 ///
 /// Samples are the first axis of every input. (A batch flattened to `[samples × positions, ..]`
-/// will do if each sample has as many positions and they are neighbours; every batch is then compared
-/// with the loop on one sample.) A layer whose weights have low-rank adapters is left to the loop.
+/// will do if each sample has as many positions and they are neighbors; that is then looked into, at the
+/// price of a second pass: see [`Capture`](crate::Capture).) A layer whose weights have low-rank adapters is left to the loop.
 ///
 /// ```
 /// use burn::module::Module;

@@ -1,0 +1,197 @@
+//! What a batch says of its samples against what each of them says alone.
+
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use crate::capture::read;
+use crate::per_sample::deterministic;
+use crate::rounding::{Rounding, wide};
+use crate::sample::{SampleBatch, SampleLoss};
+use crate::{Error, Result};
+
+/// Compares losses in a batch with losses alone, by forward passes that keep nothing for a backward one.
+#[derive(Debug, Clone)]
+pub(crate) struct Alone<M> {
+    model: M,
+    rounding: Rounding,
+    /// Whether the loss was found to draw anew each time: then there is nothing to compare.
+    random: bool,
+}
+
+/// The losses of a batch.
+#[derive(Debug, Clone)]
+pub(crate) struct Together {
+    pub(crate) losses: Vec<f64>,
+    pub(crate) tokens: Vec<u64>,
+    pub(crate) rounding: Rounding,
+}
+
+impl<M: SampleLoss> Alone<M> {
+    pub(crate) fn new(model: &M) -> Self {
+        Self {
+            model: deterministic(model, |_| false),
+            rounding: Rounding::of_model(model),
+            random: false,
+        }
+    }
+
+    fn losses(&self, batch: &M::Batch) -> Result<Together> {
+        let losses = self.model.sample_losses(batch);
+        let sums = losses.sums().clone().inner();
+        Ok(Together {
+            rounding: self.rounding.coarser(Rounding::of([sums.dtype()])),
+            losses: read(wide(sums))?,
+            tokens: losses.tokens().to_vec(),
+        })
+    }
+
+    /// The losses of a batch; `None` where they are drawn at random.
+    pub(crate) fn together(&self, batch: &M::Batch) -> Result<Option<Together>> {
+        if self.random {
+            return Ok(None);
+        }
+        let together = self.losses(batch)?;
+        let (samples, found) = (batch.ids().len(), together.losses.len());
+        if samples == found {
+            return Ok(Some(together));
+        }
+        Err(Error::BatchLosses { samples, found })
+    }
+
+    /// The loss of the sample at `index` in its batch against that of the sample alone.
+    pub(crate) fn compare(
+        &mut self,
+        batch: &M::Batch,
+        index: usize,
+        together: &Together,
+    ) -> Result<()> {
+        let alone = self.losses(&batch.sample(index))?;
+        let (&[loss], &[tokens]) = (&*alone.losses, &*alone.tokens) else {
+            return Err(Error::Losses {
+                sample: batch.ids().swap_remove(index),
+                found: alone.losses.len(),
+            });
+        };
+        self.agree(batch, index, together, loss, tokens)
+    }
+
+    /// The same, where the loss alone is known.
+    pub(crate) fn agree(
+        &mut self,
+        batch: &M::Batch,
+        index: usize,
+        together: &Together,
+        alone: f64,
+        tokens: u64,
+    ) -> Result<()> {
+        let sample = || batch.ids().swap_remove(index);
+        if tokens != together.tokens[index] {
+            return Err(Error::TokensDisagree {
+                sample: sample(),
+                together: together.tokens[index],
+                alone: tokens,
+            });
+        }
+        let found = together.losses[index];
+        // What is not finite is another error, that names the parameter.
+        if self.random || !(found.is_finite() && alone.is_finite()) {
+            return Ok(());
+        }
+        let rounding = together.rounding.coarser(self.rounding);
+        let sizes = together.losses.iter().map(|loss| loss.abs());
+        let largest = sizes.filter(|loss| loss.is_finite());
+        let largest = largest.fold(alone.abs(), f64::max);
+        let off = |a, b| rounding.of_loss(a, b, tokens, largest) > rounding.relative;
+        if !off(found, alone) {
+            return Ok(());
+        }
+        let again = self.losses(&batch.sample(index))?.losses;
+        if again.iter().any(|&again| off(again, alone)) {
+            self.random = true;
+            tracing::warn!(
+                "the loss of a sample differs each time it is taken: its gradient is that of one draw, and \
+                 cannot be compared with its batch"
+            );
+            return Ok(());
+        }
+        Err(Error::LossesDisagree {
+            sample: sample(),
+            together: found,
+            alone,
+        })
+    }
+}
+
+/// Samples that come in batches until the loss of one is compared with its loss alone.
+pub(crate) const EVERY: usize = 32;
+
+/// Whether samples differ in their active tokens, so that some are padded.
+pub(crate) fn is_ragged(tokens: &[u64]) -> bool {
+    tokens.windows(2).any(|pair| pair[0] != pair[1])
+}
+
+/// Where the samples with the fewest active tokens are.
+pub(crate) fn all_shortest(tokens: &[u64]) -> Vec<usize> {
+    let fewest = tokens.iter().min();
+    let all = tokens.iter().enumerate();
+    let all = all.filter(|(_, tokens)| Some(*tokens) == fewest);
+    all.map(|(at, _)| at).collect()
+}
+
+/// Which batches to look at: those unlike all before them, the first for one, and some of the others.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Watch {
+    seen: HashSet<u64>,
+    since: usize,
+    looks: usize,
+}
+
+impl Watch {
+    /// Whether no batch of this shape came before.
+    pub(crate) fn is_new(&mut self, shape: impl Hash) -> bool {
+        let mut hasher = DefaultHasher::new();
+        shape.hash(&mut hasher);
+        let new = self.seen.insert(hasher.finish());
+        if new {
+            self.look();
+        }
+        new
+    }
+
+    /// Whether `every` samples have come since the last batch that was looked at, with `samples` more.
+    pub(crate) fn is_due(&mut self, samples: usize, every: usize) -> bool {
+        self.since += samples;
+        let due = self.since >= every;
+        if due {
+            self.look();
+        }
+        due
+    }
+
+    /// A sample to look at: of those with the fewest active tokens, beside the most padding, another
+    /// each time.
+    pub(crate) fn shortest(&self, tokens: &[u64]) -> usize {
+        let all = all_shortest(tokens);
+        all[self.looks % all.len()]
+    }
+
+    fn look(&mut self) {
+        self.since = 0;
+        self.looks += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_shapes_and_one_in_so_many_samples_are_looked_at() {
+        let mut watch = Watch::default();
+        let mut looked = |shape: usize| watch.is_new(shape) || watch.is_due(4, 12);
+        let batches = [5, 5, 5, 5, 6, 5, 6, 5, 5];
+        let looked: Vec<bool> = batches.into_iter().map(&mut looked).collect();
+        let expected = [true, false, false, true, true, false, false, true, false];
+        assert_eq!(looked, expected);
+    }
+}
