@@ -9,6 +9,7 @@ pub mod golden;
 pub mod layers;
 pub mod models;
 pub mod pupil;
+pub mod signed;
 pub mod tapped;
 pub mod tolerance;
 

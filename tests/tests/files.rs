@@ -10,6 +10,7 @@ use fisher_core::{
 };
 use fisher_tests::backend::Backend;
 use fisher_tests::golden::{Golden, TASKS};
+use fisher_tests::signed::Signed;
 use proptest::prelude::*;
 use rstest::rstest;
 use sha2::{Digest, Sha256};
@@ -284,10 +285,77 @@ fn custom_groups_survive_the_file_and_take_more_samples() {
             .clone();
         welford.read().expect("values").mean.expect("samples")
     };
+    // Groups lie beside the header, which may not grow with the parameter.
+    let file = Signed::read(&path);
+    let (dtype, shape, ids) = &file.tensors["%groups/custom/w"];
+    assert_eq!((*dtype, &**shape), (safetensors::Dtype::U32, &[2, 3][..]));
+    let ids: Vec<u8> = ids.iter().step_by(4).copied().collect();
+    assert_eq!(ids, [1, 0, 0, 1, 1, 2]);
     // Both samples have gradients −1.5 .. 3.5, squared over 2 tokens.
     assert_eq!(of(&resumed), of(&tiny(&config, "m", [2, 3], &["a"])));
     let expected = [(0.25 + 0.25) / 4.0, (2.25 + 2.25 + 6.25) / 6.0, 12.25 / 2.0];
     fisher_tests::tolerance::assert_close("groups", &of(&first), &expected, 1e-6, 0.0);
+}
+
+/// Before, the groups of a parameter of this size were 120 MB of a header that may have 100.
+#[test]
+fn custom_groups_of_a_large_parameter_are_saved() {
+    let elements = 1usize << 24;
+    let folder = tempfile::tempdir().expect("a folder");
+    let device = Backend::Flex.device().expect("a CPU");
+    let matrix = Parameter::new("w", [elements], Role::Vector, Orientation::InputOutput);
+    let catalogue = Catalogue::new(vec![matrix]).expect("a parameter");
+    let ids: Vec<u32> = (0..elements as u32).map(|e| e / 4).collect();
+    let scheme = Scheme::Custom { ids };
+    let group = burn::module::ParamGroup::from_path("w");
+    let config = StatisticsConfig::new()
+        .with_elementwise(false)
+        .with_schemes(vec![(group, scheme)]);
+    let heads = HeadLayout::none();
+    let statistics: fisher_core::Result<Statistics> =
+        config.init_for(&catalogue, &heads, "m".into(), &device);
+    let path = save(&statistics.expect("statistics"), folder.path(), "large");
+    let bytes = std::fs::metadata(&path).expect("a file").len();
+    assert!(bytes < 4 * elements as u64 + 10_000, "{bytes} bytes");
+    Statistics::<PerToken>::load(&path, &device).expect("statistics");
+}
+
+/// As the version before wrote it: groups in the header, and samples that were counted twice.
+#[test]
+fn files_of_schema_1_are_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let scheme = Scheme::Custom {
+        ids: vec![1, 0, 0, 1, 1, 2],
+    };
+    let group = burn::module::ParamGroup::from_path("w");
+    let config = StatisticsConfig::new().with_schemes(vec![(group, scheme)]);
+    let new = tiny(&config, "m", [2, 3], &["a", "b"]);
+    let path = save(&new, folder.path(), "file");
+    let mut file = Signed::read(&path);
+    file.about["schema"] = 1.into();
+    let custom = file
+        .about
+        .pointer_mut("/plan/parameters/w/groupings/0/plan/custom");
+    custom.expect("the groups")["ids"] = serde_json::json!([1, 0, 0, 1, 1, 2]);
+    file.tensors.remove("%groups/custom/w").expect("the groups");
+    file.write(&path);
+    let old = Statistics::<PerToken>::load(&path, new.device()).expect("statistics");
+    old.same_configuration(&new).expect("the same");
+    let again = save(&old, folder.path(), "again");
+    let new = save(&new, folder.path(), "new");
+    assert_eq!(
+        std::fs::read(again).expect("a file"),
+        std::fs::read(new).expect("a file")
+    );
+
+    let samples = br#"[{"id":"a","tokens":2},{"id":"a","tokens":2}]"#.to_vec();
+    let tensor = (safetensors::Dtype::U8, vec![samples.len()], samples);
+    file.tensors.insert("task/samples".into(), tensor);
+    file.write(&path);
+    let twice = Statistics::<PerToken>::load(&path, old.device()).expect("statistics");
+    assert_eq!(twice.task("task").expect("a task").count(), 2);
+    let error = old.clone().merge(twice).expect_err("it is in both");
+    assert!(matches!(error, Error::DuplicateSample { .. }), "{error}");
 }
 
 #[test]
@@ -334,19 +402,13 @@ fn damaged_files_give_typed_errors() {
         file.extend(&bytes[header..]);
         file
     };
-    let other_version = text.replacen(r#"\"schema\":1"#, r#"\"schema\":2"#, 1);
-    let error = load(&with_header(&other_version)).expect_err("version");
-    assert!(
-        matches!(
-            error,
-            Error::Version {
-                found: 2,
-                supported: 1,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    for found in [0, 3] {
+        let schema = format!(r#"\"schema\":{found}"#);
+        let other_version = text.replacen(r#"\"schema\":2"#, &schema, 1);
+        let error = load(&with_header(&other_version)).expect_err("version");
+        let named = matches!(error, Error::Version { found: f, supported: 2, .. } if f == found);
+        assert!(named, "{error}");
+    }
     // Headers that claim more than there is.
     for hostile in [
         u64::MAX.to_le_bytes().to_vec(),
@@ -437,7 +499,36 @@ fn a_write_that_fails_leaves_the_old_file() {
     assert_eq!(left.len(), 1, "no temporary file is left");
 }
 
-/// This test, started again as a child, writes one file over and over until it is killed.
+/// This test, started again as a child that may write 4 kB at most, finds the disk full.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_is_an_error_of_the_disk() {
+    const TARGET: &str = "FISHER_TEST_FULL_DISK";
+    if let Some(path) = std::env::var_os(TARGET) {
+        let device = Backend::Flex.device().expect("a CPU");
+        let old = std::fs::read(&path).expect("a file");
+        let error = golden(0..4, &device).save(&path).expect_err("it is full");
+        assert!(matches!(error, Error::Io { .. }), "{error}");
+        assert_eq!(std::fs::read(&path).expect("a file"), old);
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("file");
+    std::fs::write(&path, "what was there").expect("written");
+    let status = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().expect("this program"))
+        .args(["--exact", "a_full_disk_is_an_error_of_the_disk"])
+        .env(TARGET, &path)
+        .stdout(std::process::Stdio::null())
+        .status();
+    assert!(status.expect("a child").success());
+    let left = std::fs::read_dir(folder.path()).expect("a folder").count();
+    assert_eq!(left, 1, "no temporary file is left");
+}
+
+/// This test, started again as a child, writes one file over and over until it is killed. What it
+/// leaves half goes with the next file that is written there.
 #[test]
 fn a_kill_in_the_middle_of_a_write_leaves_a_whole_file() {
     const TARGET: &str = "FISHER_TEST_WRITE_UNTIL_KILLED";
@@ -479,6 +570,9 @@ fn a_kill_in_the_middle_of_a_write_leaves_a_whole_file() {
         assert!(count == 2 || count == 4, "{count} samples");
         std::fs::remove_file(&path).expect("a file");
     }
+    golden(0..2, &device).save(&path).expect("a file");
+    let left = std::fs::read_dir(folder.path()).expect("a folder").count();
+    assert_eq!(left, 1, "no temporary file is left");
 }
 
 #[test]
@@ -505,7 +599,7 @@ from safetensors import safe_open
 with safe_open(sys.argv[1], "np") as ours, safe_open(sys.argv[2], "np") as golden:
     text = ours.metadata()["fisher"]
     about = json.loads(text)
-    assert about["schema"] == 1 and about["provenance"]["unit"] == "per_token", about
+    assert about["schema"] == 2 and about["provenance"]["unit"] == "per_token", about
     digest = hashlib.sha256(text.replace(about["sha256"], "", 1).encode())
     compared = 0
     for name in sorted(ours.keys()):

@@ -78,7 +78,8 @@ fn a_task_that_is_not_there_or_is_empty_is_an_error() {
     let mut statistics: Statistics = golden.statistics(&StatisticsConfig::new(), &device);
     let importance = ImportanceConfig::new().init();
     assert!(importance.forward(&statistics, "alpha").is_err());
-    statistics.skip("alpha", &golden.samples("alpha")[0], "lm_head.weight");
+    let skipped = statistics.skip("alpha", &golden.samples("alpha")[0], "lm_head.weight");
+    skipped.expect("a new sample");
     let error = importance
         .forward(&statistics, "alpha")
         .expect_err("no samples");

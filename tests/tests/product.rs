@@ -131,7 +131,7 @@ impl Factors {
             let length = batch.min(samples - start);
             let part = |t: &Tensor<3>| t.clone().narrow(0, start, length);
             let ids = (start..start + length).map(sample).collect();
-            let mut stream = statistics.stream("task", ids);
+            let mut stream = statistics.stream("task", ids).expect("new samples");
             let way = stream.product("weight", part(&left), part(&right), ghost);
             let way = way.expect("factors of the parameter");
             stream.finish().expect("finite squares");
@@ -345,7 +345,8 @@ fn factors_of_other_shapes_are_refused() {
     for (left, right) in tests {
         let mut statistics = factors.statistics(&StatisticsConfig::new(), &device);
         let samples = (0..4).map(|i| Sample::new(format!("{i}"), 3).expect("tokens"));
-        let mut stream = statistics.stream("task", samples.collect());
+        let stream = statistics.stream("task", samples.collect());
+        let mut stream = stream.expect("new samples");
         let refused = stream.product("weight", left, right, true);
         assert!(matches!(refused, Err(Error::Shape { .. })), "{refused:?}");
     }
@@ -360,7 +361,8 @@ fn half_a_batch_is_not_saved() {
     let mut statistics = factors.statistics(&StatisticsConfig::new(), &device);
     let samples = (0..4).map(|i| Sample::new(format!("{i}"), 3).expect("tokens"));
     let [left, right] = factors.tensors(&device, DType::F32);
-    let mut stream = statistics.stream("task", samples.collect());
+    let stream = statistics.stream("task", samples.collect());
+    let mut stream = stream.expect("new samples");
     stream
         .product("weight", left, right, false)
         .expect("a product");
@@ -374,7 +376,7 @@ fn half_a_batch_is_not_saved() {
     let mut fresh = factors.statistics(&StatisticsConfig::new(), &device);
     let merged = fresh.merge(statistics.clone());
     assert!(matches!(merged, Err(Error::HalfBatch)), "{merged:?}");
-    let again = statistics.stream("task", Vec::new()).finish();
+    let again = statistics.stream("task", Vec::new()).map(|_| ());
     assert!(matches!(again, Err(Error::HalfBatch)), "{again:?}");
 }
 

@@ -141,8 +141,9 @@ fn a_killed_writer_leaves_a_store_that_goes_on() {
         file.expect("a file").write_all(bytes).expect("written");
     };
     append("shard-00001.bin", &[7; 50]);
-    append("index.jsonl", br#"{"task":"t","samples":[{"id":"s6","#);
+    // No line speaks of that: those samples never were there.
     assert_holds(&GradientStore::open(folder.path()).expect("readable"), 6);
+    append("index.jsonl", br#"{"task":"t","samples":[{"id":"s6","#);
     let mut store = open();
     assert_holds(&store, 6);
     fill(&mut store, 6..11, 2);
@@ -150,6 +151,85 @@ fn a_killed_writer_leaves_a_store_that_goes_on() {
     let store = open();
     assert_holds(&store, 11);
     store.verify().expect("whole");
+}
+
+/// A copy that broke off is not taken for a store with fewer samples, wherever it broke off.
+#[test]
+fn a_copy_that_broke_off_is_refused_until_it_is_repaired() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let whole = folder.path().join("whole");
+    let config = StoreConfig::new(0)
+        .with_folder(Some(whole.clone()))
+        .with_shard(2 * SAMPLE as u64);
+    let store = config.init_for(&catalogue(), "m".into());
+    fill(&mut store.expect("a store"), 0..3, 1);
+    let files = ["index.jsonl", "shard-00000.bin", "shard-00001.bin"];
+    let files = files.map(|name| (name, std::fs::read(whole.join(name)).expect("bytes")));
+    let copy = folder.path().join("copy");
+    let lines = files[0].1.iter().filter(|&&b| b == b'\n').count();
+    assert_eq!(lines, 4);
+    for (at, (cut, bytes)) in files.iter().enumerate() {
+        for length in 0..bytes.len() {
+            let _ = std::fs::remove_dir_all(&copy);
+            std::fs::create_dir(&copy).expect("a folder");
+            for (name, bytes) in &files {
+                std::fs::write(copy.join(name), bytes).expect("written");
+            }
+            std::fs::write(copy.join(cut), &bytes[..length]).expect("written");
+            let opened = GradientStore::open(&copy);
+            match (at, &opened) {
+                // An index that ends with a line is whole; nothing tells of another.
+                (0, Ok(store)) if bytes[..length].ends_with(b"\n") => {
+                    let lines = bytes[..length].iter().filter(|&&b| b == b'\n').count();
+                    assert_eq!(store.samples("t").len(), lines - 1);
+                    continue;
+                }
+                (0, Err(Error::Format { .. })) if !bytes[..length].contains(&b'\n') => continue,
+                // The first shard is not the last.
+                (1, Err(Error::Format { .. })) => continue,
+                (0 | 2, Err(error @ Error::Truncated { .. })) => {
+                    let text = error.to_string();
+                    assert!(text.contains("copy") && text.contains("repair"), "{text}");
+                }
+                other => panic!("{cut} cut at {length}: {other:?}"),
+            }
+            let left = match at {
+                0 => bytes[..length].iter().filter(|&&b| b == b'\n').count() - 1,
+                _ => 2,
+            };
+            assert_holds(&GradientStore::repair(&copy).expect("repaired"), left);
+            assert_holds(&GradientStore::open(&copy).expect("whole again"), left);
+        }
+    }
+    // All three samples in one shard, of which nothing came.
+    let config = config.with_folder(Some(folder.path().join("one")));
+    let store = config
+        .with_shard(1 << 20)
+        .init_for(&catalogue(), "m".into());
+    fill(&mut store.expect("a store"), 0..3, 1);
+    let shard = folder.path().join("one/shard-00000.bin");
+    std::fs::write(shard, []).expect("written");
+    let error = GradientStore::open(folder.path().join("one")).expect_err("nothing came");
+    let named = error.to_string();
+    assert!(named.contains("3 of the 3 samples"), "{named}");
+}
+
+/// Half a line of a program that is writing will be whole.
+#[test]
+fn a_reader_does_not_mind_a_line_that_is_being_written() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = StoreConfig::new(0).with_folder(Some(folder.path().into()));
+    let mut writer = config.init_for(&catalogue(), "m".into()).expect("a store");
+    fill(&mut writer, 0..2, 2);
+    let index = OpenOptions::new()
+        .append(true)
+        .open(folder.path().join("index.jsonl"));
+    let mut index = index.expect("an index");
+    index.write_all(br#"{"task":"t","samp"#).expect("written");
+    assert_holds(&GradientStore::open(folder.path()).expect("readable"), 2);
+    drop(writer);
+    let error = GradientStore::open(folder.path()).expect_err("nobody writes");
+    assert!(matches!(error, Error::Truncated { .. }), "{error}");
 }
 
 /// A store that is only read does not touch the files of the program that writes.
@@ -242,7 +322,6 @@ fn lines_whose_gradients_did_not_reach_the_disk_are_given_up() {
         .open(&shard)
         .expect("a shard");
     file.set_len(4 * SAMPLE as u64 + 5).expect("cut");
-    assert_holds(&GradientStore::open(folder.path()).expect("readable"), 4);
     let mut store = open();
     fill(&mut store, 4..8, 2);
     drop(store);
@@ -295,6 +374,13 @@ fn what_is_damaged_is_an_error() {
     let path = fresh("hostile");
     edit(&path, "index.jsonl", &|t| {
         t.replacen("\"shard\":0", "\"shard\":4000000000", 1)
+    });
+    assert!(refused(&path).contains("shards that hold nothing"));
+
+    // The next number has none after it.
+    let path = fresh("overflowing");
+    edit(&path, "index.jsonl", &|t| {
+        t.replacen("\"shard\":2", "\"shard\":18446744073709551615", 1)
     });
     assert!(refused(&path).contains("shards that hold nothing"));
 
@@ -373,8 +459,15 @@ fn bad_gradients_are_refused_by_name() {
         matches!(store.push("t", &batch(1..3)), Err(Error::SampleTwice { sample, .. })
         if sample == "s1")
     );
-    let mut nan = batch(2..4);
     let rows = Tensor::<2>::from_floats([[0.0, 0.0, 0.0], [0.0, f32::NAN, 0.0]], &flex());
+    let mut twice = batch(2..4);
+    twice.insert("b", Gradient::token_sum(rows.clone()));
+    assert!(
+        matches!(store.push("t", &twice), Err(Error::ParameterTwice { parameter })
+        if parameter == "b")
+    );
+    let mut nan = batch(2..4);
+    nan.retain(|path| path != "b");
     nan.insert("b", Gradient::token_sum(rows));
     assert!(
         matches!(store.push("t", &nan), Err(Error::NonFinite { sample, parameter })
@@ -392,6 +485,142 @@ fn bad_gradients_are_refused_by_name() {
         Err(Error::Shape { .. })
     ));
     assert_holds(&store, 2);
+}
+
+/// A batch may come parameter by parameter; only what was begun last can be kept.
+#[rstest]
+fn a_batch_comes_in_parts(
+    #[values(Precision::Float32, Precision::Float16)] precision: Precision,
+    #[values(0, 1 << 20)] memory: usize,
+) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let open = |name: &str| {
+        let config = StoreConfig::new(memory)
+            .with_precision(precision)
+            .with_folder(Some(folder.path().join(name)));
+        config.init_for(&catalogue(), "m".into()).expect("a store")
+    };
+    let (mut parts, mut whole) = (open("parts"), open("whole"));
+    let first = batch(0..3);
+    let of = |batch: &GradientBatch, path| batch.get(path).expect("a gradient").clone();
+    let mut stale = parts.begin("t", first.samples()).expect("room");
+    let mut begun = parts.begin("t", first.samples()).expect("room");
+    let error = parts.put(&mut stale, "w", &of(&first, "w"));
+    assert!(matches!(error, Err(Error::NotPrepared { .. })), "{error:?}");
+    let error = parts.commit(stale);
+    assert!(matches!(error, Err(Error::NotPrepared { .. })), "{error:?}");
+    parts
+        .put(&mut begun, "b", &of(&first, "b"))
+        .expect("a part");
+    let error = parts.put(&mut begun, "b", &of(&first, "b"));
+    assert!(
+        matches!(error, Err(Error::ParameterTwice { .. })),
+        "{error:?}"
+    );
+    let error = parts.put(&mut begun, "c", &of(&first, "b"));
+    assert!(
+        matches!(error, Err(Error::UnknownParameter { .. })),
+        "{error:?}"
+    );
+    let error = parts.put(&mut begun, "w", &of(&first, "b"));
+    assert!(matches!(error, Err(Error::Shape { .. })), "{error:?}");
+    parts
+        .put(&mut begun, "w", &of(&first, "w"))
+        .expect("a part");
+    parts.commit(begun).expect("kept");
+    // Half a batch is none.
+    let second = batch(3..5);
+    let mut begun = parts.begin("t", second.samples()).expect("room");
+    parts
+        .put(&mut begun, "w", &of(&second, "w"))
+        .expect("a part");
+    let error = parts.commit(begun);
+    assert!(
+        matches!(error, Err(Error::MissingParameter { .. })),
+        "{error:?}"
+    );
+    let another = whole.prepare("t", &first).expect("room");
+    let error = parts.commit(another);
+    assert!(matches!(error, Err(Error::NotPrepared { .. })), "{error:?}");
+    parts.push("t", &second).expect("room");
+
+    whole.push("t", &first).expect("room");
+    whole.push("t", &second).expect("room");
+    for store in [&parts, &whole] {
+        store.verify().expect("whole");
+        assert_eq!(store.samples("t").len(), 5);
+    }
+    drop((parts, whole));
+    for file in ["index.jsonl", "shard-00000.bin"] {
+        let bytes = |name: &str| std::fs::read(folder.path().join(name).join(file));
+        assert_eq!(
+            bytes("parts").expect("bytes"),
+            bytes("whole").expect("bytes"),
+            "{file}"
+        );
+    }
+}
+
+/// Parameters of more elements than are read at once, wide and high, come whole.
+#[rstest]
+fn large_parameters_come_in_slices(
+    #[values(Precision::Float32, Precision::BFloat16)] precision: Precision,
+    #[values(0, 1 << 27)] memory: usize,
+) {
+    let (wide, high) = ((1 << 21) + 3, 300_007);
+    let of = |path: &str, elements: usize| {
+        Parameter::new(path, [elements], Role::Vector, Orientation::InputOutput)
+    };
+    let parameters = vec![of("wide", wide), of("small", 3), of("high", high)];
+    let catalogue = Catalogue::new(parameters).expect("parameters");
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = StoreConfig::new(memory)
+        .with_precision(precision)
+        .with_folder(Some(folder.path().into()));
+    let mut store = config.init_for(&catalogue, "m".into()).expect("a store");
+    let value = |sample: usize, e: usize| ((e + 7 * sample) % 251) as f32 - 125.0;
+    let batch = |bad: Option<(usize, usize)>| {
+        let samples = (0..7).map(|i| Sample::new(i.to_string(), 1).expect("tokens"));
+        let mut batch = GradientBatch::new(samples.collect());
+        for (path, elements) in [("wide", wide), ("small", 3), ("high", high)] {
+            let mut values: Vec<f32> = (0..7)
+                .flat_map(|i| (0..elements).map(move |e| value(i, e)))
+                .collect();
+            if let Some((sample, e)) = bad.filter(|_| path == "wide") {
+                values[sample * elements + e] = f32::INFINITY;
+            }
+            let data = burn::tensor::TensorData::new(values, [7, elements]);
+            batch.insert(
+                path,
+                Gradient::token_sum(Tensor::<2>::from_data(data, &flex())),
+            );
+        }
+        batch
+    };
+    let error = store
+        .push("t", &batch(Some((5, wide - 1))))
+        .expect_err("infinite");
+    assert!(
+        matches!(&error, Error::NonFinite { sample, parameter } if sample == "5" && parameter == "wide"),
+        "{error}"
+    );
+    let good = batch(None);
+    store.push("t", &good).expect("a push");
+    store.compare("t", &good).expect("the same");
+    store.verify().expect("whole");
+    let read = GradientStore::open(folder.path()).expect("a store");
+    for store in [&store, &read] {
+        for sample in 0..7 {
+            for (path, elements) in [("wide", wide), ("small", 3), ("high", high)] {
+                let row = store
+                    .gradient("t", &sample.to_string(), path)
+                    .expect("a row");
+                // Whole numbers below 128 have seven bits: bfloat16 keeps them.
+                let wrong = (0..elements).find(|&e| row[e] != value(sample, e));
+                assert_eq!(wrong, None, "{path} of {sample}");
+            }
+        }
+    }
 }
 
 /// The Fisher of the store is that of statistics filled with the same gradients.

@@ -4,17 +4,21 @@ use std::collections::{BTreeMap, HashMap};
 use std::marker::PhantomData;
 use std::path::Path;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use safetensors::tensor::{SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
+use crate::atomic::{format_error, io_error, write_atomically};
 use crate::ema::Ema;
 use crate::error::list;
 use crate::gradient::{ContributionUnit, PerToken};
-use crate::record::{checksum, data, encode, format_error, io_error, view, write_atomically};
+use crate::record::{checksum, data, encode, view};
 use crate::statistics::{Statistics, TaskStatistics};
-use crate::{Error, Result, SCHEMA_VERSION};
+use crate::welford::accumulation_dtype;
+use crate::{Error, Result};
 
+/// The version of the file format that this library writes and reads.
+const SCHEMA: u64 = 1;
 const METADATA: &str = "fisher_averages";
 
 /// An exponential moving average ([`Ema`]) of every mean of [`Statistics`]: elements, groups,
@@ -58,9 +62,18 @@ impl<C: ContributionUnit> Averages<C> {
     ///
     /// # Errors
     /// [`Error::UnknownTask`]; [`Error::Incompatible`] when the statistics have other accumulators
-    /// than those before. Nothing is changed then.
+    /// than those before, or lie on another device. Nothing is changed then.
     pub fn push(&mut self, statistics: &Statistics<C>, task: &str) -> Result<()> {
         let means = statistics.task(task)?.means();
+        let ours = self.tasks.values().flat_map(BTreeMap::values).next();
+        let ours = ours.map(|average| average.biased().device());
+        if let Some(ours) = ours.filter(|ours| ours != statistics.device()) {
+            return Err(Error::Incompatible {
+                what: "the device".into(),
+                ours: format!("{ours:?}"),
+                theirs: format!("{:?}", statistics.device()),
+            });
+        }
         let averages = self.tasks.entry(task.to_owned()).or_default();
         let fits = |(name, mean): (&String, &Tensor<1>)| {
             let average = averages.get(name).map(|average| average.biased().dims());
@@ -151,7 +164,7 @@ impl<C: ContributionUnit> Averages<C> {
             .map(|(name, data)| Ok((&**name, view(data).map_err(|e| format_error(path, e))?)))
             .collect::<Result<_>>()?;
         let mut metadata = Metadata {
-            schema: SCHEMA_VERSION,
+            schema: SCHEMA,
             writer: concat!("fisher-core ", env!("CARGO_PKG_VERSION")).into(),
             unit: C::NAME.into(),
             beta: self.beta,
@@ -166,7 +179,8 @@ impl<C: ContributionUnit> Averages<C> {
         write_atomically(path, views, header)
     }
 
-    /// Read averages from `path` to `device`, as they were.
+    /// Read averages from `path` to `device`, as they were; in float32 where they were float64 and
+    /// `device` has none.
     ///
     /// # Errors
     /// As [`Statistics::load`].
@@ -178,11 +192,11 @@ impl<C: ContributionUnit> Averages<C> {
         let json = header.metadata().as_ref().and_then(|m| m.get(METADATA));
         let json = json.ok_or_else(|| format(format!("it has no `{METADATA}` metadata")))?;
         let metadata: Metadata = serde_json::from_str(json).map_err(|e| format_error(path, e))?;
-        if metadata.schema != SCHEMA_VERSION {
+        if metadata.schema != SCHEMA {
             return Err(Error::Version {
                 path: path.into(),
                 found: metadata.schema,
-                supported: SCHEMA_VERSION,
+                supported: SCHEMA,
             });
         }
         if metadata.unit != C::NAME {
@@ -207,6 +221,7 @@ impl<C: ContributionUnit> Averages<C> {
         }
         let device = device.clone().without_autodiff();
         let mut averages = Self::new(metadata.beta)?;
+        let mut found = 0;
         for (task, &steps) in &metadata.steps {
             let prefix = format!("{}/", encode(task));
             let all = averages.tasks.entry(task.clone()).or_default();
@@ -215,11 +230,23 @@ impl<C: ContributionUnit> Averages<C> {
                     continue;
                 };
                 let data = data(name, view).map_err(format)?;
-                let dtype = data.dtype();
-                let biased = Tensor::from_data(data, (&device, dtype));
+                let dtype = match data.dtype() {
+                    DType::F64 => accumulation_dtype(&device),
+                    other => other,
+                };
+                let biased = Tensor::from_data(data.convert_dtype(dtype), (&device, dtype));
                 let average = Ema::from_parts(metadata.beta, steps, biased)?;
                 all.insert(rest.to_owned(), average);
             }
+            if all.is_empty() && steps > 0 {
+                return Err(format(format!("task `{task}` has no averages")));
+            }
+            found += all.len();
+        }
+        if found < views.len() {
+            return Err(format(
+                "it has tensors of tasks that it does not name".into(),
+            ));
         }
         Ok(averages)
     }

@@ -1,6 +1,6 @@
 //! Exponential moving average.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 use crate::{Error, Result};
 
@@ -46,15 +46,20 @@ impl Ema {
         })
     }
 
-    /// Take in one value.
+    /// Take in one value. The average keeps the wider of the two types.
     ///
     /// # Panics
     /// When `x` has another number of elements.
     pub fn push(&mut self, x: Tensor<1>) {
         assert_eq!(x.dims(), self.average.dims(), "elements of an Ema");
+        let dtype = match x.dtype() {
+            DType::F64 => DType::F64,
+            _ => self.average.dtype(),
+        };
+        let x = x.cast(dtype).mul_scalar(1.0 - self.beta);
         self.average
-            .inplace(|m| m.mul_scalar(self.beta) + x.mul_scalar(1.0 - self.beta));
-        self.steps += 1;
+            .inplace(|m| m.cast(dtype).mul_scalar(self.beta) + x);
+        self.steps = self.steps.saturating_add(1);
     }
 
     /// The average, `m / (1−βᵗ)`; `None` before the first value.
@@ -94,6 +99,19 @@ mod tests {
         // (0.99 · 0.01 · 3 + 0.01 · 5) / (1 − 0.99²)
         let expected = (0.99 * 0.01 * 3.0 + 0.01 * 5.0) / (1.0 - 0.99_f64.powi(2));
         assert!((f64::from(value(&ema)) - expected).abs() < 1e-5);
+    }
+
+    /// Averages that were kept on a device without float64 go on where there is one.
+    #[test]
+    fn the_wider_type_is_kept() {
+        let device = Device::flex();
+        let single = Tensor::<1>::from_data([0.5f32], (&device, DType::F32));
+        let mut ema = Ema::from_parts(0.5, 1, single.clone()).expect("beta");
+        ema.push(Tensor::from_data([1.0f64 / 3.0], (&device, DType::F64)));
+        assert_eq!(ema.biased().dtype(), DType::F64);
+        ema.push(single);
+        let average = ema.biased().clone().into_scalar::<f64>();
+        assert!((average - (0.25 + 1.0 / 6.0) / 2.0 - 0.25).abs() < 1e-15);
     }
 
     #[test]

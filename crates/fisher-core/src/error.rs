@@ -36,6 +36,16 @@ pub enum Error {
         parameter: String,
     },
 
+    /// Gradients of one parameter came twice in one batch.
+    #[error(
+        "parameter `{parameter}` came twice in one batch, and would count each sample twice; add up \
+         the gradients of its uses and give each path once"
+    )]
+    ParameterTwice {
+        /// Path of the parameter.
+        parameter: String,
+    },
+
     /// Half a batch is in the statistics: an error came while it was taken in.
     #[error(
         "the statistics hold half a batch, since an error came while it was taken in; go on from \
@@ -149,9 +159,11 @@ pub enum Error {
         sample: String,
     },
 
-    /// A sample that is already in a store.
+    /// A sample that has been taken in already, or is twice in one batch.
     #[error(
-        "sample `{sample}` of task `{task}` is already in the store; ids must differ within a task"
+        "sample `{sample}` of task `{task}` is there already; counting it twice would shrink the \
+         error bars. Ids must differ within a task: number the samples of the data set, not of the \
+         batch"
     )]
     SampleTwice {
         /// Name of the task.
@@ -204,6 +216,29 @@ pub enum Error {
         budget: usize,
     },
 
+    /// A batch that was prepared for a store and is no longer what the store waits for.
+    #[error(
+        "a batch of task `{task}` was prepared for another store, or another batch was prepared \
+         since; commit each batch before the next is prepared"
+    )]
+    NotPrepared {
+        /// Name of the task.
+        task: String,
+    },
+
+    /// A store whose index names samples that are not there.
+    #[error(
+        "the store in {path} is cut short: {reason}. If a copy broke off, copy the folder again; if \
+         the program that wrote was killed, give up what it left half with `GradientStore::repair` \
+         or by opening the store for writing"
+    )]
+    Truncated {
+        /// The folder.
+        path: PathBuf,
+        /// What is missing.
+        reason: String,
+    },
+
     /// A store that cannot be written to.
     #[error("cannot write to the store in {path}: {reason}; is another program writing to it?")]
     StoreLocked {
@@ -247,6 +282,20 @@ pub enum Error {
         reason: String,
     },
 
+    /// A file whose header would be longer than readers take.
+    #[error(
+        "{path} would have a header of {bytes} bytes, and readers take {limit}; write fewer tasks \
+         or parameters into one file"
+    )]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// How long the header would be.
+        bytes: usize,
+        /// How long it may be.
+        limit: usize,
+    },
+
     /// A file whose content is not what was written.
     #[error("{path} is corrupted: its checksum is {found}, {expected} was written")]
     Checksum {
@@ -259,13 +308,13 @@ pub enum Error {
     },
 
     /// A file of another schema version.
-    #[error("{path} has schema version {found}; this library reads version {supported}")]
+    #[error("{path} has schema version {found}; this library reads versions up to {supported}")]
     Version {
         /// The file.
         path: PathBuf,
         /// Version in the file.
         found: u64,
-        /// Version that can be read.
+        /// The latest version that can be read.
         supported: u64,
     },
 

@@ -100,8 +100,14 @@ pub(crate) struct AxisSlices {
 enum Plan {
     Element,
     Axis(AxisSlices),
-    Buckets { size: usize },
-    Custom { ids: Vec<u32> },
+    Buckets {
+        size: usize,
+    },
+    Custom {
+        /// Not in the text of a file, but a tensor of it: see [`Unchecked::custom_ids`].
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        ids: Vec<u32>,
+    },
 }
 
 /// A grouping scheme made ready for one parameter.
@@ -118,8 +124,8 @@ pub struct Grouping {
 }
 
 /// A grouping as it comes from a file.
-#[derive(Clone, Serialize, Deserialize)]
-struct Unchecked {
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Unchecked {
     label: String,
     shape: Vec<usize>,
     plan: Plan,
@@ -139,7 +145,39 @@ impl TryFrom<Unchecked> for Grouping {
     type Error = String;
 
     fn try_from(Unchecked { label, shape, plan }: Unchecked) -> Result<Self, String> {
+        let labels: &[&str] = match &plan {
+            Plan::Element => &["element"],
+            Plan::Buckets { .. } => &["tensor", "bucket"],
+            Plan::Custom { .. } => &["custom"],
+            Plan::Axis(_) => &[
+                "channel",
+                "input_channel",
+                "row",
+                "head.Q",
+                "head.K",
+                "head.V",
+                "head.O",
+            ],
+        };
+        if !labels.contains(&&*label) {
+            return Err(format!("`{label}` is none of {}", labels.join(", ")));
+        }
         Self::build(label, shape, plan)
+    }
+}
+
+impl Unchecked {
+    pub(crate) fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// The group of every element, where the groups were chosen by hand. As long as the parameter,
+    /// so files keep it as a tensor and not in their header.
+    pub(crate) fn custom_ids(&mut self) -> Option<&mut Vec<u32>> {
+        match &mut self.plan {
+            Plan::Custom { ids } => Some(ids),
+            _ => None,
+        }
     }
 }
 
@@ -463,7 +501,7 @@ impl AxisSlices {
             let stretch = length.checked_div(self.repeats)?;
             let end = self.per.checked_mul(self.width)?.checked_add(self.offset)?;
             let fits = stretch * self.repeats == length && end <= stretch;
-            (fits && self.per > 0 && self.width > 0).then_some(self.per * self.repeats)
+            (fits && self.per > 0 && self.width > 0).then(|| self.per * self.repeats)
         };
         inside().ok_or_else(|| {
             format!(
@@ -547,6 +585,7 @@ mod tests {
     fn a_hostile_grouping_is_refused() {
         for json in [
             r#"{"label":"channel","shape":[2,3],"plan":{"axis":{"axis":7,"repeats":1,"offset":0,"per":3,"width":1}}}"#,
+            r#"{"label":"channel","shape":[2,3],"plan":{"axis":{"axis":1,"repeats":18446744073709551615,"offset":0,"per":3,"width":1}}}"#,
             r#"{"label":"channel","shape":[2,3],"plan":{"axis":{"axis":1,"repeats":0,"offset":0,"per":3,"width":1}}}"#,
             r#"{"label":"channel","shape":[2,3],"plan":{"axis":{"axis":1,"repeats":1,"offset":1,"per":3,"width":1}}}"#,
             r#"{"label":"channel","shape":[2,3],"plan":{"axis":{"axis":1,"repeats":1,"offset":1,"per":9223372036854775807,"width":9}}}"#,

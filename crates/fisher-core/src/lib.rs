@@ -32,6 +32,7 @@
 //! # Ok::<(), fisher_core::Error>(())
 //! ```
 
+mod atomic;
 mod averages;
 mod catalogue;
 mod ema;
@@ -48,6 +49,7 @@ mod record;
 mod running;
 mod sample;
 mod saved;
+mod seen;
 mod statistics;
 mod store;
 mod stream;
@@ -55,6 +57,7 @@ mod ties;
 mod totals;
 mod welford;
 
+pub use atomic::ensure_writable;
 pub use averages::Averages;
 pub use catalogue::{Catalogue, Orientation, Parameter, Role};
 pub use ema::Ema;
@@ -70,8 +73,9 @@ pub use provenance::{FisherKind, Provenance, Steps, for_each_weight, hash_weight
 pub use record::SCHEMA_VERSION;
 pub use sample::{Sample, Tokens};
 pub use saved::SavedSamples;
+pub use seen::SampleRecord;
 pub use statistics::{
-    GradientBatch, ParameterStatistics, SampleRecord, Statistics, StatisticsConfig, TaskStatistics,
+    GradientBatch, ParameterStatistics, Statistics, StatisticsConfig, TaskStatistics,
 };
 pub use store::{GradientStore, Precision, Prepared, StoreConfig, Usage};
 pub use stream::{Stream, Sums, Wanted};

@@ -8,6 +8,7 @@
 //! | `{task}/group_mean/{label}/{parameter}`, `../group_m2/..` | `[groups]` | grouped |
 //! | `{task}/total_mean/layer`, `{task}/total_mean/head`, `../total_m2/..` | `[layers]`, `[heads]` | whole layers and heads |
 //! | `{task}/samples` | `[bytes]` | JSON: `[{"id", "tokens", "skipped"?}, ..]` |
+//! | `%groups/custom/{parameter}` | the parameter's | uint32: the group of every element, where groups were chosen by hand |
 //!
 //! Values are float64; or float32 where accumulation was in compensated float32, and then
 //! `mean_low`, `m2_low` and so on hold what float32 rounded off: the sum of the two is the value.
@@ -16,7 +17,7 @@
 //! and groups of every parameter, names of the totals), `tasks` (per task the number of samples
 //! behind every mean) and `sha256`: over that JSON text with the digits of `sha256` taken out, and
 //! then, in the order of their names, the JSON `[name,type,shape]` and the bytes of every tensor.
-//! In Python:
+//! Schema 1, which is read as well, had chosen groups as lists in `plan`. In Python:
 //!
 //! ```python
 //! import json, numpy as np
@@ -28,7 +29,6 @@
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::marker::PhantomData;
 use std::path::Path;
 
@@ -37,14 +37,17 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::atomic::{HEADER_LIMIT, ensure_writable, format_error, io_error, write_atomically};
 use crate::gradient::{ContributionUnit, GradientUnit, TokenSum};
+use crate::group::{Grouping, Unchecked};
 use crate::provenance::{Provenance, hex};
-use crate::statistics::{Plan, SampleRecord, Statistics, TaskStatistics};
-use crate::welford::{Moment, Welford, accumulation_dtype};
+use crate::seen::{SampleRecord, Seen};
+use crate::statistics::{Plan, Statistics, TaskStatistics};
+use crate::welford::{Moment, Welford};
 use crate::{Error, Result};
 
-/// The version of the file format that this library writes and reads.
-pub const SCHEMA_VERSION: u64 = 1;
+/// The version of the file format that this library writes. It reads all versions up to it.
+pub const SCHEMA_VERSION: u64 = 2;
 
 pub(crate) const METADATA: &str = "fisher";
 
@@ -53,7 +56,7 @@ struct Metadata {
     schema: u64,
     writer: String,
     provenance: Provenance,
-    plan: Plan,
+    plan: Plan<Unchecked>,
     /// Task to the name of a mean to its number of samples.
     tasks: BTreeMap<String, BTreeMap<String, u64>>,
     sha256: String,
@@ -63,9 +66,13 @@ impl<C: ContributionUnit> Statistics<C> {
     /// Write the statistics to `path`, atomically: a reader finds the old file or the new one,
     /// whole, also when the program is killed meanwhile.
     ///
+    /// Files that a killed program had begun in the same folder are removed.
+    ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be written, [`Error::Device`] when the device does not
-    /// give the values.
+    /// [`Error::Io`] when the file cannot be written, for which
+    /// [`Statistics::ensure_savable`] tells beforehand; [`Error::HalfBatch`] when a batch
+    /// did not end well, [`Error::Header`] when there are too many tasks and parameters for one file,
+    /// [`Error::Device`] when the device does not give the values.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         self.write(path.as_ref(), true)
     }
@@ -93,18 +100,26 @@ impl<C: ContributionUnit> Statistics<C> {
                 slot.write(&mut tensors)?;
             }
             if with_samples {
-                let samples = serde_json::to_vec(&task.samples);
+                let samples = serde_json::to_vec(task.samples());
                 let samples = samples.map_err(|e| format_error(path, e))?;
                 let length = samples.len();
                 let samples = TensorData::from_bytes_vec(samples, [length], DType::U8);
                 tensors.insert(format!("{}/samples", encode(name)), samples);
             }
         }
+        let plan = self.plan.clone().try_map(|path, shape, grouping| {
+            let mut grouping = Unchecked::from(grouping);
+            let name = groups_name(path, grouping.label());
+            if let Some(ids) = grouping.custom_ids() {
+                tensors.insert(name, TensorData::new(std::mem::take(ids), shape.to_vec()));
+            }
+            Ok(grouping)
+        });
         let mut metadata = Metadata {
             schema: SCHEMA_VERSION,
             writer: concat!("fisher-core ", env!("CARGO_PKG_VERSION")).into(),
             provenance: self.provenance.clone(),
-            plan: self.plan.clone(),
+            plan: plan.map_err(|e| format_error(path, e))?,
             tasks,
             sha256: String::new(),
         };
@@ -122,12 +137,56 @@ impl<C: ContributionUnit> Statistics<C> {
         write_atomically(path, views, header)
     }
 
-    /// Read statistics from `path` to `device`. What was saved is read back bit for bit, unless it
-    /// was accumulated in float64 and `device` has none.
+    /// Make sure, before long work begins, that these statistics can be saved to `path` when they have
+    /// `task` as well: see [`ensure_writable`](crate::ensure_writable). All names of all tasks stand in
+    /// the file's header, whose length has an end.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::Header`], as [`Statistics::save`] would give them.
+    pub fn ensure_savable(&self, path: impl AsRef<Path>, task: &str) -> Result<()> {
+        let path = path.as_ref();
+        ensure_writable(path)?;
+        let bytes = self.least_header(task);
+        if bytes <= HEADER_LIMIT {
+            return Ok(());
+        }
+        Err(Error::Header {
+            path: path.into(),
+            bytes,
+            limit: HEADER_LIMIT,
+        })
+    }
+
+    /// Bytes that a header takes at least.
+    fn least_header(&self, task: &str) -> usize {
+        let accumulators = self.plan.parameters.iter().flat_map(|(path, plan)| {
+            let elements = plan.elementwise.then_some((path.len(), plan.variance));
+            let groups = plan.groupings.iter();
+            let groups = groups.map(|g| (g.label().len() + path.len(), true));
+            elements.into_iter().chain(groups)
+        });
+        let pair = self.plan.dtype(&self.device) == DType::F32;
+        let (mut count, mut bytes) = (0, 0);
+        for (name, variance) in accumulators {
+            // `"..":{"dtype":"F64","shape":[1],"data_offsets":[0,8]},` for each, and `\"..\":1,`.
+            let tensors = (1 + usize::from(variance)) * (1 + usize::from(pair));
+            count += tensors + 1;
+            bytes += tensors * (name + 60) + name + 7;
+        }
+        let named = self.tasks.keys().filter(|known| *known != task);
+        let named = named.map(String::len).chain([task.len()]);
+        named.map(|name| count * name + bytes).sum()
+    }
+
+    /// Read statistics from `path` to `device`, as [`Statistics::to_device`] would bring them there:
+    /// bit for bit, unless one of the two devices has float64 and the other has not.
+    ///
+    /// A file that counts samples more than once, as versions before could write it, is read with a
+    /// warning.
     ///
     /// # Errors
     /// [`Error::Io`] when the file cannot be read; [`Error::Format`], [`Error::Checksum`] or
-    /// [`Error::Version`] when it is not a whole statistics file of this version;
+    /// [`Error::Version`] when it is not a whole statistics file of a version that is known;
     /// [`Error::Incompatible`] when its contributions are of another unit than `C`.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
         Self::read(path.as_ref(), device, None)
@@ -195,14 +254,22 @@ impl<C: ContributionUnit> Statistics<C> {
                 theirs: metadata.provenance.unit,
             });
         }
-        metadata.plan.check().map_err(format)?;
+        let plan = metadata.plan.try_map(|path, shape, mut grouping| {
+            let name = groups_name(path, grouping.label());
+            if let Some(ids) = grouping.custom_ids().filter(|ids| ids.is_empty()) {
+                *ids = custom_ids(&name, shape, &views)?;
+            }
+            Grouping::try_from(grouping)
+        });
+        let plan = plan.map_err(format)?;
+        plan.check().map_err(format)?;
 
         let device = device.clone().without_autodiff();
         let mut tasks = BTreeMap::new();
         for (name, counts) in &metadata.tasks {
             // Sizes come from the file's tensors, never from its numbers alone.
-            let mut task = TaskStatistics::with(&metadata.plan, |_| Welford::new(0, &device));
-            task.samples = match &mut kept {
+            let mut task = TaskStatistics::with(&plan, |_| Welford::new(0, &device));
+            let samples: Vec<SampleRecord> = match &mut kept {
                 Some(kept) => kept.remove(name).unwrap_or_default(),
                 None => {
                     let samples = format!("{}/samples", encode(name));
@@ -212,22 +279,33 @@ impl<C: ContributionUnit> Statistics<C> {
                     serde_json::from_slice(samples.data()).map_err(|e| format_error(path, e))?
                 }
             };
+            let (samples, twice) = Seen::of(samples);
+            if twice > 0 {
+                tracing::warn!(
+                    ?path,
+                    task = name,
+                    samples = twice,
+                    "samples were counted more than once: error bars are too small"
+                );
+            }
+            task.samples = samples;
             let count = task.check_samples().map_err(format)?;
-            for slot in task.slots(name, &metadata.plan) {
+            for slot in task.slots(name, &plan) {
                 if counts.get(&slot.name("mean")) != Some(&count) {
                     let name = slot.name("mean");
                     return Err(format(format!(
                         "`{name}` is not of the task's {count} samples"
                     )));
                 }
-                slot.read(count, &views, &device).map_err(format)?;
+                slot.read(count, &views, &device, plan.dtype(&device))
+                    .map_err(format)?;
             }
             tasks.insert(name.clone(), task);
         }
         Ok(Self {
             half: false,
             provenance: metadata.provenance,
-            plan: metadata.plan,
+            plan,
             tasks,
             device,
             unit: PhantomData,
@@ -308,6 +386,7 @@ impl Slot<'_> {
         count: u64,
         views: &BTreeMap<&str, TensorView>,
         device: &Device,
+        dtype: DType,
     ) -> Result<(), String> {
         let part = |name: &str| match views.get(name) {
             Some(view) if view.shape() != self.shape => Err(format!(
@@ -328,7 +407,7 @@ impl Slot<'_> {
             {
                 return Err(format!("`{high}` is neither float64 nor a pair of float32"));
             }
-            Ok::<_, String>(to_device(found, low, device))
+            Ok::<_, String>(to_device(found, low, device, dtype))
         };
         let m2 = self.welford.keeps_variance().then(|| moment("m2"));
         let (mean, m2) = (moment("mean")?, m2.transpose()?);
@@ -337,26 +416,55 @@ impl Slot<'_> {
     }
 }
 
-/// As it was saved, or as a pair of float32 where the device has no float64.
-fn to_device(high: TensorData, low: Option<TensorData>, device: &Device) -> Moment {
+/// In `dtype`: a pair in float32.
+fn to_device(high: TensorData, low: Option<TensorData>, device: &Device, dtype: DType) -> Moment {
     let tensor = |data: TensorData| {
         let dtype = data.dtype();
         Tensor::from_data(data, (device, dtype))
     };
-    if high.dtype() == DType::F32 || accumulation_dtype(device) == DType::F64 {
-        return Moment {
+    let shape = [high.num_elements()];
+    match (low, dtype) {
+        (Some(low), DType::F64) => {
+            let sum = high.iter::<f64>().zip(low.iter::<f64>());
+            let sum: Vec<f64> = sum.map(|(high, low)| high + low).collect();
+            Moment {
+                high: tensor(TensorData::new(sum, shape)),
+                low: None,
+            }
+        }
+        (None, DType::F32) => {
+            let rounded: Vec<f32> = high.iter::<f64>().map(|v| v as f32).collect();
+            let rest = high.iter::<f64>().zip(&rounded);
+            let rest: Vec<f32> = rest.map(|(v, &r)| (v - f64::from(r)) as f32).collect();
+            Moment {
+                high: tensor(TensorData::new(rounded, shape)),
+                low: Some(tensor(TensorData::new(rest, shape))),
+            }
+        }
+        (low, _) => Moment {
             high: tensor(high),
             low: low.map(tensor),
-        };
+        },
     }
-    let shape = [high.num_elements()];
-    let rounded: Vec<f32> = high.iter::<f64>().map(|v| v as f32).collect();
-    let rest = high.iter::<f64>().zip(&rounded);
-    let rest: Vec<f32> = rest.map(|(v, &r)| (v - f64::from(r)) as f32).collect();
-    Moment {
-        high: tensor(TensorData::new(rounded, shape)),
-        low: Some(tensor(TensorData::new(rest, shape))),
+}
+
+/// No task's name begins with `%`, as it stands in tensor names: see [`encode`].
+fn groups_name(parameter: &str, label: &str) -> String {
+    format!("%groups/{label}/{parameter}")
+}
+
+fn custom_ids(
+    name: &str,
+    shape: &[usize],
+    views: &BTreeMap<&str, TensorView>,
+) -> Result<Vec<u32>, String> {
+    let view = views.get(name).ok_or_else(|| format!("no `{name}`"))?;
+    if view.dtype() != Dtype::U32 || view.shape() != shape {
+        return Err(format!("`{name}` is no uint32 of shape {shape:?}"));
     }
+    let ids = view.data().chunks_exact(4);
+    let ids = ids.map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    Ok(ids.collect())
 }
 
 pub(crate) fn data(name: &str, view: &TensorView) -> Result<TensorData, String> {
@@ -382,6 +490,7 @@ pub(crate) fn view(data: &TensorData) -> Result<TensorView<'_>, String> {
         DType::F64 => Dtype::F64,
         DType::F32 => Dtype::F32,
         DType::U8 => Dtype::U8,
+        DType::U32 => Dtype::U32,
         other => return Err(format!("tensors of type {other:?} are not written")),
     };
     TensorView::new(dtype, data.shape().to_vec(), data.as_bytes()).map_err(|e| e.to_string())
@@ -407,7 +516,7 @@ fn check_version(path: &Path, json: &str) -> Result<()> {
         schema: u64,
     }
     let Version { schema } = serde_json::from_str(json).map_err(|e| format_error(path, e))?;
-    if schema != SCHEMA_VERSION {
+    if !(1..=SCHEMA_VERSION).contains(&schema) {
         return Err(Error::Version {
             path: path.into(),
             found: schema,
@@ -417,55 +526,8 @@ fn check_version(path: &Path, json: &str) -> Result<()> {
     Ok(())
 }
 
-/// Write beside the target, sync, rename over it, sync the folder.
-pub(crate) fn write_atomically(
-    path: &Path,
-    views: BTreeMap<&str, TensorView>,
-    header: HashMap<String, String>,
-) -> Result<()> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let io = |e| io_error(path, e);
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".fisher-");
-    // Readable as any file of the user's is (the umask applies), not only by its owner.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let temporary = builder.tempfile_in(folder).map_err(io)?;
-    let permissions = temporary.as_file().metadata().map_err(io)?.permissions();
-    let temporary = temporary.into_temp_path();
-    safetensors::serialize_to_file(views, Some(header), &temporary)
-        .map_err(|e| format_error(path, e))?;
-    std::fs::set_permissions(&temporary, permissions).map_err(io)?;
-    File::options()
-        .write(true)
-        .open(&temporary)
-        .and_then(|f| f.sync_all())
-        .map_err(io)?;
-    temporary.persist(path).map_err(|e| io(e.error))?;
-    // A rename is durable once its folder is; not every platform can open one.
-    #[cfg(unix)]
-    File::open(folder).and_then(|f| f.sync_all()).map_err(io)?;
-    Ok(())
-}
-
-/// `/` ends a task's name in tensor names, so it may not be in it.
+/// `/` ends a task's name in tensor names, so it may not be in it; `%` is only before what it stands
+/// for, so no name begins with `%g`.
 pub(crate) fn encode(task: &str) -> String {
     task.replace('%', "%25").replace('/', "%2F")
-}
-
-pub(crate) fn io_error(path: &Path, source: std::io::Error) -> Error {
-    Error::Io {
-        path: path.into(),
-        source,
-    }
-}
-
-pub(crate) fn format_error(path: &Path, reason: impl std::fmt::Display) -> Error {
-    Error::Format {
-        path: path.into(),
-        reason: reason.to_string(),
-    }
 }

@@ -1,6 +1,6 @@
 //! Statistics whose weights move while they are accumulated.
 
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 
 use crate::gradient::ContributionUnit;
 use crate::provenance::Steps;
@@ -23,29 +23,38 @@ impl<C: ContributionUnit> Statistics<C> {
             last: step,
         };
         self.provenance.steps = (!self.tasks.is_empty()).then_some(one);
-        let samples = self.tasks.values_mut().flat_map(|task| &mut task.samples);
-        samples.for_each(|sample| sample.step = Some(step));
+        let tasks = self.tasks.values_mut();
+        tasks.for_each(|task| task.samples.at_step(step));
         self
     }
 
-    /// The statistics on another device of the same kind, to merge them with others there.
+    /// The statistics on another device, to go on or to merge them with others there: as pairs of
+    /// float32 on one that has no float64 (twice float32's digits, in its range), and in float64 on
+    /// one that has it, unless they were configured to be compensated. Both say the same number.
     #[must_use]
     pub fn to_device(mut self, device: &Device) -> Self {
         let device = device.clone().without_autodiff();
         if self.device == device {
             return self;
         }
-        for task in self.tasks.values_mut() {
-            for welford in task.accumulators_mut() {
-                *welford = welford.to_device(&device);
-            }
-        }
+        let dtype = self.plan.dtype(&device);
+        let tasks = std::mem::take(&mut self.tasks).into_iter();
+        let moved = tasks.map(|(name, task)| (name, task.on(&device, dtype)));
+        self.tasks = moved.collect();
         self.device = device;
         self
     }
 }
 
 impl TaskStatistics {
+    /// All accumulators on `device`, in float64 or in pairs of float32.
+    pub(crate) fn on(mut self, device: &Device, dtype: DType) -> Self {
+        for welford in self.accumulators_mut() {
+            *welford = welford.on(device, dtype);
+        }
+        self
+    }
+
     fn accumulators_mut(&mut self) -> impl Iterator<Item = &mut Welford> {
         let parameters = self.parameters.values_mut();
         let parameters = parameters.flat_map(ParameterStatistics::accumulators_mut);

@@ -1,6 +1,6 @@
 //! The accumulators of several tasks, with all that says what they are.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::marker::PhantomData;
 
 use burn::config::Config;
@@ -15,6 +15,7 @@ use crate::group::{Grouping, Reduction, Scheme};
 use crate::heads::HeadLayout;
 use crate::provenance::{FisherKind, Provenance, hash_weights};
 use crate::sample::{Sample, Tokens};
+use crate::seen::{SampleRecord, Seen};
 use crate::totals::{BatchTotals, Totals};
 use crate::welford::{Welford, accumulation_dtype};
 use crate::{Error, Result};
@@ -152,23 +153,24 @@ impl StatisticsConfig {
     }
 }
 
-/// What is accumulated of every parameter.
+/// What is accumulated of every parameter. `G` is what a file has for a grouping, where it is read
+/// or written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Plan {
-    pub(crate) parameters: BTreeMap<String, ParameterPlan>,
+pub(crate) struct Plan<G = Grouping> {
+    pub(crate) parameters: BTreeMap<String, ParameterPlan<G>>,
     pub(crate) totals: Totals,
     pub(crate) compensated: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ParameterPlan {
+pub(crate) struct ParameterPlan<G = Grouping> {
     pub(crate) shape: Vec<usize>,
     pub(crate) role: Role,
     pub(crate) elementwise: bool,
     /// Of elements.
     #[serde(default = "yes")]
     pub(crate) variance: bool,
-    pub(crate) groupings: Vec<Grouping>,
+    pub(crate) groupings: Vec<G>,
 }
 
 fn yes() -> bool {
@@ -180,6 +182,8 @@ fn yes() -> bool {
 pub struct GradientBatch {
     samples: Vec<Sample>,
     gradients: BTreeMap<String, Gradient<TokenSum>>,
+    /// Paths that were given more than once.
+    twice: BTreeSet<String>,
 }
 
 impl GradientBatch {
@@ -188,17 +192,35 @@ impl GradientBatch {
         Self {
             samples,
             gradients: BTreeMap::new(),
+            twice: BTreeSet::new(),
         }
     }
 
-    /// Add the gradients of the parameter at `path`, one row a sample.
+    /// Add the gradients of the parameter at `path`, one row a sample. A parameter that is used in
+    /// several places has one gradient, the sum over its uses: a batch that was given two for one
+    /// path is refused where it is taken in ([`Error::ParameterTwice`]).
     pub fn insert(&mut self, path: impl Into<String>, gradient: Gradient<TokenSum>) {
-        self.gradients.insert(path.into(), gradient);
+        let path = path.into();
+        if self.gradients.insert(path.clone(), gradient).is_some() {
+            self.twice.insert(path);
+        }
     }
 
     /// Keep only the gradients whose path `keep` accepts.
     pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
         self.gradients.retain(|path, _| keep(path));
+        self.twice.retain(|path| keep(path));
+    }
+
+    /// # Errors
+    /// [`Error::ParameterTwice`]
+    pub(crate) fn check_once(&self) -> Result<()> {
+        match self.twice.first() {
+            None => Ok(()),
+            Some(path) => Err(Error::ParameterTwice {
+                parameter: path.clone(),
+            }),
+        }
     }
 
     /// The samples.
@@ -248,21 +270,23 @@ impl<C: ContributionUnit> Statistics<C> {
     /// changed when an error is returned.
     ///
     /// # Errors
-    /// [`Error::MissingParameter`], [`Error::UnknownParameter`] and [`Error::Shape`] when the
-    /// gradients are not those of the statistics' parameters, [`Error::NonFinite`] when a squared
-    /// gradient is NaN or infinite, [`Error::Device`] when that cannot be read.
+    /// [`Error::MissingParameter`], [`Error::UnknownParameter`], [`Error::ParameterTwice`] and
+    /// [`Error::Shape`] when the gradients are not those of the statistics' parameters,
+    /// [`Error::SampleTwice`] when a sample has been seen before or is twice in the batch,
+    /// [`Error::NonFinite`] when a squared gradient is NaN or infinite, [`Error::Device`] when that
+    /// cannot be read.
     pub fn push(&mut self, task: &str, batch: GradientBatch) -> Result<()> {
         self.check_whole()?;
         self.check(&batch)?;
+        self.check_new(task, &batch.samples)?;
         if batch.samples.is_empty() {
             return Ok(());
         }
-        let GradientBatch { samples, gradients } = batch;
+        let GradientBatch {
+            samples, gradients, ..
+        } = batch;
         let tokens = Tokens::of(&samples, &self.device);
-        let dtype = match self.plan.compensated {
-            true => DType::F32,
-            false => accumulation_dtype(&self.device),
-        };
+        let dtype = self.plan.dtype(&self.device);
         let contributions: Vec<(String, Contribution<C>, Tensor<2>)> = gradients
             .into_iter()
             .map(|(path, gradient)| {
@@ -299,29 +323,44 @@ impl<C: ContributionUnit> Statistics<C> {
                 welford.push_batch(sums);
             }
         }
-        task.samples
-            .extend(samples.into_iter().map(|s| SampleRecord {
-                id: s.id().into(),
-                tokens: s.tokens(),
-                skipped: None,
-                step: None,
-            }));
+        for sample in &samples {
+            task.samples.push(sample.into());
+        }
         Ok(())
     }
 
     /// Record that a sample of `task` was left out because of its gradient in `parameter`.
-    pub fn skip(&mut self, task: &str, sample: &Sample, parameter: impl Into<String>) {
+    ///
+    /// # Errors
+    /// [`Error::SampleTwice`] when the sample has been seen before.
+    pub fn skip(
+        &mut self,
+        task: &str,
+        sample: &Sample,
+        parameter: impl Into<String>,
+    ) -> Result<()> {
+        self.check_new(task, [sample])?;
         let (plan, device) = (&self.plan, &self.device);
-        self.tasks
-            .entry(task.to_owned())
-            .or_insert_with(|| TaskStatistics::new(plan, device))
-            .samples
-            .push(SampleRecord {
-                id: sample.id().into(),
-                tokens: sample.tokens(),
-                skipped: Some(parameter.into()),
-                step: None,
-            });
+        let task = self.tasks.entry(task.to_owned());
+        let task = task.or_insert_with(|| TaskStatistics::new(plan, device));
+        task.samples.push(SampleRecord {
+            skipped: Some(parameter.into()),
+            ..sample.into()
+        });
+        Ok(())
+    }
+
+    /// # Errors
+    /// [`Error::SampleTwice`] when one of `samples` has been seen before, or comes twice.
+    pub(crate) fn check_new<'a>(
+        &self,
+        task: &str,
+        samples: impl IntoIterator<Item = &'a Sample>,
+    ) -> Result<()> {
+        match self.tasks.get(task) {
+            Some(of_task) => of_task.samples.check(task, samples),
+            None => Seen::default().check(task, samples),
+        }
     }
 
     /// Join with the statistics of other samples: the result is that of one pass over all.
@@ -334,7 +373,8 @@ impl<C: ContributionUnit> Statistics<C> {
             match self.tasks.get_mut(&name) {
                 Some(ours) => ours.merge(theirs),
                 None => {
-                    self.tasks.insert(name, theirs);
+                    let dtype = self.plan.dtype(&self.device);
+                    self.tasks.insert(name, theirs.on(&self.device, dtype));
                 }
             }
         }
@@ -356,11 +396,7 @@ impl<C: ContributionUnit> Statistics<C> {
             let Some(ours) = self.tasks.get(name) else {
                 continue;
             };
-            // Those that come are fewer than those that are there.
-            let coming: HashSet<_> = theirs.samples.iter().map(|s| (s.step, &*s.id)).collect();
-            let steps: HashSet<_> = coming.iter().map(|(step, _)| *step).collect();
-            let mut samples = ours.samples.iter().filter(|s| steps.contains(&s.step));
-            if let Some(twice) = samples.find(|s| coming.contains(&(s.step, &*s.id))) {
+            if let Some(twice) = ours.samples.shared(&theirs.samples) {
                 return Err(Error::DuplicateSample {
                     task: name.clone(),
                     sample: twice.id.clone(),
@@ -475,7 +511,21 @@ impl<C: ContributionUnit> Statistics<C> {
         &self.device
     }
 
+    /// # Errors
+    /// [`Error::Shape`] unless gradients on `device` can be accumulated where these statistics lie.
+    pub(crate) fn check_device(&self, path: &str, device: &Device) -> Result<()> {
+        if !device.is_autodiff() && *device == self.device {
+            return Ok(());
+        }
+        Err(Error::Shape {
+            parameter: path.into(),
+            expected: format!("a gradient on {:?}, without autodiff", self.device),
+            found: format!("one on {device:?}"),
+        })
+    }
+
     fn check(&self, batch: &GradientBatch) -> Result<()> {
+        batch.check_once()?;
         for (path, gradient) in &batch.gradients {
             let Some(plan) = self.plan.parameters.get(path) else {
                 return Err(Error::UnknownParameter {
@@ -483,14 +533,7 @@ impl<C: ContributionUnit> Statistics<C> {
                     known: list(self.plan.parameters.keys()),
                 });
             };
-            let device = gradient.tensor().device();
-            if device.is_autodiff() || device != self.device {
-                return Err(Error::Shape {
-                    parameter: path.clone(),
-                    expected: format!("a gradient on {:?}, without autodiff", self.device),
-                    found: format!("one on {device:?}"),
-                });
-            }
+            self.check_device(path, &gradient.tensor().device())?;
             let expected = [batch.samples.len(), plan.shape.iter().product()];
             let found = gradient.tensor().dims();
             if expected != found {
@@ -511,10 +554,51 @@ impl<C: ContributionUnit> Statistics<C> {
     }
 }
 
+impl<G> Plan<G> {
+    /// The same with every grouping turned into something else; `turn` is told its parameter's path
+    /// and shape.
+    pub(crate) fn try_map<H>(
+        self,
+        mut turn: impl FnMut(&str, &[usize], G) -> Result<H, String>,
+    ) -> Result<Plan<H>, String> {
+        let mut turned = |(path, plan): (String, ParameterPlan<G>)| {
+            let groupings = plan.groupings.into_iter();
+            let groupings = groupings.map(|grouping| turn(&path, &plan.shape, grouping));
+            let plan = ParameterPlan {
+                groupings: groupings.collect::<Result<_, _>>()?,
+                shape: plan.shape,
+                role: plan.role,
+                elementwise: plan.elementwise,
+                variance: plan.variance,
+            };
+            Ok::<_, String>((path, plan))
+        };
+        let parameters = self.parameters.into_iter();
+        Ok(Plan {
+            parameters: parameters.map(&mut turned).collect::<Result<_, _>>()?,
+            totals: self.totals,
+            compensated: self.compensated,
+        })
+    }
+}
+
 impl Plan {
+    /// The type that accumulators keep on `device`; pairs where it is float32.
+    pub(crate) fn dtype(&self, device: &Device) -> DType {
+        if self.compensated {
+            DType::F32
+        } else {
+            accumulation_dtype(device)
+        }
+    }
+
     /// Whether it fits together: for what comes from a file.
     pub(crate) fn check(&self) -> Result<(), String> {
         for (path, parameter) in &self.parameters {
+            let labels: HashSet<&str> = parameter.groupings.iter().map(Grouping::label).collect();
+            if labels.len() < parameter.groupings.len() {
+                return Err(format!("`{path}` is grouped twice in one way"));
+            }
             let elements = parameter
                 .shape
                 .iter()
@@ -524,8 +608,9 @@ impl Plan {
                 return Err(format!("the groups of `{path}` do not fit its shape"));
             }
         }
-        let shape = |path: &str| self.parameters.get(path).map(|p| &*p.shape);
-        self.totals.check(shape)
+        let shapes = self.parameters.iter();
+        let shapes = shapes.map(|(path, parameter)| (&**path, &*parameter.shape));
+        self.totals.check(&shapes.collect())
     }
 }
 
@@ -565,26 +650,10 @@ fn check_finite<C: ContributionUnit>(
     }
 }
 
-/// A sample that was seen.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SampleRecord {
-    /// The sample's id.
-    pub id: String,
-    /// Its active tokens.
-    pub tokens: u64,
-    /// The parameter because of which it was left out, if it was.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub skipped: Option<String>,
-    /// The step of training at whose weights it was seen, where weights moved meanwhile: see
-    /// [`Statistics::during_training`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub step: Option<u64>,
-}
-
 /// The accumulators of one task.
 #[derive(Debug, Clone)]
 pub struct TaskStatistics {
-    pub(crate) samples: Vec<SampleRecord>,
+    pub(crate) samples: Seen,
     pub(crate) parameters: BTreeMap<String, ParameterStatistics>,
     pub(crate) layers: Welford,
     pub(crate) heads: Welford,
@@ -615,7 +684,7 @@ impl TaskStatistics {
                 .collect(),
         };
         Self {
-            samples: Vec::new(),
+            samples: Seen::default(),
             parameters: plan
                 .parameters
                 .iter()
@@ -642,7 +711,7 @@ impl TaskStatistics {
 
     /// The samples seen, in order, those that were skipped included.
     pub fn samples(&self) -> &[SampleRecord] {
-        &self.samples
+        self.samples.records()
     }
 
     /// The number of samples in the statistics, `n`.
@@ -652,23 +721,24 @@ impl TaskStatistics {
 
     /// Whether the samples are ones that collection could have seen: for what comes from a file.
     pub(crate) fn check_samples(&self) -> Result<u64, String> {
-        let tokens = self
-            .samples
+        let samples = self.samples();
+        let tokens = samples
             .iter()
             .try_fold(0u64, |sum, s| sum.checked_add(s.tokens));
         match tokens {
-            Some(_) if self.samples.iter().all(|s| s.tokens > 0) => Ok(self.count() as u64),
+            Some(_) if samples.iter().all(|s| s.tokens > 0) => Ok(self.count() as u64),
             _ => Err("a sample has no tokens, or all have too many".into()),
         }
     }
 
     /// The number of active tokens in the statistics.
     pub fn tokens(&self) -> u64 {
-        self.counted().map(|s| s.tokens).sum()
+        let tokens = self.counted().map(|s| s.tokens);
+        tokens.fold(0, u64::saturating_add)
     }
 
     fn counted(&self) -> impl Iterator<Item = &SampleRecord> {
-        self.samples.iter().filter(|s| s.skipped.is_none())
+        self.samples().iter().filter(|s| s.skipped.is_none())
     }
 
     /// The accumulators of the parameter at `path`.

@@ -1,5 +1,6 @@
 //! Per-sample gradients, kept so that samples can be compared with each other.
 
+mod intake;
 mod precision;
 mod shards;
 
@@ -8,20 +9,24 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use burn::config::Config;
 use burn::module::{Module, ParamGroup};
-use burn::tensor::{DType, Transaction};
 
+pub use intake::Prepared;
 pub use precision::Precision;
 
+use self::intake::{Part, SLICE, Source};
 use self::precision::{Matrix, from_bytes};
 use self::shards::{Entry, Header, Shards, Stored};
 use crate::catalogue::{Catalogue, Parameter};
 use crate::error::list;
+use crate::gradient::{Gradient, TokenSum};
 use crate::provenance::{FisherKind, hash_weights};
 use crate::sample::Sample;
-use crate::statistics::{GradientBatch, SampleRecord};
+use crate::seen::SampleRecord;
+use crate::statistics::GradientBatch;
 use crate::{Error, Result};
 
 /// Configuration of a [`GradientStore`].
@@ -31,7 +36,8 @@ use crate::{Error, Result};
 /// parameters with `only`, such as [`HeadLayout::group`](crate::HeadLayout::group).
 #[derive(Config, Debug)]
 pub struct StoreConfig {
-    /// Bytes of gradients to hold in memory.
+    /// Bytes of gradients to hold in memory. Taking in a batch needs some 20 MB besides, whatever
+    /// its size.
     pub memory: usize,
     /// Where gradients go on disk. With a folder every sample is written there, so that a
     /// collection can be resumed, and as many as `memory` allows are held in memory besides.
@@ -124,15 +130,8 @@ pub struct GradientStore {
     shards: Option<Shards>,
     memory: usize,
     held: usize,
-}
-
-/// A batch that [`GradientStore::prepare`] found fit to be kept.
-#[derive(Debug)]
-#[must_use = "nothing is kept before `GradientStore::commit`"]
-pub struct Prepared {
-    task: String,
-    samples: Vec<Sample>,
-    matrices: Vec<Matrix>,
+    /// The number of the batch that was begun last and has not been committed.
+    begun: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -182,13 +181,29 @@ impl fmt::Display for Usage {
 }
 
 impl GradientStore {
-    /// Open the store in `folder` to read from it.
+    /// Open the store in `folder` to read from it. Another program may write to it meanwhile: what it
+    /// has written by now is there.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Format`] or [`Error::Version`] when there is no whole store.
+    /// [`Error::Truncated`] when samples that the index names are not there, because a copy broke off
+    /// or the writing was cut short; [`Error::Io`], [`Error::Format`] or [`Error::Version`] when there
+    /// is no store.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
         let (shards, header, entries) = Shards::read(folder.as_ref())?;
         Self::new(header, 0, Some(shards), entries)
+    }
+
+    /// Give up the samples at the end of the store in `folder` that were not written whole, with a
+    /// warning that says how many, and open it to read from it. Opening a store for writing
+    /// ([`StoreConfig::init`]) does the same.
+    ///
+    /// # Errors
+    /// As [`GradientStore::open`], and [`Error::StoreLocked`] while a program writes to it.
+    pub fn repair(folder: impl AsRef<Path>) -> Result<Self> {
+        let folder = folder.as_ref();
+        let header = Shards::header(folder)?;
+        drop(Shards::write(folder, &header, u64::MAX)?);
+        Self::open(folder)
     }
 
     fn new(
@@ -211,6 +226,7 @@ impl GradientStore {
             shards,
             memory,
             held: 0,
+            begun: None,
         };
         for entry in entries {
             let samples = entry.samples.iter();
@@ -226,75 +242,126 @@ impl GradientStore {
     /// Keep the gradients of a batch of `task`. Gradients of parameters that the store does not
     /// keep are passed over.
     ///
+    /// They are read from the device, encoded and written a few megabytes at a time.
+    ///
     /// # Errors
-    /// [`Error::MissingParameter`] or [`Error::Shape`] when a gradient is not there or of another
-    /// size, [`Error::SampleTwice`] when a sample is already there, [`Error::NonFinite`] when an
-    /// element is NaN or infinite, [`Error::Budget`] when there is neither memory nor a folder
-    /// left, [`Error::StoreLocked`] when the store was opened for reading, [`Error::Io`] when the
-    /// folder cannot be written, [`Error::Device`] when the device does not give the values.
-    /// Nothing is kept then.
+    /// [`Error::MissingParameter`], [`Error::ParameterTwice`] or [`Error::Shape`] when a gradient is
+    /// not there, is there twice or of another size, [`Error::SampleTwice`] when a sample is already
+    /// there, [`Error::NonFinite`] when an element is NaN or infinite, [`Error::Budget`] when there is
+    /// neither memory nor a folder left, [`Error::StoreLocked`] when the store was opened for reading,
+    /// [`Error::Io`] when the folder cannot be written, [`Error::Device`] when the device does not
+    /// give the values. Nothing is kept then.
     pub fn push(&mut self, task: &str, batch: &GradientBatch) -> Result<()> {
         let prepared = self.prepare(task, batch)?;
         self.commit(prepared)
     }
 
     /// Everything about [`GradientStore::push`] that can go wrong with the batch: what comes back
-    /// is encoded and fit to be kept, and nothing is kept yet.
+    /// is encoded and fit to be kept, and nothing is kept yet. Where it goes to the disk it is there
+    /// already, and would be written over if it were never committed.
     ///
     /// # Errors
     /// Those of [`GradientStore::push`].
-    pub fn prepare(&self, task: &str, batch: &GradientBatch) -> Result<Prepared> {
-        let samples = batch.samples();
-        self.check_room(task, samples)?;
-        let matrices = match samples.is_empty() {
-            true => Vec::new(),
-            false => self.read(batch)?,
+    pub fn prepare(&mut self, task: &str, batch: &GradientBatch) -> Result<Prepared> {
+        self.check_batch(batch)?;
+        let mut prepared = self.begin(task, batch.samples())?;
+        for range in self.transfers(batch.samples().len()) {
+            for (position, source) in range.clone().zip(self.sources(batch, range)?) {
+                self.take(&mut prepared, position, &source)?;
+            }
+        }
+        Ok(prepared)
+    }
+
+    /// Begin to take in a batch of samples of `task` without ever holding its gradients whole: every
+    /// parameter of [`GradientStore::catalogue`] comes by [`GradientStore::put`], in any order, before
+    /// [`GradientStore::commit`].
+    ///
+    /// # Errors
+    /// Those of [`GradientStore::push`] that concern samples and room.
+    pub fn begin(&mut self, task: &str, samples: &[Sample]) -> Result<Prepared> {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
+        let held = self.check_room(task, samples)?;
+        let bytes = (self.bytes_per_sample() as u64).saturating_mul(samples.len() as u64);
+        let place = match &mut self.shards {
+            Some(shards) if !samples.is_empty() => Some(shards.place(bytes)?),
+            _ => None,
         };
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        self.begun = Some(number);
         Ok(Prepared {
             task: task.into(),
             samples: samples.to_vec(),
-            matrices,
+            number,
+            held,
+            place,
+            parts: self.catalogue.parameters().iter().map(|_| None).collect(),
         })
+    }
+
+    /// Take in the gradients of one parameter, one row a sample, for a batch that was begun last.
+    ///
+    /// # Errors
+    /// [`Error::UnknownParameter`] when the store does not keep the parameter,
+    /// [`Error::NotPrepared`] when another batch was begun since, and those of
+    /// [`GradientStore::push`] that concern gradients.
+    pub fn put(
+        &mut self,
+        prepared: &mut Prepared,
+        path: &str,
+        gradient: &Gradient<TokenSum>,
+    ) -> Result<()> {
+        self.check_begun(prepared)?;
+        let parameter = self.catalogue.require(path)?;
+        check_shape(parameter, prepared.samples.len(), gradient)?;
+        let position = self.index[path];
+        if prepared.parts[position].is_some() {
+            return Err(Error::ParameterTwice {
+                parameter: path.into(),
+            });
+        }
+        for source in Source::of(vec![gradient.tensor().clone()])? {
+            self.take(prepared, position, &source)?;
+        }
+        Ok(())
     }
 
     /// Keep what was prepared by this store.
     ///
     /// # Errors
-    /// [`Error::Io`] when the folder cannot be written; [`Error::SampleTwice`] and
-    /// [`Error::Budget`] when the store was filled in between.
+    /// [`Error::MissingParameter`] when a parameter has not come, [`Error::NotPrepared`] when
+    /// another batch was begun since, [`Error::Io`] when the folder cannot be written.
     pub fn commit(&mut self, prepared: Prepared) -> Result<()> {
+        self.check_begun(&prepared)?;
         let Prepared {
             task,
             samples,
-            mut matrices,
+            held,
+            place,
+            parts,
+            ..
         } = prepared;
-        let fits = self.check_room(&task, &samples)?;
         if samples.is_empty() {
             return Ok(());
         }
+        if let Some(position) = parts.iter().position(Option::is_none) {
+            return Err(Error::MissingParameter {
+                parameter: self.catalogue.parameters()[position].path().into(),
+            });
+        }
         let needed = self.bytes_per_sample() * samples.len();
-        let entry = match &mut self.shards {
-            None => None,
-            Some(shards) => {
-                let records = samples.iter().map(|s| SampleRecord {
-                    id: s.id().into(),
-                    tokens: s.tokens(),
-                    skipped: None,
-                    step: None,
-                });
-                let exponents = match self.precision {
-                    Precision::Float32 => Vec::new(),
-                    _ => matrices.iter().map(|m| m.exponents().to_vec()).collect(),
-                };
-                let entry = Entry::new(&task, records.collect(), exponents);
-                let mut bytes = Vec::with_capacity(needed);
-                matrices.iter().for_each(|m| bytes.extend(m.bytes()));
-                Some(shards.append(entry, &bytes)?)
+        let (crc, exponents, matrices) = Prepared::finish(parts.into_iter().flatten().collect());
+        let entry = match (&mut self.shards, place) {
+            (Some(shards), Some(place)) => {
+                let records = samples.iter().map(SampleRecord::from).collect();
+                let entry = Entry::new(&task, records, place, needed as u64, crc, exponents);
+                Some(shards.append(entry)?)
             }
+            _ => None,
         };
-        match fits {
-            true => self.held += needed,
-            false => matrices.clear(),
+        self.begun = None;
+        if held {
+            self.held += needed;
         }
         self.add(&task, samples, matrices, entry);
         Ok(())
@@ -309,37 +376,50 @@ impl GradientStore {
     /// when it is not here at all, and those of [`GradientStore::prepare`] and
     /// [`GradientStore::row`].
     pub fn compare(&self, task: &str, batch: &GradientBatch) -> Result<()> {
-        let matrices = self.read(batch)?;
-        for (row, sample) in batch.samples().iter().enumerate() {
-            let differs = |what: String| {
-                Err(Error::OtherSample {
-                    task: task.into(),
-                    sample: sample.id().into(),
-                    what,
-                })
-            };
+        self.check_batch(batch)?;
+        let differs = |sample: &Sample, what: String| {
+            Err(Error::OtherSample {
+                task: task.into(),
+                sample: sample.id().into(),
+                what,
+            })
+        };
+        let mut numbers = Vec::new();
+        for sample in batch.samples() {
             let number = self.number(task, sample.id())?;
             if self.samples(task)[number].tokens() != sample.tokens() {
-                return differs("another number of tokens".into());
+                return differs(sample, "another number of tokens".into());
             }
-            let mut distances = Vec::new();
-            for (parameter, matrix) in self.catalogue.parameters().iter().zip(&matrices) {
-                let elements = parameter.elements();
-                let theirs = self.row(task, number, parameter.path(), 0..elements)?;
-                let ours = matrix.row(row, elements, 0..elements);
-                let square = |(x, y): (&f32, &f32)| (f64::from(*x) - f64::from(*y)).powi(2);
-                let distance = ours.iter().zip(&*theirs).map(square).sum::<f64>().sqrt();
-                let norm = ours
-                    .iter()
-                    .map(|x| f64::from(*x).powi(2))
-                    .sum::<f64>()
-                    .sqrt();
-                distances.push((parameter.path(), distance, norm));
+            numbers.push(number);
+        }
+        // Of every parameter and sample, the squares of distance and norm.
+        let mut squares = vec![vec![[0.0; 2]; numbers.len()]; self.index.len()];
+        for range in self.transfers(numbers.len()) {
+            for (position, source) in range.clone().zip(self.sources(batch, range)?) {
+                let path = self.catalogue.parameters()[position].path();
+                source.slices(|rows, columns, ours| {
+                    for (row, ours) in rows.zip(ours.chunks(columns.len())) {
+                        let theirs = self.row(task, numbers[row], path, columns.clone())?;
+                        let [distance, norm] = &mut squares[position][row];
+                        for (x, y) in ours.iter().zip(&*theirs) {
+                            *distance += (f64::from(*x) - f64::from(*y)).powi(2);
+                            *norm += f64::from(*x).powi(2);
+                        }
+                    }
+                    Ok(())
+                })?;
             }
-            let all = distances.iter().map(|(.., norm)| norm * norm).sum::<f64>();
-            let bound = |norm: f64| 1e-2 * norm + 1e-4 * all.sqrt();
-            if let Some((path, ..)) = distances.iter().find(|(_, d, norm)| *d > bound(*norm)) {
-                return differs(format!("another gradient of `{path}`"));
+        }
+        for (row, sample) in batch.samples().iter().enumerate() {
+            let all: f64 = squares.iter().map(|of| of[row][1]).sum();
+            let apart = |[distance, norm]: [f64; 2]| {
+                // So that NaN does not agree.
+                let agrees = distance.sqrt() <= 1e-2 * norm.sqrt() + 1e-4 * all.sqrt();
+                !agrees
+            };
+            if let Some(position) = squares.iter().position(|of| apart(of[row])) {
+                let path = self.catalogue.parameters()[position].path();
+                return differs(sample, format!("another gradient of `{path}`"));
             }
         }
         Ok(())
@@ -348,7 +428,7 @@ impl GradientStore {
     /// Whether the samples fit in memory.
     fn check_room(&self, task: &str, samples: &[Sample]) -> Result<bool> {
         self.check_ids(task, samples)?;
-        let needed = self.bytes_per_sample() * samples.len();
+        let needed = self.bytes_per_sample().saturating_mul(samples.len());
         let needed = self.held.saturating_add(needed);
         match &self.shards {
             Some(shards) => shards.check_writable()?,
@@ -363,41 +443,79 @@ impl GradientStore {
         Ok(needed <= self.memory)
     }
 
-    /// The batch's gradients, on the host and encoded, in the order of the catalogue.
-    fn read(&self, batch: &GradientBatch) -> Result<Vec<Matrix>> {
-        let samples = batch.samples();
-        let mut transaction = Transaction::default();
+    /// Whether a batch has gradients of all parameters that are kept, one row a sample.
+    fn check_batch(&self, batch: &GradientBatch) -> Result<()> {
+        batch.check_once()?;
         for parameter in self.catalogue.parameters() {
-            let path = parameter.path();
-            let gradient = batch.get(path).ok_or_else(|| Error::MissingParameter {
-                parameter: path.into(),
+            let gradient = batch.get(parameter.path());
+            let gradient = gradient.ok_or_else(|| Error::MissingParameter {
+                parameter: parameter.path().into(),
             })?;
-            let expected = [samples.len(), parameter.elements()];
-            let found = gradient.tensor().dims();
-            if expected != found {
-                return Err(Error::Shape {
-                    parameter: path.into(),
-                    expected: format!("[samples, elements] = {expected:?}"),
-                    found: format!("{found:?}"),
-                });
-            }
-            transaction = transaction.register(gradient.tensor().clone().cast(DType::F32));
+            check_shape(parameter, batch.samples().len(), gradient)?;
         }
-        let device = |e: String| Error::Device { reason: e };
-        let data = transaction.try_execute();
-        let data = data.map_err(|e| device(e.to_string()))?;
-        let parameters = self.catalogue.parameters().iter();
-        let encode = |(data, parameter): (burn::tensor::TensorData, &Parameter)| {
-            let values: Vec<f32> = data.try_into_vec().map_err(|e| device(e.to_string()))?;
-            if let Some(at) = values.iter().position(|x| !x.is_finite()) {
-                return Err(Error::NonFinite {
-                    sample: samples[at / parameter.elements()].id().into(),
-                    parameter: parameter.path().into(),
-                });
+        Ok(())
+    }
+
+    /// Runs of parameters whose gradients of so many samples are read in one transfer, because they
+    /// are few; or of one, that is read in slices.
+    fn transfers(&self, samples: usize) -> Vec<Range<usize>> {
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        let mut room = 0;
+        for (position, parameter) in self.catalogue.parameters().iter().enumerate() {
+            let elements = parameter.elements().saturating_mul(samples);
+            match ranges.last_mut() {
+                Some(last) if elements <= room => {
+                    last.end = position + 1;
+                    room -= elements;
+                }
+                _ => {
+                    ranges.push(position..position + 1);
+                    room = SLICE.saturating_sub(elements);
+                }
             }
-            Ok(Matrix::encode(values, parameter.elements(), self.precision))
+        }
+        ranges
+    }
+
+    /// The gradients of a run of parameters, of a batch that has them.
+    fn sources(&self, batch: &GradientBatch, range: Range<usize>) -> Result<Vec<Source>> {
+        let parameters = self.catalogue.parameters()[range].iter();
+        let gradients = parameters.filter_map(|p| batch.get(p.path()));
+        Source::of(gradients.map(|g| g.tensor().clone()).collect())
+    }
+
+    /// Encode the gradients of a parameter, and write them where they are to lie.
+    fn take(&self, prepared: &mut Prepared, position: usize, source: &Source) -> Result<()> {
+        let parameters = self.catalogue.parameters();
+        let before = parameters[..position].iter().map(Parameter::elements);
+        let before = before.sum::<usize>() * prepared.samples.len() * self.precision.bytes();
+        let mut at = prepared
+            .place
+            .map(|(shard, start)| (shard, start + before as u64));
+        let not_finite = |row: usize| Error::NonFinite {
+            sample: prepared.samples[row].id().into(),
+            parameter: parameters[position].path().into(),
         };
-        data.into_iter().zip(parameters).map(encode).collect()
+        let part = Part::of(source, self.precision, prepared.held, not_finite, |bytes| {
+            if let (Some(shards), Some((shard, offset))) = (&self.shards, &mut at) {
+                shards.write_at(*shard, *offset, bytes)?;
+                *offset += bytes.len() as u64;
+            }
+            Ok(())
+        });
+        prepared.parts[position] = Some(part?);
+        Ok(())
+    }
+
+    /// # Errors
+    /// [`Error::NotPrepared`] unless this is the batch that was begun last.
+    fn check_begun(&self, prepared: &Prepared) -> Result<()> {
+        if self.begun == Some(prepared.number) {
+            return Ok(());
+        }
+        Err(Error::NotPrepared {
+            task: prepared.task.clone(),
+        })
     }
 
     fn check_ids(&self, task: &str, samples: &[Sample]) -> Result<()> {
@@ -465,7 +583,8 @@ impl GradientStore {
     /// Bytes that one sample takes.
     pub fn bytes_per_sample(&self) -> usize {
         let elements = self.catalogue.parameters().iter().map(Parameter::elements);
-        elements.sum::<usize>() * self.precision.bytes()
+        let elements = elements.fold(0usize, usize::saturating_add);
+        elements.saturating_mul(self.precision.bytes())
     }
 
     /// The parameters that are kept.
@@ -590,4 +709,17 @@ impl GradientStore {
             known: list(self.tasks()),
         })
     }
+}
+
+fn check_shape(parameter: &Parameter, samples: usize, gradient: &Gradient<TokenSum>) -> Result<()> {
+    let expected = [samples, parameter.elements()];
+    let found = gradient.tensor().dims();
+    if expected == found {
+        return Ok(());
+    }
+    Err(Error::Shape {
+        parameter: parameter.path().into(),
+        expected: format!("[samples, elements] = {expected:?}"),
+        found: format!("{found:?}"),
+    })
 }

@@ -9,9 +9,8 @@ use crate::group::{Grouping, Reduction};
 use crate::host::{self, give, is_host, sum_columns, take};
 use crate::product::{Product, Way};
 use crate::sample::{Sample, Tokens};
-use crate::statistics::{ParameterStatistics, SampleRecord, Statistics, TaskStatistics};
+use crate::statistics::{ParameterStatistics, Statistics, TaskStatistics};
 use crate::totals::BatchTotals;
-use crate::welford::accumulation_dtype;
 use crate::{Error, Result};
 
 /// What statistics want to know of a parameter.
@@ -57,7 +56,6 @@ pub struct Sums {
 #[derive(Debug)]
 pub struct Stream<'a, C: ContributionUnit> {
     statistics: &'a mut Statistics<C>,
-    half_before: bool,
     task: String,
     samples: Vec<Sample>,
     tokens: Tokens,
@@ -76,24 +74,27 @@ impl<C: ContributionUnit> Statistics<C> {
     /// The numbers are those of [`Statistics::push`]. Unlike there, half a batch stays where an error
     /// comes half way or [`Stream::finish`] is not called, and such statistics are not saved, merged
     /// or filled any more ([`Error::HalfBatch`]): make sure beforehand that gradients are finite.
-    pub fn stream(&mut self, task: &str, samples: Vec<Sample>) -> Stream<'_, C> {
+    ///
+    /// # Errors
+    /// [`Error::SampleTwice`] when a sample has been seen before or is twice in the batch,
+    /// [`Error::HalfBatch`] when an earlier batch did not end well. Nothing is changed then.
+    pub fn stream(&mut self, task: &str, samples: Vec<Sample>) -> Result<Stream<'_, C>> {
+        self.check_whole()?;
+        self.check_new(task, &samples)?;
         let (plan, device) = (&self.plan, &self.device);
         self.tasks
             .entry(task.to_owned())
             .or_insert_with(|| TaskStatistics::new(plan, device));
-        Stream {
-            half_before: std::mem::replace(&mut self.half, true),
+        self.half = true;
+        Ok(Stream {
             tokens: Tokens::of(&samples, device),
-            dtype: match plan.compensated {
-                true => DType::F32,
-                false => accumulation_dtype(device),
-            },
+            dtype: plan.dtype(device),
             totals: BatchTotals::new(&plan.totals),
             sums: BTreeMap::new(),
             task: task.into(),
             samples,
             statistics: self,
-        }
+        })
     }
 
     /// What is wanted of the parameter at `path`; `None` when it is not part of the statistics.
@@ -143,8 +144,9 @@ impl<C: ContributionUnit> Stream<'_, C> {
             parameter: path.into(),
         };
         let (samples, device) = (self.samples.len(), self.statistics.device.clone());
-        let shape = self.statistics.shape(path).ok_or_else(missing)?.to_vec();
-        let (rows, others) = (shape[0], shape[1..].iter().product::<usize>());
+        let shape = self.statistics.shape(path).ok_or_else(missing)?;
+        let rows = shape.first().copied().unwrap_or(1);
+        let others = shape.iter().skip(1).product::<usize>();
         if self.wanted(path).is_some_and(|wanted| wanted.whole) {
             let zeros = Tensor::<2>::zeros([samples, rows * others], (&device, self.dtype));
             return self.whole(path, Gradient::token_sum(zeros));
@@ -164,8 +166,20 @@ impl<C: ContributionUnit> Stream<'_, C> {
     /// Take in all of a parameter, `[samples, elements]`.
     ///
     /// # Errors
-    /// [`Error::MissingParameter`] when the statistics do not have it.
+    /// [`Error::MissingParameter`] when the statistics do not have it, [`Error::ParameterTwice`] when
+    /// it has come before, [`Error::Shape`] when the gradient is of another size or lies elsewhere.
     pub fn whole(&mut self, path: &str, gradient: Gradient<TokenSum>) -> Result<()> {
+        self.check(path, &gradient.tensor().device())?;
+        let shape = self.statistics.shape(path).unwrap_or_default();
+        let expected = [self.samples.len(), shape.iter().product()];
+        let found = gradient.tensor().dims();
+        if expected != found {
+            return Err(Error::Shape {
+                parameter: path.into(),
+                expected: format!("[samples, elements] = {expected:?}"),
+                found: format!("{found:?}"),
+            });
+        }
         let (contribution, sums) = self.contributions(gradient)?;
         let (plan, reduction) = (&self.statistics.plan, self.statistics.provenance.reduction);
         self.totals
@@ -213,8 +227,9 @@ impl<C: ContributionUnit> Stream<'_, C> {
     /// - right: `[samples, positions, all others]`
     ///
     /// # Errors
-    /// [`Error::MissingParameter`] when the statistics do not have it, [`Error::Shape`] when the
-    /// factors are not of its shape, [`Error::Device`] when the device does not give values.
+    /// [`Error::MissingParameter`] when the statistics do not have it, [`Error::ParameterTwice`] when
+    /// it has come before, [`Error::Shape`] when the factors are not of its shape or lie elsewhere,
+    /// [`Error::Device`] when the device does not give values.
     pub fn product(
         &mut self,
         path: &str,
@@ -225,6 +240,7 @@ impl<C: ContributionUnit> Stream<'_, C> {
         let wanted = self.wanted(path).ok_or_else(|| Error::MissingParameter {
             parameter: path.into(),
         })?;
+        self.check(path, &left.device())?;
         self.check_sides(path, left.dims(), right.dims())?;
         let single = [left.dtype(), right.dtype()] == [DType::F32; 2];
         let product = Product {
@@ -264,6 +280,21 @@ impl<C: ContributionUnit> Stream<'_, C> {
         Ok(way)
     }
 
+    /// Whether gradients of the parameter at `path`, on `device`, can come now.
+    fn check(&self, path: &str, device: &Device) -> Result<()> {
+        if self.statistics.shape(path).is_none() {
+            return Err(Error::MissingParameter {
+                parameter: path.into(),
+            });
+        }
+        if self.sums.contains_key(path) {
+            return Err(Error::ParameterTwice {
+                parameter: path.into(),
+            });
+        }
+        self.statistics.check_device(path, device)
+    }
+
     /// Whether factors of these shapes give gradients of the parameter at `path`.
     fn check_sides(&self, path: &str, left: [usize; 3], right: [usize; 3]) -> Result<()> {
         let shape = self.statistics.shape(path).unwrap_or_default();
@@ -286,11 +317,20 @@ impl<C: ContributionUnit> Stream<'_, C> {
     ///
     /// # Errors
     /// [`Error::MissingParameter`] when the statistics do not have it, or a sum that is wanted is
-    /// not there.
+    /// not there; [`Error::ParameterTwice`] when it has come before, [`Error::Shape`] when the sums lie
+    /// elsewhere.
     pub fn sums(&mut self, path: &str, sums: Sums) -> Result<()> {
         let missing = || Error::MissingParameter {
             parameter: path.into(),
         };
+        let sides = [&sums.rows, &sums.columns].into_iter().flatten();
+        let elements = [&sums.elements, &sums.squares].into_iter().flatten();
+        for device in sides
+            .map(Tensor::device)
+            .chain(elements.map(Tensor::device))
+        {
+            self.check(path, &device)?;
+        }
         let (dtype, samples) = (self.dtype, self.samples.len());
         let square = sums.scale * sums.scale;
         let statistics = parameter(&mut self.statistics.tasks, &self.task, path)?;
@@ -356,11 +396,8 @@ impl<C: ContributionUnit> Stream<'_, C> {
     ///
     /// # Errors
     /// [`Error::MissingParameter`] when one has not come, [`Error::NonFinite`] when a square was
-    /// NaN or infinite, [`Error::HalfBatch`] when an earlier batch did not end well.
+    /// NaN or infinite.
     pub fn finish(self) -> Result<()> {
-        if self.half_before {
-            return Err(Error::HalfBatch);
-        }
         let mut paths = self.statistics.plan.parameters.keys();
         if let Some(path) = paths.find(|path| !self.sums.contains_key(*path)) {
             return Err(Error::MissingParameter {
@@ -384,13 +421,9 @@ impl<C: ContributionUnit> Stream<'_, C> {
                 welford.push_batch(sums);
             }
         }
-        let record = |s: Sample| SampleRecord {
-            id: s.id().into(),
-            tokens: s.tokens(),
-            skipped: None,
-            step: None,
-        };
-        task.samples.extend(self.samples.into_iter().map(record));
+        for sample in &self.samples {
+            task.samples.push(sample.into());
+        }
         self.statistics.half = false;
         Ok(())
     }

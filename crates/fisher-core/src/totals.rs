@@ -112,15 +112,13 @@ impl Totals {
         slices.map(|slices| &slices.grouping)
     }
 
-    /// Whether parameters and totals fit together: for what comes from a file.
-    pub(crate) fn check<'a>(
-        &self,
-        shape: impl Fn(&str) -> Option<&'a [usize]>,
-    ) -> Result<(), String> {
-        let layers = self.layer_of.iter();
-        let layers = layers.filter(|(path, _)| shape(path).is_some());
-        let covered: BTreeSet<usize> = layers.map(|(_, &layer)| layer).collect();
-        let every_layer = covered.iter().copied().eq(0..self.layers.len());
+    /// Whether parameters, given by path and shape, and totals fit together: for what comes from a
+    /// file.
+    pub(crate) fn check(&self, shapes: &BTreeMap<&str, &[usize]>) -> Result<(), String> {
+        let shape = |path: &str| shapes.get(path).copied();
+        let covered: BTreeSet<usize> = self.layer_of.values().copied().collect();
+        let every_layer = covered.into_iter().eq(0..self.layers.len());
+        let every_parameter = self.layer_of.keys().eq(shapes.keys());
 
         // Each attention layer's slices have its width, and the layers lie end to end.
         let mut widths: BTreeMap<usize, usize> = BTreeMap::new();
@@ -130,7 +128,8 @@ impl Totals {
             .flat_map(|(p, all)| all.iter().map(move |s| (p, s)))
         {
             let width = slices.grouping.groups().checked_mul(slices.shared);
-            let width = width.filter(|_| shape(path) == Some(slices.grouping.shape()));
+            let fits = shape(path) == Some(slices.grouping.shape());
+            let width = width.filter(|&width| fits && width > 0);
             let width =
                 width.ok_or_else(|| format!("the heads of `{path}` do not fit its shape"))?;
             if *widths.entry(slices.first).or_insert(width) != width {
@@ -145,7 +144,7 @@ impl Totals {
                 .filter(|&end| end == first)
                 .and_then(|end| end.checked_add(width));
         }
-        match every_layer && end == Some(self.heads.len()) {
+        match every_layer && every_parameter && end == Some(self.heads.len()) {
             true => Ok(()),
             false => Err("the totals do not cover the layers and heads they name".into()),
         }

@@ -63,14 +63,18 @@ impl Moment {
 
     /// This value as `other` keeps its own.
     fn like(&self, other: &Self) -> Self {
-        let dtype = other.high.dtype();
+        self.in_type(other.high.dtype())
+    }
+
+    /// This value in float64, or as a pair in float32.
+    fn in_type(&self, dtype: DType) -> Self {
         let cast = |t: &Tensor<1>| t.clone().cast(dtype);
-        match (&self.low, &other.low) {
-            (Some(low), None) => Self {
+        match (&self.low, dtype) {
+            (Some(low), DType::F64) => Self {
                 high: cast(&self.high) + cast(low),
                 low: None,
             },
-            (None, Some(_)) => {
+            (None, DType::F32) => {
                 let high = cast(&self.high);
                 let rest = self.high.clone() - high.clone().cast(self.high.dtype());
                 Self {
@@ -80,6 +84,21 @@ impl Moment {
             }
             _ => self.clone(),
         }
+    }
+
+    /// This value on another device, in a type that the device has.
+    fn on(&self, device: &Device, dtype: DType) -> Self {
+        let moved = |t: &Tensor<1>| t.clone().to_device(device);
+        // Float64 is left behind where the device may not have it, and made where it does.
+        let here = match dtype {
+            DType::F32 => self.in_type(dtype),
+            _ => self.clone(),
+        };
+        let there = Self {
+            high: moved(&here.high),
+            low: here.low.as_ref().map(moved),
+        };
+        there.in_type(dtype)
     }
 
     fn add(&mut self, term: Tensor<1>) {
@@ -343,13 +362,10 @@ impl Welford {
         (Moment::cat(means.collect()), m2s.map(Moment::cat))
     }
 
-    /// The same accumulator on another device of the same kind.
-    pub(crate) fn to_device(&self, device: &Device) -> Self {
+    /// The same accumulator on another device, in float64 or in pairs of float32.
+    pub(crate) fn on(&self, device: &Device, dtype: DType) -> Self {
         let (mean, m2) = self.joined();
-        let moved = |moment: Moment| Moment {
-            high: moment.high.to_device(device),
-            low: moment.low.map(|low| low.to_device(device)),
-        };
+        let moved = |moment: Moment| moment.on(device, dtype);
         Self::from_parts(self.count, moved(mean), m2.map(moved))
     }
 

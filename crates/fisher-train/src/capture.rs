@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::config::Config;
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use fisher_core::{
     Catalogue, ContributionUnit, Error as CoreError, Gradient, GradientBatch, Prepared, Sample,
     TokenSum,
@@ -81,8 +81,10 @@ impl CaptureConfig {
                 Some((Batched::new(model, all())?, PerSample::new(model, [])?))
             }
         };
+        let device = model.devices().first().cloned().unwrap_or_default();
         Ok(Capture {
             config: self.clone(),
+            device: device.without_autodiff(),
             by_loop: PerSample::new(model, all())?,
             by_taps,
             untapped: BTreeSet::new(),
@@ -121,6 +123,8 @@ impl CaptureConfig {
 #[derive(Debug)]
 pub struct Capture<M> {
     config: CaptureConfig,
+    /// Where gradients lie.
+    device: Device,
     /// Of the parameters, in the model.
     paths: Vec<String>,
     names: Names,
@@ -157,8 +161,9 @@ impl<M: SampleLoss> Capture<M> {
     ///
     /// # Errors
     /// Those of [`Collector::collect_batches`](crate::Collector::collect_batches) that concern
-    /// samples; [`Error::Untapped`] for [`Engine::Taps`]; [`Error::Disagree`], [`Error::LossesDisagree`]
-    /// and [`Error::TokensDisagree`] when a batch says something else of a sample than the sample alone.
+    /// samples; [`Error::OtherDevice`] when the statistics lie elsewhere; [`Error::Untapped`] for
+    /// [`Engine::Taps`]; [`Error::Disagree`], [`Error::LossesDisagree`] and [`Error::TokensDisagree`]
+    /// when a batch says something else of a sample than the sample alone.
     pub fn accumulate<'a, C: ContributionUnit>(
         &mut self,
         batch: &M::Batch,
@@ -182,6 +187,7 @@ impl<M: SampleLoss> Capture<M> {
         into: &mut Destination<C>,
         outcomes: &mut Vec<Outcome>,
     ) -> Result<()> {
+        into.check_device(&self.device)?;
         let whole = samples.len() == batch.ids().len() && samples.len() > 1;
         let stored = samples
             .iter()
@@ -248,7 +254,7 @@ impl<M: SampleLoss> Capture<M> {
                 if self.config.non_finite == NonFinite::Skip =>
             {
                 tracing::warn!(id, parameter, "gradient not finite, sample skipped");
-                into.statistics.skip(task, &counted, parameter);
+                into.statistics.skip(task, &counted, parameter)?;
                 None
             }
             Err(error) => return Err(error.into()),
@@ -448,28 +454,46 @@ impl<M: SampleLoss> Capture<M> {
 fn prepare<C: ContributionUnit>(
     captured: &Captured,
     task: &str,
-    into: &Destination<C>,
+    into: &mut Destination<C>,
 ) -> Result<Result<Option<Prepared>, CoreError>> {
-    let Some(store) = &into.store else {
+    let Destination {
+        store: Some(store),
+        statistics,
+        ..
+    } = into
+    else {
         return Ok(Ok(None));
     };
     let samples = &captured.samples;
-    let mut kept = GradientBatch::new(samples.clone());
-    for (path, factors) in &captured.factors {
-        let Some(parameter) = store.catalogue().get(path) else {
-            continue; // only the statistics want it
-        };
-        let shape = [samples.len(), parameter.elements()];
-        let gradient = match factors {
+    let kept = captured.factors.iter();
+    let kept = kept.filter_map(|(path, factors)| {
+        let elements = store.catalogue().get(path)?.elements(); // else only the statistics want it
+        Some((path, factors, elements))
+    });
+    let kept: Vec<_> = kept.collect();
+    let gradient = |factors: &Option<Factors>, elements| {
+        Gradient::<TokenSum>::token_sum(match factors {
             Some(factors) => factors.whole(),
-            None => Tensor::zeros(shape, into.statistics.device()),
-        };
-        kept.insert(path, Gradient::<TokenSum>::token_sum(gradient));
+            None => Tensor::zeros([samples.len(), elements], statistics.device()),
+        })
+    };
+    if samples.iter().all(|s| store.contains(task, s.id())) {
+        let mut batch = GradientBatch::new(samples.clone());
+        for (path, factors, elements) in kept {
+            batch.insert(path, gradient(factors, elements));
+        }
+        store.compare(task, &batch)?;
+        return Ok(Ok(None));
     }
-    match into.prepare(task, &kept) {
-        Err(error @ CoreError::NonFinite { .. }) => Ok(Err(error)),
-        prepared => Ok(Ok(prepared?)),
+    // A parameter at a time: all of them, for all samples, are many times the model.
+    let mut prepared = store.begin(task, samples)?;
+    for (path, factors, elements) in kept {
+        match store.put(&mut prepared, path, &gradient(factors, elements)) {
+            Err(error @ CoreError::NonFinite { .. }) => return Ok(Err(error)),
+            put => put?,
+        }
     }
+    Ok(Ok(Some(prepared)))
 }
 
 /// A batch into statistics and store.
@@ -491,7 +515,7 @@ fn stream<C: ContributionUnit>(
     if let Some(aside) = &mut into.aside {
         aside.begin(task, &samples);
     }
-    let mut stream = into.statistics.stream(task, samples.clone());
+    let mut stream = into.statistics.stream(task, samples.clone())?;
     for (path, factors) in factors {
         if let (Some(aside), Some(factors)) = (&mut into.aside, &factors)
             && aside.wants(&path)

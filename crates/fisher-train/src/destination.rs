@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
 use burn::module::Module;
+use burn::tensor::Device;
 use fisher_core::{
     ContributionUnit, Error as CoreError, GradientBatch, GradientStore, Parameter, Prepared,
     SavedSamples, Statistics, hash_weights,
@@ -62,6 +63,18 @@ impl<C: ContributionUnit> Destination<'_, C> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether the statistics lie where the model's gradients will.
+    pub(crate) fn check_device(&self, model: &Device) -> Result<()> {
+        let statistics = self.statistics.device();
+        if statistics == model {
+            return Ok(());
+        }
+        Err(Error::OtherDevice {
+            model: format!("{model:?}"),
+            statistics: format!("{statistics:?}"),
+        })
     }
 
     /// The same destination, for a while.
@@ -177,11 +190,11 @@ impl<C: ContributionUnit> Destination<'_, C> {
     /// What the store is to keep of a batch; nothing where there is none, or where one on disk is
     /// ahead of the checkpoint that is resumed from and has the samples.
     pub(crate) fn prepare(
-        &self,
+        &mut self,
         task: &str,
         gradients: &GradientBatch,
     ) -> fisher_core::Result<Option<Prepared>> {
-        let Some(store) = &self.store else {
+        let Some(store) = &mut self.store else {
             return Ok(None);
         };
         let mut samples = gradients.samples().iter();

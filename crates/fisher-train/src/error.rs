@@ -22,6 +22,19 @@ pub enum Error {
         parameter: String,
     },
 
+    /// Statistics on another device than the model whose gradients they are to take.
+    #[error(
+        "the model is on {model} and the statistics on {statistics}; make them with \
+         `StatisticsConfig::init` of this very model, or bring them there with \
+         `Statistics::to_device`"
+    )]
+    OtherDevice {
+        /// The model's device.
+        model: String,
+        /// That of the statistics.
+        statistics: String,
+    },
+
     /// Nothing to merge, or weights that make no average.
     #[error(
         "a merge needs at least one model, and finite weights that are not negative and not all 0"

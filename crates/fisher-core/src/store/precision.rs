@@ -1,7 +1,7 @@
 //! How many bits a stored gradient keeps.
 
 use std::borrow::Cow;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
@@ -70,39 +70,64 @@ pub(super) enum Matrix {
 }
 
 impl Matrix {
-    /// Encode rows of `elements`, all finite.
-    pub(super) fn encode(values: Vec<f32>, elements: usize, precision: Precision) -> Self {
-        if precision == Precision::Float32 {
-            return Self::Full(values);
-        }
-        let rows = values.chunks_exact(elements);
-        let exponents: Vec<i16> = rows.clone().map(exponent).collect();
-        let scaled = rows.zip(&exponents).flat_map(|(row, &e)| {
-            // In float64: the power of a subnormal row is none of float32.
-            let factor = 2f64.powi(-i32::from(e));
-            row.iter()
-                .map(move |&x| precision.encode((f64::from(x) * factor) as f32))
-        });
-        Self::Half {
-            precision,
-            bits: scaled.collect(),
-            exponents,
+    /// Nothing yet of a matrix of `elements` in rows of these exponents.
+    pub(super) fn empty(precision: Precision, elements: usize, exponents: &[i16]) -> Self {
+        match precision {
+            Precision::Float32 => Self::Full(Vec::with_capacity(elements)),
+            Precision::Float16 | Precision::BFloat16 => Self::Half {
+                precision,
+                bits: Vec::with_capacity(elements),
+                exponents: exponents.to_vec(),
+            },
         }
     }
 
-    pub(super) fn exponents(&self) -> &[i16] {
-        match self {
-            Self::Full(_) => &[],
-            Self::Half { exponents, .. } => exponents,
+    /// Encode rows of `width` values, all finite, or a part of one row. Half precision takes the
+    /// [`exponent`] of every row.
+    pub(super) fn encode(
+        values: &[f32],
+        width: usize,
+        precision: Precision,
+        exponents: &[i16],
+    ) -> Self {
+        let mut matrix = Self::empty(precision, values.len(), exponents);
+        match &mut matrix {
+            Self::Full(full) => full.extend(values),
+            Self::Half { bits, .. } => {
+                for (row, &e) in values.chunks(width.max(1)).zip(exponents) {
+                    // In float64: the power of a subnormal row is none of float32.
+                    let factor = 2f64.powi(-i32::from(e));
+                    let scaled = |&x: &f32| precision.encode((f64::from(x) * factor) as f32);
+                    bits.extend(row.iter().map(scaled));
+                }
+            }
+        }
+        matrix
+    }
+
+    /// Add what follows in row-major order.
+    pub(super) fn append(&mut self, slice: Self) {
+        match (self, slice) {
+            (Self::Full(values), Self::Full(more)) => values.extend(more),
+            (Self::Half { bits, .. }, Self::Half { bits: more, .. }) => bits.extend(more),
+            _ => unreachable!("a store has one precision"),
         }
     }
 
     /// Little-endian bytes, row after row.
     pub(super) fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
         match self {
-            Self::Full(values) => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            Self::Half { bits, .. } => bits.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Self::Full(values) => {
+                bytes.reserve_exact(4 * values.len());
+                values.iter().for_each(|x| bytes.extend(x.to_le_bytes()));
+            }
+            Self::Half { bits, .. } => {
+                bytes.reserve_exact(2 * bits.len());
+                bits.iter().for_each(|x| bytes.extend(x.to_le_bytes()));
+            }
         }
+        bytes
     }
 
     /// Elements `range` of a row.
@@ -139,12 +164,17 @@ pub(super) fn from_bytes(precision: Precision, bytes: &[u8], exponent: i16) -> V
         .collect()
 }
 
-fn exponent(row: &[f32]) -> i16 {
-    let largest = row.iter().fold(0f32, |m, x| m.max(x.abs()));
+/// What a row is scaled by, from the size of its largest element.
+pub(super) fn exponent(largest: f32) -> i16 {
     match largest > 0.0 {
         true => f64::from(largest).log2().floor() as i16 + 1 - TOP,
         false => 0,
     }
+}
+
+/// The exponents that there can be.
+pub(super) fn exponents() -> RangeInclusive<i16> {
+    exponent(f32::from_bits(1))..=exponent(f32::MAX)
 }
 
 #[cfg(test)]
@@ -159,8 +189,19 @@ mod tests {
     }
 
     fn back(values: &[f32], elements: usize, precision: Precision) -> Vec<f32> {
-        let matrix = Matrix::encode(values.to_vec(), elements, precision);
         let rows = 0..values.len() / elements;
+        let largest = |row: &[f32]| exponent(row.iter().fold(0f32, |m, x| m.max(x.abs())));
+        let exponents: Vec<i16> = values.chunks(elements).map(largest).collect();
+        assert!(exponents.iter().all(|e| super::exponents().contains(e)));
+        let matrix = Matrix::encode(values, elements, precision, &exponents);
+        // Part by part it is the same.
+        let mut parts = Matrix::empty(precision, values.len(), &exponents);
+        for (row, exponent) in values.chunks(elements).zip(&exponents) {
+            for part in row.chunks(3) {
+                parts.append(Matrix::encode(part, part.len(), precision, &[*exponent]));
+            }
+        }
+        assert_eq!(parts.bytes(), matrix.bytes());
         let read: Vec<f32> = rows
             .clone()
             .flat_map(|row| matrix.row(row, elements, 0..elements).into_owned())
@@ -169,8 +210,8 @@ mod tests {
         let width = elements * precision.bytes();
         let from_bytes: Vec<f32> = rows
             .flat_map(|row| {
-                let exponent = matrix.exponents().get(row).copied().unwrap_or(0);
-                from_bytes(precision, &bytes[row * width..(row + 1) * width], exponent)
+                let row_bytes = &bytes[row * width..(row + 1) * width];
+                from_bytes(precision, row_bytes, exponents[row])
             })
             .collect();
         assert_eq!(read, from_bytes);

@@ -5,18 +5,20 @@
 //! parameters in the header's order, each a row-major `[samples, elements]` matrix of little-endian
 //! numbers. The gradients are written before their line is: a program that is killed leaves at
 //! worst bytes that no line speaks of, or half a line, and both are cut off when the store is opened
-//! again.
+//! for writing again. A reader passes over bytes without a line, which are no samples yet; it refuses
+//! half a line and lines without their bytes, which a copy that broke off has too.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::precision::Precision;
+use super::precision::{Precision, exponents};
+use crate::atomic::{format_error as format, io_error as io};
 use crate::catalogue::{Orientation, Role};
 use crate::provenance::FisherKind;
-use crate::statistics::SampleRecord;
+use crate::seen::SampleRecord;
 use crate::{Error, Result};
 
 /// The version of a store's folder that this library writes and reads.
@@ -91,27 +93,44 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(task: &str, samples: Vec<SampleRecord>, exponents: Vec<Vec<i16>>) -> Self {
+    /// A chunk that lies at `offset` of `shard`. `crc32` is over the gradients' bytes and then the
+    /// exponents, little-endian, that scale them.
+    pub(super) fn new(
+        task: &str,
+        samples: Vec<SampleRecord>,
+        (shard, offset): (usize, u64),
+        bytes: u64,
+        crc32: u32,
+        exponents: Vec<Vec<i16>>,
+    ) -> Self {
         Self {
             task: task.into(),
             samples,
-            shard: 0,
-            offset: 0,
-            bytes: 0,
-            crc32: 0,
+            shard,
+            offset,
+            bytes,
+            crc32,
             exponents,
             line_end: 0,
         }
     }
 
-    /// CRC-32 of the gradients' bytes and of the exponents, little-endian, that scale them.
-    fn checksum(&self, bytes: &[u8]) -> u32 {
-        let mut hasher = crc32fast::Hasher::new();
-        hasher.update(bytes);
-        for exponent in self.exponents.iter().flatten() {
-            hasher.update(&exponent.to_le_bytes());
-        }
-        hasher.finalize()
+    /// Whether the line says what a line of this header can, but for where the chunk lies.
+    fn fits(&self, header: &Header, sample: u64) -> bool {
+        let rows = self.samples.len();
+        let exponents_fit = match header.precision {
+            Precision::Float32 => self.exponents.is_empty(),
+            Precision::Float16 | Precision::BFloat16 => {
+                let possible = exponents();
+                let row =
+                    |of: &Vec<i16>| of.len() == rows && of.iter().all(|e| possible.contains(e));
+                self.exponents.len() == header.parameters.len() && self.exponents.iter().all(row)
+            }
+        };
+        exponents_fit
+            && rows > 0
+            && Some(self.bytes) == sample.checked_mul(rows as u64)
+            && self.samples.iter().all(|s| s.tokens > 0)
     }
 }
 
@@ -148,22 +167,32 @@ impl Shards {
             path: folder.into(),
             reason: e.to_string(),
         })?;
-        let (entries, begun) = match read_index(&path, &index)? {
-            Some((found, entries, begun)) => {
-                same(folder, header, &found)?;
-                (entries, begun)
+        let (entries, begun, half) = match read_index(&path, &index)? {
+            Some(found) => {
+                same(folder, header, &found.header)?;
+                (found.entries, found.begun, found.half)
             }
             None => {
                 let line = json_line(&path, header)?;
                 index.set_len(0).map_err(|e| io(&path, e))?;
                 write_at(&index, &line, 0).map_err(|e| io(&path, e))?;
-                (Vec::new(), line.len() as u64)
+                (Vec::new(), line.len() as u64, false)
             }
         };
         let mut shards = Self::closed(folder);
         shards.limit = limit;
+        let named = samples(&entries);
         let mut entries = shards.attach(entries, header, true)?;
         shards.give_up_unwritten(&mut entries)?;
+        let lost = named - samples(&entries);
+        if lost > 0 || half {
+            tracing::warn!(
+                ?folder,
+                samples = lost,
+                half_a_line = half,
+                "gave up samples whose gradients are not whole: they have to come again"
+            );
+        }
         // What a killed program left behind the last whole chunk goes.
         shards.index_end = entries.last().map_or(begun, |e| e.line_end);
         index.set_len(shards.index_end).map_err(|e| io(&path, e))?;
@@ -183,11 +212,24 @@ impl Shards {
     pub(super) fn read(folder: &Path) -> Result<(Self, Header, Vec<Entry>)> {
         let path = folder.join("index.jsonl");
         let index = File::open(&path).map_err(|e| io(&path, e))?;
-        let (header, entries, _) =
-            read_index(&path, &index)?.ok_or_else(|| format(&path, "it is empty"))?;
+        let found = read_index(&path, &index)?.ok_or_else(|| format(&path, "it is empty"))?;
+        if found.half && !is_written(&index) {
+            return Err(Error::Truncated {
+                path: folder.into(),
+                reason: "its index ends within a line".into(),
+            });
+        }
         let mut shards = Self::closed(folder);
-        let entries = shards.attach(entries, &header, false)?;
-        Ok((shards, header, entries))
+        let entries = shards.attach(found.entries, &found.header, false)?;
+        Ok((shards, found.header, entries))
+    }
+
+    /// The header of the store in `folder`.
+    pub(super) fn header(folder: &Path) -> Result<Header> {
+        let path = folder.join("index.jsonl");
+        let index = File::open(&path).map_err(|e| io(&path, e))?;
+        let found = read_index(&path, &index)?.ok_or_else(|| format(&path, "it is empty"))?;
+        Ok(found.header)
     }
 
     fn closed(folder: &Path) -> Self {
@@ -204,7 +246,8 @@ impl Shards {
     }
 
     /// Open the files of `entries` and check that every chunk lies where its line says. Chunks at
-    /// the end whose bytes did not reach the disk are given up.
+    /// the end whose bytes did not reach the disk are given up by who writes, and an error for who
+    /// reads.
     fn attach(
         &mut self,
         mut entries: Vec<Entry>,
@@ -212,14 +255,10 @@ impl Shards {
         write: bool,
     ) -> Result<Vec<Entry>> {
         let index = self.folder.join("index.jsonl");
-        let count = entries
-            .iter()
-            .map(|e| e.shard)
-            .max()
-            .map_or(0, |last| last + 1);
-        if count > entries.len() {
-            return Err(format(&index, "it names shards that hold nothing"));
-        }
+        let last = entries.iter().map(|e| e.shard).max();
+        let count = last.map_or(Some(0), |last| last.checked_add(1));
+        let count = count.filter(|&count| count <= entries.len());
+        let count = count.ok_or_else(|| format(&index, "it names shards that hold nothing"))?;
         let mut lengths = Vec::new();
         for shard in 0..count {
             let path = self.shard(shard);
@@ -235,19 +274,11 @@ impl Shards {
         let mut ends = vec![0; count];
         let mut whole = entries.len();
         for (i, entry) in entries.iter().enumerate() {
-            let rows = entry.samples.len();
-            let rows_fit = header.precision == Precision::Float32
-                || entry.exponents.len() == header.parameters.len()
-                    && entry.exponents.iter().all(|of| of.len() == rows);
             let end = entry.offset.checked_add(entry.bytes);
-            let fits = end.is_some()
-                && rows > 0
-                && rows_fit
-                && Some(entry.bytes) == sample.checked_mul(rows as u64)
-                && entry.samples.iter().all(|s| s.tokens > 0)
-                && entry.offset == ends[entry.shard];
+            let follows = end.is_some() && entry.offset == ends[entry.shard];
+            let fits = follows && entry.fits(header, sample);
             if !fits {
-                return Err(format(&index, &format!("line {} contradicts it", i + 2)));
+                return Err(format(&index, format!("line {} contradicts it", i + 2)));
             }
             ends[entry.shard] = entry.offset + entry.bytes;
             if ends[entry.shard] > lengths[entry.shard] {
@@ -258,6 +289,17 @@ impl Shards {
         if entries[whole..].iter().any(|e| e.shard + 1 < count) {
             let path = self.shard(entries[whole].shard);
             return Err(format(&path, "it is shorter than the index says"));
+        }
+        if whole < entries.len() && !write {
+            let (lost, all) = (samples(&entries[whole..]), samples(&entries));
+            let shard = self.shard(entries[whole].shard);
+            return Err(Error::Truncated {
+                path: self.folder.clone(),
+                reason: format!(
+                    "{} ends before {lost} of the {all} samples that its index names",
+                    shard.display()
+                ),
+            });
         }
         entries.truncate(whole);
         self.measure(&entries);
@@ -310,10 +352,12 @@ impl Shards {
         })
     }
 
-    /// Append a chunk: first the bytes, then the line that speaks of them.
-    pub(super) fn append(&mut self, mut entry: Entry, bytes: &[u8]) -> Result<Entry> {
+    /// The shard and the offset in it where a chunk of `bytes` goes. Whatever was written there
+    /// before is not spoken of by any line.
+    pub(super) fn place(&mut self, bytes: u64) -> Result<(usize, u64)> {
         self.check_writable()?;
-        if self.files.is_empty() || (self.end > 0 && self.end + bytes.len() as u64 > self.limit) {
+        let end = self.end.saturating_add(bytes);
+        if self.files.is_empty() || (self.end > 0 && end > self.limit) {
             let path = self.shard(self.files.len());
             let mut options = OpenOptions::new();
             let options = options.read(true).write(true).create_new(true);
@@ -321,14 +365,19 @@ impl Shards {
                 .push(options.open(&path).map_err(|e| io(&path, e))?);
             self.end = 0;
         }
-        entry.shard = self.files.len() - 1;
-        entry.offset = self.end;
-        entry.bytes = bytes.len() as u64;
-        entry.crc32 = entry.checksum(bytes);
-        let path = self.shard(entry.shard);
-        write_at(&self.files[entry.shard], bytes, entry.offset).map_err(|e| io(&path, e))?;
+        Ok((self.files.len() - 1, self.end))
+    }
+
+    /// Write bytes of a chunk that is to follow what was appended.
+    pub(super) fn write_at(&self, shard: usize, offset: u64, bytes: &[u8]) -> Result<()> {
+        write_at(&self.files[shard], bytes, offset).map_err(|e| io(&self.shard(shard), e))
+    }
+
+    /// Append the line of a chunk whose bytes were written.
+    pub(super) fn append(&mut self, entry: Entry) -> Result<Entry> {
+        self.check_writable()?;
         self.append_line(&entry)?;
-        self.end += entry.bytes;
+        self.end = entry.offset + entry.bytes;
         self.bytes += entry.bytes;
         Ok(entry)
     }
@@ -372,9 +421,21 @@ impl Shards {
 
     /// Read a chunk and compare it with what was written.
     pub(super) fn verify(&self, entry: &Entry) -> Result<()> {
-        let mut bytes = vec![0; entry.bytes as usize];
-        self.read_at(entry.shard, entry.offset, &mut bytes)?;
-        let found = entry.checksum(&bytes);
+        const PIECE: u64 = 1 << 23;
+        let mut hasher = crc32fast::Hasher::new();
+        let mut bytes = vec![0; entry.bytes.min(PIECE) as usize];
+        let mut at = 0;
+        while at < entry.bytes {
+            let length = (entry.bytes - at).min(PIECE);
+            let piece = &mut bytes[..length as usize];
+            self.read_at(entry.shard, entry.offset + at, piece)?;
+            hasher.update(piece);
+            at += length;
+        }
+        for exponent in entry.exponents.iter().flatten() {
+            hasher.update(&exponent.to_le_bytes());
+        }
+        let found = hasher.finalize();
         if found == entry.crc32 {
             return Ok(());
         }
@@ -390,9 +451,18 @@ impl Shards {
     }
 }
 
-/// Header, chunks, and where the header's line ends; `None` where there is not one whole line. Half
-/// a line at the end does not count.
-fn read_index(path: &Path, mut index: &File) -> Result<Option<(Header, Vec<Entry>, u64)>> {
+/// What an index holds.
+struct Index {
+    header: Header,
+    entries: Vec<Entry>,
+    /// Where the header's line ends.
+    begun: u64,
+    /// Whether it ends in half a line, which does not count.
+    half: bool,
+}
+
+/// `None` where there is not one whole line.
+fn read_index(path: &Path, mut index: &File) -> Result<Option<Index>> {
     let mut bytes = Vec::new();
     index.read_to_end(&mut bytes).map_err(|e| io(path, e))?;
     let mut lines = bytes.split_inclusive(|&b| b == b'\n');
@@ -408,7 +478,8 @@ fn read_index(path: &Path, mut index: &File) -> Result<Option<(Header, Vec<Entry
         });
     }
     let header = parse(path, 1, first)?;
-    let mut end = first.len() as u64;
+    let begun = first.len() as u64;
+    let mut end = begun;
     let mut entries = Vec::new();
     for (i, line) in lines.enumerate().filter(|(_, line)| line.ends_with(b"\n")) {
         let mut entry: Entry = parse(path, i + 2, line)?;
@@ -416,7 +487,21 @@ fn read_index(path: &Path, mut index: &File) -> Result<Option<(Header, Vec<Entry
         entry.line_end = end;
         entries.push(entry);
     }
-    Ok(Some((header, entries, first.len() as u64)))
+    Ok(Some(Index {
+        header,
+        entries,
+        begun,
+        half: end < bytes.len() as u64,
+    }))
+}
+
+/// Whether another program has the index locked to write it: what is half now will be whole.
+fn is_written(index: &File) -> bool {
+    matches!(index.try_lock_shared(), Err(TryLockError::WouldBlock))
+}
+
+fn samples(entries: &[Entry]) -> usize {
+    entries.iter().map(|e| e.samples.len()).sum()
 }
 
 #[derive(Deserialize)]
@@ -425,11 +510,11 @@ struct Version {
 }
 
 fn parse<'a, T: Deserialize<'a>>(path: &Path, number: usize, line: &'a [u8]) -> Result<T> {
-    serde_json::from_slice(line).map_err(|e| format(path, &format!("line {number}: {e}")))
+    serde_json::from_slice(line).map_err(|e| format(path, format!("line {number}: {e}")))
 }
 
 fn json_line(path: &Path, value: &impl Serialize) -> Result<Vec<u8>> {
-    let mut line = serde_json::to_vec(value).map_err(|e| format(path, &e.to_string()))?;
+    let mut line = serde_json::to_vec(value).map_err(|e| format(path, e))?;
     line.push(b'\n');
     Ok(line)
 }
@@ -469,20 +554,6 @@ fn same(folder: &Path, ours: &Header, theirs: &Header) -> Result<()> {
             &folder.join("index.jsonl"),
             "its parameters have other roles",
         )),
-    }
-}
-
-fn io(path: &Path, source: std::io::Error) -> Error {
-    Error::Io {
-        path: path.into(),
-        source,
-    }
-}
-
-fn format(path: &Path, reason: &str) -> Error {
-    Error::Format {
-        path: path.into(),
-        reason: reason.into(),
     }
 }
 
@@ -536,7 +607,7 @@ mod tests {
             skipped: None,
             step: None,
         };
-        Entry::new("t", vec![record], Vec::new())
+        Entry::new("t", vec![record], (0, 0), 0, 0, Vec::new())
     }
 
     /// A disk that is full for a while: what was pushed before and after stays whole.
@@ -544,26 +615,24 @@ mod tests {
     fn a_line_that_cannot_be_written_is_taken_back() {
         let folder = tempfile::tempdir().expect("a folder");
         let (mut shards, _) = Shards::write(folder.path(), &header(), 100).expect("a store");
-        shards.append(entry("1"), &[]).expect("written");
+        shards.place(0).expect("a shard");
+        shards.append(entry("1")).expect("written");
         let index = folder.path().join("index.jsonl");
         let before = std::fs::read(&index).expect("lines");
         // Half a line is on the disk already when the writing fails.
         let whole = shards.index.take().expect("an index");
         write_at(&whole, b"{\"task\":\"t\",", shards.index_end).expect("half");
         shards.index = Some(File::open(&index).expect("read only"));
-        assert!(matches!(
-            shards.append(entry("2"), &[]),
-            Err(Error::Io { .. })
-        ));
+        assert!(matches!(shards.append(entry("2")), Err(Error::Io { .. })));
         // It could not be taken back either: nothing more is written, also when it would work.
         shards.index = Some(whole);
-        let error = shards.append(entry("2"), &[]).expect_err("broken");
+        let error = shards.append(entry("2")).expect_err("broken");
         assert!(error.to_string().contains("open it again"), "{error}");
         drop(shards);
         let (mut shards, entries) = Shards::write(folder.path(), &header(), 100).expect("whole");
         assert_eq!(entries.len(), 1);
         assert_eq!(std::fs::read(&index).expect("lines"), before);
-        shards.append(entry("2"), &[]).expect("written");
+        shards.append(entry("2")).expect("written");
         drop(shards);
         let (_, _, entries) = Shards::read(folder.path()).expect("a store");
         assert_eq!(entries.len(), 2);
