@@ -777,3 +777,43 @@ fn a_store_is_of_one_kind_of_fisher() {
     let collected = collector.collect_batches(&model, "t", [], (&mut drawn, &mut store));
     assert_eq!(collected.expect("nothing").samples, 0);
 }
+
+/// A path that cannot be written is known before the first sample is taken; a folder that is not there
+/// is made.
+#[test]
+fn a_checkpoint_can_be_written_before_the_work_begins() {
+    let (_, model, data) = setup(Backend::Flex).expect("a CPU");
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("file");
+    std::fs::write(&file, "no folder").expect("written");
+    let mut given = 0;
+    let mut collect = |path: std::path::PathBuf, task: &str| {
+        let collector = CollectorConfig::new().with_checkpoint(Some(Checkpoint::new(path, 100)));
+        let batches = data.batches(3);
+        let batches = batches.into_iter().inspect(|_| given += 1);
+        let collected = collector
+            .init()
+            .collect_batches(&model, task, batches, &mut fresh(&model));
+        (collected.map(|_| ()), given)
+    };
+    for wrong in [file.join("checkpoint"), folder.path().into()] {
+        let (refused, given) = collect(wrong, "task");
+        let error = refused.expect_err("it cannot be written");
+        assert!(
+            matches!(error, Error::Core(CoreError::Io { .. })),
+            "{error}"
+        );
+        assert_eq!(given, 0, "batches taken");
+    }
+    let path = folder.path().join("a/b/checkpoint");
+    // A task's name stands before that of every accumulator, in a header of 100 MB at most.
+    let (refused, given) = collect(path.clone(), &"long ".repeat(1 << 20));
+    let error = refused.expect_err("the header would be too long");
+    assert!(
+        matches!(error, Error::Core(CoreError::Header { .. })),
+        "{error}"
+    );
+    assert_eq!(given, 0, "batches taken");
+    collect(path.clone(), "task").0.expect("a collection");
+    Statistics::<PerToken>::load(path, &Backend::Flex.device().expect("a CPU")).expect("saved");
+}

@@ -17,8 +17,8 @@ use fisher_tests::models::Sequences;
 use fisher_tests::pupil::{Happens, Pupil, launch, loader, optimizer, training};
 use fisher_tests::tolerance::{DEFINITION, REORDERED, assert_close};
 use fisher_train::{
-    CollectorConfig, FisherHook, HookConfig, HookSource, NoiseScaleConfig, PerSample, Quantity,
-    Schedule,
+    CollectorConfig, Error, FisherHook, HookConfig, HookSource, NoiseScaleConfig, PerSample,
+    Quantity, Schedule,
 };
 use rstest::rstest;
 
@@ -549,4 +549,30 @@ fn captures_are_collections_of_the_weights_then() {
     let wanted: Vec<f64> = (0..values[0].len()).map(average).collect();
     let found: Vec<f64> = moving.to_data().iter::<f64>().collect();
     assert_close("average", &found, &wanted, 1e-12, 1e-3);
+}
+
+/// Where a hook cannot write is known before training; folders that are not there are made.
+#[test]
+fn folders_can_be_written_before_training() {
+    let pupil = Pupil::init(&device());
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("file");
+    std::fs::write(&file, "no folder").expect("written");
+    let config = HookConfig::new(Schedule::new().with_at_end(true));
+    let wrong = Some(file.join("run"));
+    for config in [
+        config.clone().with_folder(wrong.clone()),
+        config.clone().with_checkpoints(wrong.clone()),
+        config
+            .clone()
+            .with_store(Some(StoreConfig::new(0).with_folder(wrong.clone()))),
+    ] {
+        let error = config.init(&pupil, &heads(&pupil), probes(&device()));
+        let error = error.expect_err("it cannot be written");
+        let io = matches!(&error, Error::Core(fisher_core::Error::Io { .. }));
+        assert!(io, "{error}");
+    }
+    let made = folder.path().join("a/b");
+    hook(&config.with_folder(Some(made.clone())), &pupil);
+    assert!(made.is_dir());
 }

@@ -35,7 +35,7 @@ pub enum NonFinite {
 /// it ends, or stops with an error.
 #[derive(Config, Debug)]
 pub struct Checkpoint {
-    /// The file: a statistics file like any other.
+    /// The file: a statistics file like any other. Its folder is made where it is not there.
     pub path: PathBuf,
     /// Samples between two writes.
     pub every: usize,
@@ -191,6 +191,9 @@ impl Collector {
             into.check_path(path)?;
         }
         into.check_model(model)?;
+        if let Some(checkpoint) = &self.config.checkpoint {
+            into.statistics.ensure_savable(&checkpoint.path, task)?;
+        }
         let capture = CaptureConfig::new()
             .with_engine(self.config.engine)
             .with_non_finite(self.config.non_finite);

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use burn::config::Config;
 use burn::module::ParamGroup;
 use fisher_core::{
-    Averages, Catalogue, HeadLayout, Statistics, StatisticsConfig, StoreConfig, hash_weights,
+    Averages, Catalogue, HeadLayout, Statistics, StatisticsConfig, StoreConfig, ensure_writable,
+    hash_weights,
 };
 use serde::{Deserialize, Serialize};
 
@@ -90,7 +91,7 @@ impl HookConfig {
     /// # Errors
     /// Those of [`StatisticsConfig::init`]; [`Error::Hook`] for an interval or number of workers of
     /// 0, for batches in flight at the end, or averaged or stored over several workers, and without a
-    /// probe;
+    /// probe; [`Io`](fisher_core::Error::Io) when a folder cannot be written;
     /// [`Error::DuplicateSample`] when an id comes twice in a task's probes.
     pub fn init<M: SampleLoss>(
         &self,
@@ -107,8 +108,14 @@ impl HookConfig {
             .as_ref()
             .map(NoiseScaleConfig::init)
             .transpose()?;
-        if let Some(folder) = &self.folder {
-            std::fs::create_dir_all(folder).map_err(|e| io(folder, e))?;
+        // What cannot be written is to be known before training.
+        let store = self.store.as_ref().and_then(|store| store.folder.as_ref());
+        for folder in [&self.folder, &self.checkpoints]
+            .into_iter()
+            .flatten()
+            .chain(store)
+        {
+            ensure_writable(folder.join("statistics.safetensors"))?;
         }
         let (tasks, probes) = match source {
             HookSource::InFlight(task) => (vec![task], None),
