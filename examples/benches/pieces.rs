@@ -8,7 +8,9 @@ use burn::nn::LinearConfig;
 use burn::tensor::{Device, Distribution, Tensor};
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use fisher_core::{Gradient, HeadLayout, Sample, Statistics, StatisticsConfig, TokenSum};
+use fisher_core::{
+    Gradient, HeadLayout, PerToken, Sample, Statistics, StatisticsConfig, Stream, TokenSum,
+};
 
 const WIDTH: usize = 512;
 /// Samples, and positions of each.
@@ -21,7 +23,8 @@ fn main() {
 /// Statistics of one matrix, and a batch of factors of its gradients.
 struct Piece {
     statistics: Statistics,
-    samples: Vec<Sample>,
+    /// Samples taken in so far.
+    seen: usize,
     left: Tensor<3>,
     right: Tensor<3>,
 }
@@ -34,11 +37,8 @@ impl Piece {
             .with_bias(false)
             .init(&device.clone().autodiff());
         assert_eq!(model.num_params(), WIDTH * WIDTH);
-        let sample = |i| Sample::new(format!("sample {i}"), positions as u64);
-        let samples: Result<Vec<Sample>, _> = (0..samples).map(sample).collect();
-        let samples = samples.expect("samples with tokens");
         let factor = || {
-            let shape = [samples.len(), positions, WIDTH];
+            let shape = [samples, positions, WIDTH];
             Tensor::random(shape, Distribution::Normal(0.0, 1.0), &device)
         };
         Self {
@@ -47,8 +47,20 @@ impl Piece {
                 .expect("a model with parameters"),
             left: factor(),
             right: factor(),
-            samples,
+            seen: 0,
         }
+    }
+
+    /// A batch of samples that were not there before.
+    fn stream(&mut self) -> Stream<'_, PerToken> {
+        let [samples, positions, _] = self.left.dims();
+        let new = self.seen..self.seen + samples;
+        self.seen = new.end;
+        let sample = |i| Sample::new(format!("sample {i}"), positions as u64);
+        let samples: Result<Vec<Sample>, _> = new.map(sample).collect();
+        let samples = samples.expect("samples with tokens");
+        let stream = self.statistics.stream("task", samples);
+        stream.expect("new samples")
     }
 
     fn flops(&self) -> ItemsCount {
@@ -57,8 +69,8 @@ impl Piece {
     }
 
     fn product(&mut self, ghost: bool) {
-        let mut stream = self.statistics.stream("task", self.samples.clone());
         let (left, right) = (self.left.clone(), self.right.clone());
+        let mut stream = self.stream();
         let way = stream.product("weight", left, right, ghost);
         way.expect("factors of the parameter");
         stream.finish().expect("finite squares");
@@ -123,7 +135,7 @@ fn whole(bencher: Bencher) {
     let gradients = Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device);
     let items = ItemsCount::new(2 * shape[0] * shape[1]);
     bencher.counter(items).bench_local(|| {
-        let mut stream = piece.statistics.stream("task", piece.samples.clone());
+        let mut stream = piece.stream();
         let gradient = Gradient::<TokenSum>::token_sum(gradients.clone());
         stream.whole("weight", gradient).expect("the parameter");
         stream.finish().expect("finite squares");

@@ -290,13 +290,14 @@ fn runner<'a, M: Subject>(way: Way, model: &'a M, batch: &'a M::Batch) -> Outcom
             let config = StatisticsConfig::new().with_elementwise(false);
             let weights = hash_weights(model)?;
             let device = model.devices()[0].clone();
-            let mut statistics: Statistics =
+            let empty: Statistics =
                 config.init_for(&catalogue, &layout, weights.clone(), &device)?;
             let paths: Vec<&str> = catalogue.parameters().iter().map(|p| p.path()).collect();
             let mut capture = CaptureConfig::new()
                 .with_engine(Engine::Taps)
                 .init(model, paths)?;
             Box::new(move || {
+                let mut statistics = empty.clone();
                 let store = StoreConfig::new(usize::MAX).with_only(Some(attention.clone()));
                 let mut store = store.init(model)?;
                 capture.accumulate(batch, "task", (&mut statistics, &mut store))?;
@@ -308,8 +309,8 @@ fn runner<'a, M: Subject>(way: Way, model: &'a M, batch: &'a M::Batch) -> Outcom
                 .with_elementwise(matches!(way, Way::Loop | Way::Mean | Way::Elementwise))
                 .with_variance(way != Way::Mean)
                 .with_grouped(matches!(way, Way::Grouped | Way::Ghost));
-            let mut statistics: Statistics = config.init(model, &heads(model)?)?;
-            let paths: Vec<String> = statistics.paths().map(str::to_owned).collect();
+            let empty: Statistics = config.init(model, &heads(model)?)?;
+            let paths: Vec<String> = empty.paths().map(str::to_owned).collect();
             let engine = match way {
                 Way::Loop => Engine::Loop,
                 _ => Engine::Taps,
@@ -319,6 +320,8 @@ fn runner<'a, M: Subject>(way: Way, model: &'a M, batch: &'a M::Batch) -> Outcom
                 .with_ghost(way != Way::Grouped)
                 .init(model, paths.iter().map(String::as_str))?;
             Box::new(move || {
+                // A sample counts once in statistics.
+                let mut statistics = empty.clone();
                 capture.accumulate(batch, "task", &mut statistics)?;
                 Ok(())
             })
