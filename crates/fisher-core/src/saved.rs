@@ -7,7 +7,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::record::{METADATA, encode, format_error, io_error};
+use crate::atomic::{format_error, io_error};
+use crate::record::{METADATA, encode};
 use crate::{ContributionUnit, Provenance, Result, SampleRecord, Statistics};
 
 /// The provenance and the samples of a file that [`Statistics::save`] wrote: a small part of it,
