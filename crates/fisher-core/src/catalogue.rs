@@ -21,7 +21,8 @@ pub enum Role {
     Convolution,
     /// A table with one row per token or position.
     Embedding,
-    /// A bias, a norm's scale, or any other vector.
+    /// A bias, a norm's scale, or anything else with no more than one axis longer than 1, such as
+    /// a scale of `[1, channels, 1, 1]`.
     Vector,
 }
 
@@ -42,12 +43,17 @@ pub struct Parameter {
     shape: Vec<usize>,
     role: Role,
     orientation: Orientation,
+    /// Whether layer, bias or caller said so; else it is the convention for bare matrices.
+    oriented: bool,
+    /// Of a convolution's channels; `None` where nothing tells them.
+    channel_groups: Option<usize>,
     id: Option<ParamId>,
     tied: Vec<String>,
 }
 
 impl Parameter {
-    /// A parameter described by hand, for gradients that come from elsewhere.
+    /// A parameter described by hand, for gradients that come from elsewhere. A convolution is one
+    /// of a single group; see [`Parameter::with_channel_groups`].
     pub fn new(
         path: impl Into<String>,
         shape: impl Into<Vec<usize>>,
@@ -59,9 +65,56 @@ impl Parameter {
             shape: shape.into(),
             role,
             orientation,
+            oriented: true,
+            channel_groups: (role == Role::Convolution).then_some(1),
             id: None,
             tied: Vec::new(),
         }
+    }
+
+    /// The same convolution with its channels in `groups` groups: the kernel's second axis then
+    /// holds the channels of one group.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when it is no convolution, or the groups do not divide its first axis.
+    pub fn with_channel_groups(mut self, groups: usize) -> Result<Self> {
+        let divided = groups > 0 && self.shape.first().is_some_and(|n| n.is_multiple_of(groups));
+        if self.role != Role::Convolution || !divided {
+            return Err(Error::Shape {
+                parameter: self.path,
+                expected: format!("a convolution whose first axis divides into {groups} groups"),
+                found: format!("a {:?} of {:?}", self.role, self.shape),
+            });
+        }
+        self.channel_groups = Some(groups);
+        Ok(self)
+    }
+
+    /// The same parameter under another path, where it has no id.
+    #[must_use]
+    pub fn renamed(&self, path: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            id: None,
+            tied: Vec::new(),
+            ..self.clone()
+        }
+    }
+
+    /// The same matrix with its axes swapped; `None` for anything but a matrix.
+    #[must_use]
+    pub fn transposed(&self) -> Option<Self> {
+        let &[rows, columns] = &*self.shape else {
+            return None;
+        };
+        Some(Self {
+            shape: vec![columns, rows],
+            orientation: match self.orientation {
+                Orientation::InputOutput => Orientation::OutputInput,
+                Orientation::OutputInput => Orientation::InputOutput,
+            },
+            ..self.clone()
+        })
     }
 
     /// The path in the module, such as `layers.0.attention.query.weight`: what models are joined
@@ -88,6 +141,19 @@ impl Parameter {
     /// Which axis is the output.
     pub fn orientation(&self) -> Orientation {
         self.orientation
+    }
+
+    /// Whether the orientation is known, from the layer, from the length of a bias or by
+    /// [`Catalogue::with_orientation`]. For a matrix that lies bare in a module it is not: its
+    /// channels are the last axis by convention, and heads are not looked for in it.
+    pub fn is_oriented(&self) -> bool {
+        self.oriented
+    }
+
+    /// The number of groups a convolution's channels are in; `None` where nothing tells, since a
+    /// kernel does not say it and Burn's visitors do not see a layer's settings.
+    pub fn channel_groups(&self) -> Option<usize> {
+        self.channel_groups
     }
 
     /// The id inside this very module, where there is one.
@@ -135,8 +201,15 @@ impl Parameter {
 /// head) appears once, under its first path, and lists the others in [`Parameter::tied`]; a copy of
 /// it is a parameter of its own, whatever its id (see [`Ties`]).
 ///
-/// Roles come from the layer a parameter lies in. A bare matrix outside Burn's layers is taken
-/// to map inputs to outputs as Burn's do, `[in, out]`.
+/// Roles come from name *and* shape. A `weight` in a struct named as one of Burn's layers is that
+/// layer's if its rank is (a `Conv1d` of rank 2, as GPT-2 has it, is none of Burn's), and if the
+/// length of a `bias` beside it agrees. Everything else is told by shape: no more than one axis
+/// longer than 1 is a vector, the rest are matrices `[.., in, out]` by convention, unless the bias is
+/// as long as the other axis only. Where just the convention speaks,
+/// [`Parameter::is_oriented`] is false and attention heads need [`Catalogue::with_orientation`].
+///
+/// How many groups a convolution has is told by the bias of a transposed one, and by nothing
+/// else: [`Catalogue::with_channel_groups`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Catalogue {
     parameters: Vec<Parameter>,
@@ -157,6 +230,8 @@ impl Catalogue {
             ..Visitor::default()
         };
         module.visit(&mut visitor);
+        visitor.ask_biases();
+        visitor.ask_adapted();
         if let Some(error) = visitor.error {
             return Err(error);
         }
@@ -235,6 +310,49 @@ impl Catalogue {
         Ok(Self { parameters, others })
     }
 
+    /// Say which axis of the parameter at `path` is its output, trainable or not: for matrices that
+    /// lie bare in a module.
+    ///
+    /// # Errors
+    /// [`Error::UnknownParameter`] when there is none.
+    pub fn with_orientation(self, path: &str, orientation: Orientation) -> Result<Self> {
+        self.change(path, |parameter| {
+            Ok(Parameter {
+                orientation,
+                oriented: true,
+                ..parameter
+            })
+        })
+    }
+
+    /// Say that the channels of the convolution at `path` are in `groups` groups: see
+    /// [`Parameter::with_channel_groups`].
+    ///
+    /// # Errors
+    /// [`Error::UnknownParameter`] when there is none, [`Error::Shape`] when it is no convolution of
+    /// that many groups.
+    pub fn with_channel_groups(self, path: &str, groups: usize) -> Result<Self> {
+        self.change(path, |parameter| parameter.with_channel_groups(groups))
+    }
+
+    fn change(
+        mut self,
+        path: &str,
+        f: impl FnOnce(Parameter) -> Result<Parameter>,
+    ) -> Result<Self> {
+        let mut all = self.parameters.iter_mut().chain(&mut self.others);
+        match all.find(|p| p.path == path) {
+            Some(parameter) => {
+                *parameter = f(parameter.clone())?;
+                Ok(self)
+            }
+            None => Err(Error::UnknownParameter {
+                parameter: path.into(),
+                known: self.describe(),
+            }),
+        }
+    }
+
     /// The parameters, in the module's order.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
@@ -296,7 +414,90 @@ struct Visitor {
     ties: Ties,
     by_path: HashMap<String, usize>,
     others: Vec<Parameter>,
+    /// Paths of the factors of Burn's low-rank adapters.
+    adapters: Vec<String>,
     error: Option<Error>,
+}
+
+impl Visitor {
+    /// Hold weights against the biases beside them, which are as long as the output.
+    fn ask_biases(&mut self) {
+        let biases = self.parameters.iter().chain(&self.others).filter_map(|p| {
+            let layer = p.path.strip_suffix("bias")?;
+            let &[length] = &*p.shape else { return None };
+            Some((format!("{layer}weight"), length))
+        });
+        let biases: HashMap<String, usize> = biases.collect();
+        for parameter in self.parameters.iter_mut().chain(&mut self.others) {
+            if let Some(&length) = biases.get(&parameter.path) {
+                parameter.ask_bias(length);
+            }
+        }
+    }
+
+    /// A low-rank adapter lies as the weight it adapts: `W + scale · A B`, A `[W's first, rank]` and
+    /// B `[rank, W's second]`.
+    fn ask_adapted(&mut self) {
+        for path in &self.adapters {
+            let Some((adapted, factor)) = path
+                .rsplit_once('.')
+                .and_then(|(lora, factor)| Some((lora.rsplit_once('.')?.0, factor)))
+            else {
+                continue;
+            };
+            let mut all = self.parameters.iter().chain(&self.others);
+            let Some(adapted) = all.find(|p| p.path == adapted).cloned() else {
+                continue;
+            };
+            let mut all = self.parameters.iter_mut().chain(&mut self.others);
+            let Some(adapter) = all.find(|p| p.path == *path) else {
+                continue;
+            };
+            match adapted.role {
+                // A row of A for each row of the table.
+                Role::Embedding if factor == "a" => adapter.role = Role::Embedding,
+                Role::Embedding => adapter.oriented = true,
+                _ => {
+                    adapter.orientation = adapted.orientation;
+                    adapter.oriented = adapted.oriented;
+                }
+            }
+        }
+    }
+}
+
+impl Parameter {
+    /// What a bias of this length says of the weight beside it.
+    fn ask_bias(&mut self, length: usize) {
+        match (self.role, self.orientation, &*self.shape) {
+            (Role::Matrix, _, &[first, second]) if first != second => {
+                self.oriented = first == length || second == length;
+                if first == length {
+                    self.orientation = Orientation::OutputInput;
+                } else {
+                    self.orientation = Orientation::InputOutput;
+                }
+            }
+            (Role::Matrix, _, &[first, _]) => self.oriented &= first == length,
+            (Role::Convolution, Orientation::OutputInput, &[output, ..]) if output != length => {
+                self.be_no_layer();
+            }
+            (Role::Convolution, Orientation::InputOutput, &[input, output, ..]) => {
+                let groups = length / output.max(1);
+                if groups > 0 && groups * output == length && input.is_multiple_of(groups) {
+                    self.channel_groups = Some(groups);
+                } else {
+                    self.be_no_layer();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A layer by its name, but not by its shape.
+    fn be_no_layer(&mut self) {
+        (self.role, self.orientation, self.oriented) = by_shape(&self.shape);
+    }
 }
 
 impl ModuleVisitor for Visitor {
@@ -311,12 +512,26 @@ impl ModuleVisitor for Visitor {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let (role, orientation) = classify(&self.containers, D);
+        let shape = param.lazy_shape().to_vec();
+        let name = self.names.last().map_or("", String::as_str);
+        let layer = self
+            .containers
+            .iter()
+            .rev()
+            .find_map(|c| c.strip_prefix("Struct:"))
+            .unwrap_or_default();
+        let path = self.names.join(".");
+        if layer == "LoraAdapter" {
+            self.adapters.push(path.clone());
+        }
+        let (role, orientation, oriented) = classify(layer, name, &shape);
         let parameter = Parameter {
-            path: self.names.join("."),
-            shape: param.lazy_shape().to_vec(),
+            path,
+            shape,
             role,
             orientation,
+            oriented,
+            channel_groups: None,
             id: Some(param.id),
             tied: Vec::new(),
         };
@@ -346,24 +561,26 @@ impl ModuleVisitor for Visitor {
     }
 }
 
-/// Role and orientation from the layer that holds the parameter, by Burn's conventions.
-fn classify(containers: &[String], rank: usize) -> (Role, Orientation) {
-    let layer = containers
-        .iter()
-        .rev()
-        .find_map(|c| c.strip_prefix("Struct:"))
-        .unwrap_or_default();
-    match layer {
-        _ if rank < 2 => (Role::Vector, Orientation::InputOutput),
-        "Embedding" => (Role::Embedding, Orientation::InputOutput),
-        "ConvTranspose1d" | "ConvTranspose2d" | "ConvTranspose3d" => {
-            (Role::Convolution, Orientation::InputOutput)
-        }
-        "Conv1d" | "Conv2d" | "Conv3d" | "DeformConv2d" => {
-            (Role::Convolution, Orientation::OutputInput)
-        }
-        _ => (Role::Matrix, Orientation::InputOutput),
+/// Role, orientation and whether that is known, of the parameter `name` in a `layer`.
+fn classify(layer: &str, name: &str, shape: &[usize]) -> (Role, Orientation, bool) {
+    match (layer, name, shape.len()) {
+        ("Linear", "weight", 2) => (Role::Matrix, Orientation::InputOutput, true),
+        ("Embedding", "weight", 2) => (Role::Embedding, Orientation::InputOutput, true),
+        ("Conv1d", "weight", 3)
+        | ("Conv2d" | "DeformConv2d", "weight", 4)
+        | ("Conv3d", "weight", 5) => (Role::Convolution, Orientation::OutputInput, true),
+        ("ConvTranspose1d", "weight", 3)
+        | ("ConvTranspose2d", "weight", 4)
+        | ("ConvTranspose3d", "weight", 5) => (Role::Convolution, Orientation::InputOutput, true),
+        _ => by_shape(shape),
     }
+}
+
+/// The same for what lies in none of Burn's layers.
+fn by_shape(shape: &[usize]) -> (Role, Orientation, bool) {
+    let vector = shape.iter().filter(|&&length| length > 1).count() < 2;
+    let role = if vector { Role::Vector } else { Role::Matrix };
+    (role, Orientation::InputOutput, false)
 }
 
 /// Everything up to the first number of a path; without one, all but the parameter's own name.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::catalogue::{Parameter, Role};
 use crate::gradient::{Contribution, ContributionUnit};
 use crate::heads::HeadLayout;
+use crate::scatter::add_at;
 use crate::stream::Margins;
 use crate::{Error, Result};
 
@@ -31,9 +32,11 @@ pub enum Scheme {
     Element,
     /// The whole tensor.
     Tensor,
-    /// One group per output of a matrix or kernel.
+    /// One group per output of a matrix or kernel. In a transposed convolution of several groups of
+    /// channels an output is a group's, told by the input as well as by the kernel's second axis.
     OutputChannel,
-    /// One group per input of a matrix or kernel.
+    /// One group per input of a matrix or kernel; in a convolution of several groups of channels,
+    /// told by the output as well.
     InputChannel,
     /// One group per attention head, for each block (Q, K, V, O) that lies in the parameter.
     Head,
@@ -53,7 +56,8 @@ pub enum Scheme {
 
 impl Scheme {
     /// Heads for attention projections, channel for other matrices and convolutions, row for
-    /// embeddings, element for vectors.
+    /// embeddings, element for vectors. Channels are outputs, but inputs for a transposed convolution
+    /// of which nothing tells the number of groups: see [`Parameter::channel_groups`].
     pub fn default_of(parameter: &Parameter, heads: &HeadLayout) -> Self {
         if heads.has(parameter.path()) {
             return Self::Head;
@@ -61,6 +65,11 @@ impl Scheme {
         match parameter.role() {
             Role::Embedding => Self::Row,
             Role::Vector => Self::Element,
+            Role::Convolution
+                if parameter.channel_groups().is_none() && parameter.output_axis() == Some(1) =>
+            {
+                Self::InputChannel
+            }
             Role::Matrix | Role::Convolution if parameter.shape().len() > 1 => Self::OutputChannel,
             Role::Matrix | Role::Convolution => Self::Element,
         }
@@ -100,6 +109,11 @@ pub(crate) struct AxisSlices {
 enum Plan {
     Element,
     Axis(AxisSlices),
+    /// Second axes of a convolution of so many groups of channels: the first axis is cut into as many
+    /// stretches, and each has channels of its own.
+    Blocks {
+        blocks: usize,
+    },
     Buckets {
         size: usize,
     },
@@ -202,16 +216,30 @@ impl Grouping {
             })?;
             Ok(whole_axis(axis, shape[axis]))
         };
+        // A kernel's second axis is of one group of channels.
+        let channel = |of: Option<usize>| match parameter.channel_groups() {
+            _ if parameter.role() != Role::Convolution || of != Some(1) => axis(of),
+            Some(1) => axis(of),
+            Some(blocks) => Ok(Plan::Blocks { blocks }),
+            None => Err(fail(
+                "nothing tells how many groups the convolution's channels are in; say it with \
+                 `Catalogue::with_channel_groups`, 1 where there are none"
+                    .into(),
+            )),
+        };
         let plan = match scheme {
             Scheme::Element => Plan::Element,
             Scheme::Tensor => Plan::Buckets { size: usize::MAX },
-            Scheme::OutputChannel => axis(parameter.output_axis())?,
-            Scheme::InputChannel => axis(parameter.input_axis())?,
+            Scheme::OutputChannel => channel(parameter.output_axis())?,
+            Scheme::InputChannel => channel(parameter.input_axis())?,
             Scheme::Row => axis((shape.len() > 1).then_some(0))?,
             Scheme::Buckets { size } => Plan::Buckets { size: *size },
             Scheme::Custom { ids } => Plan::Custom { ids: ids.clone() },
             Scheme::Head => {
                 let slices = heads.slices(parameter);
+                if heads.headless().any(|path| path == parameter.path()) {
+                    return Err(fail("it belongs to no single head".into()));
+                }
                 if slices.is_empty() {
                     return Err(fail(format!(
                         "the head layout does not mention it; it mentions: {}",
@@ -241,6 +269,12 @@ impl Grouping {
         let groups = match &mut plan {
             Plan::Element => elements,
             Plan::Axis(slices) => slices.groups(&shape)?,
+            Plan::Blocks { blocks } => match *shape {
+                [first, second, ..] if *blocks > 0 && first.is_multiple_of(*blocks) => {
+                    *blocks * second
+                }
+                _ => return Err(format!("{blocks} groups of channels do not fit {shape:?}")),
+            },
             Plan::Buckets { size: 0 } => return Err("a bucket needs a size above 0".into()),
             Plan::Buckets { size } => {
                 *size = elements.min(*size);
@@ -277,6 +311,7 @@ impl Grouping {
         match &self.plan {
             Plan::Element => vec![1; elements],
             Plan::Axis(s) => vec![elements / self.shape[s.axis] * s.width; self.groups],
+            Plan::Blocks { .. } => vec![elements / self.groups; self.groups],
             Plan::Buckets { size } => (0..self.groups)
                 .map(|g| (elements - g * size).min(*size))
                 .collect(),
@@ -291,18 +326,37 @@ impl Grouping {
     /// The group of every element of the flattened parameter; `None` for elements in none, such
     /// as those of K and V where the groups are the heads of Q in a fused matrix.
     pub fn group_of_elements(&self) -> Vec<Option<usize>> {
-        let elements: usize = self.shape.iter().product();
+        self.group_of(0..self.shape.iter().product())
+    }
+
+    /// The group of some elements of the flattened parameter.
+    pub(crate) fn group_of(&self, elements: Range<usize>) -> Vec<Option<usize>> {
         match &self.plan {
-            Plan::Element => (0..elements).map(Some).collect(),
-            Plan::Buckets { size } => (0..elements).map(|e| Some(e / size)).collect(),
-            Plan::Custom { ids } => ids.iter().map(|&id| Some(id as usize)).collect(),
+            Plan::Element => elements.map(Some).collect(),
+            Plan::Buckets { size } => elements.map(|e| Some(e / size)).collect(),
+            Plan::Custom { ids } => ids[elements].iter().map(|&id| Some(id as usize)).collect(),
             Plan::Axis(slices) => {
                 let inner: usize = self.shape[slices.axis + 1..].iter().product();
                 let length = self.shape[slices.axis];
-                let positions = (0..elements).map(|e| slices.group_of(e / inner % length, length));
+                let positions = elements.map(|e| slices.group_of(e / inner % length, length));
                 positions.collect()
             }
+            Plan::Blocks { .. } => {
+                let [stretch, second, inner] = self.block_sides();
+                let group = |e: usize| {
+                    let (first, channel) = (e / inner / second, e / inner % second);
+                    Some(first / stretch * second + channel)
+                };
+                elements.map(group).collect()
+            }
         }
+    }
+
+    /// Of [`Plan::Blocks`]: the first axis in a block, the second axis, and all others.
+    fn block_sides(&self) -> [usize; 3] {
+        let (first, second) = (self.shape[0], self.shape[1]);
+        let stretch = first * second / self.groups;
+        [stretch, second, self.shape[2..].iter().product()]
     }
 
     /// The elements of a group, as ranges of the flattened parameter in rising order.
@@ -330,6 +384,14 @@ impl Grouping {
                     }
                 }
                 ranges
+            }
+            Plan::Blocks { .. } => {
+                let [stretch, second, inner] = self.block_sides();
+                let (block, channel) = (group / second, group % second);
+                (block * stretch..(block + 1) * stretch)
+                    .map(|first| (first * second + channel) * inner)
+                    .map(|start| start..start + inner)
+                    .collect()
             }
             Plan::Axis(s) => {
                 let length = self.shape[s.axis];
@@ -360,20 +422,28 @@ impl Grouping {
         contribution.map(|tensor| {
             let elements: usize = self.shape.iter().product();
             assert_eq!(tensor.dims()[1], elements, "elements of a contribution");
-            let sums = self.sum(tensor);
-            match (&self.plan, reduction) {
-                (Plan::Element, _) | (_, Reduction::Sum) => sums,
-                (Plan::Axis(slices), Reduction::Mean) => {
-                    sums.div_scalar((elements / self.shape[slices.axis] * slices.width) as f64)
-                }
-                (Plan::Buckets { .. } | Plan::Custom { .. }, Reduction::Mean) => {
-                    let sizes: Vec<f32> = self.sizes().iter().map(|&n| n as f32).collect();
-                    let (device, dtype) = (sums.device(), sums.dtype());
-                    let sizes = Tensor::<1>::from_data(sizes.as_slice(), (&device, DType::F32));
-                    sums / sizes.cast(dtype).unsqueeze()
-                }
-            }
+            self.reduced(self.sum(tensor), reduction)
         })
+    }
+
+    /// What sums over groups, `[samples, groups]`, come to.
+    pub(crate) fn reduced(&self, sums: Tensor<2>, reduction: Reduction) -> Tensor<2> {
+        let elements: usize = self.shape.iter().product();
+        match (&self.plan, reduction) {
+            (Plan::Element, _) | (_, Reduction::Sum) => sums,
+            (Plan::Axis(slices), Reduction::Mean) => {
+                sums.div_scalar((elements / self.shape[slices.axis] * slices.width) as f64)
+            }
+            (Plan::Blocks { .. }, Reduction::Mean) => {
+                sums.div_scalar((elements / self.groups) as f64)
+            }
+            (Plan::Buckets { .. } | Plan::Custom { .. }, Reduction::Mean) => {
+                let sizes: Vec<f32> = self.sizes().iter().map(|&n| n as f32).collect();
+                let (device, dtype) = (sums.device(), sums.dtype());
+                let sizes = Tensor::<1>::from_data(sizes.as_slice(), (&device, DType::F32));
+                sums / sizes.cast(dtype).unsqueeze()
+            }
+        }
     }
 
     /// Whether the whole parameter is one group: such as all keys, where all queries share one head.
@@ -387,6 +457,53 @@ impl Grouping {
             Plan::Axis(slices) => Some(slices.axis),
             _ => None,
         }
+    }
+
+    /// Whether its sums do not follow from sums over a side of the parameter.
+    pub(crate) fn is_scattered(&self) -> bool {
+        !self.is_whole() && self.axis().is_none()
+    }
+
+    /// Add the contributions `run`, `[samples, length]`, of consecutive elements from `start` on to
+    /// `sums` over groups, `[samples, groups]`.
+    pub(crate) fn add_run(&self, sums: Tensor<2>, start: usize, run: Tensor<2>) -> Tensor<2> {
+        let [samples, length] = run.dims();
+        let (device, dtype) = (run.device(), run.dtype());
+        let Plan::Buckets { size } = self.plan else {
+            let groups = self.group_of(start..start + length).into_iter();
+            // Those of an axis, which has elements in no group, are not scattered.
+            let groups: Vec<i32> = groups.flatten().map(|group| group as i32).collect();
+            let groups = TensorData::new(groups, [length]);
+            let groups = Tensor::<1, Int>::from_data(groups, (&device, DType::I32));
+            return add_at(sums, 1, groups, run);
+        };
+        let first = start / size;
+        let add = |sums: Tensor<2>, first: usize, partial: Tensor<2>| {
+            let range = [0..samples, first..first + partial.dims()[1]];
+            let before = sums.clone().slice(range.clone());
+            sums.slice_assign(range, before + partial)
+        };
+        if size >= length {
+            // Of two buckets at most.
+            let of_first = length.min((first + 1) * size - start);
+            let sums = add(sums, first, run.clone().narrow(1, 0, of_first).sum_dim(1));
+            return match length - of_first {
+                0 => sums,
+                rest => add(sums, first + 1, run.narrow(1, of_first, rest).sum_dim(1)),
+            };
+        }
+        let before = start - first * size;
+        let count = (before + length).div_ceil(size);
+        let zeros = |length| Tensor::zeros([samples, length], (&device, dtype));
+        let mut parts = vec![run];
+        if before > 0 {
+            parts.insert(0, zeros(before));
+        }
+        if count * size > before + length {
+            parts.push(zeros(count * size - before - length));
+        }
+        let partial = Tensor::cat(parts, 1).reshape([samples, count, size]);
+        add(sums, first, partial.sum_dim(2).reshape([samples, count]))
     }
 
     /// `r_iG` from sums over one side of the parameter; `None` where they do not tell.
@@ -418,13 +535,7 @@ impl Grouping {
                 slices.sum(margins.columns.clone()?, &self.shape[1..])
             }
         };
-        Some(match reduction {
-            Reduction::Sum => sums,
-            Reduction::Mean => {
-                let elements: usize = self.shape.iter().product();
-                sums.div_scalar((elements / self.shape[slices.axis] * slices.width) as f64)
-            }
-        })
+        Some(self.reduced(sums, reduction))
     }
 
     fn sum(&self, tensor: Tensor<2>) -> Tensor<2> {
@@ -448,17 +559,21 @@ impl Grouping {
                     }
                 }
             }
+            Plan::Blocks { blocks } => {
+                let [stretch, second, inner] = self.block_sides();
+                tensor
+                    .reshape([samples, *blocks, stretch, second, inner])
+                    .sum_dim(4)
+                    .sum_dim(2)
+                    .reshape([samples, self.groups])
+            }
             Plan::Custom { ids } => {
                 let (device, dtype) = (tensor.device(), tensor.dtype());
                 let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
                 let ids = TensorData::new(ids, [elements]);
                 let ids = Tensor::<1, Int>::from_data(ids, (&device, DType::I32));
-                Tensor::zeros([samples, self.groups], (&device, dtype)).select_assign(
-                    1,
-                    ids,
-                    tensor,
-                    burn::tensor::IndexingUpdateOp::Add,
-                )
+                let zeros = Tensor::zeros([samples, self.groups], (&device, dtype));
+                add_at(zeros, 1, ids, tensor)
             }
         }
     }
@@ -581,6 +696,32 @@ mod tests {
         );
     }
 
+    #[rstest]
+    #[case(Scheme::Buckets { size: 4 })]
+    #[case(Scheme::Buckets { size: 11 })]
+    #[case(Scheme::Custom { ids: (0..30).map(|e| e * 7 % 5).collect() })]
+    #[case(Scheme::Element)]
+    #[case(Scheme::OutputChannel)]
+    fn runs_add_up(#[case] scheme: Scheme, #[values(1, 3, 7, 30)] length: usize) {
+        let device = Device::flex();
+        let kernel = Parameter::new("k", [2, 5, 3], Role::Convolution, Orientation::InputOutput);
+        let kernel = kernel.with_channel_groups(2).expect("two groups");
+        let grouping = Grouping::of(&kernel, &scheme, &HeadLayout::none()).expect("a grouping");
+        let [grouping] = &*grouping else {
+            panic!("one grouping")
+        };
+        assert!(grouping.is_scattered());
+        let values: Vec<f32> = (0..60).map(|k| (k * k % 17) as f32).collect();
+        let values = Tensor::<2>::from_data(TensorData::new(values, [2, 30]), &device);
+        let mut sums = Tensor::<2>::zeros([2, grouping.groups()], &device);
+        for start in (0..30).step_by(length) {
+            let length = length.min(30 - start);
+            sums = grouping.add_run(sums, start, values.clone().narrow(1, start, length));
+        }
+        sums.into_data()
+            .assert_eq(&grouping.sum(values).into_data(), true);
+    }
+
     #[test]
     fn a_hostile_grouping_is_refused() {
         for json in [
@@ -590,6 +731,9 @@ mod tests {
             r#"{"label":"channel","shape":[2,3],"plan":{"axis":{"axis":1,"repeats":1,"offset":1,"per":9223372036854775807,"width":9}}}"#,
             r#"{"label":"element","shape":[4294967296,4294967296,4294967296],"plan":"element"}"#,
             r#"{"label":"custom","shape":[2],"plan":{"custom":{"ids":[0,4294967295]}}}"#,
+            r#"{"label":"channel","shape":[4],"plan":{"blocks":{"blocks":2}}}"#,
+            r#"{"label":"channel","shape":[4,3],"plan":{"blocks":{"blocks":0}}}"#,
+            r#"{"label":"channel","shape":[4,3],"plan":{"blocks":{"blocks":3}}}"#,
         ] {
             assert!(serde_json::from_str::<Grouping>(json).is_err(), "{json}");
         }

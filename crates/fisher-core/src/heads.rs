@@ -1,13 +1,13 @@
 //! Where the attention heads lie in the projection matrices.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use burn::config::Config;
 use burn::module::ParamGroup;
 use serde::{Deserialize, Serialize};
 
-use crate::catalogue::{Catalogue, Parameter};
+use crate::catalogue::{Catalogue, Parameter, Role};
 use crate::error::list;
 use crate::group::AxisSlices;
 use crate::{Error, Result};
@@ -90,6 +90,14 @@ pub enum Fused {
 }
 
 /// One attention layer: which slice of which parameter is which head.
+///
+/// Low-rank adapters of a projection, `W + scale · A B`, are found with it: Burn's own
+/// (`q_proj.weight.lora.a`) and modules named as PEFT names them, in any case
+/// (`q_proj.lora_A.weight`, `q_proj.lora_A.default.weight`; the projection itself is then
+/// `q_proj.weight` or `q_proj.base_layer.weight`). The factor on the side of the heads has heads where
+/// the projection has: B of Q, K and V on its output axis, A of O on its input axis. The other factor
+/// serves all heads at once and belongs to none ([`HeadLayout::headless`]). Where a projection is
+/// frozen and its adapter is not, the adapter stands for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attention {
     name: String,
@@ -97,6 +105,8 @@ pub struct Attention {
     kv_heads: usize,
     /// Path of a parameter to the blocks in it.
     slices: BTreeMap<String, Vec<(Block, AxisSlices)>>,
+    /// Paths of what lies in a projection and belongs to no single head.
+    headless: BTreeSet<String>,
 }
 
 impl Attention {
@@ -139,6 +149,7 @@ impl Attention {
             }
         }
         attention.add(o, Block::O, run(found.input(o)?.0, heads, d_v));
+        attention.adapt(&found)?;
         Ok(attention)
     }
 
@@ -209,6 +220,7 @@ impl Attention {
                 width: d_v,
             },
         );
+        attention.adapt(&found)?;
         Ok(attention)
     }
 
@@ -218,7 +230,35 @@ impl Attention {
             heads: config.heads,
             kv_heads: config.kv(),
             slices: BTreeMap::new(),
+            headless: BTreeSet::new(),
         }
+    }
+
+    /// Give the heads of the projections to their adapters.
+    fn adapt(&mut self, found: &Finder) -> Result<()> {
+        let projections: BTreeSet<&str> = found.paths.iter().copied().collect();
+        for path in projections {
+            let adapters = found.adapters(path)?;
+            let slices = self.slices.get(path).cloned().unwrap_or_default();
+            for Adapter { path, axis, of } in &adapters {
+                let beside = slices.iter().filter(|(_, slices)| slices.axis == *of);
+                let beside: Vec<(Block, AxisSlices)> = beside.copied().collect();
+                if beside.is_empty() {
+                    self.headless.insert((*path).into());
+                }
+                for (block, slices) in beside {
+                    let slices = AxisSlices {
+                        axis: *axis,
+                        ..slices
+                    };
+                    self.add(path, block, slices);
+                }
+            }
+            if !adapters.is_empty() && found.catalogue.get(path).is_none() {
+                self.slices.remove(path);
+            }
+        }
+        Ok(())
     }
 
     fn add(&mut self, path: &str, block: Block, slices: AxisSlices) {
@@ -262,6 +302,8 @@ impl Attention {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HeadLayout {
     attention: Vec<Attention>,
+    /// Said to belong to no single head.
+    headless: BTreeSet<String>,
 }
 
 impl HeadLayout {
@@ -286,7 +328,26 @@ impl HeadLayout {
                 }
             }
         }
-        Ok(Self { attention })
+        Ok(Self {
+            attention,
+            headless: BTreeSet::new(),
+        })
+    }
+
+    /// Say that the parameter at `path` belongs to no single head, though it lies in a projection:
+    /// for what is neither its weight nor a known kind of adapter. It is grouped as any other.
+    #[must_use]
+    pub fn with_headless(mut self, path: impl Into<String>) -> Self {
+        self.headless.insert(path.into());
+        self
+    }
+
+    /// What lies in a projection and belongs to no single head: factors of low-rank adapters that
+    /// serve all heads at once (see [`Attention`]), and [`HeadLayout::with_headless`]. No head's
+    /// number counts them.
+    pub fn headless(&self) -> impl Iterator<Item = &str> {
+        let found = self.attention.iter().flat_map(|a| &a.headless);
+        found.chain(&self.headless).map(String::as_str)
     }
 
     /// Recognise attention layers by the names of their parameters.
@@ -298,8 +359,9 @@ impl HeadLayout {
     /// | `c_attn`, `c_proj` | fused, concatenated (GPT-2) |
     /// | `query_key_value`, `dense` | fused, interleaved (GPT-NeoX) |
     ///
-    /// Each with `.weight`. Every layer must have the head counts of `config`; build the layout
-    /// by hand where they differ.
+    /// Each with `.weight`, or `.base_layer.weight` where PEFT wraps it; adapters as in
+    /// [`Attention`]. Every layer must have the head counts of `config`; build the layout by hand
+    /// where they differ.
     ///
     /// # Errors
     /// [`Error::HeadLayout`], listing what was found, when nothing is recognised, a projection of
@@ -308,7 +370,7 @@ impl HeadLayout {
         let mut attention = Vec::new();
         for (naming, prefix) in Naming::find(catalogue) {
             let name = prefix.trim_end_matches('.');
-            let at = |name: &str| format!("{prefix}{name}.weight");
+            let at = |name: &str| projection(catalogue, &format!("{prefix}{name}"));
             attention.push(match naming {
                 Naming::Separate(names) => {
                     let paths = names.map(at);
@@ -335,19 +397,24 @@ impl HeadLayout {
         Self::new(attention)
     }
 
-    /// Trainable parameters that look like attention projections by name but that this layout
-    /// leaves out.
+    /// Trainable parameters that look like attention projections by name, or lie in one, but that
+    /// this layout leaves out. Vectors may be left out.
     pub(crate) fn unmentioned(&self, catalogue: &Catalogue) -> Vec<String> {
-        let mut paths = Vec::new();
+        let headless: BTreeSet<&str> = self.headless().collect();
+        let mut paths = BTreeSet::new();
         for (naming, prefix) in Naming::find(catalogue) {
             for name in naming.names() {
-                let path = format!("{prefix}{name}.weight");
-                if catalogue.get(&path).is_some() && !self.has(&path) {
-                    paths.push(path);
-                }
+                let module = format!("{prefix}{name}.");
+                let inside = catalogue.parameters().iter().filter(|p| {
+                    p.path().starts_with(&module)
+                        && p.role() != Role::Vector
+                        && !self.has(p.path())
+                        && !headless.contains(p.path())
+                });
+                paths.extend(inside.map(|p| p.path().to_owned()));
             }
         }
-        paths
+        paths.into_iter().collect()
     }
 
     /// The attention layers.
@@ -378,6 +445,23 @@ impl HeadLayout {
     pub(crate) fn describe(&self) -> String {
         list(self.attention.iter().flat_map(Attention::paths))
     }
+}
+
+/// The weight of the projection that is the module at `path`: PEFT wraps it.
+fn projection(catalogue: &Catalogue, path: &str) -> String {
+    let wrapped = format!("{path}.base_layer.weight");
+    if catalogue.all().any(|p| p.path() == wrapped) {
+        wrapped
+    } else {
+        format!("{path}.weight")
+    }
+}
+
+/// A trainable factor of a low-rank adapter: its `axis` lies beside the axis `of` of what it adapts.
+struct Adapter<'a> {
+    path: &'a str,
+    axis: usize,
+    of: usize,
 }
 
 /// Looks up the parameters of one attention layer and names them all when one does not fit.
@@ -431,9 +515,61 @@ impl<'a> Finder<'a> {
     }
 
     fn axis(&self, parameter: &Parameter, axis: Option<usize>) -> Result<(usize, usize)> {
+        let path = parameter.path();
         let axis = axis.filter(|_| parameter.shape().len() == 2);
-        let axis = axis.ok_or_else(|| format!("`{}` is not a matrix", parameter.path()));
+        let axis = axis.ok_or_else(|| format!("`{path}` is not a matrix"));
+        let axis = axis.and_then(|axis| match parameter.is_oriented() {
+            true => Ok(axis),
+            false => Err(format!(
+                "nothing tells which axis of `{path}` is its output, since it is no layer of \
+                 Burn's; say it with `Catalogue::with_orientation`"
+            )),
+        });
         self.check(axis).map(|axis| (axis, parameter.shape()[axis]))
+    }
+
+    /// The trainable factors of the low-rank adapters of a projection.
+    fn adapters(&self, projection: &str) -> Result<Vec<Adapter<'a>>> {
+        let adapted = self.get(projection)?;
+        let module = projection.strip_suffix(".weight");
+        let module = module.map(|m| m.strip_suffix(".base_layer").unwrap_or(m));
+        let mut adapters = Vec::new();
+        for parameter in self.catalogue.parameters() {
+            let path = parameter.path();
+            let below = |module: &str| path.strip_prefix(module)?.strip_prefix('.');
+            let adapter = match below(projection) {
+                // W + scale · A B
+                Some("lora.a") => Some((0, 0)),
+                Some("lora.b") => Some((1, 1)),
+                _ => None,
+            };
+            let named = module
+                .and_then(below)
+                .filter(|_| parameter.shape().len() == 2);
+            let named = named.and_then(|name| name.split('.').next());
+            let named = named.unwrap_or_default().to_ascii_lowercase();
+            let (axis, of) = match (adapter, &*named) {
+                (Some(axes), _) => axes,
+                (None, "lora_a") => (
+                    self.input(path)?.0,
+                    self.axis(adapted, adapted.input_axis())?.0,
+                ),
+                (None, "lora_b") => (
+                    self.output(path)?.0,
+                    self.axis(adapted, adapted.output_axis())?.0,
+                ),
+                _ => continue,
+            };
+            let [length, expected] = [parameter.shape()[axis], adapted.shape()[of]];
+            self.check((length == expected).then_some(()).ok_or_else(|| {
+                format!(
+                    "`{path}` adapts axis {of} of `{projection}`, of length {expected}, by one of \
+                     {length}"
+                )
+            }))?;
+            adapters.push(Adapter { path, axis, of });
+        }
+        Ok(adapters)
     }
 
     /// The width of a head on an axis, checked against the wanted one.
@@ -499,7 +635,9 @@ impl Naming {
     /// The naming and prefix of every attention layer: wherever the first projection is.
     fn find(catalogue: &Catalogue) -> Vec<(&'static Self, String)> {
         let prefix = |path: &str, first: &str| {
-            let prefix = path.strip_suffix(".weight")?.strip_suffix(first)?;
+            let module = path.strip_suffix(".weight")?;
+            let module = module.strip_suffix(".base_layer").unwrap_or(module);
+            let prefix = module.strip_suffix(first)?;
             (prefix.is_empty() || prefix.ends_with('.')).then(|| prefix.to_owned())
         };
         let mut found = Vec::new();

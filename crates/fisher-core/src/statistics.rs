@@ -97,8 +97,11 @@ impl StatisticsConfig {
         let unmentioned = heads.unmentioned(catalogue);
         if !heads.attention().is_empty() && !unmentioned.is_empty() {
             return Err(Error::HeadLayout {
-                reason: "the layout leaves out parameters that are named as attention projections"
-                    .into(),
+                reason:
+                    "the layout leaves out parameters that are named as attention projections, \
+                         or lie in one; what belongs to no single head is given to \
+                         `HeadLayout::with_headless`"
+                        .into(),
                 found: list(unmentioned),
             });
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use fisher_core::{Catalogue, Gradient, GradientBatch, Orientation, Parameter, TokenSum};
+use fisher_core::{Catalogue, Gradient, GradientBatch, TokenSum};
 
 use crate::batched::Captured;
 use crate::{Error, Result};
@@ -62,29 +62,17 @@ impl Names {
             let Some(named) = self.names.get(parameter.path()) else {
                 return Ok(parameter.clone());
             };
-            let (shape, orientation) = match (&named.transposed, parameter.shape()) {
-                (None, shape) => (shape.to_vec(), parameter.orientation()),
-                (Some(_), &[rows, columns]) => {
-                    let orientation = match parameter.orientation() {
-                        Orientation::InputOutput => Orientation::OutputInput,
-                        Orientation::OutputInput => Orientation::InputOutput,
-                    };
-                    (vec![columns, rows], orientation)
-                }
-                (Some(_), shape) => {
-                    return Err(Error::Core(fisher_core::Error::Shape {
-                        parameter: parameter.path().into(),
-                        expected: "a matrix, to be transposed".into(),
-                        found: format!("{shape:?}"),
-                    }));
-                }
-            };
-            Ok(Parameter::new(
-                &named.name,
-                shape,
-                parameter.role(),
-                orientation,
-            ))
+            let renamed = parameter.renamed(&named.name);
+            if named.transposed.is_none() {
+                return Ok(renamed);
+            }
+            renamed.transposed().ok_or_else(|| {
+                Error::Core(fisher_core::Error::Shape {
+                    parameter: parameter.path().into(),
+                    expected: "a matrix, to be transposed".into(),
+                    found: format!("{:?}", parameter.shape()),
+                })
+            })
         });
         Ok(Catalogue::new(parameters.collect::<Result<_>>()?)?)
     }
