@@ -29,6 +29,12 @@ pub const PRODUCTS: f64 = 2e-5;
 /// thousandth: digits are lost there.
 pub const HARDLY_VARYING: f64 = 2e-3;
 
+/// The variance of float32 contributions that differ by `cv` of themselves, relative: each is rounded
+/// to 24 bits of itself, in gradient and square, which beside the deviation is 1e-7 / `cv`.
+pub fn rounded_variance(cv: f64) -> f64 {
+    1e-3 + 3e-7 / cv
+}
+
 /// The gradient noise scale, relative: sums of float32 gradients against float64 ones.
 pub const DEFINITION: f64 = 1e-5;
 

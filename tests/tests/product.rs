@@ -273,12 +273,26 @@ fn products_agree_with_float64_on_a_device(
     };
     for shape in [SHAPES[0], SHAPES[1], [9, 3, 300, 300]] {
         let ways = agree(kind, shape, &device, DType::F32, false);
-        let expected = match shape[1] {
-            1 => [Way::Squares, Way::Tiles],
-            _ => [Way::Tiles; 2],
-        };
-        assert!(ways.iter().all(|way| expected.contains(way)), "{ways:?}");
+        assert!(ways.iter().all(|way| *way == Way::Tiles), "{ways:?}");
     }
+}
+
+/// Without a variance, sums over samples of one position are one product of squares.
+#[test]
+fn means_come_from_squares() {
+    let Some(device) = Backend::Wgpu.device() else {
+        return;
+    };
+    let factors = Factors::new(Kind::Plain, SHAPES[0]);
+    let expected = factors.contributions();
+    let config = StatisticsConfig::new().with_variance(false);
+    let mut statistics = factors.statistics(&config, &device);
+    let tensors = factors.tensors(&device, DType::F32);
+    let ways = factors.stream(&mut statistics, tensors, 70, false);
+    assert_eq!(ways, [Way::Squares; 3]);
+    let task = statistics.task("task").expect("the task");
+    let elements = task.parameter("weight").expect("one").elementwise();
+    check("means", elements.expect("elements"), &expected, Kind::Plain);
 }
 
 /// Factors in float64 are not for the kernel.
@@ -309,6 +323,115 @@ fn ghosts_agree_with_float64(
     match kind {
         Kind::Cancelling => assert_eq!(ghosts, 0, "{ways:?}"),
         _ => assert_eq!(ghosts, ways.len(), "{ways:?}"),
+    }
+}
+
+/// A channel whose positions cancel, among others whose do not, has all its digits: what the whole
+/// sample has does not tell.
+#[rstest]
+fn a_ghost_is_judged_by_channel(
+    #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
+    #[values(true, false)] by_row: bool,
+) {
+    let Some(device) = backend.device() else {
+        return;
+    };
+    let (samples, positions, side, channel) = (5, 24, 240, 7);
+    let mut factors = Factors::new(Kind::Plain, [samples, positions, side, side]);
+    let Factors { left, right, .. } = &mut factors;
+    let (own, other) = if by_row { (left, right) } else { (right, left) };
+    // Positions come in pairs that are the same on the other side and nearly opposite in the channel.
+    for at in (0..samples * positions).step_by(2) {
+        let pair = other[at * side..(at + 1) * side].to_vec();
+        other[(at + 1) * side..(at + 2) * side].copy_from_slice(&pair);
+        own[(at + 1) * side + channel] = -1.001 * own[at * side + channel];
+    }
+    let contributions = factors.contributions();
+    let scheme = match by_row {
+        true => Scheme::InputChannel,
+        false => Scheme::OutputChannel,
+    };
+    let config = StatisticsConfig::new()
+        .with_elementwise(false)
+        .with_schemes(vec![(ParamGroup::all(), scheme)]);
+    let mut statistics = factors.statistics(&config, &device);
+    let tensors = factors.tensors(&device, DType::F32);
+    let ways = factors.stream(&mut statistics, tensors, samples, true);
+    assert_eq!(ways, [Way::Ghost]);
+    let task = statistics.task("task").expect("the task");
+    let (_, groups) = &task.parameter("weight").expect("the parameter").groups()[0];
+    let found = groups.read().expect("values").mean.expect("a mean");
+    let mean = |group: usize| {
+        let of = contributions.iter().map(|sample| {
+            let at = |other| match by_row {
+                true => group * side + other,
+                false => other * side + group,
+            };
+            (0..side).map(|other| sample[at(other)]).sum::<f64>() / side as f64
+        });
+        of.sum::<f64>() / samples as f64
+    };
+    let expected: Vec<f64> = (0..side).map(mean).collect();
+    let largest = expected.iter().copied().fold(0.0, f64::max);
+    assert!(expected[channel] < 1e-5 * largest, "the channel cancels");
+    assert_close("channels", &found, &expected, HARDLY_VARYING, 0.0);
+}
+
+/// Groups that are no slices of an axis, in several tiles, against float64.
+#[rstest]
+fn scattered_groups_agree_with_float64(
+    #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
+    #[values(true, false)] elementwise: bool,
+    #[values(1, 3)] positions: usize,
+) {
+    let Some(device) = backend.device() else {
+        return;
+    };
+    let shape = [40, positions, 310, 350];
+    let elements = shape[2] * shape[3];
+    let factors = Factors::new(Kind::Plain, shape);
+    let contributions = factors.contributions();
+    let ids: Vec<u32> = (0..elements as u32).map(|e| e * 7 % 13).collect();
+    for (scheme, group) in [
+        (
+            Scheme::Buckets { size: 1000 },
+            (0..elements).map(|e| e / 1000).collect::<Vec<_>>(),
+        ),
+        (
+            Scheme::Buckets { size: 70_000 },
+            (0..elements).map(|e| e / 70_000).collect(),
+        ),
+        (
+            Scheme::Custom { ids: ids.clone() },
+            ids.iter().map(|&id| id as usize).collect(),
+        ),
+    ] {
+        let groups = group.iter().max().expect("elements") + 1;
+        let mean = |sample: &Vec<f64>| {
+            let (mut sums, mut sizes) = (vec![0.0; groups], vec![0.0; groups]);
+            for (value, &group) in sample.iter().zip(&group) {
+                sums[group] += value;
+                sizes[group] += 1.0;
+            }
+            let means = sums.iter().zip(&sizes).map(|(sum, size)| sum / size);
+            means.collect::<Vec<f64>>()
+        };
+        let expected: Vec<Vec<f64>> = contributions.iter().map(mean).collect();
+        let config = StatisticsConfig::new()
+            .with_elementwise(elementwise)
+            .with_schemes(vec![(ParamGroup::all(), scheme)]);
+        let mut statistics = factors.statistics(&config, &device);
+        let tensors = factors.tensors(&device, DType::F32);
+        factors.stream(&mut statistics, tensors, 25, true);
+        let task = statistics.task("task").expect("the task");
+        let parameter = task.parameter("weight").expect("the parameter");
+        check("groups", &parameter.groups()[0].1, &expected, Kind::Plain);
+        if let Some(elements) = parameter.elementwise() {
+            check("elements", elements, &contributions, Kind::Plain);
+        }
+        let trace = |s: &Vec<f64>| vec![s.iter().sum::<f64>()];
+        let traces: Vec<_> = contributions.iter().map(trace).collect();
+        check("layer", task.layers(), &traces, Kind::Plain);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use burn::module::{Module, ParamGroup};
 use burn::nn::transformer::{TransformerDecoderInput, TransformerEncoderInput};
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use fisher_core::{
     AttentionConfig, Catalogue, HeadLayout, PerToken, Raw, Reduction, Scheme, Statistics,
     StatisticsConfig,
@@ -108,6 +108,45 @@ fn long_sequences_go_some_rows_at_a_time() {
     agree::<_, PerToken>(&model, &heads, &batches, &config, Engine::Taps);
     let grouped = config.with_elementwise(false);
     agree::<_, PerToken>(&model, &heads, &batches, &grouped, Engine::Taps);
+}
+
+/// A few rows of a table, looked up again and again, and most of all by padding.
+#[rstest]
+fn a_table_of_few_rows_that_are_looked_up_often(
+    #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
+    #[values(
+        Scheme::Row,
+        Scheme::Tensor,
+        Scheme::Element,
+        Scheme::Buckets { size: 5 },
+        Scheme::Custom { ids: (0..56).map(|e| e * 5 % 9).collect() }
+    )]
+    scheme: Scheme,
+) {
+    let Some(device) = backend.device() else {
+        return;
+    };
+    let device = device.autodiff();
+    let model = Odd::init(Oddity::None, 4, &device);
+    let length = 150;
+    let mut data = Sequences::made_up(3, length, &device);
+    let padded = |values: &Tensor<2, Int>, padding: i64| {
+        let values: Vec<i64> = values.to_data().iter().collect();
+        let keep = |(at, value): (usize, i64)| match at % length < 60 + 30 * (at / length) {
+            true => value.min(3),
+            false => padding,
+        };
+        let values: Vec<i64> = values.into_iter().enumerate().map(keep).collect();
+        Tensor::from_data(TensorData::new(values, [3, length]), &device)
+    };
+    data.tokens = padded(&data.tokens, 6);
+    data.labels = padded(&data.labels, -100);
+    let config = StatisticsConfig::new()
+        .with_schemes(vec![(ParamGroup::from_predicate("embedding"), scheme)]);
+    let heads = HeadLayout::none();
+    for config in [config.clone(), config.with_compensated(true)] {
+        agree::<_, PerToken>(&model, &heads, &data.batches(2), &config, Engine::Taps);
+    }
 }
 
 #[rstest]

@@ -116,8 +116,10 @@ const BURST: usize = 16;
 const LONG_BURST: usize = 64;
 /// A variance of less than this share of the squared mean is not had from sums of fourth powers.
 const CANCELLED: f64 = 1e-2;
-/// A sum of squares of less than this share of what it is if nothing cancels is not had by ghosts.
+/// A sum of squares of less than this share of what it can be at most is not had by a ghost.
 pub(crate) const GHOST: f64 = 1e-3;
+/// One in so many such sums may be had from its gradients; with more, ghosts are not worth it.
+pub(crate) const LOST: usize = 8;
 /// Partial sums over columns, side by side.
 const LANES: usize = 16;
 /// Parts that work is cut into: not by the number of threads, on which no rounding may depend. Sums
@@ -704,32 +706,41 @@ fn over_samples<const C: usize>(product: &Packed<C>, left: usize, right: usize) 
 }
 
 /// `Σ_k (Σ_t o_tk i_tc)²` over one side of products, from the other side's products of positions with
-/// positions: `i_·cᵀ G i_·c`, with `G = O Oᵀ` of `[samples, positions, positions]` and `inner` of
-/// `[samples, positions, side]`. `[samples, side]`, not negative; `None` where too few digits are left.
+/// positions: `i_·cᵀ G i_·c`, with `G = O Oᵀ` of `[samples, positions, positions]` and factors `outer` of
+/// `[samples, positions, other side]` and `inner` of `[samples, positions, side]`. `[samples, side]`, not
+/// negative; `None` where too few digits are left of too many.
 ///
 /// The sum is a square, so terms that cancel in the gradient are squared in it: it keeps half as many
-/// digits as the gradient does.
-pub(crate) fn ghost(gram: &[f32], inner: &[f32], samples: usize, side: usize) -> Option<Vec<f64>> {
+/// digits as the gradient does. Each sum is judged by itself, since one that is lost is nothing beside
+/// the others of its sample; what is lost is had from the gradient.
+pub(crate) fn ghost(
+    gram: &[f32],
+    factors: &[Vec<f32>; 2],
+    samples: usize,
+    side: usize,
+) -> Option<Vec<f64>> {
     match AutoArch::new().dispatch(Lanes) {
-        16 => ghost_in::<32>(gram, inner, samples, side),
-        _ => ghost_in::<16>(gram, inner, samples, side),
+        16 => ghost_in::<32>(gram, factors, samples, side),
+        _ => ghost_in::<16>(gram, factors, samples, side),
     }
 }
 
 fn ghost_in<const C: usize>(
     gram: &[f32],
-    inner: &[f32],
+    [outer, inner]: &[Vec<f32>; 2],
     samples: usize,
     side: usize,
 ) -> Option<Vec<f64>> {
     let positions = inner.len() / (samples * side).max(1);
     let mut sums = vec![0.0; samples * side];
-    let grams = gram.par_chunks_exact(positions * positions);
+    let outers = outer.par_chunks_exact(outer.len() / samples);
+    let grams = gram.par_chunks_exact(positions * positions).zip(outers);
     let samples = grams.zip(inner.par_chunks_exact(positions * side));
     let samples = samples.zip(sums.par_chunks_exact_mut(side));
-    let kept = samples.all(|((gram, inner), sums)| {
+    let kept = samples.all(|(((gram, outer), inner), sums)| {
         AutoArch::new().dispatch(GhostOfSample::<C> {
             gram,
+            outer,
             inner,
             sums,
             positions,
@@ -740,6 +751,7 @@ fn ghost_in<const C: usize>(
 
 struct GhostOfSample<'a, const C: usize> {
     gram: &'a [f32],
+    outer: &'a [f32],
     inner: &'a [f32],
     sums: &'a mut [f64],
     positions: usize,
@@ -757,7 +769,7 @@ impl<const C: usize> WithSimd for GhostOfSample<'_, C> {
         if !(SMALLEST..SMALLEST.recip()).contains(&largest) {
             return false;
         }
-        let mut most = 0.0;
+        let mut lost = Vec::new();
         // The gram matrix is its own transpose, so rows serve as columns.
         let blocks = positions.div_ceil(R);
         let mut panels = vec![[0.0f32; R]; blocks * positions];
@@ -795,17 +807,39 @@ impl<const C: usize> WithSimd for GhostOfSample<'_, C> {
                     }
                 }
             }
-            let square = f64::from(scale) * f64::from(scale);
+            let mut most = [0.0f32; C];
             for (column, norm) in columns.iter().zip(norms.clone()) {
-                let of_column: f32 = column[..width].iter().map(|cell| cell * cell).sum();
-                most += square * f64::from(of_column * norm);
+                for c in 0..C {
+                    most[c] = (column[c] * column[c]).mul_add(*norm, most[c]);
+                }
             }
-            let sums = sums.iter().map(|&sum| not_negative(sum.into()) * square);
+            let square = f64::from(scale) * f64::from(scale);
             let into = self.sums[start..start + width].iter_mut();
-            into.zip(sums).for_each(|(into, sum)| *into = sum);
+            for (c, into) in into.enumerate() {
+                let sum = not_negative(sums[c].into());
+                // NaN is not lost: it stays, for those who can say whose it is.
+                if sum < GHOST * positions as f64 * f64::from(most[c]) {
+                    lost.push(start + c);
+                }
+                *into = sum * square;
+            }
         }
-        // NaN stays, for those who can say whose it is.
-        let all: f64 = self.sums.iter().sum();
-        all.is_nan() || all >= GHOST * positions as f64 * most
+        if lost.len() > side / LOST {
+            return false;
+        }
+        let mut gradient = vec![0.0f64; self.outer.len() / positions];
+        for column in lost {
+            gradient.fill(0.0);
+            let rows = self.outer.chunks_exact(gradient.len());
+            let inner = self.inner.iter().skip(column).step_by(side);
+            for (row, inner) in rows.zip(inner) {
+                let inner = f64::from(*inner);
+                for (sum, outer) in gradient.iter_mut().zip(row) {
+                    *sum += inner * f64::from(*outer);
+                }
+            }
+            self.sums[column] = gradient.iter().map(|g| g * g).sum();
+        }
+        true
     }
 }

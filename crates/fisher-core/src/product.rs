@@ -1,17 +1,22 @@
 //! Squares of gradients that are products of two factors, and ways not to carry these out.
 
-use burn::tensor::{DType, Tensor};
+use std::ops::Range;
 
-use crate::Result;
+use burn::tensor::{DType, Int, Tensor, TensorData};
+use rayon::prelude::*;
+
+use crate::group::Grouping;
 use crate::host::{give, take};
-use crate::kernel::{self, GHOST, Sides, ghost};
+use crate::kernel::{self, GHOST, LOST, Sides, ghost};
+use crate::scatter::add_at;
 use crate::stream::{Margins, Sums, Wanted};
 use crate::welford::Welford;
+use crate::{Error, Result};
 
 /// How a parameter's contributions were had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// From gradients of the whole batch, `[samples, elements]`.
+    /// From gradients that were given whole, `[samples, elements]`.
     Whole,
     /// From gradients of a few rows at a time, by tensor operations.
     Tiles,
@@ -28,6 +33,8 @@ pub enum Way {
 
 /// Elements of a parameter that are taken in at a time.
 const RUN: usize = 1 << 16;
+/// Gradients of a parameter's elements, of all samples, that are held at a time.
+const CELLS: usize = 1 << 22;
 
 /// Gradients `g_i = L_iᵀ R_i` of a parameter `[first axis, all others]`.
 pub(crate) struct Product {
@@ -52,19 +59,55 @@ impl Product {
         // A product costs positions × rows × columns, and less for its flops than a ghost.
         let cheaper = 2 * sides * positions * (rows + columns) <= rows * columns;
         match () {
-            () if wanted.whole => Way::Whole,
             () if positions > 1 && !wanted.elements && ghost && cheaper => Way::Ghost,
             () if self.on_host => Way::Kernel,
-            () if positions == 1 && samples > 1 => Way::Squares,
+            // Sums of fourth powers would have no digits left for a variance where samples hardly
+            // differ.
+            () if positions == 1 && samples > 1 && !(wanted.elements && wanted.variance) => {
+                Way::Squares
+            }
             () => Way::Tiles,
         }
     }
 
-    pub(crate) fn whole(self) -> Tensor<2> {
-        let [samples, _, rows] = self.left.dims();
-        let columns = self.right.dims()[2];
-        let product = self.left.swap_dims(1, 2).matmul(self.right);
-        product.reshape([samples, rows * columns])
+    /// Sums over the groups of samples `range`, `[samples, groups]`, for groups that are no slices of
+    /// an axis. Gradients are of a few rows at a time.
+    ///
+    /// # Errors
+    /// [`Error::Device`](crate::Error::Device) when the device does not give values.
+    pub(crate) fn scattered(&self, grouping: &Grouping, range: Range<usize>) -> Result<Tensor<2>> {
+        let samples = range.len();
+        let [_, _, rows] = self.left.dims();
+        let of = |tensor: &Tensor<3>| tensor.clone().narrow(0, range.start, samples);
+        let left = of(&self.left).swap_dims(1, 2);
+        let right = match self.on_host {
+            true => of(&self.right),
+            false => of(&self.weighted()),
+        };
+        let width = right.dims()[2];
+        let step = (CELLS / (samples * width)).clamp(1, rows);
+        let tiles = (0..rows).step_by(step).map(|start| {
+            let height = step.min(rows - start);
+            let tile = left.clone().narrow(1, start, height).matmul(right.clone());
+            (start * width, tile.reshape([samples, height * width]))
+        });
+        if !self.on_host {
+            let options = (&right.device(), self.dtype);
+            let sums = Tensor::<2>::zeros([samples, grouping.groups()], options);
+            return Ok(tiles.fold(sums, |sums, (start, tile)| {
+                grouping.add_run(sums, start, tile.cast(self.dtype).square())
+            }));
+        }
+        let mut sums = vec![0.0; samples * grouping.groups()];
+        for (start, tile) in tiles {
+            let length = tile.dims()[1];
+            let groups = grouping.group_of(start..start + length);
+            scatter_squares(&take::<f32, 2>(tile)?, &groups, &mut sums);
+        }
+        for (sums, root) in sums.chunks_mut(grouping.groups()).zip(&self.roots[range]) {
+            sums.iter_mut().for_each(|sum| *sum *= root * root);
+        }
+        Ok(give(sums, [samples, grouping.groups()], &right.device()))
     }
 
     /// By a way that takes in elements itself.
@@ -158,31 +201,30 @@ impl Product {
         };
         let over = |outer: &Tensor<3>, inner: &Tensor<3>| match self.on_host {
             true => self.ghost_on_host(outer.clone(), inner.clone()),
-            false => Ok(ghost_on_device(outer.clone(), inner.clone())),
+            false => ghost_on_device(outer.clone(), inner.clone()),
         };
-        let mut sums = Sums {
-            scale,
-            rows: None,
-            columns: None,
-            elements: None,
-            squares: None,
-        };
+        let mut margins = Margins::default();
         if wanted.rows || !wanted.columns {
-            sums.rows = over(&right, &left)?;
+            margins.rows = over(&right, &left)?;
         }
         if wanted.columns {
-            sums.columns = over(&left, &right)?;
+            margins.columns = over(&left, &right)?;
         }
-        let rows = sums.rows.is_some() || (wanted.columns && !wanted.rows);
-        let columns = sums.columns.is_some() || !wanted.columns;
-        Ok((rows && columns).then_some(sums))
+        let rows = margins.rows.is_some() || (wanted.columns && !wanted.rows);
+        let columns = margins.columns.is_some() || !wanted.columns;
+        Ok((rows && columns).then_some(Sums {
+            scale,
+            margins,
+            elements: None,
+        }))
     }
 
     fn ghost_on_host(&self, outer: Tensor<3>, inner: Tensor<3>) -> Result<Option<Tensor<2>>> {
         let device = inner.device();
         let [samples, _, side] = inner.dims();
-        let gram = outer.clone().matmul(outer.swap_dims(1, 2));
-        let Some(mut sums) = ghost(&take(gram)?, &take(inner)?, samples, side) else {
+        let gram = outer.clone().matmul(outer.clone().swap_dims(1, 2));
+        let factors = [take(outer)?, take(inner)?];
+        let Some(mut sums) = ghost(&take(gram)?, &factors, samples, side) else {
             return Ok(None);
         };
         for (sums, root) in sums.chunks_mut(side).zip(&self.roots) {
@@ -207,31 +249,73 @@ impl Product {
         let rows = wanted.rows || !wanted.columns;
         Sums {
             scale: of_left * of_right,
-            rows: rows.then(|| left.clone() * right.clone().sum_dim(1)),
-            columns: wanted
-                .columns
-                .then(|| right.clone() * left.clone().sum_dim(1)),
-            squares: (wanted.elements && wanted.variance)
-                .then(|| product(left.clone().square(), right.clone().square())),
+            margins: Margins {
+                rows: rows.then(|| left.clone() * right.clone().sum_dim(1)),
+                columns: wanted
+                    .columns
+                    .then(|| right.clone() * left.clone().sum_dim(1)),
+            },
             elements: wanted.elements.then(|| product(left, right)),
         }
     }
 }
 
-/// See [`ghost`].
-fn ghost_on_device(outer: Tensor<3>, inner: Tensor<3>) -> Option<Tensor<2>> {
+/// See [`ghost`]: what too few digits are left of is had from the gradients themselves.
+fn ghost_on_device(outer: Tensor<3>, inner: Tensor<3>) -> Result<Option<Tensor<2>>> {
     let [samples, positions, side] = inner.dims();
-    let norm = |tensor: &Tensor<3>| tensor.clone().square().sum_dim(2);
-    let most = (norm(&outer) * norm(&inner))
-        .sum_dim(1)
-        .reshape([samples, 1]);
-    let gram = outer.clone().matmul(outer.swap_dims(1, 2));
-    let sums = (gram.matmul(inner.clone()) * inner).sum_dim(1);
+    let across = outer.dims()[2];
+    let norm = outer.clone().square().sum_dim(2);
+    let most = (norm * inner.clone().square()).sum_dim(1);
+    let most = most.reshape([samples, side]);
+    let gram = outer.clone().matmul(outer.clone().swap_dims(1, 2));
+    let sums = (gram.matmul(inner.clone()) * inner.clone()).sum_dim(1);
     // A sum of squares, but for rounding.
     let sums = sums.reshape([samples, side]).clamp_min(0.0);
     let least = most.mul_scalar(GHOST * positions as f64);
-    let lost = sums.clone().sum_dim(1).lower(least).any();
-    (!lost.into_scalar::<bool>()).then_some(sums)
+    let lost = sums.clone().lower(least).int().sum_dim(0);
+    let lost = lost.try_into_data().map_err(|e| Error::Device {
+        reason: e.to_string(),
+    })?;
+    let lost: Vec<bool> = lost.iter::<i64>().map(|samples| samples > 0).collect();
+    let at: Vec<i64> = (0..side as i64).filter(|&at| lost[at as usize]).collect();
+    if at.is_empty() {
+        return Ok(Some(sums));
+    }
+    if at.len() > side / LOST {
+        return Ok(None);
+    }
+    let device = sums.device();
+    let kept: Vec<f32> = lost
+        .iter()
+        .map(|&lost| f32::from(u8::from(!lost)))
+        .collect();
+    let kept = Tensor::<1>::from_floats(kept.as_slice(), &device).cast(sums.dtype());
+    let mut sums = sums * kept.reshape([1, side]);
+    let outer = outer.swap_dims(1, 2);
+    for at in at.chunks((CELLS / (samples * across)).max(1)) {
+        let at = Tensor::<1, Int>::from_data(TensorData::new(at.to_vec(), [at.len()]), &device);
+        let gradients = outer.clone().matmul(inner.clone().select(2, at.clone()));
+        let exact = gradients.square().sum_dim(1);
+        let exact = exact.reshape([samples, at.dims()[0]]);
+        sums = add_at(sums, 1, at, exact);
+    }
+    Ok(Some(sums))
+}
+
+/// Add squares of `gradients`, `[samples, elements]`, to the sums over their groups, `[samples, all
+/// groups]`.
+fn scatter_squares(gradients: &[f32], groups: &[Option<usize>], sums: &mut [f64]) {
+    let samples = gradients.len() / groups.len();
+    let length = sums.len() / samples;
+    let samples = gradients.par_chunks(groups.len());
+    let samples = samples.zip(sums.par_chunks_mut(length));
+    samples.for_each(|(gradients, sums)| {
+        for (gradient, group) in gradients.iter().zip(groups) {
+            if let Some(group) = *group {
+                sums[group] += f64::from(*gradient) * f64::from(*gradient);
+            }
+        }
+    });
 }
 
 /// Divided by its largest absolute value, which is returned (1 for all zeros).

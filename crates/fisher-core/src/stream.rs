@@ -1,16 +1,19 @@
 //! A batch that comes into statistics parameter by parameter, never whole.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 
 use crate::gradient::{Contribution, ContributionUnit, Gradient, TokenSum};
 use crate::group::{Grouping, Reduction};
 use crate::host::{self, give, is_host, sum_columns, take};
+use crate::lookup::Lookup;
 use crate::product::{Product, Way};
 use crate::sample::{Sample, Tokens};
 use crate::statistics::{ParameterStatistics, Statistics, TaskStatistics};
 use crate::totals::BatchTotals;
+use crate::welford::BatchMoments;
 use crate::{Error, Result};
 
 /// What statistics want to know of a parameter.
@@ -24,8 +27,8 @@ pub struct Wanted {
     pub rows: bool,
     /// Sums of squares over the first axis.
     pub columns: bool,
-    /// Nothing but the whole gradient will do: groups that are no slices of an axis.
-    pub whole: bool,
+    /// Sums over groups that are no slices of an axis, which every element of the gradient goes into.
+    pub scattered: bool,
 }
 
 /// Sums of squares over one of the two sides of a parameter `[first axis, all others]`.
@@ -38,18 +41,24 @@ pub(crate) struct Margins {
 }
 
 /// Sums of the contributions of a parameter `[first axis, all others]`, divided by `scale²`.
-#[derive(Debug, Clone)]
-pub struct Sums {
+#[derive(Debug)]
+pub(crate) struct Sums {
     /// What they are divided by the square of, so that they fit into float32.
-    pub scale: f64,
-    /// Over all others, `[samples, first axis]`.
-    pub rows: Option<Tensor<2>>,
-    /// Over the first, `[samples, all others]`.
-    pub columns: Option<Tensor<2>>,
-    /// Over samples: `Σ_i C_i`, `[elements]`.
-    pub elements: Option<Tensor<1>>,
-    /// Over samples: `Σ_i C_i²`, `[elements]`, where a variance is kept; divided by `scale⁴`.
-    pub squares: Option<Tensor<1>>,
+    pub(crate) scale: f64,
+    /// As far as is wanted, at least one of the two.
+    pub(crate) margins: Margins,
+    /// Over samples: `Σ_i C_i`, `[elements]`, where no variance is kept.
+    pub(crate) elements: Option<Tensor<1>>,
+}
+
+/// Contributions that are held at a time.
+const CELLS: usize = 1 << 24;
+
+/// Ranges of samples whose `width` contributions each are held at a time.
+fn chunks(samples: usize, width: usize) -> impl Iterator<Item = Range<usize>> {
+    let step = (CELLS / width.max(1)).max(1);
+    let starts = (0..samples).step_by(step);
+    starts.map(move |start| start..samples.min(start + step))
 }
 
 /// A batch on its way into [`Statistics`]: see [`Statistics::stream`].
@@ -58,7 +67,6 @@ pub struct Stream<'a, C: ContributionUnit> {
     statistics: &'a mut Statistics<C>,
     task: String,
     samples: Vec<Sample>,
-    tokens: Tokens,
     dtype: DType,
     totals: BatchTotals,
     /// Of every parameter that has come, `[samples, 1]`.
@@ -68,8 +76,8 @@ pub struct Stream<'a, C: ContributionUnit> {
 impl<C: ContributionUnit> Statistics<C> {
     /// Begin to take in a batch of samples of `task` without ever holding its gradients whole:
     /// each parameter comes as a whole ([`Stream::whole`]), as factors of products
-    /// ([`Stream::product`]), or as sums ([`Stream::sums`]), and [`Stream::finish`] counts the
-    /// samples.
+    /// ([`Stream::product`]) or as rows of a table ([`Stream::lookup`]), and [`Stream::finish`] counts
+    /// the samples.
     ///
     /// The numbers are those of [`Statistics::push`]. Unlike there, half a batch stays where an error
     /// comes half way or [`Stream::finish`] is not called, and such statistics are not saved, merged
@@ -87,7 +95,6 @@ impl<C: ContributionUnit> Statistics<C> {
             .or_insert_with(|| TaskStatistics::new(plan, device));
         self.half = true;
         Ok(Stream {
-            tokens: Tokens::of(&samples, device),
             dtype: plan.dtype(device),
             totals: BatchTotals::new(&plan.totals),
             sums: BTreeMap::new(),
@@ -109,7 +116,7 @@ impl<C: ContributionUnit> Statistics<C> {
             variance: plan.variance,
             rows: on(|axis| axis == 0),
             columns: on(|axis| axis > 0),
-            whole: plan.shape.len() < 2 || groupings.iter().any(|g| g.axis().is_none()),
+            scattered: groupings.iter().any(|g| g.is_scattered()),
         })
     }
 }
@@ -143,74 +150,144 @@ impl<C: ContributionUnit> Stream<'_, C> {
         let missing = || Error::MissingParameter {
             parameter: path.into(),
         };
-        let (samples, device) = (self.samples.len(), self.statistics.device.clone());
+        let (samples, device, dtype) = (
+            self.samples.len(),
+            self.statistics.device.clone(),
+            self.dtype,
+        );
         let shape = self.statistics.shape(path).ok_or_else(missing)?;
         let rows = shape.first().copied().unwrap_or(1);
         let others = shape.iter().skip(1).product::<usize>();
-        if self.wanted(path).is_some_and(|wanted| wanted.whole) {
-            let zeros = Tensor::<2>::zeros([samples, rows * others], (&device, self.dtype));
-            return self.whole(path, Gradient::token_sum(zeros));
+        let statistics = parameter(&mut self.statistics.tasks, &self.task, path)?;
+        if let Some(welford) = &mut statistics.elementwise {
+            let zeros = Tensor::<1>::zeros([rows * others], (&device, dtype));
+            let moments = BatchMoments {
+                m2: welford.keeps_variance().then(|| zeros.clone()),
+                rest: None,
+                mean: zeros,
+            };
+            welford.push_moments(samples, &moments);
         }
-        let side = |length| Tensor::<2>::zeros([samples, length], (&device, self.dtype));
-        let elements = Tensor::<1>::zeros([rows * others], (&device, self.dtype));
-        let sums = Sums {
-            scale: 1.0,
+        self.scatter(path, |grouping, range| {
+            let shape = [range.len(), grouping.groups()];
+            Ok(Tensor::<2>::zeros(shape, (&device, dtype)))
+        })?;
+        let side = |length| Tensor::<2>::zeros([samples, length], (&device, dtype));
+        let margins = Margins {
             rows: Some(side(rows)),
             columns: Some(side(others)),
-            elements: Some(elements.clone()),
-            squares: Some(elements),
         };
-        self.sums(path, sums)
+        self.margins(path, &margins)
     }
 
-    /// Take in all of a parameter, `[samples, elements]`.
+    /// Take in all of a parameter, `[samples, elements]`. Its squares are taken of a few samples at a
+    /// time.
     ///
     /// # Errors
     /// [`Error::MissingParameter`] when the statistics do not have it, [`Error::ParameterTwice`] when
-    /// it has come before, [`Error::Shape`] when the gradient is of another size or lies elsewhere.
+    /// it has come before, [`Error::Shape`] when the gradient is of another size or lies elsewhere,
+    /// [`Error::Device`] when the device does not give values.
     pub fn whole(&mut self, path: &str, gradient: Gradient<TokenSum>) -> Result<()> {
         self.check(path, &gradient.tensor().device())?;
         let shape = self.statistics.shape(path).unwrap_or_default();
         let expected = [self.samples.len(), shape.iter().product()];
-        let found = gradient.tensor().dims();
-        if expected != found {
+        let [samples, elements] = gradient.tensor().dims();
+        if samples == 0 || expected != [samples, elements] {
             return Err(Error::Shape {
                 parameter: path.into(),
-                expected: format!("[samples, elements] = {expected:?}"),
-                found: format!("{found:?}"),
+                expected: format!("[samples, elements] = {expected:?}, of at least one sample"),
+                found: format!("{:?}", [samples, elements]),
             });
         }
-        let (contribution, sums) = self.contributions(gradient)?;
-        let (plan, reduction) = (&self.statistics.plan, self.statistics.provenance.reduction);
-        self.totals
-            .add(&plan.totals, path, &contribution, sums.clone());
-        let statistics = parameter(&mut self.statistics.tasks, &self.task, path)?;
-        for (grouping, welford) in &mut statistics.groups {
-            let reduced = grouping.reduce(&contribution, reduction);
-            welford.push_batch(reduced.tensor().clone());
+        let gradient = self.rows_of(gradient)?;
+        let reduction = self.statistics.provenance.reduction;
+        let (mut sums, mut heads) = (Vec::new(), Vec::new());
+        for range in chunks(samples, elements) {
+            let (contribution, sum) = self.contributions(&gradient, elements, range);
+            let totals = &self.statistics.plan.totals;
+            let of_heads = totals.groupings(path).map(|grouping| {
+                let sums = grouping.reduce(&contribution, Reduction::Sum);
+                sums.tensor().clone()
+            });
+            heads.push(of_heads.collect::<Vec<_>>());
+            let statistics = parameter(&mut self.statistics.tasks, &self.task, path)?;
+            for (grouping, welford) in &mut statistics.groups {
+                let reduced = grouping.reduce(&contribution, reduction);
+                welford.push_batch(reduced.tensor().clone());
+            }
+            if let Some(welford) = &mut statistics.elementwise {
+                welford.push_batch(contribution.tensor().clone());
+            }
+            sums.push(sum);
         }
-        if let Some(welford) = &mut statistics.elementwise {
-            welford.push_batch(contribution.tensor().clone());
-        }
+        let of_grouping = |at: usize| {
+            let parts = heads.iter().map(|heads| heads[at].clone());
+            Tensor::cat(parts.collect(), 0)
+        };
+        let heads = (0..heads[0].len()).map(of_grouping).collect();
+        let sums = Tensor::cat(sums, 0);
+        let totals = &self.statistics.plan.totals;
+        self.totals.add_sums(totals, path, sums.clone(), heads);
         self.sums.insert(path.into(), sums);
         Ok(())
     }
 
-    /// Contributions and their sums over elements, `[samples, 1]`.
-    fn contributions(&self, gradient: Gradient<TokenSum>) -> Result<(Contribution<C>, Tensor<2>)> {
-        let tensor = gradient.tensor();
-        let (device, shape) = (tensor.device(), tensor.dims());
-        if !self.on_host() || tensor.dtype() != DType::F32 {
-            let contribution = gradient.contribution_in::<C>(&self.tokens, self.dtype);
-            let sums = contribution.tensor().clone().sum_dim(1);
-            return Ok((contribution, sums));
+    fn rows_of(&self, gradient: Gradient<TokenSum>) -> Result<Rows> {
+        let tensor = gradient.into_tensor();
+        if self.on_host() && tensor.dtype() == DType::F32 {
+            Ok(Rows::Host(take(tensor)?))
+        } else {
+            Ok(Rows::Device(tensor))
         }
-        let gradients: Vec<f32> = take(gradient.into_tensor())?;
-        let (squares, sums) = host::contributions(&gradients, &self.roots());
-        Ok((
-            Contribution::of(give(squares, shape, &device)),
-            give(sums, [shape[0], 1], &device),
-        ))
+    }
+
+    /// Contributions of samples `range` and their sums over elements, `[samples, 1]`.
+    fn contributions(
+        &self,
+        gradient: &Rows,
+        elements: usize,
+        range: Range<usize>,
+    ) -> (Contribution<C>, Tensor<2>) {
+        match gradient {
+            Rows::Host(values) => {
+                let device = &self.statistics.device;
+                let roots = &self.roots()[range.clone()];
+                let part = &values[range.start * elements..range.end * elements];
+                let (squares, sums) = host::contributions(part, roots);
+                let contribution = give(squares, [range.len(), elements], device);
+                (
+                    Contribution::of(contribution),
+                    give(sums, [range.len(), 1], device),
+                )
+            }
+            Rows::Device(tensor) => {
+                let part = tensor.clone().narrow(0, range.start, range.len());
+                let tokens = Tokens::of(&self.samples[range], &self.statistics.device);
+                let gradient = Gradient::token_sum(part);
+                let contribution = gradient.contribution_in::<C>(&tokens, self.dtype);
+                let sums = contribution.tensor().clone().sum_dim(1);
+                (contribution, sums)
+            }
+        }
+    }
+
+    /// Take in groups that are no slices of an axis: `sums` over the groups of some samples,
+    /// `[samples, groups]`.
+    fn scatter(
+        &mut self,
+        path: &str,
+        sums: impl Fn(&Grouping, Range<usize>) -> Result<Tensor<2>>,
+    ) -> Result<()> {
+        let reduction = self.statistics.provenance.reduction;
+        let statistics = parameter(&mut self.statistics.tasks, &self.task, path)?;
+        for (grouping, welford) in &mut statistics.groups {
+            if grouping.is_scattered() {
+                for range in chunks(self.samples.len(), grouping.groups()) {
+                    welford.push_batch(grouping.reduced(sums(grouping, range)?, reduction));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Whether accumulators are float64 in the host's memory.
@@ -242,6 +319,7 @@ impl<C: ContributionUnit> Stream<'_, C> {
         })?;
         self.check(path, &left.device())?;
         self.check_sides(path, left.dims(), right.dims())?;
+        let [left, right] = [left, right].map(wide);
         let single = [left.dtype(), right.dtype()] == [DType::F32; 2];
         let product = Product {
             left,
@@ -250,24 +328,20 @@ impl<C: ContributionUnit> Stream<'_, C> {
             dtype: self.dtype,
             on_host: self.on_host() && single,
         };
+        if wanted.scattered {
+            self.scatter(path, |grouping, range| product.scattered(grouping, range))?;
+        }
         let mut way = product.way(&wanted, ghost);
-        match way {
-            Way::Whole => {
-                self.whole(path, Gradient::token_sum(product.whole()))?;
+        if way == Way::Squares {
+            self.sums(path, product.squares(&wanted))?;
+            return Ok(way);
+        }
+        if way == Way::Ghost {
+            if let Some(sums) = product.ghost(&wanted)? {
+                self.sums(path, sums)?;
                 return Ok(way);
             }
-            Way::Squares => {
-                self.sums(path, product.squares(&wanted))?;
-                return Ok(way);
-            }
-            Way::Ghost => {
-                if let Some(sums) = product.ghost(&wanted)? {
-                    self.sums(path, sums)?;
-                    return Ok(way);
-                }
-                way = product.way(&wanted, false);
-            }
-            Way::Tiles | Way::Kernel | Way::Lookup => {}
+            way = product.way(&wanted, false);
         }
         let samples = self.samples.len();
         let statistics = parameter(&mut self.statistics.tasks, &self.task, path)?;
@@ -278,6 +352,48 @@ impl<C: ContributionUnit> Stream<'_, C> {
         }
         self.margins(path, &margins)?;
         Ok(way)
+    }
+
+    /// Take in a table `[rows, width]` whose row `ids_it` got `δ_it` at position `t` of sample `i`, such
+    /// as an embedding's. Needs memory for the rows that were looked up, not for the table or for
+    /// pairs of positions.
+    ///
+    /// # Shapes
+    /// - ids: `[samples, positions]`
+    /// - delta: `[samples, positions, width]`
+    ///
+    /// # Errors
+    /// [`Error::MissingParameter`] when the statistics do not have it, [`Error::ParameterTwice`] when
+    /// it has come before, [`Error::Shape`] when ids or delta are not of its shape or lie elsewhere, [`Error::Device`] when the device does not give values.
+    pub fn lookup(&mut self, path: &str, ids: Tensor<2, Int>, delta: Tensor<3>) -> Result<Way> {
+        let wanted = self.wanted(path).ok_or_else(|| Error::MissingParameter {
+            parameter: path.into(),
+        })?;
+        self.check(path, &delta.device())?;
+        let shape = self.statistics.shape(path).unwrap_or_default();
+        let sides = [shape[0], shape[1..].iter().product()];
+        let samples = self.samples.len();
+        let [_, positions, width] = delta.dims();
+        let fits =
+            [ids.dims(), [delta.dims()[0], width]] == [[samples, positions], [samples, sides[1]]];
+        if !fits || samples == 0 || positions == 0 {
+            return Err(Error::Shape {
+                parameter: path.into(),
+                expected: format!(
+                    "ids [{samples}, positions] and rows [{samples}, positions, {}] of at least one",
+                    sides[1]
+                ),
+                found: format!("{:?} and {:?}", ids.dims(), delta.dims()),
+            });
+        }
+        let lookup = Lookup::new(path, ids, delta, sides, &self.roots(), self.dtype)?;
+        let statistics = parameter(&mut self.statistics.tasks, &self.task, path)?;
+        if let Some(welford) = &mut statistics.elementwise {
+            welford.push_moments(samples, &lookup.moments(welford.keeps_variance()));
+        }
+        self.scatter(path, |grouping, range| lookup.scattered(grouping, range))?;
+        self.margins(path, &lookup.margins(&wanted)?)?;
+        Ok(Way::Lookup)
     }
 
     /// Whether gradients of the parameter at `path`, on `device`, can come now.
@@ -312,47 +428,32 @@ impl<C: ContributionUnit> Stream<'_, C> {
         })
     }
 
-    /// Take in a parameter by sums: over rows or columns as far as is wanted, at least one of the
-    /// two, and over samples when elements are wanted.
-    ///
-    /// # Errors
-    /// [`Error::MissingParameter`] when the statistics do not have it, or a sum that is wanted is
-    /// not there; [`Error::ParameterTwice`] when it has come before, [`Error::Shape`] when the sums lie
-    /// elsewhere.
-    pub fn sums(&mut self, path: &str, sums: Sums) -> Result<()> {
-        let missing = || Error::MissingParameter {
-            parameter: path.into(),
-        };
-        let sides = [&sums.rows, &sums.columns].into_iter().flatten();
-        let elements = [&sums.elements, &sums.squares].into_iter().flatten();
-        for device in sides
-            .map(Tensor::device)
-            .chain(elements.map(Tensor::device))
-        {
-            self.check(path, &device)?;
-        }
+    /// Take in a parameter by sums.
+    fn sums(&mut self, path: &str, sums: Sums) -> Result<()> {
         let (dtype, samples) = (self.dtype, self.samples.len());
         let square = sums.scale * sums.scale;
         let statistics = parameter(&mut self.statistics.tasks, &self.task, path)?;
         if let Some(welford) = &mut statistics.elementwise {
-            let sum = sums.elements.ok_or_else(missing)?;
-            let squares = sums
-                .squares
-                .map(|s| s.cast(dtype).mul_scalar(square * square));
-            if welford.keeps_variance() && squares.is_none() {
-                return Err(missing());
-            }
-            welford.push_sums(samples, sum.cast(dtype).mul_scalar(square), squares);
+            let sum = sums.elements.filter(|_| !welford.keeps_variance());
+            let sum = sum.ok_or_else(|| Error::MissingParameter {
+                parameter: path.into(),
+            })?;
+            let moments = BatchMoments {
+                mean: sum.cast(dtype).mul_scalar(square / samples as f64),
+                rest: None,
+                m2: None,
+            };
+            welford.push_moments(samples, &moments);
         }
         let unscale = |sums: Option<Tensor<2>>| sums.map(|s| s.cast(dtype).mul_scalar(square));
         let margins = Margins {
-            rows: unscale(sums.rows),
-            columns: unscale(sums.columns),
+            rows: unscale(sums.margins.rows),
+            columns: unscale(sums.margins.columns),
         };
         self.margins(path, &margins)
     }
 
-    /// Contributions, summed over one side.
+    /// Contributions, summed over one side; all groups but the scattered ones.
     fn margins(&mut self, path: &str, margins: &Margins) -> Result<()> {
         let missing = || Error::MissingParameter {
             parameter: path.into(),
@@ -366,8 +467,10 @@ impl<C: ContributionUnit> Stream<'_, C> {
             .ok_or_else(missing)?;
         let statistics = parameter(&mut self.statistics.tasks, &self.task, path)?;
         for (grouping, welford) in &mut statistics.groups {
-            let reduced = grouping.reduce_margins(margins, reduction);
-            welford.push_batch(reduced.ok_or_else(missing)?);
+            if !grouping.is_scattered() {
+                let reduced = grouping.reduce_margins(margins, reduction);
+                welford.push_batch(reduced.ok_or_else(missing)?);
+            }
         }
         self.sums.insert(path.into(), sums);
         Ok(())
@@ -426,6 +529,20 @@ impl<C: ContributionUnit> Stream<'_, C> {
         }
         self.statistics.half = false;
         Ok(())
+    }
+}
+
+/// Gradients, `[samples, elements]`, where they are read fastest.
+enum Rows {
+    Host(Vec<f32>),
+    Device(Tensor<2>),
+}
+
+/// In float32 at least: half precision has too few digits for sums over positions.
+fn wide(tensor: Tensor<3>) -> Tensor<3> {
+    match tensor.dtype() {
+        DType::F32 | DType::F64 => tensor,
+        _ => tensor.cast(DType::F32),
     }
 }
 

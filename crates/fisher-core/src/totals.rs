@@ -175,10 +175,24 @@ impl BatchTotals {
         contribution: &Contribution<C>,
         sum: Tensor<2>,
     ) {
+        let reduced = |g: &Grouping| g.reduce(contribution, Reduction::Sum).tensor().clone();
+        let heads = totals.groupings(path).map(reduced).collect();
+        self.add_sums(totals, path, sum, heads);
+    }
+
+    /// Take in one parameter: `[samples, 1]` row sums, and sums over each of its
+    /// [`Totals::groupings`].
+    pub(crate) fn add_sums(
+        &mut self,
+        totals: &Totals,
+        path: &str,
+        sum: Tensor<2>,
+        heads: Vec<Tensor<2>>,
+    ) {
         self.add_layer(totals, path, sum);
-        for slices in totals.slices.get(path).into_iter().flatten() {
-            let sums = slices.grouping.reduce(contribution, Reduction::Sum);
-            self.add_heads(slices, sums.tensor().clone());
+        let slices = totals.slices.get(path).into_iter().flatten();
+        for (slices, sums) in slices.zip(heads) {
+            self.add_heads(slices, sums);
         }
     }
 

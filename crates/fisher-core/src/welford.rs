@@ -249,6 +249,18 @@ struct Run {
     m2: Option<Moment>,
 }
 
+/// Mean and M2 of a batch, `[elements]`, from deviations: `Σ x²` less `n · mean²` would have no digits
+/// left where samples hardly differ.
+#[derive(Debug)]
+pub(crate) struct BatchMoments {
+    /// Rounded.
+    pub(crate) mean: Tensor<1>,
+    /// What rounding the mean lost.
+    pub(crate) rest: Option<Tensor<1>>,
+    /// `Σ_i (x_i − mean)²`, where a variance is kept.
+    pub(crate) m2: Option<Tensor<1>>,
+}
+
 /// What a [`Welford`] accumulator says, on the host in float64. Undefined is `None`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Moments {
@@ -439,15 +451,19 @@ impl Welford {
         Ok(sums)
     }
 
-    /// Take in `samples` contributions of all elements by their sums `Σ c_i` and, where a variance
-    /// is kept, `Σ c_i²`, both `[elements]`. Less exact than one by one: M2 is off by the rounding
-    /// of `Σ c_i²`.
-    pub(crate) fn push_sums(&mut self, samples: usize, sum: Tensor<1>, squares: Option<Tensor<1>>) {
+    /// Take in `samples` contributions of all elements by what they come to.
+    pub(crate) fn push_moments(&mut self, samples: usize, moments: &BatchMoments) {
         let mut start = 0;
         for run in &mut self.runs {
             let length = run.elements();
             let cut = |t: &Tensor<1>| t.clone().narrow(0, start, length);
-            run.push_sums(self.count, samples, cut(&sum), squares.as_ref().map(cut));
+            let mut mean = run.moment(cut(&moments.mean));
+            if let Some(rest) = &moments.rest {
+                mean.add(cut(rest).cast(mean.high.dtype()));
+            }
+            let m2 = run.m2.as_ref().zip(moments.m2.as_ref());
+            let m2 = m2.map(|(_, m2)| run.moment(cut(m2)));
+            run.absorb(self.count, samples as u64, mean, m2);
             start += length;
         }
         self.count += samples as u64;
@@ -602,24 +618,6 @@ impl Run {
         });
         let mut mean = self.moment(pivot.reshape([elements]));
         mean.add(rest.reshape([elements]));
-        self.absorb(before, samples as u64, mean, m2);
-    }
-
-    fn push_sums(
-        &mut self,
-        before: u64,
-        samples: usize,
-        sum: Tensor<1>,
-        squares: Option<Tensor<1>>,
-    ) {
-        let divisor = samples as f64;
-        let dtype = self.mean.high.dtype();
-        let mean = sum.cast(dtype).div_scalar(divisor);
-        let m2 = self.m2.as_ref().zip(squares).map(|(_, squares)| {
-            let m2 = squares.cast(dtype) - mean.clone().square().mul_scalar(divisor);
-            self.moment(m2.clamp_min(0.0))
-        });
-        let mean = self.moment(mean);
         self.absorb(before, samples as u64, mean, m2);
     }
 

@@ -525,8 +525,8 @@ fn stream<C: ContributionUnit>(
         match (stream.wanted(&path), factors) {
             (None, _) => {} // only the store wants it
             (Some(_), None) => stream.zeros(&path)?,
-            (Some(wanted), Some(factors)) => {
-                let way = factors.push(&path, wanted, ghost, &mut stream)?;
+            (Some(_), Some(factors)) => {
+                let way = factors.push(&path, ghost, &mut stream)?;
                 tracing::trace!(parameter = path, ?way, "accumulated");
             }
         }

@@ -5,7 +5,7 @@
 //! out. Squares and sums of squares follow without all `g_i` at once.
 
 use burn::tensor::{Int, Tensor};
-use fisher_core::{ContributionUnit, Gradient, Stream, Sums, TokenSum, Wanted, Way};
+use fisher_core::{ContributionUnit, Gradient, Stream, TokenSum, Way, add_at};
 
 use crate::Result;
 use crate::batched::Part;
@@ -136,7 +136,7 @@ impl Factors {
         match self {
             Self::Vector(gradient) => gradient.clone(),
             Self::Product(product) => product.whole(),
-            Self::Lookup(lookup) => lookup.product().whole(),
+            Self::Lookup(lookup) => lookup.whole(),
         }
     }
 
@@ -144,26 +144,18 @@ impl Factors {
     pub(crate) fn push<C: ContributionUnit>(
         self,
         path: &str,
-        wanted: Wanted,
         ghost: bool,
         stream: &mut Stream<C>,
     ) -> Result<Way> {
         match self {
-            Self::Vector(gradient) => whole(path, gradient, stream),
-            Self::Lookup(lookup) if wanted.whole => whole(path, lookup.product().whole(), stream),
-            Self::Lookup(lookup) => lookup.push(path, wanted, stream),
+            Self::Vector(gradient) => {
+                stream.whole(path, Gradient::<TokenSum>::token_sum(gradient))?;
+                Ok(Way::Whole)
+            }
+            Self::Lookup(Lookup { ids, delta, .. }) => Ok(stream.lookup(path, ids, delta)?),
             Self::Product(Product { left, right }) => Ok(stream.product(path, left, right, ghost)?),
         }
     }
-}
-
-fn whole<C: ContributionUnit>(
-    path: &str,
-    gradient: Tensor<2>,
-    stream: &mut Stream<C>,
-) -> Result<Way> {
-    stream.whole(path, Gradient::<TokenSum>::token_sum(gradient))?;
-    Ok(Way::Whole)
 }
 
 fn sum_positions(tensor: Tensor<3>) -> Tensor<2> {
@@ -178,14 +170,6 @@ impl Product {
         let product = self.left.clone().swap_dims(1, 2).matmul(self.right.clone());
         product.reshape([samples, rows * columns])
     }
-}
-
-/// [`Stream::roots`] as a factor of gradients.
-fn column<C: ContributionUnit>(stream: &Stream<C>, like: &Tensor<3>) -> Tensor<3> {
-    let roots: Vec<f32> = stream.roots().into_iter().map(|r| r as f32).collect();
-    let roots = Tensor::<1>::from_floats(roots.as_slice(), &like.device());
-    let samples = roots.dims()[0];
-    roots.cast(like.dtype()).reshape([samples, 1, 1])
 }
 
 impl Lookup {
@@ -204,53 +188,16 @@ impl Lookup {
         }
     }
 
-    /// Only rows that were looked up have gradients: `positions` of them, not `rows`.
-    fn push<C: ContributionUnit>(
-        self,
-        path: &str,
-        wanted: Wanted,
-        stream: &mut Stream<C>,
-    ) -> Result<Way> {
+    /// The gradients, `[samples, rows × width]`.
+    fn whole(&self) -> Tensor<2> {
         let [samples, positions, width] = self.delta.dims();
-        let dtype = stream.dtype();
-        let delta = self.delta.clone() * column(stream, &self.delta);
-        let ids = self.ids;
-
-        // A symbol that occurs twice has one gradient: each position gets the sum over its like,
-        // and only the first of them counts.
-        let across = ids.clone().reshape([samples, positions, 1]);
-        let along = ids.clone().reshape([samples, 1, positions]);
-        let square = [samples, positions, positions];
-        let same = across.expand(square).equal(along.expand(square));
-        let same = same.float().cast(delta.dtype());
-        let before = same.clone().tril(-1).sum_dim(2);
-        let first = before.equal_scalar(0.0).float().cast(dtype);
-        let contributions = same.matmul(delta).cast(dtype).square() * first;
-
-        let of_rows = contributions
-            .clone()
-            .sum_dim(2)
-            .reshape([samples, positions]);
-        let device = of_rows.device();
-        let rows = Tensor::<2>::zeros([samples, self.rows], (&device, dtype));
-        let rows = rows.scatter(1, ids.clone(), of_rows, burn::tensor::IndexingUpdateOp::Add);
-        let scatter = |values: Tensor<3>| {
-            let flat = [samples * positions];
-            let table = Tensor::<2>::zeros([self.rows, width], (&device, dtype));
-            let values = values.reshape([samples * positions, width]);
-            let ids = ids.clone().reshape(flat);
-            let table = table.select_assign(0, ids, values, burn::tensor::IndexingUpdateOp::Add);
-            table.reshape([self.rows * width])
-        };
-        let sums = Sums {
-            scale: 1.0,
-            rows: Some(rows),
-            columns: wanted.columns.then(|| sum_positions(contributions.clone())),
-            squares: (wanted.elements && wanted.variance)
-                .then(|| scatter(contributions.clone().square())),
-            elements: wanted.elements.then(|| scatter(contributions)),
-        };
-        stream.sums(path, sums)?;
-        Ok(Way::Lookup)
+        let device = self.delta.device();
+        // Every sample has a table of its own.
+        let tables = Tensor::<1, Int>::arange(0..samples as i64, &device).cast(self.ids.dtype());
+        let tables = tables.mul_scalar(self.rows as i64).reshape([samples, 1]);
+        let rows = (self.ids.clone() + tables).reshape([samples * positions]);
+        let delta = self.delta.clone().reshape([samples * positions, width]);
+        let zeros = Tensor::<2>::zeros([samples * self.rows, width], (&device, delta.dtype()));
+        add_at(zeros, 0, rows, delta).reshape([samples, self.rows * width])
     }
 }
