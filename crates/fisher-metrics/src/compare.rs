@@ -5,6 +5,7 @@ use std::fmt;
 use fisher_core::Provenance;
 use serde::{Deserialize, Serialize};
 
+use crate::finite::if_finite;
 use crate::scores::{ScoreKind, Scores};
 use crate::source::same_reduction;
 use crate::{Error, Result};
@@ -115,10 +116,17 @@ impl fmt::Display for Comparison {
     }
 }
 
+/// Scores may be as small as squares of squares: divided by the largest, their own squares are in
+/// range.
 fn cosine(x: &[f64], y: &[f64]) -> Option<f64> {
+    let unit = |values: &[f64]| -> Vec<f64> {
+        let largest = values.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+        values.iter().map(|x| x / largest).collect()
+    };
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-    let norms = dot(x, x).sqrt() * dot(y, y).sqrt();
-    (norms > 0.0).then(|| dot(x, y) / norms)
+    let (x, y) = (unit(x), unit(y));
+    let norms = dot(&x, &x).sqrt() * dot(&y, &y).sqrt();
+    (norms > 0.0).then(|| dot(&x, &y) / norms)
 }
 
 /// Ranks from 1, equal values at the mean of their ranks.
@@ -154,7 +162,7 @@ fn jensen_shannon(x: &[f64], y: &[f64]) -> Option<f64> {
         let m = 0.5 * (p + q);
         0.5 * (term(p, m) + term(q, m))
     });
-    Some(terms.sum())
+    if_finite(terms.sum())
 }
 
 #[cfg(test)]
@@ -174,5 +182,11 @@ mod tests {
         assert!((disjoint - std::f64::consts::LN_2).abs() < 1e-12);
         assert!(jensen_shannon(&x, &x).expect("mass").abs() < 1e-15);
         assert_eq!(jensen_shannon(&x, &[0.0; 3]), None);
+        assert_eq!(cosine(&x, &[0.0; 3]), None);
+        // Whose own squares are 0 or infinite.
+        for scale in [1e-200, 1e200] {
+            let scaled = x.map(|x| scale * x);
+            assert_eq!(cosine(&scaled, &scaled), cosine(&x, &x));
+        }
     }
 }

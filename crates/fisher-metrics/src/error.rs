@@ -155,6 +155,16 @@ pub enum Error {
         theirs: crate::ScoreKind,
     },
 
+    /// A Fisher beyond the range of what it was accumulated in.
+    #[error(
+        "the Fisher of `{what}` is not finite: sums of squares have left the range of the type they \
+         were accumulated in; divide the loss by a power of two, or accumulate in float64"
+    )]
+    NotFinite {
+        /// The layer, head, group or task.
+        what: String,
+    },
+
     /// A number out of range.
     #[error("`{name}` must be {expected}, found {found}")]
     Argument {

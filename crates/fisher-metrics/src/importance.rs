@@ -9,6 +9,7 @@ use fisher_core::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::finite::{bounded, finite, if_finite};
 use crate::{Error, Result};
 
 /// Version of [`ImportanceReport`]'s form.
@@ -80,7 +81,8 @@ pub struct Ranked {
     pub name: String,
     /// `F_G`.
     pub fisher: f64,
-    /// Standard error of `F_G`; `None` for fewer than two samples.
+    /// Standard error of `F_G`; `None` for fewer than two samples, or beyond the range of what it was
+    /// accumulated in.
     pub standard_error: Option<f64>,
     /// Confidence interval of `F_G`; `None` likewise.
     pub interval: Option<ConfidenceInterval>,
@@ -94,7 +96,7 @@ impl Importance {
     /// Rank the layers and heads of `task`.
     ///
     /// # Errors
-    /// [`Error::NoSamples`] for a task without samples; errors of the statistics for a task that
+    /// [`Error::NoSamples`] for a task without samples, [`Error::NotFinite`]; errors of the statistics for a task that
     /// is not there, a level that is none, or a device that fails.
     pub fn forward<C: ContributionUnit>(
         &self,
@@ -111,6 +113,7 @@ impl Importance {
             false => self.values(task, names.collect(), of_task.heads())?,
         };
         let trace = layers.iter().map(|layer| layer.fisher).sum();
+        let trace = finite(trace, task)?;
         Ok(ImportanceReport {
             schema: SCHEMA,
             task: task.into(),
@@ -132,15 +135,17 @@ impl Importance {
             .as_ref()
             .ok_or_else(|| Error::NoSamples { task: task.into() })?;
         let intervals = read.confidence_interval(self.level, self.distribution)?;
-        let ranked = names.into_iter().enumerate().map(|(i, name)| Ranked {
-            name,
-            fisher: mean[i],
-            standard_error: read.standard_error.as_ref().map(|e| e[i]),
-            interval: intervals.as_ref().map(|intervals| intervals[i]),
-            share: None,
-            resolved: None,
+        let ranked = names.into_iter().enumerate().map(|(i, name)| {
+            Ok(Ranked {
+                fisher: finite(mean[i], &name)?,
+                standard_error: read.standard_error.as_ref().and_then(|e| if_finite(e[i])),
+                interval: intervals.as_ref().and_then(|all| bounded(all[i])),
+                share: None,
+                resolved: None,
+                name,
+            })
         });
-        Ok(ranked.collect())
+        ranked.collect()
     }
 }
 

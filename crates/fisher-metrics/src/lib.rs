@@ -15,6 +15,7 @@ mod compare;
 mod conflicts;
 mod correction;
 mod error;
+mod finite;
 mod growth;
 mod importance;
 mod interference;

@@ -7,6 +7,7 @@ use burn::config::Config;
 use fisher_core::{ConfidenceInterval, ContributionUnit, Distribution, Provenance, Statistics};
 use serde::{Deserialize, Serialize};
 
+use crate::finite::{bounded, finite, if_finite};
 use crate::{Error, Result};
 
 /// Version of the form of [`RankingReport`].
@@ -55,7 +56,8 @@ pub struct RankedGroup {
     pub index: usize,
     /// F of the group.
     pub fisher: f64,
-    /// Standard error; `None` for fewer than two samples.
+    /// Standard error; `None` for fewer than two samples, or beyond the range of what it was
+    /// accumulated in.
     pub standard_error: Option<f64>,
     /// Confidence interval; `None` likewise.
     pub interval: Option<ConfidenceInterval>,
@@ -108,13 +110,21 @@ impl Ranking {
     ///
     /// # Errors
     /// [`Error::NotCollected`] without grouped statistics, [`Error::NoSamples`] for a task
-    /// without samples; errors of the statistics.
+    /// without samples, [`Error::Argument`] for a share of the mass that is none,
+    /// [`Error::NotFinite`]; errors of the statistics.
     pub fn forward<C: ContributionUnit>(
         &self,
         statistics: &Statistics<C>,
         task: &str,
     ) -> Result<RankingReport> {
         let config = &self.config;
+        if let Some(&found) = config.masses.iter().find(|m| !(0.0..=1.0).contains(*m)) {
+            return Err(Error::Argument {
+                name: "masses",
+                expected: "between 0 and 1",
+                found,
+            });
+        }
         let mut ranked = Vec::new();
         let mut by_key: BTreeMap<String, f64> = BTreeMap::new();
         let mut layers: BTreeMap<String, f64> = BTreeMap::new();
@@ -131,19 +141,24 @@ impl Ranking {
                 let mean = read.mean.as_ref();
                 let mean = mean.ok_or_else(|| Error::NoSamples { task: task.into() })?;
                 let intervals = read.confidence_interval(config.level, config.distribution)?;
-                let sum: f64 = mean.iter().sum();
+                let sum = finite(mean.iter().sum(), path)?;
                 by_key.insert(format!("{path}|{}", grouping.label()), sum);
                 *layers.entry(layer_of(path)).or_default() += sum;
-                ranked.extend(mean.iter().enumerate().map(|(index, &fisher)| RankedGroup {
-                    path: path.into(),
-                    label: grouping.label().into(),
-                    index,
-                    fisher,
-                    standard_error: read.standard_error.as_ref().map(|e| e[index]),
-                    interval: intervals.as_ref().map(|intervals| intervals[index]),
-                    share: None,
-                    share_of_layer: None,
-                    resolved: None,
+                ranked.extend(mean.iter().enumerate().map(|(index, &fisher)| {
+                    RankedGroup {
+                        path: path.into(),
+                        label: grouping.label().into(),
+                        index,
+                        fisher,
+                        standard_error: read
+                            .standard_error
+                            .as_ref()
+                            .and_then(|e| if_finite(e[index])),
+                        interval: intervals.as_ref().and_then(|all| bounded(all[index])),
+                        share: None,
+                        share_of_layer: None,
+                        resolved: None,
+                    }
                 }));
             }
         }
@@ -158,7 +173,7 @@ impl Ranking {
             let by_score = b.fisher.total_cmp(&a.fisher);
             by_score.then_with(|| position(a).cmp(&position(b)))
         });
-        let total: f64 = by_key.values().sum();
+        let total = finite(by_key.values().sum(), task)?;
         let share = |part: f64, of: f64| (of > 0.0).then(|| part / of);
         let mass_sets = config.masses.iter().map(|&mass| MassSet {
             mass,

@@ -85,10 +85,11 @@ impl Ridge {
     pub fn health(&self, fisher: &mut [f64]) -> Health {
         let below = fisher.iter().filter(|f| **f < self.epsilon).count();
         let median = median(fisher);
+        let max = fisher.iter().copied().fold(0.0, f64::max);
         Health {
             min: fisher.iter().copied().reduce(f64::min).unwrap_or(0.0),
             median,
-            max: fisher.iter().copied().fold(0.0, f64::max),
+            max,
             fraction_below_epsilon: below as f64 / fisher.len().max(1) as f64,
             ridge_lambda_applied: self.ridge.max(self.ridge_rel * median),
         }

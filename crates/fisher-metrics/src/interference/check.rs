@@ -7,6 +7,7 @@ use fisher_core::{Block, Catalogue, GradientStore, Grouping, HeadLayout, Scheme}
 use serde::{Deserialize, Serialize};
 
 use super::{Aggregate, Interference, InterferenceConfig, Normalize, Pool, ScoredBlock, Variant};
+use crate::finite::if_finite;
 use crate::pairs::{BLOCKS, BlockSlices, Slice, View, head_slices};
 use crate::{Error, Result};
 
@@ -20,8 +21,9 @@ const TOLERANCE: f64 = 1e-5;
 pub struct Check {
     /// What must hold.
     pub law: String,
-    /// The largest deviation found, relative to the largest score.
-    pub deviation: f64,
+    /// The largest deviation found, relative to the largest score; `None` where one is no number, which
+    /// is as far off as can be.
+    pub deviation: Option<f64>,
     /// The largest that rounding explains.
     pub tolerance: f64,
 }
@@ -29,7 +31,7 @@ pub struct Check {
 impl Check {
     /// Whether it holds.
     pub fn holds(&self) -> bool {
-        self.deviation <= self.tolerance
+        self.deviation.is_some_and(|off| off <= self.tolerance)
     }
 }
 
@@ -39,8 +41,8 @@ pub struct SelfCheck {
     /// The laws: additivity of heads, scaling of the loss, ablation, symmetry.
     pub checks: Vec<Check>,
     /// How far scores are from their loss-scale law when the damping is left as it is while the
-    /// loss doubles: what ε and λ_min, which are absolute, do to these gradients.
-    pub damping: f64,
+    /// loss doubles: what ε and λ_min, which are absolute, do to these gradients; `None` likewise.
+    pub damping: Option<f64>,
 }
 
 impl SelfCheck {
@@ -56,17 +58,22 @@ impl fmt::Display for SelfCheck {
             let verdict = if check.holds() { "holds" } else { "FAILS" };
             writeln!(
                 f,
-                "{verdict}  {} (off by {:.1e})",
-                check.law, check.deviation
+                "{verdict}  {} (off by {})",
+                check.law,
+                amount(check.deviation)
             )?;
         }
         write!(
             f,
-            "With ε and λ_min left as they are, twice the loss moves scores by {:.1e} of the \
+            "With ε and λ_min left as they are, twice the loss moves scores by {} of the \
              largest from that law.",
-            self.damping
+            amount(self.damping)
         )
     }
+}
+
+fn amount(deviation: Option<f64>) -> String {
+    deviation.map_or("no number".into(), |off| format!("{off:.1e}"))
 }
 
 impl Interference {
@@ -145,7 +152,7 @@ impl Interference {
         let scaling = run(&along, &blocks, tasks, &double)?.deviation(&once, factor);
         let damping = run(&base, &blocks, tasks, &double)?.deviation(&once, factor);
 
-        let mut ablation = 0f64;
+        let mut ablation = Some(0.0);
         for (at, block) in blocks.iter().enumerate().filter(|(_, b)| b.layer == 0) {
             let unit = block.slices.len() - 1;
             // Where the head is, by another way than the slices': element by element.
@@ -163,7 +170,7 @@ impl Interference {
             let mut expected = once.clone();
             expected.0[at][unit].fill(0.0);
             let found = run(&base, &blocks, tasks, &view)?;
-            ablation = ablation.max(found.deviation(&expected, 1.0));
+            ablation = larger(ablation, found.deviation(&expected, 1.0));
         }
 
         let symmetric = InterferenceConfig {
@@ -279,9 +286,10 @@ impl Scores {
         Self(self.0.into_iter().map(slices).collect())
     }
 
-    /// The largest difference to `factor` times `other`, relative to that block's largest score.
-    fn deviation(&self, other: &Self, factor: f64) -> f64 {
-        let mut worst = 0f64;
+    /// The largest difference to `factor` times `other`, relative to that block's largest score; `None`
+    /// where one is no number.
+    fn deviation(&self, other: &Self, factor: f64) -> Option<f64> {
+        let mut worst = Some(0.0);
         for (ours, theirs) in self.0.iter().zip(&other.0) {
             let pairs = ours.iter().flatten().zip(theirs.iter().flatten());
             let largest = theirs
@@ -290,17 +298,16 @@ impl Scores {
                 .fold(0.0, |m: f64, x| m.max(x.abs()));
             let largest = (largest * factor).max(f64::MIN_POSITIVE);
             for (x, y) in pairs {
-                let off = (x - factor * y).abs() / largest;
-                // What is not a number is as far off as can be, and `max` would pass it over.
-                worst = if off.is_finite() {
-                    worst.max(off)
-                } else {
-                    f64::INFINITY
-                };
+                worst = larger(worst, if_finite((x - factor * y).abs() / largest));
             }
         }
         worst
     }
+}
+
+/// The larger deviation: what is no number is larger than all.
+fn larger(a: Option<f64>, b: Option<f64>) -> Option<f64> {
+    Some(a?.max(b?))
 }
 
 #[cfg(test)]
@@ -311,13 +318,19 @@ mod tests {
     fn what_is_no_number_is_off() {
         let scores = |values: [f64; 3]| Scores(vec![vec![values.to_vec()]]);
         let right = scores([1.0, -2.0, 4.0]);
-        assert_eq!(right.deviation(&right, 1.0), 0.0);
-        assert_eq!(scores([1.0, -2.0, 3.0]).deviation(&right, 1.0), 0.25);
+        assert_eq!(right.deviation(&right, 1.0), Some(0.0));
+        assert_eq!(scores([1.0, -2.0, 3.0]).deviation(&right, 1.0), Some(0.25));
         for wrong in [f64::NAN, f64::INFINITY] {
             for (x, y) in [(0, 1), (1, 0), (1, 1)] {
                 let of = |on| scores([if on == 1 { wrong } else { 1.0 }, -2.0, 4.0]);
                 let found = of(x).deviation(&of(y), 1.0);
-                assert_eq!(found, f64::INFINITY, "{wrong} {x} {y}");
+                assert_eq!(found, None, "{wrong} {x} {y}");
+                let check = Check {
+                    law: "a law".into(),
+                    deviation: found,
+                    tolerance: TOLERANCE,
+                };
+                assert!(!check.holds());
             }
         }
     }
