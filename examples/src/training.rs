@@ -167,11 +167,7 @@ pub fn marks(model: &CausalTransformer, data: &Data, device: &Device) -> Result<
             let batch = batch.map_err(|e| e.to_string())?;
             all_right += right(&model, &batch).sum().into_scalar::<f64>();
             let losses = model.sample_losses(&batch);
-            let sums = losses.sums().to_data();
-            let per_token = sums.iter::<f64>().zip(losses.tokens());
-            loss += per_token
-                .map(|(sum, &tokens)| sum / tokens as f64)
-                .sum::<f64>();
+            loss += losses.means().sum().into_scalar::<f64>();
         }
         Ok(Mark {
             accuracy: all_right / items.len() as f64,
@@ -232,9 +228,7 @@ impl TrainStep for Pupil {
 
     fn step(&self, batch: TaskBatch) -> TrainOutput<Outcome> {
         let losses = self.model.sample_losses(&batch);
-        let tokens: Vec<f32> = losses.tokens().iter().map(|&t| t as f32).collect();
-        let tokens = Tensor::<1>::from_data(tokens.as_slice(), &losses.sums().device());
-        let mut loss = (losses.sums().clone() / tokens).mean();
+        let mut loss = losses.means().mean();
         if let Some(ewc) = &self.ewc {
             let penalty = ewc.penalty(&self.model).expect("the model it was made for");
             loss = penalty.map_or(loss.clone(), |penalty| loss + penalty);

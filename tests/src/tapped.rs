@@ -308,8 +308,7 @@ impl SampleLoss for Mixing {
 
     fn sample_losses(&self, batch: &Sequences) -> SampleLosses {
         let losses = self.talker.sample_losses(batch);
-        let mean = losses.sums().clone().mean();
-        SampleLosses::token_sum(losses.sums().clone() * mean, losses.tokens().to_vec())
+        losses.map(|losses| losses.clone() * losses.mean())
     }
 }
 

@@ -14,8 +14,8 @@ use fisher_core::{
 use fisher_tests::backend::Backend;
 use fisher_tests::models::{Sequences, Small};
 use fisher_train::{
-    Checkpoint, Collector, CollectorConfig, Engine, Error, IGNORE, NonFinite, SampleBatch,
-    SampleLoss, draw_labels,
+    Aligned, Checkpoint, Collector, CollectorConfig, Engine, Error, IGNORE, Labels, NonFinite,
+    SampleBatch, SampleLoss,
 };
 use rstest::rstest;
 
@@ -438,7 +438,9 @@ fn a_monte_carlo_fisher_comes_to_the_true_one() {
     let data = TensorData::new(logits.repeat(draws * 2), [draws, 2, 3]);
     let labels = Tensor::<2, burn::tensor::Int>::from_data([[0, fisher_train::IGNORE]], &device);
     let labels = labels.repeat_dim(0, draws);
-    let drawn = draw_labels(Tensor::from_data(data, &device), labels).to_data();
+    let labels = Labels::<Aligned>::from(labels);
+    let drawn = labels.draw(Tensor::from_data(data, &device));
+    let drawn = drawn.tensor().to_data();
     let drawn: Vec<i64> = drawn.iter::<i64>().collect();
     let mut sum = [0.0; 3];
     for pair in drawn.chunks(2) {
@@ -461,9 +463,7 @@ fn a_monte_carlo_fisher_comes_to_the_true_one() {
 #[test]
 fn the_kind_is_on_record() {
     let (_, model, data) = setup(Backend::Flex).expect("a CPU");
-    let config = StatisticsConfig::new()
-        .with_kind(FisherKind::MonteCarlo)
-        .with_seed(Some(11));
+    let config = StatisticsConfig::new().with_seed(Some(11));
     let mut statistics: Statistics<PerToken> = config
         .init(&model, &HeadLayout::none())
         .expect("statistics");
@@ -472,14 +472,14 @@ fn the_kind_is_on_record() {
         .collect_batches(&model, "task", data.batches(4), &mut statistics)
         .expect("a collection");
     let provenance = statistics.provenance();
-    assert_eq!(provenance.kind, FisherKind::MonteCarlo);
+    assert_eq!(provenance.kind, FisherKind::Empirical);
     assert_eq!(provenance.seeds, [11].into());
     assert_eq!(provenance.unit, "per_token");
     assert_eq!(
         statistics.task("task").expect("a task").samples()[6].id,
         data.ids()[6]
     );
-    assert_eq!(model.sample_losses(&data).tokens().len(), 7);
+    assert_eq!(model.sample_losses(&data).sums().dims(), [7]);
 }
 
 /// The store is filled in the same pass, with the very gradients, and resumed with the statistics.

@@ -58,7 +58,7 @@ fn losses(
             Model::Gpt2(model) => model.sample_losses(&batch),
         };
         let sums = losses.sums().clone().inner().into_data();
-        let sums = sums.iter::<f64>().zip(losses.tokens().to_vec());
+        let sums = sums.iter::<f64>().zip(losses.tokens().expect("tokens"));
         found.extend(batch.ids().into_iter().zip(sums));
     }
     found

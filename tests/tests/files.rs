@@ -456,6 +456,8 @@ fn hostile_files_with_a_right_checksum_give_typed_errors() {
         (r#""layers":["w"]"#, r#""layers":["w","x"]"#),
         (r#""heads":[]"#, r#""heads":[{"attention":"a","head":0}]"#),
         (r#""loss":"token_sum""#, r#""loss":"token_mean""#),
+        // A Fisher that nothing here collects.
+        (r#""kind":"empirical""#, r#""kind":"per_token""#),
     ] {
         assert!(metadata.contains(from), "{from} is not in {metadata}");
         let text = metadata.replace(from, to).replace(&digest, "");

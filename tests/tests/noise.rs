@@ -4,6 +4,7 @@ use std::f64::consts::TAU;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use fisher_core::{Catalogue, Gradient, GradientBatch, HeadLayout, Sample};
+use fisher_tests::backend::Backend;
 use fisher_tests::models::{Sequences, Small};
 use fisher_tests::tapped::Talker;
 use fisher_tests::tolerance::{DEFINITION, assert_close};
@@ -107,13 +108,15 @@ fn check<M: SampleLoss<Batch = Sequences>>(
     let reading = &history.readings()[0];
     assert_eq!(reading.noise, reading.tasks["task"].noise);
     let (found, errors) = values(&reading.noise.expect("a noise scale"));
+    compare(&found, &errors, &gradients(model, all, weight));
+}
 
-    let gradients = gradients(model, all, weight);
-    assert_close("noise", &found, &by_definition(&gradients), DEFINITION, 0.0);
+fn compare(found: &[f64], errors: &[f64], gradients: &[Vec<f64>]) {
+    assert_close("noise", found, &by_definition(gradients), DEFINITION, 0.0);
     assert_close(
         "error",
-        &errors,
-        &jackknife(&gradients, 5),
+        errors,
+        &jackknife(gradients, 5),
         10.0 * DEFINITION,
         0.0,
     );
@@ -121,9 +124,13 @@ fn check<M: SampleLoss<Batch = Sequences>>(
 
 #[rstest]
 fn it_is_as_defined(
+    #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
     #[values(SampleWeight::TokenSum, SampleWeight::TokenMean)] weight: SampleWeight,
 ) {
-    let device = Device::flex().autodiff();
+    let Some(device) = backend.device() else {
+        return;
+    };
+    let device = device.autodiff();
     let all = Sequences::made_up(12, 5, &device);
     let small = Small::init(&device);
     check(&small, all.batches(5), &all, Engine::Loop, weight);
@@ -184,7 +191,7 @@ impl Known {
             let gradient = Tensor::<2>::from_data(data, &Device::flex());
             let mut batch = GradientBatch::new(samples);
             batch.insert("weight", Gradient::token_sum(gradient));
-            moments.push(&batch);
+            moments.push(&batch).expect("gradients");
         }
         moments.read().expect("sums").expect("samples")
     }
@@ -265,9 +272,117 @@ fn what_cannot_be_known_is_absent() {
     let mut batch = GradientBatch::new(samples.to_vec());
     let rows = Tensor::<2>::from_floats([[1.0, 2.0], [-1.0, -2.0]], &Device::flex());
     batch.insert("weight", Gradient::token_sum(rows));
-    moments.push(&batch);
+    moments.push(&batch).expect("gradients");
     let noise = moments.read().expect("sums").expect("samples");
     assert_eq!(noise.covariance_trace.value, 10.0);
     assert_eq!(noise.squared_gradient.value, -5.0);
     assert_eq!(noise.scale, None);
+}
+
+/// Over the samples of two tasks it is that of all of them, and no task's own.
+#[test]
+fn tasks_are_pooled() {
+    let device = Device::flex().autodiff();
+    let all = Sequences::made_up(12, 5, &device);
+    let model = Small::init(&device);
+    let task = |name: &str, range| (name.to_owned(), all.slice(range).batches(5));
+    let source = HookSource::Probes(vec![task("one", 0..5), task("two", 5..12)]);
+    let config = HookConfig::new(Schedule::new().with_at_end(true))
+        .with_noise(Some(NoiseScaleConfig::new().with_blocks(5)));
+    let hook = config.init(&model, &HeadLayout::none(), source);
+    let hook = hook.expect("a hook");
+    hook.finish(&model).expect("a capture");
+    let history = hook.history();
+    let reading = &history.readings()[0];
+    let (found, errors) = values(&reading.noise.expect("a noise scale"));
+    // Five samples of the one task leave the second task's blocks where they were.
+    compare(
+        &found,
+        &errors,
+        &gradients(&model, &all, SampleWeight::TokenSum),
+    );
+    assert_ne!(reading.noise, reading.tasks["two"].noise);
+}
+
+fn moments_of(rows: Vec<f32>, shape: [usize; 2], device: &Device) -> NoiseScale {
+    let samples = (0..shape[0]).map(|i| Sample::new(format!("{i}"), 1).expect("a sample"));
+    let gradient = Tensor::<2>::from_data(TensorData::new(rows, shape), device);
+    let mut batch = GradientBatch::new(samples.collect());
+    batch.insert("weight", Gradient::token_sum(gradient));
+    let mut moments = NoiseScaleConfig::new().init().expect("moments");
+    moments.push(&batch).expect("gradients");
+    moments.read().expect("sums").expect("samples")
+}
+
+/// Gradients whose squares float32 does not have, small and large, have the noise scale of others.
+#[rstest]
+fn gradients_of_any_size_have_a_noise_scale(
+    #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
+    #[values(1e-26, 1e-32, 1e26)] size: f64,
+) {
+    let Some(device) = backend.device() else {
+        return;
+    };
+    let rows = |size: f64| {
+        let mut rng = StdRng::seed_from_u64(5);
+        let row = (0..8 * 6).map(|_| (size * (rng.random::<f64>() - 0.2)) as f32);
+        row.collect::<Vec<f32>>()
+    };
+    let (found, errors) = values(&moments_of(rows(size), [8, 6], &device));
+    let (expected, of_expected) = values(&moments_of(rows(1.0), [8, 6], &device));
+    let scaled =
+        |[trace, squared, scale]: [f64; 3]| [trace / size / size, squared / size / size, scale];
+    assert!(
+        found[0] > 0.0,
+        "a covariance has no negative trace: {found:?}"
+    );
+    assert_close("noise", &scaled(found), &expected, DEFINITION, 0.0);
+    let errors = scaled(errors);
+    assert_close("error", &errors, &of_expected, 10.0 * DEFINITION, 0.0);
+}
+
+/// Equal gradients are no noise, to the last digit, and nothing is nothing.
+#[rstest]
+fn equal_gradients_have_no_noise(
+    #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
+) {
+    let Some(device) = backend.device() else {
+        return;
+    };
+    for n in [2usize, 3, 7, 23] {
+        let row = [0.1f32, -0.7, 1.0 / 3.0];
+        let noise = moments_of(row.repeat(n), [n, 3], &device);
+        let trace = noise.covariance_trace.value;
+        assert!((0.0..1e-5).contains(&trace), "{n} samples: {trace:e}");
+        let scale = noise.scale.expect("a scale").value;
+        assert!((0.0..1e-5).contains(&scale), "{n} samples: {scale:e}");
+        let nothing = moments_of(vec![0.0; 3 * n], [n, 3], &device);
+        assert_eq!(nothing.covariance_trace.value, 0.0);
+        assert_eq!(nothing.scale, None);
+    }
+}
+
+#[test]
+fn what_is_not_finite_is_named_and_changes_nothing() {
+    let mut moments = NoiseScaleConfig::new().init().expect("moments");
+    let batch = |values: [[f32; 2]; 2]| {
+        let samples = ["a", "b"].map(|id| Sample::new(id, 1).expect("a sample"));
+        let mut batch = GradientBatch::new(samples.to_vec());
+        let rows = Tensor::<2>::from_floats(values, &Device::flex());
+        batch.insert("weight", Gradient::token_sum(rows));
+        batch
+    };
+    moments
+        .push(&batch([[1.0, 2.0], [3.0, 5.0]]))
+        .expect("gradients");
+    let before = moments.read().expect("sums");
+    for wrong in [f32::NAN, f32::INFINITY] {
+        let error = moments.push(&batch([[1.0, 2.0], [3.0, wrong]]));
+        let error = error.expect_err("not finite").to_string();
+        assert!(
+            error.contains("`b`") && error.contains("`weight`"),
+            "{error}"
+        );
+    }
+    assert_eq!(moments.read().expect("sums"), before);
 }

@@ -11,17 +11,17 @@ use sha2::{Digest, Sha256};
 use crate::group::Reduction;
 use crate::{Error, Result};
 
-/// Which Fisher the gradients are of.
+/// Which Fisher the gradients are of: only those that can be collected. A file of another one is not
+/// read ([`Error::Format`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum FisherKind {
     /// Labels from the data: the empirical Fisher.
     #[default]
     Empirical,
     /// Labels drawn from the model's own predictions: a Monte-Carlo estimate of the true Fisher.
     MonteCarlo,
-    /// Labels from the data, every token a sample of its own.
-    PerToken,
 }
 
 impl fmt::Display for FisherKind {
@@ -29,7 +29,6 @@ impl fmt::Display for FisherKind {
         f.write_str(match self {
             Self::Empirical => "empirical",
             Self::MonteCarlo => "monte_carlo",
-            Self::PerToken => "per_token",
         })
     }
 }

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use burn::module::{ModuleVisitor, Param, ParamId};
 use burn::tensor::{DType, Gradients, Tensor};
-use fisher_core::{Catalogue, Sample, Ties};
+use fisher_core::{Catalogue, FisherKind, Sample, Ties};
 
 use crate::alone::{Together, is_ragged};
 use crate::capture::read;
 use crate::factors::Factors;
 use crate::per_sample::deterministic;
-use crate::rounding::{Rounding, wide};
+use crate::precision::at_least_single;
+use crate::rounding::Rounding;
 use crate::sample::{SampleBatch, SampleLoss};
 use crate::tap::{Tap, Use, record};
 use crate::{Error, Result};
@@ -39,6 +40,8 @@ pub(crate) struct Captured {
     pub(crate) samples: Vec<Sample>,
     /// `L_i`
     pub(crate) losses: Vec<f64>,
+    /// Of which Fisher the gradients are.
+    pub(crate) kind: FisherKind,
     /// What gives the gradients of each parameter; `None` when the loss does not reach it.
     pub(crate) factors: BTreeMap<String, Option<Factors>>,
     /// Parameters with a use that no tap covers: the loop has to give their gradients.
@@ -68,6 +71,7 @@ struct Pass {
     samples: Vec<Sample>,
     /// `L_i`, whatever they were weighted with.
     losses: Tensor<1>,
+    kind: FisherKind,
     taps: Vec<Tap>,
     untapped: BTreeSet<String>,
 }
@@ -104,7 +108,7 @@ impl<M: SampleLoss> Batched<M> {
         let pass = self.pass(batch, |losses| losses)?;
         let (samples, mut untapped) = (pass.samples, pass.untapped);
         let mut dtypes = vec![pass.losses.dtype()];
-        let losses = read(wide(pass.losses))?;
+        let losses = read(at_least_single(pass.losses))?;
         let mut probes = Vec::new();
         let mut rows = Vec::new();
         let mut parts: HashMap<ParamId, Vec<Part>> = HashMap::new();
@@ -153,6 +157,7 @@ impl<M: SampleLoss> Batched<M> {
         Ok(Captured {
             finite,
             losses,
+            kind: pass.kind,
             samples,
             factors,
             untapped,
@@ -165,15 +170,7 @@ impl<M: SampleLoss> Batched<M> {
         let ids = batch.ids();
         let wanted: HashSet<ParamId> = self.parameters.keys().copied().collect();
         let (losses, entries) = record(&wanted, || self.model.sample_losses(batch));
-        if losses.tokens().len() != ids.len() {
-            return Err(Error::BatchLosses {
-                samples: ids.len(),
-                found: losses.tokens().len(),
-            });
-        }
-        let samples = ids.iter().zip(losses.tokens());
-        let samples = samples.map(|(id, &tokens)| Sample::new(id.clone(), tokens));
-        let samples = samples.collect::<fisher_core::Result<Vec<Sample>>>()?;
+        let samples = losses.samples(&ids)?;
         let loss = weight(losses.sums().clone()).sum();
         if !loss.is_tracked() {
             return Err(Error::NoGraph {
@@ -192,6 +189,7 @@ impl<M: SampleLoss> Batched<M> {
         Ok(Pass {
             samples,
             losses: losses.sums().clone().inner(),
+            kind: losses.kind(),
             taps: taps.collect(),
             untapped,
         })
@@ -230,7 +228,7 @@ impl<M: SampleLoss> Batched<M> {
         }
         let mut sizes = Vec::new();
         for (rows, weighted) in captured.rows.iter().zip(weighted) {
-            let split = |rows: Tensor<2>| wide(rows).cast(DType::F32).reshape([samples as i32, -1]);
+            let split = |rows: Tensor<2>| at_least_single(rows).cast(DType::F32).reshape([samples as i32, -1]);
             let device = rows.delta.device();
             let weights = Tensor::<1>::from_data(weights.as_slice(), (&device, DType::F32));
             let expected = split(rows.delta.clone()) * weights.reshape([samples, 1]);

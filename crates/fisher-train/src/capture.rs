@@ -16,7 +16,7 @@ use crate::destination::Destination;
 use crate::factors::Factors;
 use crate::names::Names;
 use crate::per_sample::{PerSample, SampleGradient};
-use crate::rounding::wide;
+use crate::precision::at_least_single;
 use crate::sample::{SampleBatch, SampleLoss};
 use crate::{Error, NonFinite, Result};
 
@@ -198,6 +198,7 @@ impl<M: SampleLoss> Capture<M> {
             && alike
             && let Some(captured) = self.captured(batch)?
         {
+            into.check_kind(captured.kind)?;
             let captured = self.names.rename(captured);
             if let Ok(prepared) = prepare(&captured, task, into)? {
                 let ghost = self.config.ghost;
@@ -243,12 +244,22 @@ impl<M: SampleLoss> Capture<M> {
         into: &mut Destination<C>,
     ) -> Result<Outcome> {
         let sample = self.of(batch, index, id)?;
+        into.check_kind(sample.kind)?;
         let counted = sample.gradients.samples()[0].clone();
         if let Some(together) = together {
             let (loss, tokens) = (sample.loss, counted.tokens());
             self.alone.agree(batch, index, together, loss, tokens)?;
         }
-        let loss = match into.push(task, sample.gradients) {
+        let taken = if sample.loss.is_finite() {
+            into.push(task, sample.gradients)
+        } else {
+            // Gradients of a loss that is no number are not its own.
+            Err(CoreError::NonFinite {
+                sample: id.to_owned(),
+                parameter: "loss".into(),
+            })
+        };
+        let loss = match taken {
             Ok(()) => Some(sample.loss),
             Err(CoreError::NonFinite { parameter, .. })
                 if self.config.non_finite == NonFinite::Skip =>
@@ -406,16 +417,16 @@ impl<M: SampleLoss> Capture<M> {
         }
         // Not by squares, which leave float32's range sooner; of an element, or large parameters
         // would hide small ones.
-        let size = |tensor: Tensor<2>| wide(tensor).abs().mean().cast(DType::F32);
+        let size = |tensor: Tensor<2>| at_least_single(tensor).abs().mean().cast(DType::F32);
         let mut distances = Vec::new();
         let factors = captured.factors.iter();
         let factors: Vec<_> = factors
             .filter_map(|(path, factors)| Some((path, factors, sample.gradients.get(path)?)))
             .collect();
         for (_, factors, expected) in &factors {
-            let expected = wide(expected.tensor().clone());
+            let expected = at_least_single(expected.tensor().clone());
             let distance = match factors {
-                Some(factors) => wide(factors.sample(at).whole()) - expected.clone(),
+                Some(factors) => at_least_single(factors.sample(at).whole()) - expected.clone(),
                 None => expected.clone(),
             };
             distances.extend([size(distance), size(expected)]);
@@ -517,10 +528,8 @@ fn stream<C: ContributionUnit>(
     }
     let mut stream = into.statistics.stream(task, samples.clone())?;
     for (path, factors) in factors {
-        if let (Some(aside), Some(factors)) = (&mut into.aside, &factors)
-            && aside.wants(&path)
-        {
-            aside.take(task, &samples, &path, &factors.whole());
+        if let (Some(aside), Some(factors)) = (&mut into.aside, &factors) {
+            aside.take(task, &samples, &path, factors);
         }
         match (stream.wanted(&path), factors) {
             (None, _) => {} // only the store wants it
@@ -533,7 +542,7 @@ fn stream<C: ContributionUnit>(
     }
     stream.finish()?;
     if let Some(aside) = &mut into.aside {
-        aside.end(task, &samples);
+        aside.end(task, &samples)?;
     }
     into.commit(prepared)?;
     let outcome = |(sample, loss): (Sample, f64)| Outcome {
@@ -545,7 +554,7 @@ fn stream<C: ContributionUnit>(
     Ok(samples.into_iter().zip(losses).map(outcome).collect())
 }
 
-pub(crate) fn read(tensor: Tensor<1>) -> Result<Vec<f64>> {
+pub(crate) fn read(tensor: Tensor<1>) -> fisher_core::Result<Vec<f64>> {
     let data = tensor.try_into_data().map_err(|e| CoreError::Device {
         reason: e.to_string(),
     })?;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::batched::{Batched, Captured};
 use crate::capture::read;
 use crate::per_sample::PerSample;
-use crate::rounding::wide;
+use crate::precision::{at_least_single, unbounded};
 use crate::sample::{SampleBatch, SampleLoss};
 use crate::{Error, Result};
 
@@ -49,7 +49,8 @@ pub struct Checkup {
 /// The largest difference of its kind.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Difference {
-    /// Relative.
+    /// Relative; ∞ where one is NaN or infinite, which JSON has as `null`.
+    #[serde(with = "unbounded")]
     pub relative: f64,
     /// The sample it was found in.
     pub sample: String,
@@ -251,7 +252,7 @@ pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
 
 fn flat(gradient: Tensor<2>) -> Result<Vec<f64>> {
     let [rows, columns] = gradient.dims();
-    read(wide(gradient).reshape([rows * columns]))
+    read(at_least_single(gradient).reshape([rows * columns]))
 }
 
 /// The batch by taps, as far as they go.

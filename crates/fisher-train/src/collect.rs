@@ -154,7 +154,8 @@ impl Collector {
     ///
     /// # Errors
     /// [`Error::OtherModel`] when the statistics belong to other weights, [`Error::OtherKind`] when
-    /// the store is of another Fisher, [`OtherSample`](fisher_core::Error::OtherSample) when it has other gradients of a
+    /// the store is of another Fisher, [`Error::LossKind`] when the losses are, [`Error::Label`] for a
+    /// label that is no class, [`OtherSample`](fisher_core::Error::OtherSample) when it has other gradients of a
     /// sample, [`Error::OtherData`]
     /// when the data does not begin with what a checkpoint holds, [`Error::DuplicateSample`] when
     /// an id comes twice, [`Error::OtherCheckpoint`] when the checkpoint's file has samples that the
@@ -292,6 +293,7 @@ impl<M: SampleLoss> Pass<'_, M> {
                     // A store that was only in memory is empty again.
                     if into.lacks(task, &id) && expected.skipped.is_none() {
                         let sample = self.capture.of(&batch, index, &id)?;
+                        into.check_kind(sample.kind)?;
                         into.restore(task, &sample.gradients, self.config.non_finite)?;
                     }
                 } else if seen.insert(id.clone()) {

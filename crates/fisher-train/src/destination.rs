@@ -6,8 +6,8 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::Device;
 use fisher_core::{
-    ContributionUnit, Error as CoreError, GradientBatch, GradientStore, Parameter, Prepared,
-    SavedSamples, Statistics, hash_weights,
+    ContributionUnit, Error as CoreError, FisherKind, GradientBatch, GradientStore, Parameter,
+    Prepared, SavedSamples, Statistics, hash_weights,
 };
 
 use crate::hook::aside::Aside;
@@ -75,6 +75,16 @@ impl<C: ContributionUnit> Destination<'_, C> {
             model: format!("{model:?}"),
             statistics: format!("{statistics:?}"),
         })
+    }
+
+    /// Whether gradients of this Fisher belong here.
+    pub(crate) fn check_kind(&self, found: FisherKind) -> Result<()> {
+        let kinds = self.store.iter().map(|store| store.kind());
+        let mut kinds = kinds.chain([self.statistics.provenance().kind]);
+        match kinds.find(|expected| *expected != found) {
+            Some(expected) => Err(Error::LossKind { expected, found }),
+            None => Ok(()),
+        }
     }
 
     /// The same destination, for a while.
@@ -182,7 +192,7 @@ impl<C: ContributionUnit> Destination<'_, C> {
         }
         self.statistics.push(task, counted)?;
         if let (Some(aside), Some(gradients)) = (&mut self.aside, aside) {
-            aside.push(task, &gradients);
+            aside.push(task, &gradients)?;
         }
         self.commit(prepared)
     }

@@ -130,6 +130,34 @@ pub enum Error {
         found: usize,
     },
 
+    /// A label that is no class of the model.
+    #[error(
+        "sample `{sample}` has the label {label}, and the model has {classes} classes, from 0: mark \
+         labels that do not count by -100 (`IGNORE`), or name them by `Labels::with_pad_tokens`"
+    )]
+    Label {
+        /// The sample's id.
+        sample: String,
+        /// Its label.
+        label: i64,
+        /// How many classes there are.
+        classes: usize,
+    },
+
+    /// Losses of another Fisher than the one collected.
+    #[error(
+        "the losses are of the {found} Fisher and the {expected} one is collected: a Monte-Carlo \
+         Fisher needs labels drawn by `Labels::draw` (or `SampleLosses::of_drawn_targets`) in every \
+         batch and `with_kind(FisherKind::MonteCarlo)` in the configuration of statistics and store, \
+         an empirical one needs neither"
+    )]
+    LossKind {
+        /// Kind of statistics and store, or of the batches before.
+        expected: fisher_core::FisherKind,
+        /// Kind of the losses.
+        found: fisher_core::FisherKind,
+    },
+
     /// Nothing to collect from.
     #[error("there were no batches; give at least one")]
     NoBatches,

@@ -4,6 +4,8 @@
 //! `[positions, columns]`: one side is what went into a layer, the other the gradient of what came
 //! out. Squares and sums of squares follow without all `g_i` at once.
 
+mod moments;
+
 use burn::tensor::{Int, Tensor};
 use fisher_core::{ContributionUnit, Gradient, Stream, TokenSum, Way, add_at};
 
@@ -11,6 +13,8 @@ use crate::Result;
 use crate::batched::Part;
 use crate::names::transpose;
 use crate::tap::Use;
+
+pub(crate) use moments::SquaredNorms;
 
 /// What gives the per-sample gradients of one parameter.
 #[derive(Debug, Clone)]

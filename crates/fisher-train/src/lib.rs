@@ -81,12 +81,14 @@ mod ewc;
 mod factors;
 mod fisher;
 mod hook;
+mod labels;
 mod losses;
 mod merge;
 mod names;
 mod noise;
 mod optimizer;
 mod per_sample;
+mod precision;
 mod rounding;
 mod sample;
 mod sketch;
@@ -103,7 +105,8 @@ pub use hook::{
     AcrossTasks, FisherHook, FisherMetric, FisherStrategy, HISTORY_SCHEMA, History, HookConfig,
     HookSource, Moment, OnFailure, Part, Probes, Quantity, Reading, Schedule, TaskReading,
 };
-pub use losses::{IGNORE, SampleLosses, draw_labels};
+pub use labels::{Aligned, Class, IGNORE, Labels, NextToken};
+pub use losses::SampleLosses;
 pub use merge::{
     Average, Decided, Granularity, MergeConfig, MergeReport, Merged, Merging, Source, Term,
 };

@@ -1,19 +1,34 @@
 //! The losses of a batch's samples, in one unit.
 
-use burn::tensor::activation::{log_softmax, softmax};
-use burn::tensor::{DType, Int, Tensor};
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{DType, FloatDType, Int, Tensor};
+use fisher_core::{Error as CoreError, FisherKind, Sample};
 
-/// The label of a position that does not count.
-pub const IGNORE: i64 = -100;
+use crate::labels::{Aligned, Class, IGNORE, Labels, NextToken, is_class};
+use crate::precision::at_least_single;
+use crate::{Error, Result};
 
 /// The token-sum loss `L_i = Σ_t −log p(y_it | ..)` of every sample and its active tokens `T_i`.
+///
+/// Losses are float32 or float64 whatever the model's type is: half precision rounds sums over more
+/// than 256 tokens. What labels say is counted and checked when it is read ([`SampleLosses::samples`],
+/// [`SampleLosses::tokens`]), not before: the constructors read nothing from the device.
 ///
 /// # Shapes
 /// `[samples]`
 #[derive(Debug, Clone)]
 pub struct SampleLosses {
     sums: Tensor<1>,
-    tokens: Vec<u64>,
+    counts: Counts,
+    kind: FisherKind,
+}
+
+/// Where active tokens are counted.
+#[derive(Debug, Clone)]
+enum Counts {
+    Given(Vec<u64>),
+    /// In labels that are still on the device, `[samples, positions]`, of so many classes.
+    Labels(Tensor<2, Int>, usize),
 }
 
 impl SampleLosses {
@@ -24,8 +39,9 @@ impl SampleLosses {
     pub fn token_sum(losses: Tensor<1>, tokens: Vec<u64>) -> Self {
         assert_eq!(losses.dims()[0], tokens.len(), "one token count per loss");
         Self {
-            sums: losses,
-            tokens,
+            sums: at_least_single(losses),
+            counts: Counts::Given(tokens),
+            kind: FisherKind::Empirical,
         }
     }
 
@@ -37,12 +53,9 @@ impl SampleLosses {
         let counts: Vec<f32> = tokens.iter().map(|&t| t as f32).collect();
         let device = losses.device();
         let counts = Tensor::<1>::from_data(counts.as_slice(), (&device, DType::F32));
-        // Half precision would round the counts.
-        let dtype = match losses.dtype() {
-            DType::F64 => DType::F64,
-            _ => DType::F32,
-        };
-        Self::token_sum(losses.cast(dtype) * counts.cast(dtype), tokens)
+        let losses = at_least_single(losses);
+        let counts = counts.cast(losses.dtype());
+        Self::token_sum(losses * counts, tokens)
     }
 
     /// Cross-entropy of `logits` against labels that stand at the position that predicts them:
@@ -52,18 +65,12 @@ impl SampleLosses {
     /// # Shapes
     /// - logits: `[samples, positions, vocabulary]`
     /// - labels: `[samples, positions]`
-    pub fn cross_entropy(logits: Tensor<3>, labels: Tensor<2, Int>) -> Self {
-        let [samples, positions, _] = logits.dims();
-        let ignored = labels.clone().equal_scalar(IGNORE);
-        let index = labels.mask_fill(ignored.clone(), 0);
-        let negative = log_softmax(logits, 2)
-            .gather(2, index.reshape([samples, positions, 1]))
-            .reshape([samples, positions])
-            .neg()
-            .mask_fill(ignored.clone(), 0.0);
-        let active = ignored.bool_not().int().sum_dim(1).into_data();
-        let tokens = active.iter::<i64>().map(i64::unsigned_abs).collect();
-        Self::token_sum(negative.sum_dim(1).reshape([samples]), tokens)
+    ///
+    /// # Panics
+    /// When there is not one label for the logits of each position.
+    pub fn cross_entropy(logits: Tensor<3>, labels: impl Into<Labels<Aligned>>) -> Self {
+        let labels = labels.into();
+        Self::of(logits, labels.tensor().clone(), labels.kind())
     }
 
     /// Cross-entropy of a causal language model whose labels are its inputs: position `t` is
@@ -73,55 +80,181 @@ impl SampleLosses {
     /// # Shapes
     /// - logits: `[samples, positions, vocabulary]`
     /// - labels: `[samples, positions]`
-    pub fn next_token(logits: Tensor<3>, labels: Tensor<2, Int>) -> Self {
+    ///
+    /// # Panics
+    /// When there is not one label for the logits of each position.
+    pub fn next_token(logits: Tensor<3>, labels: impl Into<Labels<NextToken>>) -> Self {
+        let labels = labels.into();
+        let (classes, kind) = (labels.tensor().clone(), labels.kind());
         let [samples, positions, _] = logits.dims();
+        assert_eq!(classes.dims(), [samples, positions], "one label a position");
         if positions < 2 {
             // Nothing is predicted: no active token.
-            return Self::token_sum(Tensor::zeros([samples], &logits.device()), vec![0; samples]);
+            let zeros = Tensor::zeros([samples], &logits.device());
+            let losses = Self::token_sum(zeros, vec![0; samples]);
+            return Self { kind, ..losses };
         }
-        Self::cross_entropy(
+        Self::of(
             logits.narrow(1, 0, positions - 1),
-            labels.narrow(1, 1, positions - 1),
+            classes.narrow(1, 1, positions - 1),
+            kind,
         )
     }
 
-    /// Cross-entropy of a classifier; every sample has one active token.
+    /// Cross-entropy of a classifier. A sample has one active token, or none where its label is
+    /// [`IGNORE`].
     ///
     /// # Shapes
     /// - logits: `[samples, classes]`
     /// - labels: `[samples]`
-    pub fn classification(logits: Tensor<2>, labels: Tensor<1, Int>) -> Self {
-        Self::cross_entropy(logits.unsqueeze_dim(1), labels.unsqueeze_dim(1))
+    ///
+    /// # Panics
+    /// When there is not one label for the logits of each sample.
+    pub fn classification(logits: Tensor<2>, labels: impl Into<Labels<Class>>) -> Self {
+        let labels = labels.into();
+        let logits = logits.unsqueeze_dim(1);
+        Self::of(logits, labels.tensor().clone(), labels.kind())
     }
 
-    /// The losses, `[samples]`.
+    fn of(logits: Tensor<3>, labels: Tensor<2, Int>, kind: FisherKind) -> Self {
+        let [samples, positions, classes] = logits.dims();
+        assert_eq!(labels.dims(), [samples, positions], "one label a position");
+        let ignored = labels.clone().equal_scalar(IGNORE);
+        let known = is_class(&labels, classes);
+        // Where there is no such class, some backends would read another sample's.
+        let index = labels.clone().mask_fill(known.clone().bool_not(), 0);
+        let losses = log_softmax(at_least_single(logits), 2)
+            .gather(2, index.reshape([samples, positions, 1]))
+            .reshape([samples, positions])
+            .neg()
+            .mask_fill(known.bool_not(), f32::NAN)
+            .mask_fill(ignored, 0.0);
+        Self {
+            sums: losses.sum_dim(1).reshape([samples]),
+            counts: Counts::Labels(labels, classes),
+            kind,
+        }
+    }
+
+    /// The same losses, of targets that were drawn from the model's own predictions: where a model
+    /// has no classes, such as a regression whose targets were drawn about its outputs.
+    #[must_use]
+    pub fn of_drawn_targets(self) -> Self {
+        Self {
+            kind: FisherKind::MonteCarlo,
+            ..self
+        }
+    }
+
+    /// Other losses of the same samples and tokens: `change` of these.
+    ///
+    /// # Panics
+    /// When there are more or fewer of them.
+    #[must_use]
+    pub fn map(self, change: impl FnOnce(Tensor<1>) -> Tensor<1>) -> Self {
+        let before = self.sums.dims();
+        let sums = at_least_single(change(self.sums));
+        assert_eq!(sums.dims(), before, "one loss a sample");
+        Self { sums, ..self }
+    }
+
+    /// The losses, `[samples]`. NaN where a label is out of range.
     pub fn sums(&self) -> &Tensor<1> {
         &self.sums
     }
 
-    /// The active tokens of every sample.
-    pub fn tokens(&self) -> &[u64] {
-        &self.tokens
+    /// The mean losses of a token, `L_i / T_i` of `[samples]`: what training averages where samples
+    /// count alike. Nothing is read from the device. NaN for a sample without active tokens.
+    pub fn means(&self) -> Tensor<1> {
+        let tokens = match &self.counts {
+            Counts::Given(tokens) => {
+                let tokens: Vec<f32> = tokens.iter().map(|&t| t as f32).collect();
+                let device = self.sums.device();
+                Tensor::<1>::from_data(tokens.as_slice(), (&device, DType::F32))
+            }
+            Counts::Labels(labels, _) => {
+                let counted = labels.clone().equal_scalar(IGNORE).bool_not();
+                let tokens = counted.int().sum_dim(1).reshape(self.sums.dims());
+                tokens.cast(FloatDType::F32)
+            }
+        };
+        self.sums.clone() / tokens.cast(self.sums.dtype())
     }
-}
 
-/// Labels drawn from the model's own predictions, for a Monte-Carlo Fisher
-/// ([`FisherKind::MonteCarlo`](fisher_core::FisherKind::MonteCarlo)).
-///
-/// Each label that counts is replaced by a draw from `softmax(logits)` at its position; ignored
-/// positions stay ignored. The draws are the device's: seed it (`device.seed(..)`) before each
-/// batch, by what the batch is, if a collection is to be resumed to the same result.
-///
-/// Draw them before the batch is collected, from a forward pass of its own, and put them into it: a
-/// loss that draws anew each time is another one in the batch and alone.
-///
-/// # Shapes
-/// - logits: `[samples, positions, vocabulary]`
-/// - labels: `[samples, positions]`, aligned as for [`SampleLosses::cross_entropy`]
-pub fn draw_labels(logits: Tensor<3>, labels: Tensor<2, Int>) -> Tensor<2, Int> {
-    let [samples, positions, vocabulary] = logits.dims();
-    let probabilities = softmax(logits.inner(), 2).reshape([samples * positions, vocabulary]);
-    let drawn = probabilities.categorical(1).reshape([samples, positions]);
-    let ignored = labels.equal_scalar(IGNORE);
-    drawn.mask_fill(ignored, IGNORE)
+    /// Of which Fisher their gradients are: empirical, unless labels were drawn by
+    /// [`Labels::draw`], or targets otherwise ([`SampleLosses::of_drawn_targets`]).
+    pub fn kind(&self) -> FisherKind {
+        self.kind
+    }
+
+    /// The active tokens of every sample. Those of labels are counted on the device, and read.
+    ///
+    /// # Errors
+    /// [`Error::Label`] for a label that is no class, [`fisher_core::Error::Device`] when the device
+    /// does not give them.
+    pub fn tokens(&self) -> Result<Vec<u64>> {
+        self.counted(|at| format!("number {at} of the batch"))
+    }
+
+    /// The samples of these ids, each with its active tokens.
+    ///
+    /// # Errors
+    /// [`Error::BatchLosses`] (for one sample [`Error::Losses`]) when there is not one loss for each
+    /// id, [`fisher_core::Error::NoActiveTokens`], and those of [`SampleLosses::tokens`].
+    pub fn samples(&self, ids: &[String]) -> Result<Vec<Sample>> {
+        let [found] = self.sums.dims();
+        if found != ids.len() {
+            return Err(match ids {
+                [sample] => Error::Losses {
+                    sample: sample.clone(),
+                    found,
+                },
+                _ => Error::BatchLosses {
+                    samples: ids.len(),
+                    found,
+                },
+            });
+        }
+        let tokens = self.counted(|at| ids[at].clone())?;
+        let samples = ids.iter().zip(tokens);
+        let samples = samples.map(|(id, tokens)| Sample::new(id.clone(), tokens));
+        Ok(samples.collect::<fisher_core::Result<_>>()?)
+    }
+
+    fn counted(&self, name: impl Fn(usize) -> String) -> Result<Vec<u64>> {
+        let (labels, classes) = match &self.counts {
+            Counts::Given(tokens) => return Ok(tokens.clone()),
+            Counts::Labels(labels, classes) => (labels.clone(), *classes),
+        };
+        let ignored = labels.clone().equal_scalar(IGNORE);
+        let active = ignored.clone().bool_not().int().cast(labels.dtype());
+        let labels = labels.mask_fill(ignored, 0);
+        // In one transfer.
+        let columns = vec![
+            active.sum_dim(1),
+            labels.clone().min_dim(1),
+            labels.max_dim(1),
+        ];
+        let data = Tensor::cat(columns, 1).try_into_data();
+        let data = data.map_err(|e| CoreError::Device {
+            reason: e.to_string(),
+        })?;
+        let values: Vec<i64> = data.iter::<i64>().collect();
+        let rows = values.chunks_exact(3).enumerate();
+        rows.map(|(at, row)| {
+            let wrong = [row[1], row[2]].into_iter();
+            let wrong = wrong
+                .filter(|label| !(0..classes as i64).contains(label))
+                .next();
+            match wrong {
+                Some(label) => Err(Error::Label {
+                    sample: name(at),
+                    label,
+                    classes,
+                }),
+                None => Ok(row[0].unsigned_abs()),
+            }
+        })
+        .collect()
+    }
 }

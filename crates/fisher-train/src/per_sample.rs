@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{GradientCheckpointingStrategy, Gradients, Tensor};
-use fisher_core::{Catalogue, Gradient, GradientBatch, Sample, Ties, TokenSum};
+use fisher_core::{Catalogue, FisherKind, Gradient, GradientBatch, Ties, TokenSum};
 
 use crate::sample::{SampleBatch, SampleLoss};
 use crate::{Error, Result};
@@ -29,6 +29,8 @@ pub struct SampleGradient {
     pub gradients: GradientBatch,
     /// `L_i`.
     pub loss: f64,
+    /// Of which Fisher they are.
+    pub kind: FisherKind,
     /// The parameters that the loss did not reach.
     pub unreached: Vec<String>,
 }
@@ -56,8 +58,8 @@ impl<M: SampleLoss> PerSample<M> {
     /// The gradient of the sample at `index` of `batch`.
     ///
     /// # Errors
-    /// [`fisher_core::Error::NoActiveTokens`] when none of its labels counts,
-    /// [`Error::NoGraph`] when its loss depends on no parameter, [`Error::Losses`] when the model
+    /// [`fisher_core::Error::NoActiveTokens`] when none of its labels counts, [`Error::Label`] when
+    /// one is no class, [`Error::NoGraph`] when its loss depends on no parameter, [`Error::Losses`] when the model
     /// does not give one loss for it.
     ///
     /// # Panics
@@ -74,13 +76,7 @@ impl<M: SampleLoss> PerSample<M> {
 
     pub(crate) fn of(&self, batch: &M::Batch, index: usize, id: String) -> Result<SampleGradient> {
         let losses = self.model.sample_losses(&batch.sample(index));
-        let &[tokens] = losses.tokens() else {
-            return Err(Error::Losses {
-                sample: id,
-                found: losses.tokens().len(),
-            });
-        };
-        let sample = Sample::new(id.clone(), tokens)?;
+        let samples = losses.samples(std::slice::from_ref(&id))?;
 
         let loss = losses.sums().clone().sum();
         if !loss.is_tracked() {
@@ -111,13 +107,14 @@ impl<M: SampleLoss> PerSample<M> {
             .map_err(|e| fisher_core::Error::Device {
                 reason: e.to_string(),
             })?;
-        let mut batch = GradientBatch::new(vec![sample]);
+        let mut batch = GradientBatch::new(samples);
         for (path, gradient) in found {
             batch.insert(path, Gradient::<TokenSum>::token_sum(gradient));
         }
         Ok(SampleGradient {
             gradients: batch,
             loss,
+            kind: losses.kind(),
             unreached: names,
         })
     }

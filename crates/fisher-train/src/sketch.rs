@@ -6,7 +6,7 @@ use burn::config::Config;
 use burn::module::{ModuleVisitor, Param, ParamId};
 use burn::tensor::{DType, Gradients, Tensor};
 use fisher_core::{
-    Catalogue, ContributionUnit, Error as CoreError, Sample, Ties, Welford, accumulation_dtype,
+    Catalogue, ContributionUnit, Error as CoreError, FisherKind, Ties, Welford, accumulation_dtype,
 };
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
@@ -67,6 +67,8 @@ pub struct Sketch {
 #[derive(Debug, Clone)]
 pub struct SketchedFisher {
     samples: usize,
+    /// Of the first batch, and so of all.
+    kind: Option<FisherKind>,
     draws: usize,
     /// Over batches and draws, of `v = (Σ_i s_i h_i)²`.
     parameters: BTreeMap<String, Welford>,
@@ -80,9 +82,10 @@ impl Sketch {
     /// # Errors
     /// [`Error::NoBatches`], [`CoreError::NoActiveTokens`] for a sample without labels,
     /// [`CoreError::NonFinite`] for a loss or gradient that is NaN or infinite (of the batch's first
-    /// sample where no loss is), [`Error::NoGraph`] and [`Error::BatchLosses`]; [`Error::LossesDisagree`]
-    /// and [`Error::TokensDisagree`] where a sample has another loss in its batch than alone, which is
-    /// looked for in one sample of the first batch and in one of every 32.
+    /// sample where no loss is), [`Error::NoGraph`], [`Error::BatchLosses`], [`Error::Label`] for a label
+    /// that is no class, [`Error::LossKind`] when the labels of some batches were drawn and others
+    /// were not; [`Error::LossesDisagree`] and [`Error::TokensDisagree`] where a sample has another loss in
+    /// its batch than alone, which is looked for in one sample of the first batch and in one of every 32.
     pub fn collect<M: SampleLoss, C: ContributionUnit>(
         &self,
         model: &M,
@@ -100,6 +103,7 @@ impl Sketch {
         let mut signs = ChaCha8Rng::seed_from_u64(self.config.seed);
         let mut fisher = SketchedFisher {
             samples: 0,
+            kind: None,
             draws: self.config.draws,
             parameters: BTreeMap::new(),
         };
@@ -132,15 +136,13 @@ impl Sketch {
     ) -> Result<Together> {
         let ids = batch.ids();
         let losses = model.sample_losses(batch);
-        if losses.tokens().len() != ids.len() {
-            return Err(Error::BatchLosses {
-                samples: ids.len(),
-                found: losses.tokens().len(),
-            });
+        let expected = *fisher.kind.get_or_insert(losses.kind());
+        if expected != losses.kind() {
+            let found = losses.kind();
+            return Err(Error::LossKind { expected, found });
         }
         let mut weights = Vec::new();
-        for (id, &tokens) in ids.iter().zip(losses.tokens()) {
-            let sample = Sample::new(id.clone(), tokens)?;
+        for sample in losses.samples(&ids)? {
             let sign = if signs.random::<bool>() { 1.0 } else { -1.0 };
             weights.push((sign * C::root(sample.tokens())) as f32);
         }
@@ -193,6 +195,11 @@ impl SketchedFisher {
     /// The number of samples, `n`.
     pub fn samples(&self) -> usize {
         self.samples
+    }
+
+    /// Which Fisher it is.
+    pub fn kind(&self) -> FisherKind {
+        self.kind.unwrap_or_default()
     }
 
     /// Paths of the parameters.

@@ -4,7 +4,6 @@ use std::error::Error;
 
 use burn::optim::AdamWConfig;
 use burn::optim::GradientsParams;
-use burn::tensor::Tensor;
 use fisher_core::{AttentionConfig, Catalogue, HeadLayout};
 use fisher_examples::device::Backend;
 use fisher_examples::model::CausalTransformerConfig;
@@ -38,10 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let batch = batch.map_err(|e| e.to_string())?;
             hook.step(&model, &batch)?; // 2. Before each training step.
 
-            let losses = model.sample_losses(&batch);
-            let tokens: Vec<f32> = losses.tokens().iter().map(|&t| t as f32).collect();
-            let tokens = Tensor::<1>::from_data(tokens.as_slice(), &device);
-            let loss = (losses.sums().clone() / tokens).mean();
+            let loss = model.sample_losses(&batch).means().mean();
             let gradients = GradientsParams::from_grads(loss.backward(), &model);
             model = optimizer.step(3e-3, model, gradients);
         }

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 use fisher_core::Sample;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::capture::read;
+use crate::precision::{at_least_single, unit_rows};
 
 /// How samples of one task lie to samples of another, over all pairs and every two tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -35,11 +36,13 @@ struct Batch {
     gradients: BTreeMap<String, Scaled>,
 }
 
-/// Gradients divided by their largest value: float32 has no squares of numbers below 1e-19.
+/// Gradients of samples, each divided by its largest value: float32 has no squares of numbers below
+/// 1e-19, and samples differ by more.
 #[derive(Debug)]
 struct Scaled {
     values: Tensor<2>,
-    scale: f64,
+    /// `[samples, 1]`
+    scales: Tensor<2>,
 }
 
 impl Kept {
@@ -69,22 +72,8 @@ impl Kept {
             .get_mut(task)
             .and_then(|batches| batches.last_mut());
         if let Some(batch) = batch.filter(|_| self.paths.contains(path)) {
-            let float = match gradient.dtype() {
-                DType::F64 => DType::F64,
-                _ => DType::F32,
-            };
-            let gradient = gradient.cast(float);
-            let largest: f64 = gradient.clone().max_abs().into_scalar();
-            let scaled = match largest > 0.0 {
-                true => Scaled {
-                    values: gradient.div_scalar(largest),
-                    scale: largest,
-                },
-                false => Scaled {
-                    values: gradient,
-                    scale: 1.0,
-                },
-            };
+            let (values, scales) = unit_rows(at_least_single(gradient));
+            let scaled = Scaled { values, scales };
             batch.gradients.insert(path.to_owned(), scaled);
         }
     }
@@ -120,14 +109,16 @@ impl Batch {
             let Some(there) = other.gradients.get(path) else {
                 continue;
             };
-            let product = gradient
-                .values
-                .clone()
-                .matmul(there.values.clone().transpose());
-            let scale = gradient.scale * there.scale;
-            let of_path = read(product.reshape([pairs]))?;
-            let sums = products.iter_mut().zip(of_path);
-            sums.for_each(|(sum, product)| *sum += product * scale);
+            let of_there = there.values.clone().transpose();
+            let product = gradient.values.clone().matmul(of_there);
+            let (of_path, x, y) = (
+                read(product.reshape([pairs]))?,
+                gradient.scales()?,
+                there.scales()?,
+            );
+            let scales = x.iter().flat_map(|x| y.iter().map(move |y| x * y));
+            let sums = products.iter_mut().zip(of_path).zip(scales);
+            sums.for_each(|((sum, product), scale)| *sum += product * scale);
         }
         let norms = ours.iter().flat_map(|a| theirs.iter().map(move |b| a * b));
         let defined = products
@@ -144,12 +135,16 @@ impl Batch {
         for gradient in self.gradients.values() {
             let squared = gradient.values.clone().square().sum_dim(1);
             let of_path = read(squared.flatten(0, 1))?;
-            squares
-                .iter_mut()
-                .zip(of_path)
-                .for_each(|(sum, square)| *sum += square * gradient.scale * gradient.scale);
+            let sums = squares.iter_mut().zip(of_path).zip(gradient.scales()?);
+            sums.for_each(|((sum, square), scale)| *sum += square * scale * scale);
         }
         Ok(squares.into_iter().map(f64::sqrt).collect())
+    }
+}
+
+impl Scaled {
+    fn scales(&self) -> Result<Vec<f64>> {
+        Ok(read(self.scales.clone().flatten(0, 1))?)
     }
 }
 
@@ -177,5 +172,22 @@ mod tests {
         // (9 − 16 + 0 + 0) / 50
         assert!((across.mean_cosine + 0.14).abs() < 1e-6, "{across:?}");
         assert_eq!((across.pairs, across.conflict_rate), (1, 1.0));
+    }
+
+    /// Beside a sample 1e30 times as large, too.
+    #[test]
+    fn small_samples_count_beside_large_ones() {
+        let device = Device::flex();
+        let mut kept = Kept::new(["a".to_owned()].into());
+        let samples = ["large", "small"].map(|id| Sample::new(id, 1).expect("a sample"));
+        for task in ["one", "two"] {
+            kept.begin(task, &samples);
+            let rows = Tensor::<2>::from_floats([[3e15, 4e15], [3e-15, -4e-15]], &device);
+            kept.take(task, "a", rows);
+        }
+        let across = kept.read().expect("values").expect("pairs");
+        // Twice 1 and twice (9 − 16) / 25.
+        assert_eq!((across.pairs, across.conflict_rate), (4, 0.5));
+        assert!((across.mean_cosine - 0.36).abs() < 1e-6, "{across:?}");
     }
 }

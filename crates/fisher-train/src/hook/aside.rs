@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use burn::tensor::Tensor;
 use fisher_core::{GradientBatch, Sample};
 
 use super::across::{AcrossTasks, Kept};
 use crate::Result;
+use crate::factors::Factors;
 use crate::noise::{GradientMoments, NoiseScale};
 
 /// Fed by the engines beside statistics and store: a batch is begun, its parameters come one by
@@ -29,10 +29,6 @@ impl Aside {
         }
     }
 
-    pub(crate) fn wants(&self, path: &str) -> bool {
-        self.empty.is_some() || self.kept.as_ref().is_some_and(|kept| kept.wants(path))
-    }
-
     pub(crate) fn begin(&mut self, task: &str, samples: &[Sample]) {
         if let Some(empty) = &self.empty {
             let moments = self.moments.entry(task.to_owned());
@@ -43,35 +39,31 @@ impl Aside {
         }
     }
 
-    /// `gradient` is `[samples, elements]`.
-    pub(crate) fn take(
-        &mut self,
-        task: &str,
-        samples: &[Sample],
-        path: &str,
-        gradient: &Tensor<2>,
-    ) {
+    /// One parameter of the batch.
+    pub(crate) fn take(&mut self, task: &str, samples: &[Sample], path: &str, factors: &Factors) {
         if let Some(moments) = self.moments.get_mut(task) {
-            moments.take(samples, path, gradient.clone());
+            moments.take(samples, path, factors);
         }
-        if let Some(kept) = &mut self.kept {
-            kept.take(task, path, gradient.clone());
+        if let Some(kept) = self.kept.as_mut().filter(|kept| kept.wants(path)) {
+            kept.take(task, path, factors.whole());
         }
     }
 
-    pub(crate) fn end(&mut self, task: &str, samples: &[Sample]) {
-        if let Some(moments) = self.moments.get_mut(task) {
-            moments.count(samples);
+    pub(crate) fn end(&mut self, task: &str, samples: &[Sample]) -> fisher_core::Result<()> {
+        match self.moments.get_mut(task) {
+            Some(moments) => moments.end(samples),
+            None => Ok(()),
         }
     }
 
     /// A batch that is there whole.
-    pub(crate) fn push(&mut self, task: &str, batch: &GradientBatch) {
+    pub(crate) fn push(&mut self, task: &str, batch: &GradientBatch) -> fisher_core::Result<()> {
         self.begin(task, batch.samples());
         for (path, gradient) in batch.iter() {
-            self.take(task, batch.samples(), path, gradient.tensor());
+            let factors = Factors::Vector(gradient.tensor().clone());
+            self.take(task, batch.samples(), path, &factors);
         }
-        self.end(task, batch.samples());
+        self.end(task, batch.samples())
     }
 
     /// The noise scale of one task.
@@ -84,12 +76,7 @@ impl Aside {
 
     /// The noise scale over the samples of all tasks.
     pub(crate) fn noise(&self) -> Result<Option<NoiseScale>> {
-        let mut all = self.moments.values();
-        let Some(mut pooled) = all.next().cloned() else {
-            return Ok(None);
-        };
-        all.try_for_each(|moments| pooled.merge(moments))?;
-        pooled.read()
+        GradientMoments::pooled(&self.moments.values().collect::<Vec<_>>())
     }
 
     pub(crate) fn across(&self) -> Result<Option<AcrossTasks>> {

@@ -43,7 +43,7 @@ pub struct TaskReading {
     pub skipped: usize,
     /// Active tokens of the samples counted.
     pub tokens: u64,
-    /// The loss of an active token, in nats; `None` when no sample was counted.
+    /// The loss of an active token, in nats; `None` when no sample was counted, or it is no number.
     pub loss: Option<f64>,
     /// The Fisher of all parameters together; `None` likewise.
     pub trace: Option<f64>,
@@ -65,7 +65,8 @@ pub struct Part {
     pub name: String,
     /// Its Fisher.
     pub fisher: f64,
-    /// The standard error over samples; `None` for fewer than two.
+    /// The standard error over samples; `None` for fewer than two, or beyond the range of what it was
+    /// accumulated in.
     pub standard_error: Option<f64>,
 }
 
@@ -98,7 +99,9 @@ impl TaskReading {
             samples,
             skipped: of_task.samples().len() - samples,
             tokens,
-            loss: (tokens > 0).then(|| loss / tokens as f64),
+            loss: (tokens > 0)
+                .then(|| loss / tokens as f64)
+                .filter(|loss| loss.is_finite()),
             trace: (samples > 0).then(|| layers.iter().map(|layer| layer.fisher).sum()),
             layers,
             heads,
@@ -120,12 +123,21 @@ fn parts(names: impl Iterator<Item = String>, welford: &Welford) -> Result<Vec<P
     let Some(means) = read.mean else {
         return Ok(Vec::new());
     };
-    let part = |(i, name): (usize, String)| Part {
-        name,
-        fisher: means[i],
-        standard_error: read.standard_error.as_ref().map(|errors| errors[i]),
+    let part = |(i, name): (usize, String)| {
+        let fisher = means[i];
+        if !fisher.is_finite() {
+            let error = fisher_metrics::Error::NotFinite { what: name };
+            return Err(Error::Metrics(error));
+        }
+        let errors = read.standard_error.as_ref();
+        let standard_error = errors.map(|errors| errors[i]);
+        Ok(Part {
+            name,
+            fisher,
+            standard_error: standard_error.filter(|error| error.is_finite()),
+        })
     };
-    Ok(names.enumerate().map(part).collect())
+    names.enumerate().map(part).collect()
 }
 
 /// The readings of a run of training, in the order they were taken.

@@ -1,0 +1,88 @@
+//! What a noise scale costs: alone in its process, whose peak of memory is looked at.
+
+use std::time::Instant;
+
+use burn::module::Module;
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::{Device, Distribution, Int, Tensor};
+use fisher_core::HeadLayout;
+use fisher_examples::memory::resident;
+use fisher_train::{
+    CaptureConfig, Engine, HookConfig, HookSource, NoiseScaleConfig, SampleBatch, SampleLoss,
+    SampleLosses, Schedule, Tapped,
+};
+
+/// 8 MB of float32.
+const WIDTH: usize = 1448;
+const SAMPLES: usize = 64;
+const POSITIONS: usize = 8;
+
+#[derive(Clone, Debug)]
+struct Points(Tensor<3>, usize);
+
+impl SampleBatch for Points {
+    fn ids(&self) -> Vec<String> {
+        let [samples, _, _] = self.0.dims();
+        (0..samples).map(|i| format!("{}", self.1 + i)).collect()
+    }
+
+    fn sample(&self, index: usize) -> Self {
+        Self(self.0.clone().narrow(0, index, 1), self.1 + index)
+    }
+}
+
+#[derive(Module, Debug)]
+struct Model {
+    linear: Linear,
+}
+
+impl SampleLoss for Model {
+    type Batch = Points;
+
+    fn sample_losses(&self, batch: &Points) -> SampleLosses {
+        let logits = self.linear.tapped(batch.0.clone());
+        let [samples, positions, _] = logits.dims();
+        let labels = Tensor::<2, Int>::zeros([samples, positions], &logits.device());
+        SampleLosses::cross_entropy(logits, labels)
+    }
+}
+
+/// Not more than the sums of its eight blocks and a little to work with: the gradients of the batch
+/// are 540 MB.
+#[test]
+fn a_noise_scale_holds_the_sums_of_its_blocks() {
+    let device = Device::flex().autodiff();
+    let model = Model {
+        linear: LinearConfig::new(WIDTH, WIDTH)
+            .with_bias(false)
+            .init(&device),
+    };
+    let capture = |noise| {
+        let shape = [SAMPLES, POSITIONS, WIDTH];
+        let batch = |at| {
+            let inputs = Tensor::random(shape, Distribution::Default, &device);
+            Points(inputs, at * SAMPLES)
+        };
+        let source = HookSource::Probes(vec![("task".into(), vec![batch(0), batch(1)])]);
+        let hook = HookConfig::new(Schedule::new().with_at_end(true))
+            .with_capture(CaptureConfig::new().with_engine(Engine::Taps))
+            .with_noise(noise)
+            .init(&model, &HeadLayout::none(), source)
+            .expect("a hook");
+        let start = Instant::now();
+        hook.finish(&model).expect("a capture");
+        let reading = hook.history().readings()[0].noise;
+        (start.elapsed(), reading)
+    };
+    capture(None);
+    let (without, _) = capture(None);
+    let before = resident("VmHWM:");
+    let (with, noise) = capture(Some(NoiseScaleConfig::new()));
+    let (Some(before), Some(after)) = (before, resident("VmHWM:")) else {
+        return; // this system does not tell
+    };
+    let megabytes = 1000.0 * (after - before);
+    println!("{megabytes:.0} MB more; {with:?} with, {without:?} without");
+    assert!(noise.is_some());
+    assert!(megabytes < 160.0, "{megabytes} MB more");
+}
