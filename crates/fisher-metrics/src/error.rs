@@ -160,7 +160,7 @@ pub enum Error {
         "the Fisher of `{what}` is not finite: sums of squares have left the range of the type they \
          were accumulated in; divide the loss by a power of two, or accumulate in float64"
     )]
-    NotFinite {
+    OutOfRange {
         /// The layer, head, group or task.
         what: String,
     },

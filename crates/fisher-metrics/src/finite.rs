@@ -9,7 +9,7 @@ pub(crate) fn finite(value: f64, what: &str) -> Result<f64> {
     if value.is_finite() {
         return Ok(value);
     }
-    Err(Error::NotFinite { what: what.into() })
+    Err(Error::OutOfRange { what: what.into() })
 }
 
 /// A number that may be absent.

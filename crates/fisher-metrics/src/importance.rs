@@ -96,7 +96,7 @@ impl Importance {
     /// Rank the layers and heads of `task`.
     ///
     /// # Errors
-    /// [`Error::NoSamples`] for a task without samples, [`Error::NotFinite`]; errors of the statistics for a task that
+    /// [`Error::NoSamples`] for a task without samples, [`Error::OutOfRange`]; errors of the statistics for a task that
     /// is not there, a level that is none, or a device that fails.
     pub fn forward<C: ContributionUnit>(
         &self,

@@ -111,7 +111,7 @@ impl Ranking {
     /// # Errors
     /// [`Error::NotCollected`] without grouped statistics, [`Error::NoSamples`] for a task
     /// without samples, [`Error::Argument`] for a share of the mass that is none,
-    /// [`Error::NotFinite`]; errors of the statistics.
+    /// [`Error::OutOfRange`]; errors of the statistics.
     pub fn forward<C: ContributionUnit>(
         &self,
         statistics: &Statistics<C>,

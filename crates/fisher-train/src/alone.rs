@@ -5,7 +5,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::capture::read;
 use crate::per_sample::deterministic;
-use crate::rounding::{Rounding, wide};
+use crate::precision::at_least_single;
+use crate::rounding::Rounding;
 use crate::sample::{SampleBatch, SampleLoss};
 use crate::{Error, Result};
 
@@ -40,8 +41,8 @@ impl<M: SampleLoss> Alone<M> {
         let sums = losses.sums().clone().inner();
         Ok(Together {
             rounding: self.rounding.coarser(Rounding::of([sums.dtype()])),
-            losses: read(wide(sums))?,
-            tokens: losses.tokens().to_vec(),
+            losses: read(at_least_single(sums))?,
+            tokens: losses.tokens()?,
         })
     }
 
@@ -50,7 +51,11 @@ impl<M: SampleLoss> Alone<M> {
         if self.random {
             return Ok(None);
         }
-        let together = self.losses(batch)?;
+        let together = match self.losses(batch) {
+            // The loop tells which sample it is.
+            Err(Error::Label { .. }) => return Ok(None),
+            together => together?,
+        };
         let (samples, found) = (batch.ids().len(), together.losses.len());
         if samples == found {
             return Ok(Some(together));

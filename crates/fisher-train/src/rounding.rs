@@ -107,14 +107,6 @@ fn relative(distance: f64, size: f64) -> f64 {
     distance / size
 }
 
-/// In at least float32, whose sums hold what half precision's do not.
-pub(crate) fn wide<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
-    match tensor.dtype() {
-        DType::F64 => tensor,
-        _ => tensor.cast(DType::F32),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

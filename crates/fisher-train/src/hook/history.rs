@@ -126,7 +126,7 @@ fn parts(names: impl Iterator<Item = String>, welford: &Welford) -> Result<Vec<P
     let part = |(i, name): (usize, String)| {
         let fisher = means[i];
         if !fisher.is_finite() {
-            let error = fisher_metrics::Error::NotFinite { what: name };
+            let error = fisher_metrics::Error::OutOfRange { what: name };
             return Err(Error::Metrics(error));
         }
         let errors = read.standard_error.as_ref();
