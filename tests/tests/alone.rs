@@ -456,7 +456,7 @@ impl<M: SampleLoss<Batch = Sequences> + ModuleDisplay> SampleLoss for Scaled<M> 
 
     fn sample_losses(&self, batch: &Sequences) -> SampleLosses {
         let losses = self.model.sample_losses(batch);
-        let (sums, tokens) = (losses.sums().clone(), losses.tokens().to_vec());
+        let (sums, tokens) = (losses.sums().clone(), losses.tokens().expect("classes"));
         let sums = match self.change {
             Change::Times(scale) => sums.mul_scalar(scale),
             Change::DividedByBatch => sums.div_scalar(tokens.len() as f32),

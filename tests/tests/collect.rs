@@ -200,6 +200,18 @@ fn a_checkpoint_of_another_collection_is_not_replaced() {
     );
     assert!(std::fs::read(&late).expect("a file") == written);
 
+    // What was collected without a checkpoint is in it, though nothing comes.
+    let empty = folder.path().join("empty");
+    let collector = CollectorConfig::new()
+        .with_checkpoint(Some(Checkpoint::new(empty.clone(), 1)))
+        .init();
+    let none = collector.collect_batches(&model, "c", [], &mut fresh(&model));
+    none.expect("nothing");
+    assert!(!empty.exists());
+    let none = collector.collect_batches(&model, "c", [], &mut first);
+    none.expect("nothing new");
+    assert!(std::fs::read(&empty).expect("a file") == written);
+
     // What has all that is there may go on, and what is no statistics file stays.
     collect("b", &data, &mut first).expect("one more task");
     std::fs::write(&path, "notes").expect("a file");

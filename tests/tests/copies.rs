@@ -249,7 +249,10 @@ fn ties_are_written_together(
     for model in [frozen.clone(), frozen.valid(), model] {
         let table = weights(&model)["embedding.weight"].clone();
         let new: Vec<f64> = (0..table.len()).map(|k| k as f64 / 64.0).collect();
-        let new_weights = Weights::from([("embedding.weight".into(), new.clone())].into());
+        let new_weights = Weights::from(std::collections::BTreeMap::from([(
+            "embedding.weight".to_owned(),
+            new.clone(),
+        )]));
         let written = new_weights.write(model).expect("its own parameter");
         let written = weights(&written);
         assert_eq!(written["embedding.weight"], new);

@@ -86,7 +86,9 @@ fn of_products(
     let (left, right) = (tensor(&left, rows), tensor(&right, columns));
     // In batches, whose means differ as little.
     for start in (0..SAMPLES).step_by(16) {
-        let mut stream = statistics.stream("task", samples(start..start + 16)).expect("new samples");
+        let mut stream = statistics
+            .stream("task", samples(start..start + 16))
+            .expect("new samples");
         let cut = |t: &Tensor<3>| t.clone().narrow(0, start, 16);
         let way = stream.product("weight", cut(&left), cut(&right), true);
         assert_ne!(way.expect("factors"), Way::Squares);
@@ -148,7 +150,9 @@ fn of_lookups(
         let of_batch = TensorData::new(of_batch.collect::<Vec<i64>>(), [16, positions]);
         let part = delta[start * positions * width..][..16 * positions * width].to_vec();
         let part = TensorData::new(part, [16, positions, width]);
-        let mut stream = statistics.stream("task", samples(range)).expect("new samples");
+        let mut stream = statistics
+            .stream("task", samples(range))
+            .expect("new samples");
         let way = stream.lookup(
             "weight",
             Tensor::<2, Int>::from_data(of_batch, &device),
@@ -176,7 +180,9 @@ fn half_precision_is_summed_in_float32() {
     let ones = Tensor::<3>::ones([2, positions, 3], &device).cast(DType::F16);
     let ids = Tensor::<2, Int>::zeros([2, positions], &device);
     let mut statistics = statistics(&table(&device), false);
-    let mut stream = statistics.stream("task", samples(0..2)).expect("new samples");
+    let mut stream = statistics
+        .stream("task", samples(0..2))
+        .expect("new samples");
     stream.lookup("weight", ids, ones).expect("rows");
     stream.finish().expect("finite squares");
     let task = statistics.task("task").expect("the task");

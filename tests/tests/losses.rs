@@ -6,7 +6,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 use fisher_core::{FisherKind, HeadLayout, Statistics, StatisticsConfig, StoreConfig};
-use fisher_tests::backend::{Backend, skip};
+use fisher_tests::backend::Backend;
 use fisher_train::{
     Aligned, Class, CollectorConfig, Engine, Error, HookConfig, HookSource, IGNORE, Labels,
     NextToken, PerSample, SampleBatch, SampleLoss, SampleLosses, Schedule, SketchConfig, Tapped,
@@ -14,14 +14,10 @@ use fisher_train::{
 };
 use rstest::rstest;
 
-/// A device that has this type.
+/// The device, if it has this type: ndarray has no half precision, Vulkan no arithmetic in bfloat16.
 fn device(backend: Backend, dtype: FloatDType) -> Option<Device> {
     let device = backend.device()?;
-    if device.supports_dtype(dtype) {
-        return Some(device);
-    }
-    skip(&format!("{dtype:?}: {backend:?} has it not"));
-    None
+    device.supports_dtype(dtype).then_some(device)
 }
 
 fn classes(labels: &Tensor<2, Int>) -> Vec<i64> {

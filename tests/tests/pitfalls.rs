@@ -148,10 +148,8 @@ fn error_bars_count_samples() {
 fn a_late_task_inherits_nothing() {
     let device = Device::flex();
     let mut statistics = vector(&StatisticsConfig::new(), &device);
-    for _ in 0..10 {
-        let gradients = batch(&[[100.0, 100.0]], &[1], &device);
-        statistics.push("early", gradients).expect("gradients");
-    }
+    let gradients = batch(&[[100.0, 100.0]; 10], &[1; 10], &device);
+    statistics.push("early", gradients).expect("gradients");
     statistics
         .push("late", batch(&[[2.0, 0.0]], &[1], &device))
         .expect("gradients");

@@ -308,7 +308,7 @@ fn a_checkup_comes_back() {
     struct NotANumber;
     impl ModuleMapper for NotANumber {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            param.map(|tensor| tensor.detach().mul_scalar(f32::NAN).require_grad())
+            param.map(|tensor| tensor.mul_scalar(f32::NAN).detach().require_grad())
         }
     }
     let device = Device::flex().autodiff();

@@ -163,6 +163,7 @@ impl TryFrom<Unchecked> for Grouping {
             Plan::Element => &["element"],
             Plan::Buckets { .. } => &["tensor", "bucket"],
             Plan::Custom { .. } => &["custom"],
+            Plan::Blocks { .. } => &["channel", "input_channel"],
             Plan::Axis(_) => &[
                 "channel",
                 "input_channel",
@@ -616,7 +617,7 @@ impl AxisSlices {
             let stretch = length.checked_div(self.repeats)?;
             let end = self.per.checked_mul(self.width)?.checked_add(self.offset)?;
             let fits = stretch * self.repeats == length && end <= stretch;
-            (fits && self.per > 0 && self.width > 0).then_some(self.per * self.repeats)
+            (fits && self.per > 0 && self.width > 0).then(|| self.per * self.repeats)
         };
         inside().ok_or_else(|| {
             format!(
@@ -726,6 +727,7 @@ mod tests {
     fn a_hostile_grouping_is_refused() {
         for json in [
             r#"{"label":"channel","shape":[2,3],"plan":{"axis":{"axis":7,"repeats":1,"offset":0,"per":3,"width":1}}}"#,
+            r#"{"label":"channel","shape":[2,3],"plan":{"axis":{"axis":1,"repeats":18446744073709551615,"offset":0,"per":3,"width":1}}}"#,
             r#"{"label":"channel","shape":[2,3],"plan":{"axis":{"axis":1,"repeats":0,"offset":0,"per":3,"width":1}}}"#,
             r#"{"label":"channel","shape":[2,3],"plan":{"axis":{"axis":1,"repeats":1,"offset":1,"per":3,"width":1}}}"#,
             r#"{"label":"channel","shape":[2,3],"plan":{"axis":{"axis":1,"repeats":1,"offset":1,"per":9223372036854775807,"width":9}}}"#,

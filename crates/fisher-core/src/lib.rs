@@ -50,8 +50,8 @@ mod record;
 mod running;
 mod sample;
 mod saved;
-mod seen;
 mod scatter;
+mod seen;
 mod statistics;
 mod store;
 mod stream;
@@ -75,8 +75,8 @@ pub use provenance::{FisherKind, Provenance, Steps, for_each_weight, hash_weight
 pub use record::SCHEMA_VERSION;
 pub use sample::{Sample, Tokens};
 pub use saved::SavedSamples;
-pub use seen::SampleRecord;
 pub use scatter::add_at;
+pub use seen::SampleRecord;
 pub use statistics::{
     GradientBatch, ParameterStatistics, Statistics, StatisticsConfig, TaskStatistics,
 };

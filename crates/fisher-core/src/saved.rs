@@ -84,6 +84,11 @@ impl SavedSamples {
         })
     }
 
+    /// The number of samples, of all tasks.
+    pub fn count(&self) -> usize {
+        self.tasks.values().map(Vec::len).sum()
+    }
+
     /// What would be lost if `statistics` took the file's place: the first sample that they lack,
     /// or everything where they are of another model, kind or unit. `None` when nothing would.
     pub fn missing_from<C: ContributionUnit>(&self, statistics: &Statistics<C>) -> Option<String> {

@@ -228,7 +228,11 @@ impl<M: SampleLoss> Batched<M> {
         }
         let mut sizes = Vec::new();
         for (rows, weighted) in captured.rows.iter().zip(weighted) {
-            let split = |rows: Tensor<2>| at_least_single(rows).cast(DType::F32).reshape([samples as i32, -1]);
+            let split = |rows: Tensor<2>| {
+                at_least_single(rows)
+                    .cast(DType::F32)
+                    .reshape([samples as i32, -1])
+            };
             let device = rows.delta.device();
             let weights = Tensor::<1>::from_data(weights.as_slice(), (&device, DType::F32));
             let expected = split(rows.delta.clone()) * weights.reshape([samples, 1]);

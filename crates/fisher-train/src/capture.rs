@@ -253,10 +253,10 @@ impl<M: SampleLoss> Capture<M> {
         let taken = if sample.loss.is_finite() {
             into.push(task, sample.gradients)
         } else {
-            // Gradients of a loss that is no number are not its own.
+            // Gradients of a loss that is no number are none of it, also where they are finite.
             Err(CoreError::NonFinite {
                 sample: id.to_owned(),
-                parameter: "loss".into(),
+                parameter: not_finite(&sample.gradients)?.unwrap_or("loss").into(),
             })
         };
         let loss = match taken {
@@ -552,6 +552,17 @@ fn stream<C: ContributionUnit>(
         unreached: unreached.clone(),
     };
     Ok(samples.into_iter().zip(losses).map(outcome).collect())
+}
+
+/// The first parameter whose gradient is not finite.
+fn not_finite(gradients: &GradientBatch) -> Result<Option<&str>> {
+    for (path, gradient) in gradients.iter() {
+        let sum = read(at_least_single(gradient.tensor().clone()).sum())?;
+        if !sum.iter().all(|sum| sum.is_finite()) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
 }
 
 pub(crate) fn read(tensor: Tensor<1>) -> fisher_core::Result<Vec<f64>> {

@@ -252,7 +252,7 @@ pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
 
 fn flat(gradient: Tensor<2>) -> Result<Vec<f64>> {
     let [rows, columns] = gradient.dims();
-    read(at_least_single(gradient).reshape([rows * columns]))
+    Ok(read(at_least_single(gradient).reshape([rows * columns]))?)
 }
 
 /// The batch by taps, as far as they go.

@@ -185,12 +185,11 @@ impl Collector {
     ) -> Result<Collected> {
         let _span = tracing::info_span!("collect", task).entered();
         let start = Instant::now();
-        if let Some(Checkpoint { path, every }) = &self.config.checkpoint {
-            if *every == 0 {
-                return Err(Error::CheckpointEvery);
-            }
-            into.check_path(path)?;
-        }
+        let saved = match &self.config.checkpoint {
+            Some(Checkpoint { every: 0, .. }) => return Err(Error::CheckpointEvery),
+            Some(Checkpoint { path, .. }) => into.check_path(path)?,
+            None => false,
+        };
         into.check_model(model)?;
         if let Some(checkpoint) = &self.config.checkpoint {
             into.statistics.ensure_savable(&checkpoint.path, task)?;
@@ -205,7 +204,7 @@ impl Collector {
             capture,
             unreached: Unreached::default(),
             bar: self.bar(task, total),
-            saved: into.seen(task),
+            saved: saved.then(|| into.seen(task)),
             collected: Collected::default(),
         };
         let passed = pass.over(batches, &mut into);
@@ -260,8 +259,8 @@ struct Pass<'a, M> {
     capture: Capture<M>,
     unreached: Unreached,
     bar: ProgressBar,
-    /// Samples of the task when they were last saved.
-    saved: usize,
+    /// Samples of the task when all that there is was saved; `None` before.
+    saved: Option<usize>,
     collected: Collected,
 }
 
@@ -345,7 +344,7 @@ impl<M: SampleLoss> Pass<'_, M> {
         let Some(Checkpoint { path, .. }) = &self.config.checkpoint else {
             return Ok(());
         };
-        let seen = into.seen(self.task);
+        let seen = Some(into.seen(self.task));
         if seen == self.saved {
             return Ok(into.sync()?);
         }

@@ -128,27 +128,31 @@ impl<C: ContributionUnit> Destination<'_, C> {
         self.store.as_ref().map_or(Ok(()), |store| store.sync())
     }
 
-    /// Whether the statistics can be written to `path` without a loss.
+    /// Make sure that the statistics can be written to `path` without a loss. `true` when there is
+    /// nothing to write: the file has all their samples, or there are none.
     ///
     /// # Errors
     /// [`Error::OtherCheckpoint`] when a file is there that has what they lack, those of
     /// [`SavedSamples::read`] when it is no statistics file, [`CoreError::Io`] when there is no such
     /// folder.
-    pub(crate) fn check_path(&self, path: &Path) -> Result<()> {
+    pub(crate) fn check_path(&self, path: &Path) -> Result<bool> {
+        let tasks = self.statistics.tasks();
+        let ours: usize = tasks.map(|task| self.seen(task)).sum();
         if !path.exists() {
             let folder = path
                 .parent()
                 .filter(|parent| !parent.as_os_str().is_empty());
             let there = folder.map_or(Ok(()), |folder| std::fs::metadata(folder).map(|_| ()));
-            return there.map_err(|source| {
+            return there.map(|()| ours == 0).map_err(|source| {
                 Error::Core(CoreError::Io {
                     path: path.into(),
                     source,
                 })
             });
         }
-        match SavedSamples::read(path)?.missing_from(self.statistics) {
-            None => Ok(()),
+        let saved = SavedSamples::read(path)?;
+        match saved.missing_from(self.statistics) {
+            None => Ok(saved.count() == ours),
             Some(missing) => Err(Error::OtherCheckpoint {
                 path: path.into(),
                 missing,

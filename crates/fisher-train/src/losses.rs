@@ -28,7 +28,7 @@ pub struct SampleLosses {
 enum Counts {
     Given(Vec<u64>),
     /// In labels that are still on the device, `[samples, positions]`, of so many classes.
-    Labels(Tensor<2, Int>, usize),
+    Labels(Box<Tensor<2, Int>>, usize),
 }
 
 impl SampleLosses {
@@ -131,7 +131,7 @@ impl SampleLosses {
             .mask_fill(ignored, 0.0);
         Self {
             sums: losses.sum_dim(1).reshape([samples]),
-            counts: Counts::Labels(labels, classes),
+            counts: Counts::Labels(Box::new(labels), classes),
             kind,
         }
     }
@@ -173,7 +173,7 @@ impl SampleLosses {
                 Tensor::<1>::from_data(tokens.as_slice(), (&device, DType::F32))
             }
             Counts::Labels(labels, _) => {
-                let counted = labels.clone().equal_scalar(IGNORE).bool_not();
+                let counted = (**labels).clone().equal_scalar(IGNORE).bool_not();
                 let tokens = counted.int().sum_dim(1).reshape(self.sums.dims());
                 tokens.cast(FloatDType::F32)
             }
@@ -224,7 +224,7 @@ impl SampleLosses {
     fn counted(&self, name: impl Fn(usize) -> String) -> Result<Vec<u64>> {
         let (labels, classes) = match &self.counts {
             Counts::Given(tokens) => return Ok(tokens.clone()),
-            Counts::Labels(labels, classes) => (labels.clone(), *classes),
+            Counts::Labels(labels, classes) => ((**labels).clone(), *classes),
         };
         let ignored = labels.clone().equal_scalar(IGNORE);
         let active = ignored.clone().bool_not().int().cast(labels.dtype());
@@ -242,10 +242,8 @@ impl SampleLosses {
         let values: Vec<i64> = data.iter::<i64>().collect();
         let rows = values.chunks_exact(3).enumerate();
         rows.map(|(at, row)| {
-            let wrong = [row[1], row[2]].into_iter();
-            let wrong = wrong
-                .filter(|label| !(0..classes as i64).contains(label))
-                .next();
+            let mut ends = [row[1], row[2]].into_iter();
+            let wrong = ends.find(|label| !(0..classes as i64).contains(label));
             match wrong {
                 Some(label) => Err(Error::Label {
                     sample: name(at),

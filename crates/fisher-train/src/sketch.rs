@@ -185,7 +185,7 @@ impl Sketch {
         }
         Ok(Together {
             losses: probes[..ids.len()].to_vec(),
-            tokens: losses.tokens().to_vec(),
+            tokens: losses.tokens()?,
             rounding,
         })
     }

@@ -13,7 +13,7 @@ use fisher_core::{
 use serde::{Deserialize, Serialize};
 
 use super::FisherHook;
-use super::history::{History, HistoryFile, io};
+use super::history::{History, HistoryFile};
 use super::journal::Journal;
 use super::schedule::Schedule;
 use super::state::{Shared, State};

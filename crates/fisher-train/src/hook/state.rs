@@ -183,6 +183,10 @@ impl State {
             }
         }
         let line = reading.line()?;
+        let mut samples = BTreeMap::new();
+        for task in part.tasks() {
+            samples.insert(task.to_owned(), part.task(task)?.samples().to_vec());
+        }
         let folder = config.store.as_ref().and_then(|c| c.folder.as_deref());
         let store = match (store, folder) {
             (Some(store), Some(folder)) => Some(stores::place(store, folder, reading.step)?),
@@ -192,10 +196,6 @@ impl State {
             file.append(&line)?;
         }
         if config.checkpoints.is_some() {
-            let mut samples = BTreeMap::new();
-            for task in part.tasks() {
-                samples.insert(task.to_owned(), part.task(task)?.samples().to_vec());
-            }
             self.journal.note(line, samples);
         }
         self.run.merge(part)?;
