@@ -166,11 +166,9 @@ fn attention_in_half_precision(
     for engine in [Engine::Loop, Engine::Auto, Engine::Taps] {
         let found = means(&model, &data.batches(3), engine);
         let off = distance(&found, &expected);
-        println!("{dtype:?} {engine:?}: off by {off}");
         assert!(off < HALF, "{dtype:?} {engine:?}: off by {off}");
     }
     let checkup = check(&model, &data.slice(0..4)).expect("a checkup");
-    println!("{dtype:?} {checkup}");
     assert!(checkup.is_sound(), "{checkup}");
 }
 
@@ -193,11 +191,9 @@ fn convolutions_in_half_precision(
     for engine in [Engine::Loop, Engine::Auto, Engine::Taps] {
         let found = means(&model, &data.batches(4), engine);
         let off = distance(&found, &expected);
-        println!("{dtype:?} {engine:?}: off by {off}");
         assert!(off < HALF, "{dtype:?} {engine:?}: off by {off}");
     }
     let checkup = check(&model, &data.batches(4)[0]).expect("a checkup");
-    println!("{dtype:?} {checkup}");
     assert!(checkup.is_sound(), "{checkup}");
 }
 
@@ -215,7 +211,6 @@ fn samples_that_mix_are_found_in_half_precision(
         M::Batch: Clone,
     {
         let checkup = check(model, data).expect("a checkup");
-        println!("{checkup}");
         assert!(!checkup.is_sound(), "{checkup}");
         let mut statistics: Statistics = StatisticsConfig::new()
             .init(model, &HeadLayout::none())
