@@ -27,6 +27,15 @@ pub(crate) struct Together {
     pub(crate) rounding: Rounding,
 }
 
+impl Together {
+    /// The largest loss of a batch, and of a sample alone.
+    pub(crate) fn largest(&self, alone: f64) -> f64 {
+        let sizes = self.losses.iter().map(|loss| loss.abs());
+        let finite = sizes.filter(|loss| loss.is_finite());
+        finite.fold(alone.abs(), f64::max)
+    }
+}
+
 impl<M: SampleLoss> Alone<M> {
     pub(crate) fn new(model: &M) -> Self {
         Self {
@@ -103,9 +112,7 @@ impl<M: SampleLoss> Alone<M> {
             return Ok(());
         }
         let rounding = together.rounding.coarser(self.rounding);
-        let sizes = together.losses.iter().map(|loss| loss.abs());
-        let largest = sizes.filter(|loss| loss.is_finite());
-        let largest = largest.fold(alone.abs(), f64::max);
+        let largest = together.largest(alone);
         let off = |a, b| rounding.of_loss(a, b, tokens, largest) > rounding.relative;
         if !off(found, alone) {
             return Ok(());

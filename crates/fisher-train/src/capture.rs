@@ -437,7 +437,8 @@ impl<M: SampleLoss> Capture<M> {
             read(Tensor::cat(distances, 0))?
         };
         let all = distances.chunks(2).map(|pair| pair[1]).fold(0.0, f64::max);
-        let rounding = captured.rounding;
+        let largest = together.largest(sample.loss);
+        let rounding = captured.rounding.at_loss(sample.loss, tokens, largest);
         for ((path, factors, _), pair) in factors.iter().zip(distances.chunks(2)) {
             let (distance, norm) = (pair[0], pair[1]);
             // What taps did not see at all is no rounding. And so that NaN does not agree.

@@ -12,6 +12,7 @@ use crate::batched::{Batched, Captured};
 use crate::capture::read;
 use crate::per_sample::PerSample;
 use crate::precision::{at_least_single, unbounded};
+use crate::rounding::ratio;
 use crate::sample::{SampleBatch, SampleLoss};
 use crate::{Error, Result};
 
@@ -173,9 +174,7 @@ pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
     }
     let captured = tapped(model, &catalogue, batch)?;
     let by_loop = PerSample::new(model, paths())?;
-    let together = captured.losses.clone();
-    let largest = together.iter().map(|loss| loss.abs());
-    let largest = largest.filter(|loss| loss.is_finite()).fold(0.0, f64::max);
+    let together = captured.together();
 
     let mut norms = Norms::default();
     model.visit(&mut norms);
@@ -199,11 +198,11 @@ pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
     for (index, id) in ids.iter().enumerate() {
         let sample = by_loop.of(batch, index, id.clone())?;
         let tokens = sample.gradients.samples()[0].tokens();
-        let largest = largest.max(sample.loss.abs());
-        let off = captured
-            .rounding
-            .of_loss(together[index], sample.loss, tokens, largest);
+        let (found, largest) = (together.losses[index], together.largest(sample.loss));
+        let rounding = captured.rounding;
+        let off = rounding.of_loss(found, sample.loss, tokens, largest);
         checkup.batch.raise(off, id, "loss");
+        let bounds = rounding.at_loss(sample.loss, tokens, largest);
         if captured.samples[index].tokens() != tokens {
             checkup.tokens.push(id.clone());
         }
@@ -237,8 +236,8 @@ pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
         }
         let all = distances.iter().map(|d| d.2).fold(0.0, f64::max);
         for (path, distance, norm) in distances {
-            let off = captured.rounding.relative_gradient(distance, norm, all);
-            engines.raise(off, id, path);
+            let off = ratio(distance, bounds.of_gradient(norm, all));
+            engines.raise(off * rounding.relative, id, path);
         }
         if !finite {
             checkup.not_finite.push(id.clone());

@@ -78,29 +78,47 @@ impl Rounding {
         self.relative * size + self.of_all * all + self.least
     }
 
-    /// A distance between gradients, by the size that makes [`Rounding::relative`] its bound.
-    pub(crate) fn relative_gradient(&self, distance: f64, size: f64, all: f64) -> f64 {
-        relative(distance, self.of_gradient(size, all) / self.relative)
+    /// The same for the gradient of a sample whose loss is this: where `−log p` is next to 0, `1 − p` has
+    /// the fewer digits left the smaller it is, and so has what is made of it.
+    pub(crate) fn at_loss(self, loss: f64, tokens: u64, largest: f64) -> Self {
+        let last_digits = self.last_digits(tokens);
+        if self.is_scaled(largest) {
+            self
+        } else if loss.abs() <= last_digits {
+            // Nothing but rounding is left.
+            let least = f64::INFINITY;
+            Self { least, ..self }
+        } else {
+            let relative = self.relative + last_digits / loss.abs();
+            Self { relative, ..self }
+        }
     }
 
-    /// How far the loss of a sample in its batch is from its loss alone, relative to the latter.
-    ///
-    /// Where `−log p` is next to 0, `p` is next to 1 and rounds to its last digit: differences of a few of
-    /// those for each token do not count. Unless the `largest` loss is far below them, as no `−log p` is that is
-    /// not 0: then losses are on another scale, and a hundredth of it is what does not count.
+    /// What a few last digits of probabilities next to 1 make of a loss.
+    fn last_digits(&self, tokens: u64) -> f64 {
+        4.0 * self.unit * tokens as f64
+    }
+
+    /// Whether losses, the `largest` of which is this, are on another scale than `−log p`, which is not as
+    /// small as that unless it is 0.
+    fn is_scaled(&self, largest: f64) -> bool {
+        largest <= self.unit / 16.0
+    }
+
+    /// How far the loss of a sample in its batch is from its loss alone, relative to the latter; differences of a
+    /// few last digits do not count.
     pub(crate) fn of_loss(&self, together: f64, alone: f64, tokens: u64, largest: f64) -> f64 {
-        let last_digits = 4.0 * self.unit * tokens as f64;
-        let noise = if largest > self.unit / 16.0 {
-            last_digits / self.relative
-        } else {
+        let noise = if self.is_scaled(largest) {
             1e-2 * largest
+        } else {
+            self.last_digits(tokens) / self.relative
         };
-        relative((together - alone).abs(), alone.abs().max(noise))
+        ratio((together - alone).abs(), alone.abs().max(noise))
     }
 }
 
 /// `distance / size`, and 0 of nothing.
-fn relative(distance: f64, size: f64) -> f64 {
+pub(crate) fn ratio(distance: f64, size: f64) -> f64 {
     if distance == 0.0 {
         return 0.0;
     }
@@ -139,5 +157,19 @@ mod tests {
         assert!(!off(0.0, 0.0, 0.0));
         // The last digit of a probability next to 1.
         assert!(!off(1.2e-7, 0.0, 1.2e-7));
+    }
+
+    #[test]
+    fn gradients_of_what_is_learnt_have_few_digits() {
+        let bound = |loss, largest| {
+            Rounding::SINGLE
+                .at_loss(loss, 1, largest)
+                .of_gradient(1.0, 0.0)
+        };
+        assert!((bound(2.0, 2.0) - 1e-2).abs() < 1e-6);
+        assert!(bound(1e-6, 2.0) > 0.2);
+        assert_eq!(bound(0.0, 2.0), f64::INFINITY);
+        // Of another scale.
+        assert_eq!(bound(1e-24, 2e-24), 1e-2);
     }
 }
