@@ -26,6 +26,7 @@ pub use schedule::{Moment, Schedule};
 pub use strategy::FisherStrategy;
 
 use crate::Result;
+use crate::per_sample::deterministic;
 use crate::sample::{SampleBatch, SampleLoss};
 use state::{Due, Shared, State};
 
@@ -212,7 +213,9 @@ impl<B: SampleBatch> FisherHook<B> {
                 // A copy of the model may be on another device than the probes.
                 match model.devices().first() {
                     Some(device) if device.clone().without_autodiff() != shared.device => {
-                        let model = model.clone().fork(&shared.device.clone().autodiff());
+                        // With running statistics of its own: a clone would take the model's along.
+                        let model = deterministic(model, |_| true);
+                        let model = model.fork(&shared.device.clone().autodiff());
                         shared.capture(&model, due.moment, &sources)?
                     }
                     _ => shared.capture(model, due.moment, &sources)?,
