@@ -149,7 +149,7 @@ fn reports_of_statistics_come_back(
     }
     let (first, second) = masks.split_at(masks.len() / 2);
     for (a, b) in first.iter().zip(second) {
-        let overlap = OverlapConfig::new().init().forward(a, b);
+        let overlap = OverlapConfig::new().init().expect("thresholds").forward(a, b);
         round_trip(&overlap.expect("a report"));
     }
     round_trip(&compare(&scores[0], &scores[1]).expect("a report"));
@@ -179,12 +179,9 @@ fn settings_that_are_no_numbers_are_refused() {
         let error = ranking.forward(&statistics, "a").expect_err("no share");
         assert!(matches!(error, Error::Argument { .. }), "{error}");
     }
-    let pruning = PruningConfig::new(0.5).init().expect("a share");
-    let scores = Scores::grouped(&statistics, "a").expect("scores");
-    let masks = pruning.forward(&scores).expect("masks");
     for wrong in [f64::NAN, f64::INFINITY] {
         let overlap = OverlapConfig::new().with_surgery_above(wrong).init();
-        let error = overlap.forward(&masks, &masks).expect_err("no threshold");
+        let error = overlap.expect_err("no threshold");
         assert!(matches!(error, Error::Argument { .. }), "{error}");
     }
 }

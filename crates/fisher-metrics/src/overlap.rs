@@ -177,7 +177,7 @@ impl Overlap {
     ///
     /// # Errors
     /// [`Error::Keys`], [`Error::Sizes`] or [`Error::Groups`] when they are not of the same groups,
-    /// [`Error::Argument`] when they are of none, and for a threshold that is not finite.
+    /// [`Error::Argument`] when they are of none.
     pub fn forward(&self, a: &Masks, b: &Masks) -> Result<OverlapReport> {
         if a.masks.is_empty() {
             return Err(Error::Argument {
@@ -185,19 +185,6 @@ impl Overlap {
                 expected: "of at least one parameter",
                 found: 0.0,
             });
-        }
-        let config = &self.config;
-        for (name, found) in [
-            ("surgery_above", config.surgery_above),
-            ("arithmetic_below", config.arithmetic_below),
-        ] {
-            if !found.is_finite() {
-                return Err(Error::Argument {
-                    name,
-                    expected: "finite",
-                    found,
-                });
-            }
         }
         let mut theirs: BTreeMap<String, &Mask> = b.masks.iter().map(|m| (m.key(), m)).collect();
         let mut all = Counts::default();
@@ -232,12 +219,8 @@ impl Overlap {
                 absent: "the first",
             });
         }
-        if tensors.is_empty() {
-            return Err(Error::Settings {
-                what: "masks of no parameter have no overlap; protect less",
-            });
-        }
         let all = all.agreement();
+        let config = &self.config;
         let advice = all.jaccard.map(|jaccard| match jaccard {
             j if j > config.surgery_above => Advice::Surgery,
             j if j < config.arithmetic_below => Advice::Arithmetic,
