@@ -124,7 +124,13 @@ fn every_sample_of_a_packed_batch_is_looked_at(
     let model = Packer::init(&device);
     let equal = Packed::of(&[4, 4, 4], 0, &device);
     let (config, heads) = (StatisticsConfig::new(), HeadLayout::none());
-    agree::<_, PerToken>(&model, &heads, &[equal.clone()], &config, engine);
+    agree::<_, PerToken>(
+        &model,
+        &heads,
+        std::slice::from_ref(&equal),
+        &config,
+        engine,
+    );
     for lengths in [[3, 5, 4], [4, 3, 5], [5, 3, 4]] {
         let unequal = Packed::of(&lengths, 3, &device);
         let (error, counted) = refused(&model, vec![equal.clone(), unequal.clone()], engine);

@@ -221,7 +221,8 @@ fn a_checkpoint_of_another_collection_is_not_replaced() {
         "{error}"
     );
     assert_eq!(std::fs::read(&path).expect("a file"), b"notes");
-    let nowhere = Checkpoint::new(folder.path().join("none/partial"), 1);
+    // No file can be under another.
+    let nowhere = Checkpoint::new(path.join("partial"), 1);
     let nowhere = CollectorConfig::new().with_checkpoint(Some(nowhere)).init();
     let mut statistics = fresh(&model);
     let error = nowhere.collect_batches(&model, "a", data.batches(2), &mut statistics);

@@ -7,7 +7,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use fisher_core::{Catalogue, HeadLayout, Statistics, StatisticsConfig, Ties, new_ids};
-use fisher_metrics::{Damping, PruningConfig, Scaling, ScalingConfig, Scores, Weights};
+use fisher_metrics::{Damping, PruningConfig, Scaling, ScalingConfig, Scope, Scores, Weights};
 use fisher_tests::backend::Backend;
 use fisher_tests::models::{Sequences, Small, made_up};
 use fisher_tests::tolerance::{BACKWARD, TAPS, assert_close};
@@ -277,7 +277,10 @@ fn a_mask_on_what_is_tied_comes_off_everywhere() {
         )
         .expect("a collection");
     let scores = Scores::elementwise(&statistics, "task").expect("scores");
-    let pruning = PruningConfig::new(0.5).with_protected_roles(Vec::new());
+    // Half of each parameter, the table among them.
+    let pruning = PruningConfig::new(0.5)
+        .with_scope(Scope::Tensor)
+        .with_protected_roles(Vec::new());
     let masks = pruning.init().expect("s").forward(&scores).expect("masks");
     let (pruned, removed) = masks.apply(model.clone()).expect("its own");
     let gone = weights(&pruned);

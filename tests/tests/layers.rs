@@ -14,7 +14,8 @@ use fisher_tests::models::{Sequences, Small};
 use fisher_tests::tapped::{Mixing, Odd, Oddity, Pictures, Seer, Talker};
 use fisher_tests::tolerance::{BACKWARD, HALF, assert_close};
 use fisher_train::{
-    CaptureConfig, CollectorConfig, Engine, Error, PerSample, SampleBatch, SampleLoss, check,
+    CaptureConfig, CollectorConfig, Engine, Error, HookConfig, HookSource, PerSample, SampleBatch,
+    SampleLoss, Schedule, check,
 };
 use rstest::rstest;
 
@@ -305,4 +306,26 @@ fn batch_norms_between_a_step_and_valid(
         .collect();
     assert_close("losses", &losses, &evaluated, BACKWARD, 1.0);
     assert_eq!(floats(&model.valid()), moved);
+}
+
+/// Probes lie on the device that the hook was made for; a model elsewhere is copied there, and stays
+/// where it is, running statistics included.
+#[test]
+fn a_capture_on_another_device_leaves_the_model_where_it_is() {
+    let (Some(here), Some(there)) = (Backend::Flex.device(), Backend::Ndarray.device()) else {
+        return;
+    };
+    let (here, there) = (here.autodiff(), there.autodiff());
+    let probes = vec![("task".into(), Sequences::made_up(4, 4, &here).batches(2))];
+    let hook = HookConfig::new(Schedule::new().with_every_steps(Some(1))).init(
+        &Small::init(&here),
+        &HeadLayout::none(),
+        HookSource::Probes(probes),
+    );
+    let hook = hook.expect("a hook");
+    let model = Small::init(&there);
+    let before = (model.devices(), floats(&model.valid()));
+    let batch = Sequences::made_up(4, 4, &there);
+    assert!(hook.step(&model, &batch).expect("a capture"));
+    assert_eq!((model.devices(), floats(&model.valid())), before);
 }

@@ -144,10 +144,8 @@ fn captures_outlive_one_that_fails() {
     let _alone = alone();
     let pupil = Pupil::init(&device());
     let batch = Sequences::made_up(4, 5, &device());
-    let fail: [(
-        &str,
-        fn(&FisherHook<Sequences>, &Sequences) -> Result<(), Error>,
-    ); 2] = [
+    type Fail = fn(&FisherHook<Sequences>, &Sequences) -> Result<(), Error>;
+    let fail: [(&str, Fail); 2] = [
         ("at the end", |hook, _| hook.finish(&broken())),
         ("on the way", |hook, batch| {
             hook.step(&broken(), batch).map(|_| ())
@@ -212,7 +210,7 @@ fn own_loop(
         hook.step(&pupil, &batch).expect("a capture");
         device().seed(step as u64);
         let output = TrainStep::step(&pupil, batch);
-        pupil = optimizer.step(1e-2, pupil, output.grads);
+        pupil = optimizer.step(1e-2, pupil, output.grads).tied();
     }
     pupil
 }

@@ -42,7 +42,8 @@ impl SavedSamples {
     /// Read those of the file at `path`.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be read, [`Error::Format`] when it is no statistics file.
+    /// [`Error::Io`](crate::Error::Io) when it cannot be read, [`Error::Format`](crate::Error::Format)
+    /// when it is no statistics file.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let io = |e| io_error(path, e);

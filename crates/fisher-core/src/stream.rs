@@ -145,8 +145,10 @@ impl<C: ContributionUnit> Stream<'_, C> {
     /// Take in a parameter of zeros, that the loss does not depend on.
     ///
     /// # Errors
-    /// [`Error::MissingParameter`] when the statistics do not have it.
+    /// [`Error::MissingParameter`] when the statistics do not have it, [`Error::ParameterTwice`] when
+    /// it has come before.
     pub fn zeros(&mut self, path: &str) -> Result<()> {
+        self.check(path, &self.statistics.device)?;
         let missing = || Error::MissingParameter {
             parameter: path.into(),
         };
@@ -237,7 +239,7 @@ impl<C: ContributionUnit> Stream<'_, C> {
         if self.on_host() && tensor.dtype() == DType::F32 {
             Ok(Rows::Host(take(tensor)?))
         } else {
-            Ok(Rows::Device(tensor))
+            Ok(Rows::Device(Box::new(tensor)))
         }
     }
 
@@ -261,7 +263,7 @@ impl<C: ContributionUnit> Stream<'_, C> {
                 )
             }
             Rows::Device(tensor) => {
-                let part = tensor.clone().narrow(0, range.start, range.len());
+                let part = Tensor::clone(tensor).narrow(0, range.start, range.len());
                 let tokens = Tokens::of(&self.samples[range], &self.statistics.device);
                 let gradient = Gradient::token_sum(part);
                 let contribution = gradient.contribution_in::<C>(&tokens, self.dtype);
@@ -535,7 +537,7 @@ impl<C: ContributionUnit> Stream<'_, C> {
 /// Gradients, `[samples, elements]`, where they are read fastest.
 enum Rows {
     Host(Vec<f32>),
-    Device(Tensor<2>),
+    Device(Box<Tensor<2>>),
 }
 
 /// In float32 at least: half precision has too few digits for sums over positions.

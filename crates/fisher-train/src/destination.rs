@@ -133,22 +133,12 @@ impl<C: ContributionUnit> Destination<'_, C> {
     ///
     /// # Errors
     /// [`Error::OtherCheckpoint`] when a file is there that has what they lack, those of
-    /// [`SavedSamples::read`] when it is no statistics file, [`CoreError::Io`] when there is no such
-    /// folder.
+    /// [`SavedSamples::read`] when it is no statistics file.
     pub(crate) fn check_path(&self, path: &Path) -> Result<bool> {
         let tasks = self.statistics.tasks();
         let ours: usize = tasks.map(|task| self.seen(task)).sum();
         if !path.exists() {
-            let folder = path
-                .parent()
-                .filter(|parent| !parent.as_os_str().is_empty());
-            let there = folder.map_or(Ok(()), |folder| std::fs::metadata(folder).map(|_| ()));
-            return there.map(|()| ours == 0).map_err(|source| {
-                Error::Core(CoreError::Io {
-                    path: path.into(),
-                    source,
-                })
-            });
+            return Ok(ours == 0);
         }
         let saved = SavedSamples::read(path)?;
         match saved.missing_from(self.statistics) {

@@ -112,7 +112,7 @@ impl Prepared {
 /// Gradients of one parameter, `[samples, elements]`, where they are.
 pub(super) enum Source {
     Host { values: Vec<f32>, dims: [usize; 2] },
-    Device(Tensor<2>),
+    Device(Box<Tensor<2>>),
 }
 
 impl Source {
@@ -120,7 +120,10 @@ impl Source {
     pub(super) fn of(tensors: Vec<Tensor<2>>) -> Result<Vec<Self>> {
         let elements = |t: &Tensor<2>| t.dims().iter().product::<usize>();
         if tensors.iter().map(elements).sum::<usize>() > SLICE {
-            return Ok(tensors.into_iter().map(Self::Device).collect());
+            return Ok(tensors
+                .into_iter()
+                .map(|t| Self::Device(Box::new(t)))
+                .collect());
         }
         let dims: Vec<[usize; 2]> = tensors.iter().map(Tensor::dims).collect();
         let values = read(tensors)?;
