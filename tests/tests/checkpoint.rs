@@ -544,6 +544,13 @@ fn parts_join_to_the_whole() {
     }
     let error = merge(&case.folder("again"), [&first, &first]).expect_err("the same samples");
     assert!(error.contains("3"), "{error}");
+    // A run that goes into what is joined is not the place for it.
+    let gradients = Path::new(&first).join("gradients/index.jsonl");
+    let before = std::fs::read(&gradients).expect("gradients");
+    let fixed = ["merge", "--resume", "--model", &case.model, "--out", &first];
+    let error = program(&[&fixed[..], &[&first, &second]].concat()).expect_err("a run");
+    assert!(error.contains("is one of the runs"), "{error}");
+    assert!(std::fs::read(&gradients).expect("gradients") == before);
     // Looked at again, with other settings, from what was joined or, of half of it, anew.
     let again = |settings: &str| {
         let fixed = [

@@ -576,3 +576,24 @@ fn folders_can_be_written_before_training() {
     hook(&config.with_folder(Some(made.clone())), &pupil);
     assert!(made.is_dir());
 }
+
+/// Burn's optimizers step only the first of tied parameters: a run cannot go on as if they were one.
+#[test]
+fn parameters_that_part_are_named() {
+    let _alone = alone();
+    let device = device();
+    let mut pupil = Pupil::init(&device);
+    let hook = HookConfig::new(Schedule::new().with_every_steps(Some(1)));
+    let hook = hook
+        .init(&pupil, &heads(&pupil), probes(&device))
+        .expect("a hook");
+    let batch = Sequences::made_up(4, 5, &device);
+    hook.step(&pupil, &batch).expect("tied");
+    let output = TrainStep::step(&pupil, batch.clone());
+    pupil = optimizer().step(1e-2, pupil, output.grads);
+    let error = hook.step(&pupil, &batch).expect_err("parted").to_string();
+    for named in ["model.embedding.weight", "model.head", "tie them anew"] {
+        assert!(error.contains(named), "{error}");
+    }
+    hook.step(&pupil.tied(), &batch).expect("tied again");
+}

@@ -447,3 +447,19 @@ fn float64_stays_float64() {
     let drawn = Labels::<Aligned>::from(labels).draw(logits);
     assert!((0..3).contains(&classes(drawn.tensor())[0]));
 }
+
+/// A byte holds 127, and 156 is −100 in one without a sign.
+#[rstest]
+#[case::signed(DType::I8)]
+#[case::unsigned(DType::U8)]
+fn labels_of_a_byte_are_counted(#[case] dtype: DType) {
+    let device = Device::flex();
+    let logits = Tensor::<3>::zeros([1, 300, 200], &device);
+    let class = if dtype == DType::U8 { 156 } else { 100 };
+    let labels = TensorData::new(vec![class; 300], [1, 300]).convert_dtype(dtype);
+    let labels = Tensor::<2, Int>::from_data(labels, (&device, dtype));
+    let losses = SampleLosses::cross_entropy(logits, labels);
+    assert_eq!(losses.tokens().expect("classes"), [300]);
+    let expected = 300.0 * 200f64.ln();
+    assert!((numbers(losses.sums().clone())[0] - expected).abs() < 1e-3 * expected);
+}

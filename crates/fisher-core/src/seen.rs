@@ -48,12 +48,10 @@ pub(crate) struct Seen {
 impl Seen {
     /// The records, and how many of them are of a sample that came before.
     pub(crate) fn of(records: Vec<SampleRecord>) -> (Self, usize) {
+        let samples = records.iter().map(|r| (r.step, &*r.id));
+        let twice = records.len() - samples.collect::<HashSet<_>>().len();
         let mut seen = Self::default();
-        let mut twice = 0;
-        for record in records {
-            twice += usize::from(seen.contains(record.step, &record.id));
-            seen.push(record);
-        }
+        records.into_iter().for_each(|record| seen.push(record));
         (seen, twice)
     }
 

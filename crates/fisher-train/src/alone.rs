@@ -161,13 +161,16 @@ pub(crate) struct Watch {
 impl Watch {
     /// Whether no batch of this shape came before.
     pub(crate) fn is_new(&mut self, shape: impl Hash) -> bool {
-        let mut hasher = DefaultHasher::new();
-        shape.hash(&mut hasher);
-        let new = self.seen.insert(hasher.finish());
+        let new = self.seen.insert(digest(shape));
         if new {
             self.look();
         }
         new
+    }
+
+    /// Look at the next batch of this shape as at the first.
+    pub(crate) fn forget(&mut self, shape: impl Hash) {
+        self.seen.remove(&digest(shape));
     }
 
     /// Whether `every` samples have come since the last batch that was looked at, with `samples` more.
@@ -191,6 +194,12 @@ impl Watch {
         self.since = 0;
         self.looks += 1;
     }
+}
+
+fn digest(shape: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    shape.hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]

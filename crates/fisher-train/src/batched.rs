@@ -76,9 +76,14 @@ struct Pass {
     untapped: BTreeSet<String>,
 }
 
-/// What losses are weighted with in turn: neighbors differ in their signs, all four differ, and products
-/// with them are exact in any type.
-const WEIGHTS: [f32; 4] = [1.0, -1.0, 0.5, -0.5];
+/// What losses are weighted with: products with these are exact in any type.
+const WEIGHTS: [f32; 8] = [1.0, -1.0, 0.5, -0.5, 0.25, -0.25, 0.125, -0.125];
+
+/// The weight of a sample's loss. It differs from its neighbors', and from that of the sample as many
+/// places on as a batch may be cut into: 2, 4, .. 128.
+fn weight(sample: usize) -> f32 {
+    WEIGHTS[(5 * sample + 2 * (sample / 8) + 3 * (sample / 32)) % WEIGHTS.len()]
+}
 
 impl<M: SampleLoss> Batched<M> {
     /// Ready `model` for the gradients of the parameters at `paths`.
@@ -202,7 +207,7 @@ impl<M: SampleLoss> Batched<M> {
     /// another's, do not. A forward and a backward pass more, for all samples.
     pub(crate) fn check_rows(&self, batch: &M::Batch, captured: &Captured) -> Result<()> {
         let samples = captured.samples.len();
-        let weights: Vec<f32> = WEIGHTS.into_iter().cycle().take(samples).collect();
+        let weights: Vec<f32> = (0..samples).map(weight).collect();
         let pass = self.pass(batch, |losses| {
             let device = losses.device().without_autodiff();
             let weights = Tensor::<1>::from_floats(weights.as_slice(), &device);
@@ -314,6 +319,20 @@ impl ModuleVisitor for Reached<'_> {
             && param.val().grad_remove(self.gradients).is_some()
         {
             self.found.insert(shape.path.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_that_may_be_confused_have_other_weights() {
+        for apart in [1, 2, 3, 4, 8, 16, 32, 64, 128] {
+            for sample in 0..512 {
+                assert_ne!(weight(sample), weight(sample + apart), "{sample}, {apart}");
+            }
         }
     }
 }

@@ -304,13 +304,23 @@ impl<M: SampleLoss> Capture<M> {
         let together = captured.together();
         let new = watch.is_new(captured.shape());
         if new {
+            // Nothing but rounding is left of the gradients of what is learnt to the last digit.
+            let largest = together.largest(0.0);
+            let tells = |&at: &usize| {
+                let (loss, tokens) = (together.losses[at], together.tokens[at]);
+                captured.rounding.tells(loss, tokens, largest)
+            };
             let shortest = all_shortest(&together.tokens);
-            let (first, last) = (shortest.first(), shortest.last());
+            let telling: Vec<usize> = shortest.into_iter().filter(tells).collect();
+            let (first, last) = (telling.first(), telling.last());
             let ends = first
                 .into_iter()
                 .chain(last.filter(|last| Some(*last) != first));
             for &at in ends {
                 self.compare(batch, &captured, &together, at)?;
+            }
+            if telling.is_empty() {
+                self.taps_watched.forget(captured.shape());
             }
         } else if watch.is_due(captured.samples.len(), EVERY) {
             let shortest = watch.shortest(&together.tokens);

@@ -5,7 +5,7 @@ use std::fmt;
 
 use burn::module::{ModuleVisitor, Param};
 use burn::tensor::Tensor;
-use fisher_core::{Catalogue, Error as CoreError};
+use fisher_core::Catalogue;
 use serde::{Deserialize, Serialize};
 
 use crate::batched::{Batched, Captured};
@@ -257,11 +257,7 @@ fn flat(gradient: Tensor<2>) -> Result<Vec<f64>> {
 /// The batch by taps, as far as they go.
 fn tapped<M: SampleLoss>(model: &M, catalogue: &Catalogue, batch: &M::Batch) -> Result<Captured> {
     let paths = catalogue.parameters().iter().map(|p| p.path());
-    let captured = Batched::new(model, paths)?.capture(batch);
-    match captured {
-        Err(Error::Core(error @ CoreError::NoActiveTokens { .. })) => Err(error.into()),
-        captured => captured,
-    }
+    Batched::new(model, paths)?.capture(batch)
 }
 
 impl Difference {

@@ -98,12 +98,7 @@ impl<B: SampleBatch> FisherHook<B> {
         let Some(due) = self.advance() else {
             return Ok(false);
         };
-        self.capture(model, due, Some(batch)).inspect_err(|_| {
-            let unsaved = self.state().unsaved;
-            if unsaved && let Err(error) = self.save() {
-                tracing::error!(%error, "what was captured before could not be saved");
-            }
-        })
+        self.capture(model, due, Some(batch))
     }
 
     /// Call after each epoch, if the schedule counts them.
@@ -185,8 +180,17 @@ impl<B: SampleBatch> FisherHook<B> {
         due: Due,
         batch: Option<&B>,
     ) -> Result<bool> {
-        let captured = self.try_capture(model, due, batch);
-        captured.inspect_err(|_| self.shared.clear())
+        // One after the other: they share the probes, and the place where a store is filled.
+        let probes = self.shared.probes.as_ref();
+        let probes = probes.map(|p| p.lock().unwrap_or_else(PoisonError::into_inner));
+        let captured = self.try_capture(model, due, batch, probes.as_deref());
+        captured.inspect_err(|_| {
+            self.shared.clear();
+            let unsaved = self.state().unsaved;
+            if unsaved && let Err(error) = self.save() {
+                tracing::error!(%error, "what was captured before could not be saved");
+            }
+        })
     }
 
     fn try_capture<M: SampleLoss<Batch = B>>(
@@ -194,10 +198,11 @@ impl<B: SampleBatch> FisherHook<B> {
         model: &M,
         due: Due,
         batch: Option<&B>,
+        probes: Option<&Probes<B>>,
     ) -> Result<bool> {
         let shared = &self.shared;
         let _span = tracing::info_span!("capture", step = due.moment.step).entered();
-        let captured = match (&shared.probes, batch) {
+        let captured = match (probes, batch) {
             (None, None) => return Ok(false),
             (None, Some(batch)) => {
                 let sources = [(&*shared.tasks[0], std::slice::from_ref(batch))];
@@ -205,7 +210,6 @@ impl<B: SampleBatch> FisherHook<B> {
             }
             (Some(_), _) if !due.leads => return Ok(false),
             (Some(probes), _) => {
-                let probes = probes.lock().unwrap_or_else(PoisonError::into_inner);
                 let sources: Vec<(&str, &[B])> = probes
                     .iter()
                     .map(|(task, batches)| (&**task, &**batches))

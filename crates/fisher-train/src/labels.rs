@@ -83,6 +83,11 @@ impl From<Tensor<1, Int>> for Labels<Class> {
 
 impl<A> Labels<A> {
     fn of(classes: Tensor<2, Int>, drawn: bool) -> Self {
+        // A byte neither counts 300 labels nor tells −100 from 156.
+        let classes = match classes.dtype() {
+            DType::I8 | DType::I16 | DType::U8 | DType::U16 => classes.cast(DType::I32),
+            _ => classes,
+        };
         Self {
             classes,
             drawn,

@@ -99,10 +99,16 @@ impl Rounding {
         4.0 * self.unit * tokens as f64
     }
 
-    /// Whether losses, the `largest` of which is this, are on another scale than `−log p`, which is not as
-    /// small as that unless it is 0.
+    /// Whether the gradient of a sample with this loss can be told from rounding.
+    pub(crate) fn tells(self, loss: f64, tokens: u64, largest: f64) -> bool {
+        self.at_loss(loss, tokens, largest).least.is_finite()
+    }
+
+    /// Whether losses, the `largest` of which is this, are on another scale than `−log p`, which float32
+    /// does not have as small as that unless it is 0. (Losses are in float32 at least, whatever the
+    /// model's type is.)
     fn is_scaled(&self, largest: f64) -> bool {
-        largest <= self.unit / 16.0
+        largest < Self::SINGLE.unit
     }
 
     /// How far the loss of a sample in its batch is from its loss alone, relative to the latter; differences of a
@@ -148,7 +154,7 @@ mod tests {
         let off = |together, alone, largest| {
             rounding.of_loss(together, alone, 1, largest) > rounding.relative
         };
-        for scale in [1.0, 1e-24, 1e24] {
+        for scale in [1.0, 1e-8, 1e-24, 1e24] {
             assert!(off(2.5 * scale, scale, 2.5 * scale), "{scale}");
             assert!(!off(1.0001 * scale, scale, 2.5 * scale), "{scale}");
             assert!(off(0.0, scale, scale), "{scale}");

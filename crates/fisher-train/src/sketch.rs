@@ -112,8 +112,8 @@ impl Sketch {
             for draw in 0..self.config.draws {
                 let together =
                     self.draw::<M, C>(&model, &batch, &paths, &mut signs, &mut fisher)?;
-                let mut looks =
-                    || watch.is_new(is_ragged(&together.tokens)) || watch.is_due(samples, EVERY);
+                let shape = (samples, is_ragged(&together.tokens));
+                let mut looks = || watch.is_new(shape) || watch.is_due(samples, EVERY);
                 if draw == 0 && samples > 0 && looks() {
                     alone.compare(&batch, watch.shortest(&together.tokens), &together)?;
                 }

@@ -32,6 +32,14 @@ pub fn join(merge: &Merge) -> Result {
         .into());
     }
     std::fs::create_dir_all(out).map_err(|e| format!("cannot make {}: {e}", out.display()))?;
+    let place = |path: &std::path::Path| path.canonicalize().ok();
+    if let Some(run) = merge.runs.iter().find(|run| place(run) == place(out)) {
+        return Err(format!(
+            "{} is one of the runs: what is merged would take its place; give another folder",
+            run.display()
+        )
+        .into());
+    }
     let device = merge.analysis.device.device()?;
     let checkpoint = load(&merge.model, &device)?;
 

@@ -103,7 +103,12 @@ impl HookConfig {
         let origin = hash_weights(model)?;
         let fresh: Statistics = self.statistics.init(model, heads)?;
         let device = fresh.device().clone();
-        self.compared(&Catalogue::of(model)?)?;
+        let catalogue = Catalogue::of(model)?;
+        self.compared(&catalogue)?;
+        let ties = catalogue.parameters().iter().flat_map(|parameter| {
+            let tied = parameter.tied().iter();
+            tied.map(|path| [parameter.path().to_owned(), path.clone()])
+        });
         self.noise
             .as_ref()
             .map(NoiseScaleConfig::init)
@@ -148,6 +153,7 @@ impl HookConfig {
                 heads: heads.clone(),
                 device,
                 tasks,
+                ties: ties.collect(),
                 probes,
                 state: Mutex::new(state),
             }),

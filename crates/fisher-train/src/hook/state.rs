@@ -23,6 +23,8 @@ pub(crate) struct Shared<B> {
     pub(super) heads: HeadLayout,
     pub(super) device: Device,
     pub(super) tasks: Vec<String>,
+    /// Pairs of paths that were one parameter when training began.
+    pub(super) ties: Vec<[String; 2]>,
     /// Behind a lock, so that batches need not be `Sync`. `None` for batches in flight.
     pub(super) probes: Option<Mutex<Probes<B>>>,
     pub(super) state: Mutex<State>,
@@ -79,6 +81,16 @@ impl<B: SampleBatch> Shared<B> {
     ) -> Result<Captured> {
         let config = &self.config;
         let mut statistics: Statistics = config.statistics.init(model, &self.heads)?;
+        let parted = |[_, second]: &&[String; 2]| statistics.shape(second).is_some();
+        if let Some([first, second]) = self.ties.iter().find(parted) {
+            return Err(Error::Hook {
+                reason: format!(
+                    "`{first}` and `{second}` were one parameter when training began and are two \
+                     now: Burn's optimizers step only the first of tied parameters; tie them anew \
+                     after each step, or keep one parameter and use it twice"
+                ),
+            });
+        }
         let mut store = self.store(model)?;
         let compared = config.compared(&Catalogue::of(model)?)?;
         let moments = config.noise.as_ref().map(NoiseScaleConfig::init);
