@@ -107,7 +107,8 @@ impl CaptureConfig {
 /// so they are looked for while gradients are accumulated. With taps:
 /// - In the first batch, and in each of a new shape (samples that differ in their active tokens, for the first
 ///   time; other numbers of positions), gradient and loss of the sample with the fewest active tokens, of the
-///   first and the last such, are compared with the loop's. A sample or two of the loop.
+///   first and the last such whose loss is more than rounding, are compared with the loop's: a sample or two
+///   of the loop. Where there is none, the next batch of that shape is looked at.
 /// - Where a layer saw samples and positions as one axis, the losses of all samples of such a batch are weighted
 ///   by different numbers and differentiated again, to see that every row belongs to the sample it was taken
 ///   for. As dear as the batch itself; and where positions were left out of that axis (packed), no batch
