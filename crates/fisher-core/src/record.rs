@@ -92,10 +92,15 @@ impl<C: ContributionUnit> Statistics<C> {
         let mut tensors = BTreeMap::new();
         let mut tasks: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
         for (name, task) in &self.tasks {
-            // Accumulators are handles: a clone copies no values.
-            let mut task = task.clone();
+            // Accumulators are handles: a clone copies no values. Records of samples are values, and grow.
+            let mut accumulators = TaskStatistics {
+                samples: Seen::default(),
+                parameters: task.parameters.clone(),
+                layers: task.layers.clone(),
+                heads: task.heads.clone(),
+            };
             let counts = tasks.entry(name.clone()).or_default();
-            for slot in task.slots(name, &self.plan) {
+            for slot in accumulators.slots(name, &self.plan) {
                 counts.insert(slot.name("mean"), slot.welford.count());
                 slot.write(&mut tensors)?;
             }
