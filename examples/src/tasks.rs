@@ -13,7 +13,7 @@
 
 use burn::data::dataloader::batcher::Batcher;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use fisher_train::{IGNORE, SampleBatch};
+use fisher_train::{IGNORE, SampleBatch, SampleMapper};
 use rand::rngs::StdRng;
 use rand::seq::index;
 use rand::{RngExt, SeedableRng};
@@ -164,16 +164,24 @@ impl SampleBatch for TaskBatch {
         self.ids.clone()
     }
 
+    fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
+        Self {
+            tokens: mapper.tensor(&self.tokens),
+            labels: mapper.tensor(&self.labels),
+            tasks: mapper.list(&self.tasks),
+            ids: mapper.list(&self.ids),
+            lengths: mapper.list(&self.lengths),
+        }
+    }
+
     fn sample(&self, index: usize) -> Self {
         // Without its padding: attention is causal, so what comes after changes nothing.
+        let sample = SampleMapper::cut(self, index);
         let length = self.lengths[index];
-        let cut = |t: &Tensor<2, Int>| t.clone().narrow(0, index, 1).narrow(1, 0, length);
         Self {
-            tokens: cut(&self.tokens),
-            labels: cut(&self.labels),
-            tasks: vec![self.tasks[index]],
-            ids: vec![self.ids[index].clone()],
-            lengths: vec![length],
+            tokens: sample.tokens.narrow(1, 0, length),
+            labels: sample.labels.narrow(1, 0, length),
+            ..sample
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod pupil;
 pub mod signed;
 pub mod tapped;
 pub mod tolerance;
+pub mod zoo;
 
 /// The README's program, compiled and run.
 #[cfg(doctest)]

@@ -7,7 +7,7 @@ use burn::nn::{
     LayerNormConfig, Linear, LinearConfig,
 };
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use fisher_train::{IGNORE, SampleBatch, SampleLoss, SampleLosses};
+use fisher_train::{IGNORE, SampleBatch, SampleLoss, SampleLosses, SampleMapper};
 
 /// Token sequences with aligned labels.
 #[derive(Debug, Clone)]
@@ -65,8 +65,12 @@ impl SampleBatch for Sequences {
         self.ids.clone()
     }
 
-    fn sample(&self, index: usize) -> Self {
-        self.slice(index..index + 1)
+    fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
+        Self {
+            tokens: mapper.tensor(&self.tokens),
+            labels: mapper.tensor(&self.labels),
+            ids: mapper.list(&self.ids),
+        }
     }
 }
 

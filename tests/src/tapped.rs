@@ -12,8 +12,8 @@ use burn::nn::{
 };
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
 use fisher_train::{
-    IGNORE, SampleBatch, SampleLoss, SampleLosses, Tapped, TappedDecoding, TappedSequence,
-    tapped_shift, tapped_transposed,
+    IGNORE, SampleBatch, SampleLoss, SampleLosses, SampleMapper, Tapped, TappedDecoding,
+    TappedSequence, tapped_shift, tapped_transposed,
 };
 
 use crate::models::{Sequences, made_up};
@@ -200,11 +200,11 @@ impl SampleBatch for Pictures {
         self.ids.clone()
     }
 
-    fn sample(&self, index: usize) -> Self {
+    fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
         Self {
-            pixels: self.pixels.clone().narrow(0, index, 1),
-            labels: self.labels.clone().narrow(0, index, 1),
-            ids: vec![self.ids[index].clone()],
+            pixels: mapper.tensor(&self.pixels),
+            labels: mapper.tensor(&self.labels),
+            ids: mapper.list(&self.ids),
         }
     }
 }

@@ -13,7 +13,7 @@ use fisher_metrics::{ConflictsConfig, SliceBy};
 use fisher_tests::backend::Backend;
 use fisher_tests::models::made_up;
 use fisher_tests::tolerance::{BACKWARD, assert_close};
-use fisher_train::{CollectorConfig, SampleBatch, SampleLoss, SampleLosses};
+use fisher_train::{CollectorConfig, SampleBatch, SampleLoss, SampleLosses, SampleMapper};
 use rstest::rstest;
 
 const WIDTH: usize = 8;
@@ -54,8 +54,8 @@ impl SampleBatch for Rows {
         (0..self.0.dims()[0]).map(|i| format!("{i}")).collect()
     }
 
-    fn sample(&self, index: usize) -> Self {
-        Self(self.0.clone().narrow(0, index, 1))
+    fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
+        Self(mapper.tensor(&self.0))
     }
 }
 

@@ -13,7 +13,7 @@ use fisher_tests::models::{Sequences, Small, made_up};
 use fisher_tests::tapped::Talker;
 use fisher_train::{
     Collected, CollectorConfig, Engine, Error, Result, SampleBatch, SampleLoss, SampleLosses,
-    SketchConfig, Tapped, check,
+    SampleMapper, SketchConfig, Tapped, check,
 };
 use rstest::rstest;
 
@@ -65,6 +65,14 @@ impl Packed {
 impl SampleBatch for Packed {
     fn ids(&self) -> Vec<String> {
         self.ids.clone()
+    }
+
+    fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
+        Self {
+            rows: mapper.tensor(&self.rows),
+            lengths: mapper.list(&self.lengths),
+            ids: mapper.list(&self.ids),
+        }
     }
 
     fn sample(&self, index: usize) -> Self {
@@ -220,13 +228,18 @@ impl SampleBatch for Padded {
         self.sequences.ids()
     }
 
-    fn sample(&self, index: usize) -> Self {
-        let mut sequences = self.sequences.sample(index);
-        sequences.tokens = sequences.tokens.narrow(1, 0, self.lengths[index]);
+    fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
         Self {
-            sequences,
-            lengths: vec![self.lengths[index]],
+            sequences: self.sequences.map_samples(mapper),
+            lengths: mapper.list(&self.lengths),
         }
+    }
+
+    fn sample(&self, index: usize) -> Self {
+        let mut sample = SampleMapper::cut(self, index);
+        let tokens = sample.sequences.tokens;
+        sample.sequences.tokens = tokens.narrow(1, 0, self.lengths[index]);
+        sample
     }
 }
 
@@ -329,6 +342,10 @@ struct Mistaken(Sequences, fn(usize, usize) -> usize);
 impl SampleBatch for Mistaken {
     fn ids(&self) -> Vec<String> {
         self.0.ids()
+    }
+
+    fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
+        Self(self.0.map_samples(mapper), self.1)
     }
 
     fn sample(&self, index: usize) -> Self {

@@ -15,7 +15,7 @@ use fisher_tests::backend::Backend;
 use fisher_tests::models::{Sequences, Small};
 use fisher_train::{
     Aligned, Checkpoint, Collector, CollectorConfig, Engine, Error, IGNORE, Labels, NonFinite,
-    SampleBatch, SampleLoss,
+    SampleBatch, SampleLoss, SampleMapper,
 };
 use rstest::rstest;
 
@@ -584,8 +584,8 @@ impl SampleBatch for Numbers {
         self.0.iter().map(ToString::to_string).collect()
     }
 
-    fn sample(&self, index: usize) -> Self {
-        Self(vec![self.0[index]], self.1.clone())
+    fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
+        Self(mapper.list(&self.0), self.1.clone())
     }
 }
 

@@ -13,7 +13,7 @@ use fisher_tests::models::{Sequences, Small, made_up};
 use fisher_tests::tolerance::{BACKWARD, TAPS, assert_close};
 use fisher_train::{
     CollectorConfig, Engine, Error, Ewc, FisherOptimizer, MergeConfig, SampleBatch, SampleLoss,
-    SampleLosses, Source, Tapped,
+    SampleLosses, SampleMapper, Source, Tapped,
 };
 use rstest::rstest;
 
@@ -43,11 +43,11 @@ impl SampleBatch for Points {
         self.ids.clone()
     }
 
-    fn sample(&self, index: usize) -> Self {
+    fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
         Self {
-            x: self.x.clone().narrow(0, index, 1),
-            classes: self.classes.clone().narrow(0, index, 1),
-            ids: vec![self.ids[index].clone()],
+            x: mapper.tensor(&self.x),
+            classes: mapper.tensor(&self.classes),
+            ids: mapper.list(&self.ids),
         }
     }
 }

@@ -9,8 +9,8 @@ use fisher_core::{FisherKind, HeadLayout, Statistics, StatisticsConfig, StoreCon
 use fisher_tests::backend::Backend;
 use fisher_train::{
     Aligned, Class, CollectorConfig, Engine, Error, HookConfig, HookSource, IGNORE, Labels,
-    NextToken, PerSample, SampleBatch, SampleLoss, SampleLosses, Schedule, SketchConfig, Tapped,
-    check,
+    NextToken, PerSample, SampleBatch, SampleLoss, SampleLosses, SampleMapper, Schedule,
+    SketchConfig, Tapped, check,
 };
 use rstest::rstest;
 
@@ -272,11 +272,11 @@ impl SampleBatch for Points {
         self.ids.clone()
     }
 
-    fn sample(&self, index: usize) -> Self {
+    fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
         Self {
-            inputs: self.inputs.clone().narrow(0, index, 1),
-            labels: self.labels.sample(index),
-            ids: vec![self.ids[index].clone()],
+            inputs: mapper.tensor(&self.inputs),
+            labels: mapper.labels(&self.labels),
+            ids: mapper.list(&self.ids),
         }
     }
 }

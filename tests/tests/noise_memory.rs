@@ -9,7 +9,7 @@ use fisher_core::HeadLayout;
 use fisher_examples::memory::resident;
 use fisher_train::{
     CaptureConfig, Engine, HookConfig, HookSource, NoiseScaleConfig, SampleBatch, SampleLoss,
-    SampleLosses, Schedule, Tapped,
+    SampleLosses, SampleMapper, Schedule, Tapped,
 };
 
 /// 8 MB of float32.
@@ -24,6 +24,10 @@ impl SampleBatch for Points {
     fn ids(&self) -> Vec<String> {
         let [samples, _, _] = self.0.dims();
         (0..samples).map(|i| format!("{}", self.1 + i)).collect()
+    }
+
+    fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
+        Self(mapper.tensor(&self.0), self.1)
     }
 
     fn sample(&self, index: usize) -> Self {

@@ -12,6 +12,7 @@ use fisher_tests::models::{Sequences, Small};
 use fisher_tests::tolerance::{REORDERED, assert_close};
 use fisher_train::{
     CollectorConfig, Error as TrainError, IGNORE, NonFinite, SampleBatch, SampleLoss, SampleLosses,
+    SampleMapper,
 };
 use rstest::rstest;
 
@@ -391,8 +392,8 @@ impl SampleBatch for Points {
             .map(|i| format!("point-{i}"))
             .collect()
     }
-    fn sample(&self, index: usize) -> Self {
-        Self(self.0.clone().narrow(0, index, 1))
+    fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
+        Self(mapper.tensor(&self.0))
     }
 }
 

@@ -7,7 +7,7 @@ use fisher_core::{Error, HeadLayout, Sample, Scheme, Statistics, StatisticsConfi
 use fisher_tests::backend::Backend;
 use fisher_tests::tolerance::{HARDLY_VARYING, PRODUCTS, assert_close};
 use fisher_train::{
-    CollectorConfig, Engine, NonFinite, SampleBatch, SampleLoss, SampleLosses, Tapped,
+    CollectorConfig, Engine, NonFinite, SampleBatch, SampleLoss, SampleLosses, SampleMapper, Tapped,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -518,8 +518,8 @@ impl SampleBatch for Numbers {
         (0..self.0.dims()[0]).map(|i| format!("{i}")).collect()
     }
 
-    fn sample(&self, index: usize) -> Self {
-        Self(self.0.clone().narrow(0, index, 1))
+    fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
+        Self(mapper.tensor(&self.0))
     }
 }
 

@@ -6,8 +6,8 @@ use burn::module::{ModuleVisitor, Param, ParamId};
 use burn::tensor::{DType, Gradients, Tensor};
 use fisher_core::{Catalogue, FisherKind, Sample, Ties};
 
-use crate::alone::{Together, is_ragged};
 use crate::capture::read;
+use crate::captured::Captured;
 use crate::factors::Factors;
 use crate::per_sample::deterministic;
 use crate::precision::at_least_single;
@@ -34,29 +34,9 @@ struct Shape {
     sides: [usize; 2],
 }
 
-/// What a backward pass leaves of a batch.
-#[derive(Debug)]
-pub(crate) struct Captured {
-    pub(crate) samples: Vec<Sample>,
-    /// `L_i`
-    pub(crate) losses: Vec<f64>,
-    /// Of which Fisher the gradients are.
-    pub(crate) kind: FisherKind,
-    /// What gives the gradients of each parameter; `None` when the loss does not reach it.
-    pub(crate) factors: BTreeMap<String, Option<Factors>>,
-    /// Parameters with a use that no tap covers: the loop has to give their gradients.
-    pub(crate) untapped: BTreeSet<String>,
-    /// Whether losses, inputs and the gradients of outputs are finite.
-    pub(crate) finite: bool,
-    /// What rounding may do in the types that took part.
-    pub(crate) rounding: Rounding,
-    /// What each tap saw.
-    rows: Vec<Rows>,
-}
-
 /// The gradients of one output of a layer.
 #[derive(Debug)]
-struct Rows {
+pub(crate) struct Rows {
     /// Of a parameter of the layer.
     path: String,
     /// `[rows, outputs]`, as many rows for each sample.
@@ -165,7 +145,10 @@ impl<M: SampleLoss> Batched<M> {
             kind: pass.kind,
             samples,
             factors,
-            untapped,
+            left: untapped
+                .into_iter()
+                .map(|path| (path, "no tap covers it".into()))
+                .collect(),
             rounding: self.rounding.coarser(Rounding::of(dtypes)),
             rows,
         })
@@ -267,40 +250,19 @@ impl<M: SampleLoss> Batched<M> {
     }
 }
 
-impl Captured {
-    pub(crate) fn together(&self) -> Together {
-        Together {
-            losses: self.losses.clone(),
-            tokens: self.samples.iter().map(Sample::tokens).collect(),
-            rounding: self.rounding,
-        }
-    }
+/// Whether a layer saw samples and positions as one axis.
+pub(crate) fn flattened(captured: &Captured) -> bool {
+    captured.rows.iter().any(|rows| rows.flattened)
+}
 
-    /// What tells kinds of batches apart: whether samples differ in their active tokens, and the
-    /// positions that each layer saw of a sample.
-    pub(crate) fn shape(&self) -> (bool, Vec<usize>) {
-        let tokens: Vec<u64> = self.samples.iter().map(Sample::tokens).collect();
-        let positions = self.rows.iter().map(|rows| self.positions(rows));
-        (is_ragged(&tokens), positions.collect())
-    }
-
-    /// Whether a layer saw samples and positions as one axis.
-    pub(crate) fn flattened(&self) -> bool {
-        self.rows.iter().any(|rows| rows.flattened)
-    }
-
-    /// Whether a layer saw them so, and not all positions that others saw: those left out need not be
-    /// equally many in each sample, which the next batch may show and this one not.
-    pub(crate) fn packed(&self) -> bool {
-        let apart = self.rows.iter().filter(|rows| !rows.flattened);
-        let full = apart.map(|rows| self.positions(rows)).max();
-        let packed = |rows: &Rows| rows.flattened && Some(self.positions(rows)) != full;
-        self.rows.iter().any(packed)
-    }
-
-    fn positions(&self, rows: &Rows) -> usize {
-        rows.delta.dims()[0] / self.samples.len()
-    }
+/// Whether a layer saw them so, and not all positions that others saw: those left out need not be
+/// equally many in each sample, which the next batch may show and this one not.
+pub(crate) fn packed(captured: &Captured) -> bool {
+    let positions = |rows: &Rows| rows.delta.dims()[0] / captured.samples.len();
+    let apart = captured.rows.iter().filter(|rows| !rows.flattened);
+    let full = apart.map(positions).max();
+    let packed = |rows: &Rows| rows.flattened && Some(positions(rows)) != full;
+    captured.rows.iter().any(packed)
 }
 
 /// A use of a parameter and the gradient of the output it took part in.

@@ -1,6 +1,6 @@
 //! Per-sample gradients of batches, by whichever engine serves them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use burn::config::Config;
 use burn::tensor::{DType, Device, Tensor};
@@ -11,27 +11,58 @@ use fisher_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::alone::{Alone, EVERY, Together, Watch, all_shortest};
-use crate::batched::{Batched, Captured};
+use crate::batched::{Batched, flattened, packed};
+use crate::captured::Captured;
 use crate::destination::Destination;
 use crate::factors::Factors;
 use crate::names::Names;
 use crate::per_sample::{PerSample, SampleGradient};
 use crate::precision::at_least_single;
 use crate::sample::{SampleBatch, SampleLoss};
+use crate::trace::Tracer;
 use crate::{Error, NonFinite, Result};
 
 /// How per-sample gradients are had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Engine {
-    /// Taps where the model has them ([`Tapped`](crate::Tapped)), the loop for parameters that no
-    /// tap covers.
+    /// Traces, and the loop for what they do not cover.
     #[default]
     Auto,
     /// One backward pass per sample: exact for any module, and slow.
     Loop,
     /// Taps only: a parameter that none covers is an error.
     Taps,
+    /// One recorded forward and backward pass a batch: a parameter that it does not cover is an error.
+    Trace,
+}
+
+/// One pass for a whole batch.
+#[derive(Debug)]
+enum Whole<M> {
+    Taps(Batched<M>),
+    Trace(Tracer<M>),
+}
+
+impl<M: SampleLoss> Whole<M> {
+    fn new<'a>(
+        engine: Engine,
+        model: &M,
+        paths: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Option<Self>> {
+        Ok(match engine {
+            Engine::Loop => None,
+            Engine::Taps => Some(Self::Taps(Batched::new(model, paths)?)),
+            Engine::Auto | Engine::Trace => Some(Self::Trace(Tracer::new(model, paths)?)),
+        })
+    }
+
+    fn capture(&self, batch: &M::Batch) -> Result<Captured> {
+        match self {
+            Self::Taps(taps) => taps.capture(batch),
+            Self::Trace(tracer) => tracer.capture(batch),
+        }
+    }
 }
 
 /// Configuration of a [`Capture`].
@@ -75,19 +106,18 @@ impl CaptureConfig {
         let names = names.for_model(model)?;
         let paths = names.paths(paths);
         let all = || paths.iter().map(String::as_str);
-        let by_taps = match self.engine {
-            Engine::Loop => None,
-            Engine::Auto | Engine::Taps => {
-                Some((Batched::new(model, all())?, PerSample::new(model, [])?))
-            }
+        let whole = Whole::new(self.engine, model, all())?;
+        let by_batch = match whole {
+            Some(whole) => Some((whole, PerSample::new(model, [])?)),
+            None => None,
         };
         let device = model.devices().first().cloned().unwrap_or_default();
         Ok(Capture {
             config: self.clone(),
             device: device.without_autodiff(),
             by_loop: PerSample::new(model, all())?,
-            by_taps,
-            untapped: BTreeSet::new(),
+            by_batch,
+            left: BTreeMap::new(),
             alone: Alone::new(model),
             taps_watched: Watch::default(),
             loop_watched: Watch::default(),
@@ -131,9 +161,9 @@ pub struct Capture<M> {
     names: Names,
     /// All parameters.
     by_loop: PerSample<M>,
-    /// Those that taps cover, and the rest.
-    by_taps: Option<(Batched<M>, PerSample<M>)>,
-    untapped: BTreeSet<String>,
+    /// Those that one pass a batch covers, and the rest.
+    by_batch: Option<(Whole<M>, PerSample<M>)>,
+    left: BTreeMap<String, String>,
     alone: Alone<M>,
     taps_watched: Watch,
     loop_watched: Watch,
@@ -281,20 +311,24 @@ impl<M: SampleLoss> Capture<M> {
 
     /// The batch by taps; `None` when the loop has to do it.
     fn captured(&mut self, batch: &M::Batch) -> Result<Option<Captured>> {
-        let Some((by_taps, _)) = &self.by_taps else {
+        let Some((whole, _)) = &self.by_batch else {
             return Ok(None);
         };
-        let captured = match by_taps.capture(batch) {
+        let captured = match whole.capture(batch) {
             // The loop tells which samples it could take before.
             Err(Error::Core(CoreError::NoActiveTokens { .. })) => return Ok(None),
-            Err(Error::NoGraph { .. }) if self.config.engine == Engine::Auto => {
-                self.by_taps = None;
+            Err(Error::Untraced { reason }) if self.config.engine == Engine::Auto => {
+                tracing::warn!(
+                    reason,
+                    "the model cannot be traced: it goes by the loop, which is slow"
+                );
+                self.by_batch = None;
                 return Ok(None);
             }
             captured => captured?,
         };
-        if !captured.untapped.is_empty() {
-            self.leave_to_the_loop(&captured.untapped)?;
+        if !captured.left.is_empty() {
+            self.leave_to_the_loop(&captured.left)?;
             return self.captured(batch);
         }
         if !captured.finite {
@@ -327,8 +361,8 @@ impl<M: SampleLoss> Capture<M> {
             let shortest = watch.shortest(&together.tokens);
             self.alone.compare(batch, shortest, &together)?;
         }
-        if let Some((by_taps, _)) = &self.by_taps
-            && (captured.packed() || new && captured.flattened())
+        if let Some((Whole::Taps(by_taps), _)) = &self.by_batch
+            && (packed(&captured) || new && flattened(&captured))
         {
             by_taps.check_rows(batch, &captured)?;
         }
@@ -338,20 +372,20 @@ impl<M: SampleLoss> Capture<M> {
     /// Add the gradients of parameters that no tap covers, and compare losses, which are at hand
     /// then; `None` when one is not finite, or when they are too many to be held for a whole batch.
     fn rest(&mut self, batch: &M::Batch, mut captured: Captured) -> Result<Option<Captured>> {
-        if self.untapped.is_empty() {
+        if self.left.is_empty() {
             return Ok(Some(captured));
         }
         let catalogue = Catalogue::of(self.by_loop.model())?;
         let elements = |path: &String| catalogue.get(path).map_or(0, |p| p.elements());
-        let held: usize = self.untapped.iter().map(elements).sum();
+        let held: usize = self.left.keys().map(elements).sum();
         if held * captured.samples.len() > HELD {
             tracing::warn!(
-                "the loop takes all parameters: those without taps are too many to hold for a batch"
+                "the loop takes all parameters: those left to it are too many to hold for a batch"
             );
-            self.by_taps = None;
+            self.by_batch = None;
             return Ok(None);
         }
-        let Some((_, by_loop)) = &self.by_taps else {
+        let Some((_, by_loop)) = &self.by_batch else {
             return Ok(Some(captured));
         };
         let together = captured.together();
@@ -361,7 +395,7 @@ impl<M: SampleLoss> Capture<M> {
             let tokens = sample.gradients.samples()[0].tokens();
             self.alone
                 .agree(batch, index, &together, sample.loss, tokens)?;
-            for path in &self.untapped {
+            for path in self.left.keys() {
                 let gradient = sample.gradients.get(path).map(|g| g.tensor().clone());
                 rows.entry(path).or_default().extend(gradient);
             }
@@ -379,36 +413,39 @@ impl<M: SampleLoss> Capture<M> {
         Ok(finite.then_some(captured))
     }
 
-    fn leave_to_the_loop(&mut self, untapped: &BTreeSet<String>) -> Result<()> {
-        self.untapped.extend(untapped.iter().cloned());
-        let list = self.untapped.iter().cloned().collect::<Vec<_>>().join(", ");
-        if self.config.engine == Engine::Taps {
-            return Err(Error::Untapped { parameters: list });
+    fn leave_to_the_loop(&mut self, left: &BTreeMap<String, String>) -> Result<()> {
+        self.left.extend(left.clone());
+        let list = self
+            .left
+            .iter()
+            .map(|(path, reason)| format!("{path} ({reason})"));
+        let parameters = list.collect::<Vec<_>>().join(", ");
+        match self.config.engine {
+            Engine::Taps => return Err(Error::Untapped { parameters }),
+            Engine::Trace => return Err(Error::LeftToTheLoop { parameters }),
+            _ => {}
         }
         tracing::warn!(
-            parameters = list,
-            "no tap covers these parameters; the loop gives their gradients, which is slow: call \
-             `tapped` where they are used, with the samples as the first axis"
+            parameters,
+            "the loop gives the gradients of these, which is slow"
         );
-        let tapped = self
+        let model = self.by_loop.model();
+        let rest = self
             .paths
             .iter()
-            .filter(|path| !self.untapped.contains(*path));
-        let tapped: Vec<&str> = tapped.map(String::as_str).collect();
-        self.by_taps = match tapped.is_empty() {
-            true => None,
-            false => Some((
-                Batched::new(self.by_loop.model(), tapped)?,
-                PerSample::new(
-                    self.by_loop.model(),
-                    self.untapped.iter().map(String::as_str),
-                )?,
-            )),
-        };
+            .filter(|path| !self.left.contains_key(*path));
+        let rest: Vec<&str> = rest.map(String::as_str).collect();
+        self.by_batch = None;
+        if !rest.is_empty()
+            && let Some(whole) = Whole::new(self.config.engine, model, rest)?
+        {
+            let left = self.left.keys().map(String::as_str);
+            self.by_batch = Some((whole, PerSample::new(model, left)?));
+        }
         Ok(())
     }
 
-    /// Taps against the loop, on one sample.
+    /// A pass over the batch against the loop, on one sample.
     fn compare(
         &mut self,
         batch: &M::Batch,

@@ -8,8 +8,9 @@ use burn::tensor::Tensor;
 use fisher_core::Catalogue;
 use serde::{Deserialize, Serialize};
 
-use crate::batched::{Batched, Captured};
+use crate::batched::Batched;
 use crate::capture::read;
+use crate::captured::Captured;
 use crate::per_sample::PerSample;
 use crate::precision::{at_least_single, unbounded};
 use crate::rounding::ratio;
@@ -181,7 +182,7 @@ pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
     let mut checkup = Checkup {
         samples: ids.len(),
         parameters: catalogue.parameters().len(),
-        untapped: captured.untapped.iter().cloned().collect(),
+        untapped: captured.left.keys().cloned().collect(),
         engines: None,
         batch: Difference::none(),
         rounding: captured.rounding.relative,

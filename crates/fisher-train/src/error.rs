@@ -176,6 +176,35 @@ pub enum Error {
         parameters: String,
     },
 
+    /// A batch cannot be traced.
+    #[error(
+        "the model cannot be traced: {reason}. A forward pass that reads values (`into_data`, `into_scalar`), \
+         or that calls `inner` or `backward`, has to go by the loop: `Engine::Auto`"
+    )]
+    Untraced {
+        /// What stood in the way.
+        reason: String,
+    },
+
+    /// Samples of a batch see each other.
+    #[error(
+        "the loss of a sample depends on the others in its batch: a sum over all samples goes into {operation}; \
+         negatives from the batch, batch statistics, or a division by the size of the batch?"
+    )]
+    Mixed {
+        /// The first operation that takes a sum over the samples together with samples.
+        operation: String,
+    },
+
+    /// The gradients of some parameters do not follow from a trace.
+    #[error(
+        "the gradients of these parameters are not to be had by a trace: {parameters}; use `Engine::Auto`"
+    )]
+    LeftToTheLoop {
+        /// Paths of the parameters, and why.
+        parameters: String,
+    },
+
     /// A sample has another number of active tokens in its batch than alone.
     #[error(
         "sample `{sample}` has {together} active tokens in its batch and {alone} by itself: \

@@ -6,7 +6,7 @@
 
 mod moments;
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{DType, Int, Tensor};
 use fisher_core::{ContributionUnit, Gradient, Stream, TokenSum, Way, add_at};
 
 use crate::Result;
@@ -31,19 +31,19 @@ pub(crate) enum Factors {
 #[derive(Debug, Clone)]
 pub(crate) struct Product {
     /// `[samples, positions, rows]`
-    left: Tensor<3>,
+    pub(crate) left: Tensor<3>,
     /// `[samples, positions, columns]`
-    right: Tensor<3>,
+    pub(crate) right: Tensor<3>,
 }
 
 /// Gradients of rows of a table.
 #[derive(Debug, Clone)]
 pub(crate) struct Lookup {
     /// `[samples, positions]`
-    ids: Tensor<2, Int>,
+    pub(crate) ids: Tensor<2, Int>,
     /// `[samples, positions, width]`
-    delta: Tensor<3>,
-    rows: usize,
+    pub(crate) delta: Tensor<3>,
+    pub(crate) rows: usize,
 }
 
 impl Factors {
@@ -82,6 +82,32 @@ impl Factors {
         factors.reduce(Self::and)
     }
 
+    /// The sum over all uses of a parameter; `None` for no use.
+    pub(crate) fn sum(parts: Vec<Self>) -> Option<Self> {
+        let any_vector = parts.iter().any(|part| matches!(part, Self::Vector(_)));
+        let any_product = parts.iter().any(|part| matches!(part, Self::Product(_)));
+        let alike = parts.into_iter().map(|part| match part {
+            part if any_vector => Self::Vector(part.whole()),
+            Self::Lookup(lookup) if any_product => Self::Product(lookup.product()),
+            part => part,
+        });
+        alike.reduce(Self::and)
+    }
+
+    /// For a parameter whose first axis, and the product of all others, are `sides`.
+    pub(crate) fn with_sides(self, sides: [usize; 2], matrix: bool) -> Self {
+        match self {
+            Self::Lookup(lookup) => Self::Lookup(Lookup {
+                rows: sides[0],
+                ..lookup
+            }),
+            Self::Product(product) if !matrix || product.sides() != sides => {
+                Self::Vector(product.whole())
+            }
+            factors => factors,
+        }
+    }
+
     /// A parameter used twice has one gradient: the sum over its uses, before any square.
     fn and(self, other: Self) -> Self {
         let join = |a, b| Tensor::cat(vec![a, b], 1);
@@ -97,6 +123,34 @@ impl Factors {
             }),
             (Self::Vector(a), Self::Vector(b)) => Self::Vector(a + b),
             _ => unreachable!("matrices and vectors are used in different ways"),
+        }
+    }
+
+    /// Positions of a sample that it was used at.
+    pub(crate) fn positions(&self) -> usize {
+        match self {
+            Self::Product(product) => product.left.dims()[1],
+            Self::Lookup(lookup) => lookup.ids.dims()[1],
+            Self::Vector(_) => 1,
+        }
+    }
+
+    /// The tensors that its values come from.
+    pub(crate) fn dtypes(&self) -> Vec<DType> {
+        match self {
+            Self::Product(product) => vec![product.left.dtype(), product.right.dtype()],
+            Self::Lookup(lookup) => vec![lookup.delta.dtype()],
+            Self::Vector(gradient) => vec![gradient.dtype()],
+        }
+    }
+
+    /// Sums that are not finite if a value is not.
+    pub(crate) fn probes(&self) -> Vec<Tensor<1>> {
+        let sum = |tensor: &Tensor<3>| tensor.clone().cast(DType::F32).sum();
+        match self {
+            Self::Product(product) => vec![sum(&product.left), sum(&product.right)],
+            Self::Lookup(lookup) => vec![sum(&lookup.delta)],
+            Self::Vector(gradient) => vec![gradient.clone().cast(DType::F32).sum()],
         }
     }
 
@@ -168,6 +222,10 @@ fn sum_positions(tensor: Tensor<3>) -> Tensor<2> {
 }
 
 impl Product {
+    fn sides(&self) -> [usize; 2] {
+        [self.left.dims()[2], self.right.dims()[2]]
+    }
+
     fn whole(&self) -> Tensor<2> {
         let [samples, _, rows] = self.left.dims();
         let columns = self.right.dims()[2];

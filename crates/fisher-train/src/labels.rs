@@ -119,6 +119,11 @@ impl<A> Labels<A> {
         Self::of(self.classes.clone().narrow(0, index, 1), self.drawn)
     }
 
+    /// The same labels in another place.
+    pub(crate) fn with_classes(&self, classes: Tensor<2, Int>) -> Self {
+        Self::of(classes, self.drawn)
+    }
+
     /// Of which Fisher the gradients of their losses are.
     pub fn kind(&self) -> FisherKind {
         if self.drawn {

@@ -20,7 +20,7 @@
 //! use burn::nn::{Linear, LinearConfig};
 //! use burn::tensor::{Device, Int, Tensor};
 //! use fisher_core::{HeadLayout, Statistics, StatisticsConfig};
-//! use fisher_train::{CollectorConfig, SampleBatch, SampleLoss, SampleLosses};
+//! use fisher_train::{CollectorConfig, SampleBatch, SampleLoss, SampleLosses, SampleMapper};
 //!
 //! #[derive(Clone)]
 //! struct Digits {
@@ -33,11 +33,11 @@
 //!     fn ids(&self) -> Vec<String> {
 //!         self.ids.clone()
 //!     }
-//!     fn sample(&self, index: usize) -> Self {
+//!     fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
 //!         Self {
-//!             images: self.images.clone().narrow(0, index, 1),
-//!             labels: self.labels.clone().narrow(0, index, 1),
-//!             ids: vec![self.ids[index].clone()],
+//!             images: mapper.tensor(&self.images),
+//!             labels: mapper.tensor(&self.labels),
+//!             ids: mapper.list(&self.ids),
 //!         }
 //!     }
 //! }
@@ -73,6 +73,7 @@
 mod alone;
 mod batched;
 mod capture;
+mod captured;
 mod check;
 mod collect;
 mod destination;
@@ -94,6 +95,7 @@ mod sample;
 mod sketch;
 mod tap;
 mod tapped;
+mod trace;
 
 pub use capture::{Capture, CaptureConfig, Engine, Outcome};
 pub use check::{Checkup, Difference, check};
@@ -114,7 +116,7 @@ pub use names::Names;
 pub use noise::{Estimate, GradientMoments, NoiseScale, NoiseScaleConfig, SampleWeight};
 pub use optimizer::FisherOptimizer;
 pub use per_sample::{PerSample, SampleGradient};
-pub use sample::{SampleBatch, SampleLoss};
+pub use sample::{SampleBatch, SampleLoss, SampleMapper};
 pub use sketch::{Sketch, SketchConfig, SketchedFisher};
 pub use tapped::{
     Tapped, TappedAttention, TappedDecoding, TappedSequence, tapped_shift, tapped_transposed,

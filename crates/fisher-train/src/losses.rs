@@ -221,6 +221,27 @@ impl SampleLosses {
         Ok(samples.collect::<fisher_core::Result<_>>()?)
     }
 
+    /// The labels that active tokens are counted in, if they are.
+    pub(crate) fn labels(&self) -> Option<&Tensor<2, Int>> {
+        match &self.counts {
+            Counts::Given(_) => None,
+            Counts::Labels(labels, _) => Some(labels),
+        }
+    }
+
+    /// The same losses where they have been computed.
+    pub(crate) fn computed(self, sums: Tensor<1>, labels: Option<Tensor<2, Int>>) -> Self {
+        let counts = match (self.counts, labels) {
+            (Counts::Labels(_, classes), Some(labels)) => Counts::Labels(Box::new(labels), classes),
+            (counts, _) => counts,
+        };
+        Self {
+            sums,
+            counts,
+            ..self
+        }
+    }
+
     fn counted(&self, name: impl Fn(usize) -> String) -> Result<Vec<u64>> {
         let (labels, classes) = match &self.counts {
             Counts::Given(tokens) => return Ok(tokens.clone()),

@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use fisher_core::{Catalogue, Gradient, GradientBatch, TokenSum};
 
-use crate::batched::Captured;
+use crate::captured::Captured;
 use crate::{Error, Result};
 
 /// Names and orientations that parameters of a model have elsewhere, such as in the checkpoint it was

@@ -1,18 +1,143 @@
 //! What a model and its batches say about samples.
 
-use burn::module::Module;
+use std::collections::HashMap;
 
+use burn::backend::DispatchTensor;
+use burn::backend::capture::TensorId;
+use burn::module::Module;
+use burn::tensor::kind::Autodiff;
+use burn::tensor::{Device, Tensor};
+
+use crate::labels::Labels;
 use crate::losses::SampleLosses;
+use crate::trace::placeholder;
 
 /// A batch that can name its samples and give each of them by itself.
-pub trait SampleBatch {
+pub trait SampleBatch: Sized {
     /// The samples' ids, in order. Free text; unique within a task, so that shards can be merged
     /// and pairs of samples reported by name.
     fn ids(&self) -> Vec<String>;
 
-    /// The batch that holds only the sample at `index`, which is less than the number of ids.
+    /// The batch with everything in it passed through `mapper`: tensors by [`SampleMapper::tensor`], values
+    /// on the host by [`SampleMapper::list`], what all samples share by [`SampleMapper::shared`].
+    ///
+    /// This is how a batch is cut to a sample, and how it is carried to where the model is traced.
     #[must_use]
-    fn sample(&self, index: usize) -> Self;
+    fn map_samples(&self, mapper: &mut SampleMapper) -> Self;
+
+    /// The batch that holds only the sample at `index`, which is less than the number of ids.
+    ///
+    /// Write it yourself where it is more than a cut along the first axis of every tensor, such as in a batch
+    /// of packed sequences: that batch then goes by the loop.
+    #[must_use]
+    fn sample(&self, index: usize) -> Self {
+        SampleMapper::cut(self, index)
+    }
+}
+
+/// What [`SampleBatch::map_samples`] passes the parts of a batch through.
+#[derive(Debug)]
+pub struct SampleMapper(Task);
+
+#[derive(Debug)]
+enum Task {
+    /// To one sample.
+    Cut(usize),
+    Carry(Carrier),
+}
+
+/// Puts placeholders on a capture device in the place of tensors.
+#[derive(Debug)]
+struct Carrier {
+    device: Device,
+    samples: usize,
+    carried: Carried,
+    odd: Option<String>,
+}
+
+/// What has been carried.
+#[derive(Debug, Default)]
+pub(crate) struct Carried {
+    /// What placeholders stand for.
+    pub(crate) bound: HashMap<TensorId, DispatchTensor>,
+    /// Those with samples on the first axis.
+    pub(crate) batch: Vec<TensorId>,
+}
+
+impl SampleMapper {
+    /// The sample at `index` of a batch, as [`SampleBatch::map_samples`] cuts it: for a
+    /// [`SampleBatch::sample`] of one's own that goes on from there.
+    pub fn cut<B: SampleBatch>(batch: &B, index: usize) -> B {
+        batch.map_samples(&mut Self(Task::Cut(index)))
+    }
+
+    /// A tensor whose first axis is the samples.
+    pub fn tensor<const D: usize, K: Autodiff>(&mut self, tensor: &Tensor<D, K>) -> Tensor<D, K> {
+        match &mut self.0 {
+            Task::Cut(index) => tensor.clone().narrow(0, *index, 1),
+            Task::Carry(carrier) => {
+                let rows = tensor.dims()[0];
+                if rows != carrier.samples {
+                    let (samples, shape) = (carrier.samples, tensor.dims());
+                    let odd =
+                        format!("a tensor of shape {shape:?} in a batch of {samples} samples");
+                    carrier.odd.get_or_insert(odd);
+                }
+                let placeholder = carrier.stand_in(tensor);
+                carrier
+                    .carried
+                    .batch
+                    .extend(crate::trace::id(placeholder.clone()));
+                placeholder
+            }
+        }
+    }
+
+    /// Labels, one row a sample.
+    pub fn labels<A>(&mut self, labels: &Labels<A>) -> Labels<A> {
+        labels.with_classes(self.tensor(labels.tensor()))
+    }
+
+    /// Values on the host, one a sample.
+    pub fn list<T: Clone>(&mut self, list: &[T]) -> Vec<T> {
+        match &self.0 {
+            Task::Cut(index) => vec![list[*index].clone()],
+            Task::Carry(_) => list.to_vec(),
+        }
+    }
+
+    /// A tensor that is the same for all samples.
+    pub fn shared<const D: usize, K: Autodiff>(&mut self, tensor: &Tensor<D, K>) -> Tensor<D, K> {
+        match &mut self.0 {
+            Task::Cut(_) => tensor.clone(),
+            Task::Carry(carrier) => carrier.stand_in(tensor),
+        }
+    }
+
+    pub(crate) fn carrier(device: Device, samples: usize) -> Self {
+        Self(Task::Carry(Carrier {
+            device,
+            samples,
+            carried: Carried::default(),
+            odd: None,
+        }))
+    }
+
+    /// What was carried; or what could not be.
+    pub(crate) fn carried(self) -> Result<Carried, String> {
+        match self.0 {
+            Task::Carry(Carrier { odd: Some(odd), .. }) => Err(odd),
+            Task::Carry(carrier) => Ok(carrier.carried),
+            Task::Cut(_) => Ok(Carried::default()),
+        }
+    }
+}
+
+impl Carrier {
+    fn stand_in<const D: usize, K: Autodiff>(&mut self, tensor: &Tensor<D, K>) -> Tensor<D, K> {
+        let real = tensor.clone().without_autodiff();
+        placeholder(real, &self.device, &mut self.carried.bound)
+    }
 }
 
 /// A model that gives the loss of each sample of a batch.

@@ -16,7 +16,8 @@ use fisher_examples::memory::resident;
 use fisher_examples::model::{CausalTransformer, CausalTransformerConfig};
 use fisher_examples::tasks::{Item, Task, TaskBatch, TaskBatcher};
 use fisher_train::{
-    Capture, CaptureConfig, Engine, SampleBatch, SampleLoss, SampleLosses, SketchConfig, Tapped,
+    Capture, CaptureConfig, Engine, SampleBatch, SampleLoss, SampleLosses, SampleMapper,
+    SketchConfig, Tapped,
 };
 use serde_json::json;
 
@@ -72,14 +73,24 @@ enum Way {
     Plain,
     /// One backward pass per sample
     Loop,
-    /// Mean of all elements by taps
+    /// What gives all gradients, by a trace, and nothing made of it
+    Factors,
+    /// Mean of all elements by a trace
     Mean,
-    /// Mean and variance of all elements by taps
+    /// The same by taps
+    TapsMean,
+    /// Mean and variance of all elements by a trace
     Elementwise,
-    /// Groups by taps, from gradients
+    /// The same by taps
+    TapsElementwise,
+    /// Groups by a trace, from gradients
     Grouped,
-    /// Groups by taps, by whatever is cheaper
+    /// The same by taps
+    TapsGrouped,
+    /// Groups by a trace, by whatever is cheaper
     Ghost,
+    /// The same by taps
+    TapsGhost,
     /// Attention gradients into the store
     Store,
     /// Random signs
@@ -304,20 +315,50 @@ fn runner<'a, M: Subject>(way: Way, model: &'a M, batch: &'a M::Batch) -> Outcom
                 Ok(())
             })
         }
-        Way::Loop | Way::Mean | Way::Elementwise | Way::Grouped | Way::Ghost => {
+        Way::Factors => {
+            let catalogue = Catalogue::of(model)?;
+            let paths: Vec<&str> = catalogue.parameters().iter().map(|p| p.path()).collect();
+            let smallest = catalogue.parameters().iter().min_by_key(|p| p.elements());
+            let one = ParamGroup::from_path(smallest.ok_or("no parameters")?.path());
+            let device = model.devices()[0].clone();
+            let config = StatisticsConfig::new();
+            let empty: Statistics = config.init_for(
+                &catalogue.filter(&one)?,
+                &HeadLayout::none(),
+                hash_weights(model)?,
+                &device,
+            )?;
+            let mut capture = CaptureConfig::new()
+                .with_engine(Engine::Trace)
+                .init(model, paths)?;
+            Box::new(move || {
+                let mut statistics = empty.clone();
+                capture.accumulate(batch, "task", &mut statistics)?;
+                Ok(())
+            })
+        }
+        _ => {
+            use Way as W;
             let config = StatisticsConfig::new()
-                .with_elementwise(matches!(way, Way::Loop | Way::Mean | Way::Elementwise))
-                .with_variance(way != Way::Mean)
-                .with_grouped(matches!(way, Way::Grouped | Way::Ghost));
+                .with_elementwise(!matches!(
+                    way,
+                    W::Grouped | W::Ghost | W::TapsGrouped | W::TapsGhost
+                ))
+                .with_variance(!matches!(way, W::Mean | W::TapsMean))
+                .with_grouped(matches!(
+                    way,
+                    W::Grouped | W::Ghost | W::TapsGrouped | W::TapsGhost
+                ));
             let empty: Statistics = config.init(model, &heads(model)?)?;
             let paths: Vec<String> = empty.paths().map(str::to_owned).collect();
             let engine = match way {
-                Way::Loop => Engine::Loop,
+                W::Loop => Engine::Loop,
+                W::Mean | W::Elementwise | W::Grouped | W::Ghost => Engine::Trace,
                 _ => Engine::Taps,
             };
             let mut capture: Capture<M> = CaptureConfig::new()
                 .with_engine(engine)
-                .with_ghost(way != Way::Grouped)
+                .with_ghost(!matches!(way, W::Grouped | W::TapsGrouped))
                 .init(model, paths.iter().map(String::as_str))?;
             Box::new(move || {
                 // A sample counts once in statistics.
@@ -338,9 +379,10 @@ fn accumulators<M: Subject>(way: Way, model: &M, batch: &M::Batch) -> Outcome<us
         parameters.map(|p| p.elements()).sum()
     };
     Ok(match way {
-        Way::Plain | Way::Grouped | Way::Ghost => 0,
-        Way::Mean => 8 * elements(""),
-        Way::Loop | Way::Elementwise | Way::Sketch => 16 * elements(""),
+        Way::Plain | Way::Factors => 0,
+        Way::Grouped | Way::Ghost | Way::TapsGrouped | Way::TapsGhost => 0,
+        Way::Mean | Way::TapsMean => 8 * elements(""),
+        Way::Loop | Way::Elementwise | Way::TapsElementwise | Way::Sketch => 16 * elements(""),
         // Gradients of one batch, in float32.
         Way::Store => 4 * elements("mha") * batch.ids().len(),
     })
@@ -402,11 +444,11 @@ impl SampleBatch for Digits {
         self.ids.clone()
     }
 
-    fn sample(&self, index: usize) -> Self {
+    fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
         Self {
-            pixels: self.pixels.clone().narrow(0, index, 1),
-            labels: self.labels.clone().narrow(0, index, 1),
-            ids: vec![self.ids[index].clone()],
+            pixels: mapper.tensor(&self.pixels),
+            labels: mapper.tensor(&self.labels),
+            ids: mapper.list(&self.ids),
         }
     }
 }

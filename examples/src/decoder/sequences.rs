@@ -1,7 +1,7 @@
 //! Batches of token sequences.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use fisher_train::{IGNORE, SampleBatch};
+use fisher_train::{IGNORE, SampleBatch, SampleMapper};
 
 /// One sample: tokens, and for each what counts of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,14 +61,23 @@ impl SampleBatch for Sequences {
         self.ids.clone()
     }
 
-    fn sample(&self, index: usize) -> Self {
-        let length = self.lengths[index];
-        let cut = |t: &Tensor<2, Int>| t.clone().narrow(0, index, 1).narrow(1, 0, length);
+    fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
         Self {
-            tokens: cut(&self.tokens),
-            labels: cut(&self.labels),
-            ids: vec![self.ids[index].clone()],
-            lengths: vec![length],
+            tokens: mapper.tensor(&self.tokens),
+            labels: mapper.tensor(&self.labels),
+            ids: mapper.list(&self.ids),
+            lengths: mapper.list(&self.lengths),
+        }
+    }
+
+    fn sample(&self, index: usize) -> Self {
+        // Without its padding: attention is causal, so what comes after changes nothing.
+        let sample = SampleMapper::cut(self, index);
+        let length = self.lengths[index];
+        Self {
+            tokens: sample.tokens.narrow(1, 0, length),
+            labels: sample.labels.narrow(1, 0, length),
+            ..sample
         }
     }
 }

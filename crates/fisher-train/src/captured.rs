@@ -1,0 +1,54 @@
+//! What one pass over a batch leaves of it.
+
+use std::collections::BTreeMap;
+
+use fisher_core::{FisherKind, Sample};
+
+use crate::alone::{Together, is_ragged};
+use crate::batched::Rows;
+use crate::factors::Factors;
+use crate::rounding::Rounding;
+
+/// The per-sample gradients of a batch.
+#[derive(Debug)]
+pub(crate) struct Captured {
+    pub(crate) samples: Vec<Sample>,
+    /// `L_i`
+    pub(crate) losses: Vec<f64>,
+    /// Of which Fisher the gradients are.
+    pub(crate) kind: FisherKind,
+    /// What gives the gradients of each parameter; `None` when the loss does not reach it.
+    pub(crate) factors: BTreeMap<String, Option<Factors>>,
+    /// Parameters whose gradients the loop has to give, and why.
+    pub(crate) left: BTreeMap<String, String>,
+    /// Whether losses and factors are finite.
+    pub(crate) finite: bool,
+    /// What rounding may do in the types that took part.
+    pub(crate) rounding: Rounding,
+    /// What each tap saw.
+    pub(crate) rows: Vec<Rows>,
+}
+
+impl Captured {
+    pub(crate) fn together(&self) -> Together {
+        Together {
+            losses: self.losses.clone(),
+            tokens: self.tokens(),
+            rounding: self.rounding,
+        }
+    }
+
+    fn tokens(&self) -> Vec<u64> {
+        self.samples.iter().map(Sample::tokens).collect()
+    }
+
+    /// What tells kinds of batches apart: whether samples differ in their active tokens, and the
+    /// positions that each parameter saw of a sample.
+    pub(crate) fn shape(&self) -> (bool, Vec<usize>) {
+        let factors = self.factors.values().flatten();
+        (
+            is_ragged(&self.tokens()),
+            factors.map(Factors::positions).collect(),
+        )
+    }
+}
