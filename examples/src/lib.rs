@@ -11,3 +11,4 @@ pub mod memory;
 pub mod model;
 pub mod tasks;
 pub mod training;
+pub mod usual;

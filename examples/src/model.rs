@@ -3,10 +3,12 @@
 use burn::config::Config;
 use burn::module::Module;
 use burn::nn::attention::generate_autoregressive_mask;
-use burn::nn::transformer::{TransformerEncoder, TransformerEncoderConfig};
+use burn::nn::transformer::{
+    TransformerEncoder, TransformerEncoderConfig, TransformerEncoderInput,
+};
 use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::{Device, Int, Tensor};
-use fisher_train::{SampleLoss, SampleLosses, Tapped, TappedSequence};
+use fisher_train::{SampleLoss, SampleLosses};
 
 use crate::tasks::TaskBatch;
 
@@ -53,8 +55,7 @@ impl CausalTransformerConfig {
     }
 }
 
-/// Pre-norm decoder with learned positions. Its layers are called by `tapped`, which is `forward`
-/// but for collection.
+/// Pre-norm decoder with learned positions.
 #[derive(Module, Debug)]
 pub struct CausalTransformer {
     token: Embedding,
@@ -69,16 +70,12 @@ impl CausalTransformer {
     pub fn forward(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
         let [samples, length] = tokens.dims();
         let device = tokens.device();
-        // One row of positions a sample: taps want samples as the first axis of all they see.
         let positions = Tensor::<1, Int>::arange(0..length as i64, &device);
-        let positions = positions.unsqueeze::<2>().expand([samples, length]);
-        let x = self.token.tapped(tokens) + self.position.tapped(positions);
-        let x = self.transformer.tapped(TappedSequence {
-            tensor: x,
-            mask_pad: None,
-            mask_attn: Some(generate_autoregressive_mask(samples, length, &device)),
-        });
-        self.output.tapped(self.norm.tapped(x))
+        let x = self.token.forward(tokens) + self.position.forward(positions.unsqueeze());
+        let mask = generate_autoregressive_mask(samples, length, &device);
+        let x = TransformerEncoderInput::new(x).mask_attn(mask);
+        let x = self.transformer.forward(x);
+        self.output.forward(self.norm.forward(x))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Small models of layers without taps, and models in other float types.
+//! Small models of layers with a state or norms of samples, and models in other float types.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig};
@@ -7,12 +7,12 @@ use burn::nn::{
     InstanceNormConfig, Linear, LinearConfig, Lstm, LstmConfig, PaddingConfig2d,
 };
 use burn::tensor::{DType, Device, Tensor};
-use fisher_train::{SampleLoss, SampleLosses, Tapped};
+use fisher_train::{SampleLoss, SampleLosses};
 
 use crate::models::{Sequences, made_up};
-use crate::tapped::Pictures;
+use crate::subjects::Pictures;
 
-/// Two recurrent layers between a table and a head that are tapped.
+/// Two recurrent layers between a table and a head.
 #[derive(Module, Debug)]
 pub struct Recurrent {
     embedding: Embedding,
@@ -38,10 +38,10 @@ impl SampleLoss for Recurrent {
     type Batch = Sequences;
 
     fn sample_losses(&self, batch: &Sequences) -> SampleLosses {
-        let x = self.embedding.tapped(batch.tokens.clone());
+        let x = self.embedding.forward(batch.tokens.clone());
         let x = self.gru.forward(x, None);
         let (x, _) = self.lstm.forward(x, None);
-        SampleLosses::cross_entropy(self.head.tapped(x), batch.labels.clone())
+        SampleLosses::cross_entropy(self.head.forward(x), batch.labels.clone())
     }
 }
 
@@ -77,10 +77,10 @@ impl SampleLoss for Normed {
     type Batch = Pictures;
 
     fn sample_losses(&self, batch: &Pictures) -> SampleLosses {
-        let x = self.group.forward(self.same.tapped(batch.pixels.clone()));
+        let x = self.group.forward(self.same.forward(batch.pixels.clone()));
         let x = self.instance.forward(self.transposed.forward(x.tanh()));
         let x = x.tanh().reshape([batch.ids.len() as i32, -1]);
-        SampleLosses::classification(self.head.tapped(x).mul_scalar(0.3), batch.labels.clone())
+        SampleLosses::classification(self.head.forward(x).mul_scalar(0.3), batch.labels.clone())
     }
 }
 

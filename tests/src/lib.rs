@@ -10,7 +10,7 @@ pub mod layers;
 pub mod models;
 pub mod pupil;
 pub mod signed;
-pub mod tapped;
+pub mod subjects;
 pub mod tolerance;
 pub mod zoo;
 

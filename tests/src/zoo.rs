@@ -413,7 +413,7 @@ impl Layer for Made {
 }
 
 /// Pictures of 2 × 6 × 5 and a class each.
-pub use crate::tapped::Pictures;
+pub use crate::subjects::Pictures;
 
 /// Convolutions in one, two and three dimensions, grouped, strided, dilated, padded, transposed.
 #[derive(Module, Debug)]

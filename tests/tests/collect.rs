@@ -69,10 +69,14 @@ fn an_interrupted_collection_resumes_to_the_identical_result(
         let mut resumed = Vec::new();
         for task in tasks {
             let stop = stop.filter(|_| task == "second");
-            let batches = data.batches(1).into_iter().enumerate().map(|(i, batch)| {
-                assert!(stop != Some(i), "the machine goes down");
-                batch
-            });
+            let batches = data
+                .batches(batch)
+                .into_iter()
+                .enumerate()
+                .map(|(i, batch)| {
+                    assert!(stop != Some(i), "the machine goes down");
+                    batch
+                });
             let collected = collector
                 .collect_batches(&model, task, batches, &mut statistics)
                 .expect("a collection");
@@ -80,14 +84,15 @@ fn an_interrupted_collection_resumes_to_the_identical_result(
         }
         (statistics, resumed)
     };
-    // Down after five samples of the second task, with the last checkpoint after four.
+    // Down amid the second task, with the last checkpoint at a multiple of two samples, or after it.
+    let (stop, saved) = if batch == 1 { (5, 4) } else { (2, 6) };
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
-    let down = catch_unwind(AssertUnwindSafe(|| run(&collector, Some(5))));
+    let down = catch_unwind(AssertUnwindSafe(|| run(&collector, Some(stop))));
     std::panic::set_hook(hook);
     assert!(down.is_err());
     let (statistics, resumed) = run(&collector, None);
-    assert_eq!(resumed, [7, 4]);
+    assert_eq!(resumed, [7, saved]);
     assert!(bytes(&statistics) == bytes(&straight), "the results differ");
     assert!(std::fs::read(&path).expect("a file") == bytes(&straight));
 }
@@ -373,7 +378,7 @@ fn a_burn_data_loader_gives_what_an_iterator_gives() {
         .expect("a collection");
     for workers in [0, 1] {
         let loader = DataLoaderBuilder::new(ByIndex(data.clone()))
-            .batch_size(3)
+            .batch_size(2)
             .num_workers(workers)
             .build(InMemDataset::new((0..7).collect()));
         let mut by_loader = fresh(&model);

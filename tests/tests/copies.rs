@@ -13,7 +13,7 @@ use fisher_tests::models::{Sequences, Small, made_up};
 use fisher_tests::tolerance::{BACKWARD, TAPS, assert_close};
 use fisher_train::{
     CollectorConfig, Engine, Error, Ewc, FisherOptimizer, MergeConfig, SampleBatch, SampleLoss,
-    SampleLosses, SampleMapper, Source, Tapped,
+    SampleLosses, SampleMapper, Source,
 };
 use rstest::rstest;
 
@@ -68,7 +68,7 @@ impl Net {
     }
 
     fn logits(&self, x: Tensor<2>) -> Tensor<2> {
-        self.output.tapped(self.hidden.tapped(x).tanh())
+        self.output.forward(self.hidden.forward(x).tanh())
     }
 }
 
@@ -395,7 +395,7 @@ fn optimizers_cannot_tell_two_parameters_of_one_id() {
 #[rstest]
 fn gradients_are_of_the_paths_they_are_asked_for(
     #[values(Teacher::Frozen, Teacher::Average, Teacher::Training)] teacher: Teacher,
-    #[values(Engine::Loop, Engine::Taps)] engine: Engine,
+    #[values(Engine::Loop, Engine::Trace)] engine: Engine,
     #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
 ) {
     let Some(device) = backend.device() else {

@@ -9,7 +9,7 @@ use fisher_tests::backend::Backend;
 use fisher_tests::golden::{Golden, TASKS};
 use fisher_tests::models::Sequences;
 use fisher_tests::signed::Signed;
-use fisher_tests::tapped::Talker;
+use fisher_tests::subjects::Talker;
 use fisher_tests::tolerance::assert_close;
 use fisher_train::{CaptureConfig, Engine, Error as TrainError};
 use rstest::rstest;
@@ -200,7 +200,7 @@ fn a_pair_loses_nothing_on_its_way() {
 
 #[rstest]
 fn statistics_on_another_device_than_the_model_are_refused(
-    #[values(Engine::Loop, Engine::Taps)] engine: Engine,
+    #[values(Engine::Loop, Engine::Trace)] engine: Engine,
     #[values((Backend::Flex, Backend::Ndarray), (Backend::Ndarray, Backend::Flex))] on: (
         Backend,
         Backend,

@@ -11,7 +11,7 @@ use fisher_tests::backend::{Backend, absent};
 use fisher_tests::differences::{agree_with_differences, by_loop};
 use fisher_tests::layers::{Normed, Recurrent, in_type};
 use fisher_tests::models::{Sequences, Small};
-use fisher_tests::tapped::{Mixing, Odd, Oddity, Pictures, Seer, Talker};
+use fisher_tests::subjects::{Mixing, Odd, Oddity, Pictures, Seer, Talker};
 use fisher_tests::tolerance::{BACKWARD, HALF, assert_close};
 use fisher_train::{
     CaptureConfig, CollectorConfig, Engine, Error, HookConfig, HookSource, PerSample, SampleBatch,
@@ -81,7 +81,7 @@ fn checkpointed_autodiff(
     let (config, heads) = (StatisticsConfig::new(), HeadLayout::none());
     let data = Sequences::made_up(5, 4, &device);
     let model = Talker::init(&device);
-    agree::<_, PerToken>(&model, &heads, &data.batches(3), &config, Engine::Taps);
+    agree::<_, PerToken>(&model, &heads, &data.batches(3), &config, Engine::Trace);
     let pictures = Pictures::made_up(4, &device);
     let seer = Seer::init(true, &device);
     agree::<_, PerToken>(&seer, &heads, &pictures.batches(4), &config, Engine::Auto);
@@ -164,7 +164,7 @@ fn attention_in_half_precision(
     let model = in_type(single.clone(), dtype);
     let data = Sequences::made_up(7, 5, &device);
     let expected = means(&single, &data.batches(3), Engine::Loop);
-    for engine in [Engine::Loop, Engine::Auto, Engine::Taps] {
+    for engine in [Engine::Loop, Engine::Auto, Engine::Trace] {
         let found = means(&model, &data.batches(3), engine);
         let off = distance(&found, &expected);
         assert!(off < HALF, "{dtype:?} {engine:?}: off by {off}");
@@ -189,7 +189,7 @@ fn convolutions_in_half_precision(
         Engine::Loop,
     );
     let data = pictures_in(dtype, 9, &device);
-    for engine in [Engine::Loop, Engine::Auto, Engine::Taps] {
+    for engine in [Engine::Loop, Engine::Auto, Engine::Trace] {
         let found = means(&model, &data.batches(4), engine);
         let off = distance(&found, &expected);
         assert!(off < HALF, "{dtype:?} {engine:?}: off by {off}");
@@ -221,7 +221,7 @@ fn samples_that_mix_are_found_in_half_precision(
             .collect_batches(model, "task", [data.clone()], &mut statistics)
             .expect_err("it mixes");
         assert!(
-            matches!(error, Error::Disagree { .. } | Error::LossesDisagree { .. }),
+            matches!(error, Error::Mixed { .. } | Error::LossesDisagree { .. }),
             "{error}"
         );
     }

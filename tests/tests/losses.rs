@@ -10,7 +10,7 @@ use fisher_tests::backend::Backend;
 use fisher_train::{
     Aligned, Class, CollectorConfig, Engine, Error, HookConfig, HookSource, IGNORE, Labels,
     NextToken, PerSample, SampleBatch, SampleLoss, SampleLosses, SampleMapper, Schedule,
-    SketchConfig, Tapped, check,
+    SketchConfig, check,
 };
 use rstest::rstest;
 
@@ -290,7 +290,7 @@ impl SampleLoss for Model {
     type Batch = Points;
 
     fn sample_losses(&self, batch: &Points) -> SampleLosses {
-        let logits = self.linear.tapped(batch.inputs.clone());
+        let logits = self.linear.forward(batch.inputs.clone());
         SampleLosses::classification(logits, batch.labels.clone())
     }
 }
@@ -308,7 +308,7 @@ fn statistics(model: &Model, kind: FisherKind) -> Statistics {
 
 /// A Monte-Carlo Fisher is one whose labels were drawn, whatever the configuration claims.
 #[rstest]
-fn the_kind_follows_from_the_labels(#[values(Engine::Loop, Engine::Taps)] engine: Engine) {
+fn the_kind_follows_from_the_labels(#[values(Engine::Loop, Engine::Trace)] engine: Engine) {
     let device = Device::flex().autodiff();
     let model = model(&device);
     let data = Points::new([0, 2, 1, 1], &device);
@@ -363,7 +363,7 @@ fn losses_of_drawn_targets_say_so() {
 
 /// The engines name the sample, and count nothing.
 #[rstest]
-fn collection_names_a_wrong_label(#[values(Engine::Loop, Engine::Taps)] engine: Engine) {
+fn collection_names_a_wrong_label(#[values(Engine::Loop, Engine::Trace)] engine: Engine) {
     let device = Device::flex().autodiff();
     let model = model(&device);
     let data = Points::new([0, 2, 3, 1], &device);

@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use fisher_core::{Catalogue, Gradient, GradientBatch, HeadLayout, Sample};
 use fisher_tests::backend::Backend;
 use fisher_tests::models::{Sequences, Small};
-use fisher_tests::tapped::Talker;
+use fisher_tests::subjects::Talker;
 use fisher_tests::tolerance::{DEFINITION, assert_close};
 use fisher_train::{
     CaptureConfig, Engine, GradientMoments, HookConfig, HookSource, NoiseScale, NoiseScaleConfig,
@@ -135,7 +135,7 @@ fn it_is_as_defined(
     let small = Small::init(&device);
     check(&small, all.batches(5), &all, Engine::Loop, weight);
     let talker = Talker::init(&device);
-    check(&talker, all.batches(5), &all, Engine::Taps, weight);
+    check(&talker, all.batches(5), &all, Engine::Trace, weight);
 }
 
 /// Gradients of a known mean and covariance.

@@ -9,7 +9,7 @@ use fisher_core::HeadLayout;
 use fisher_examples::memory::resident;
 use fisher_train::{
     CaptureConfig, Engine, HookConfig, HookSource, NoiseScaleConfig, SampleBatch, SampleLoss,
-    SampleLosses, SampleMapper, Schedule, Tapped,
+    SampleLosses, SampleMapper, Schedule,
 };
 
 /// 8 MB of float32.
@@ -44,7 +44,7 @@ impl SampleLoss for Model {
     type Batch = Points;
 
     fn sample_losses(&self, batch: &Points) -> SampleLosses {
-        let logits = self.linear.tapped(batch.0.clone());
+        let logits = self.linear.forward(batch.0.clone());
         let [samples, positions, _] = logits.dims();
         let labels = Tensor::<2, Int>::zeros([samples, positions], &logits.device());
         SampleLosses::cross_entropy(logits, labels)
@@ -69,7 +69,7 @@ fn a_noise_scale_holds_the_sums_of_its_blocks() {
         };
         let source = HookSource::Probes(vec![("task".into(), vec![batch(0), batch(1)])]);
         let hook = HookConfig::new(Schedule::new().with_at_end(true))
-            .with_capture(CaptureConfig::new().with_engine(Engine::Taps))
+            .with_capture(CaptureConfig::new().with_engine(Engine::Trace))
             .with_noise(noise)
             .init(&model, &HeadLayout::none(), source)
             .expect("a hook");

@@ -7,7 +7,7 @@ use fisher_core::{
 use fisher_tests::backend::Backend;
 use fisher_tests::golden::Golden;
 use fisher_tests::models::Sequences;
-use fisher_tests::tapped::Talker;
+use fisher_tests::subjects::Talker;
 use fisher_tests::tolerance::assert_close;
 use fisher_train::{CaptureConfig, Engine, Error as TrainError};
 use rstest::rstest;
@@ -101,7 +101,7 @@ fn a_sample_counts_once_a_step() {
 #[rstest]
 fn a_capture_counts_a_sample_once(
     #[values(Backend::Flex, Backend::Ndarray)] backend: Backend,
-    #[values(Engine::Loop, Engine::Taps)] engine: Engine,
+    #[values(Engine::Loop, Engine::Trace)] engine: Engine,
 ) {
     let Some(device) = backend.device() else {
         return;

@@ -7,7 +7,7 @@ use fisher_core::{Error, HeadLayout, Sample, Scheme, Statistics, StatisticsConfi
 use fisher_tests::backend::Backend;
 use fisher_tests::tolerance::{HARDLY_VARYING, PRODUCTS, assert_close};
 use fisher_train::{
-    CollectorConfig, Engine, NonFinite, SampleBatch, SampleLoss, SampleLosses, SampleMapper, Tapped,
+    CollectorConfig, Engine, NonFinite, SampleBatch, SampleLoss, SampleLosses, SampleMapper,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -527,8 +527,8 @@ impl SampleLoss for Saturating {
     type Batch = Numbers;
 
     fn sample_losses(&self, batch: &Numbers) -> SampleLosses {
-        let x = self.first.tapped(batch.0.clone()).tanh();
-        let y = self.second.tapped(x).square();
+        let x = self.first.forward(batch.0.clone()).tanh();
+        let y = self.second.forward(x).square();
         let samples = y.dims()[0];
         SampleLosses::token_sum(y.reshape([samples]), vec![1; samples])
     }
@@ -536,7 +536,7 @@ impl SampleLoss for Saturating {
 
 #[rstest]
 fn an_infinite_input_is_one_samples_fault(
-    #[values(Engine::Loop, Engine::Taps)] engine: Engine,
+    #[values(Engine::Loop, Engine::Trace)] engine: Engine,
     #[values(true, false)] elementwise: bool,
 ) {
     let device = Device::flex().autodiff();

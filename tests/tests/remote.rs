@@ -10,7 +10,7 @@ use burn::server::{RemoteServer, TokenAuthorizer, WebSocketTransport};
 use burn::tensor::Device;
 use fisher_core::{HeadLayout, Statistics, StatisticsConfig};
 use fisher_tests::models::Sequences;
-use fisher_tests::tapped::Translator;
+use fisher_tests::subjects::Translator;
 use fisher_tests::tolerance::{BACKWARD, assert_close};
 use fisher_train::{
     CaptureConfig, Engine, HookConfig, HookSource, NoiseScaleConfig, Reading, SampleLoss, Schedule,
@@ -77,7 +77,7 @@ fn a_remote_device_gives_the_same_numbers() {
         .init()
         .expect("a remote device");
 
-    for engine in [Engine::Loop, Engine::Taps] {
+    for engine in [Engine::Loop, Engine::Trace] {
         let (here, readings) = train(&Device::flex(), engine);
         let (there, remote_readings) = train(&remote, engine);
         assert_close("mean", &means(&there), &means(&here), BACKWARD, 1e-3);

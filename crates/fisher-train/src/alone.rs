@@ -45,7 +45,8 @@ impl<M: SampleLoss> Alone<M> {
         }
     }
 
-    fn losses(&self, batch: &M::Batch) -> Result<Together> {
+    /// The losses of a batch.
+    pub(crate) fn losses(&self, batch: &M::Batch) -> Result<Together> {
         let losses = self.model.sample_losses(batch);
         let sums = losses.sums().clone().inner();
         Ok(Together {

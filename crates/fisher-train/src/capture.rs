@@ -11,7 +11,6 @@ use fisher_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::alone::{Alone, EVERY, Together, Watch, all_shortest};
-use crate::batched::{Batched, flattened, packed};
 use crate::captured::Captured;
 use crate::destination::Destination;
 use crate::factors::Factors;
@@ -31,38 +30,8 @@ pub enum Engine {
     Auto,
     /// One backward pass per sample: exact for any module, and slow.
     Loop,
-    /// Taps only: a parameter that none covers is an error.
-    Taps,
     /// One recorded forward and backward pass a batch: a parameter that it does not cover is an error.
     Trace,
-}
-
-/// One pass for a whole batch.
-#[derive(Debug)]
-enum Whole<M> {
-    Taps(Batched<M>),
-    Trace(Tracer<M>),
-}
-
-impl<M: SampleLoss> Whole<M> {
-    fn new<'a>(
-        engine: Engine,
-        model: &M,
-        paths: impl IntoIterator<Item = &'a str>,
-    ) -> Result<Option<Self>> {
-        Ok(match engine {
-            Engine::Loop => None,
-            Engine::Taps => Some(Self::Taps(Batched::new(model, paths)?)),
-            Engine::Auto | Engine::Trace => Some(Self::Trace(Tracer::new(model, paths)?)),
-        })
-    }
-
-    fn capture(&self, batch: &M::Batch) -> Result<Captured> {
-        match self {
-            Self::Taps(taps) => taps.capture(batch),
-            Self::Trace(tracer) => tracer.capture(batch),
-        }
-    }
 }
 
 /// Configuration of a [`Capture`].
@@ -106,20 +75,21 @@ impl CaptureConfig {
         let names = names.for_model(model)?;
         let paths = names.paths(paths);
         let all = || paths.iter().map(String::as_str);
-        let whole = Whole::new(self.engine, model, all())?;
-        let by_batch = match whole {
-            Some(whole) => Some((whole, PerSample::new(model, [])?)),
-            None => None,
+        let by_trace = match self.engine {
+            Engine::Loop => None,
+            Engine::Auto | Engine::Trace => {
+                Some((Tracer::new(model, all())?, PerSample::new(model, [])?))
+            }
         };
         let device = model.devices().first().cloned().unwrap_or_default();
         Ok(Capture {
             config: self.clone(),
             device: device.without_autodiff(),
             by_loop: PerSample::new(model, all())?,
-            by_batch,
+            by_trace,
             left: BTreeMap::new(),
             alone: Alone::new(model),
-            taps_watched: Watch::default(),
+            batches_watched: Watch::default(),
             loop_watched: Watch::default(),
             paths,
             names,
@@ -129,20 +99,17 @@ impl CaptureConfig {
 
 /// Accumulates per-sample gradients of one model, batch by batch.
 ///
-/// The numbers are the same for each [`Engine`], up to rounding: with taps the sums of squares of
+/// The numbers are the same for each [`Engine`], up to rounding: by traces the sums of squares of
 /// one batch are taken in float32, and go to the accumulators in their own precision.
 ///
-/// A loss that depends on what else is in the batch, a layer that has samples on another axis than the
-/// first, a [`SampleBatch::sample`] that gives another sample: such make numbers wrong without a sign,
-/// so they are looked for while gradients are accumulated. With taps:
+/// A loss that depends on what else is in the batch, a [`SampleBatch::sample`] that gives another sample: such make
+/// numbers wrong without a sign, so they are looked for while gradients are accumulated.
+/// - A trace follows on which axis of every tensor the samples lie. Where a sum over them goes back into their losses,
+///   that is an error; where they are lost sight of, the loop takes the parameters behind it.
 /// - In the first batch, and in each of a new shape (samples that differ in their active tokens, for the first
 ///   time; other numbers of positions), gradient and loss of the sample with the fewest active tokens, of the
 ///   first and the last such whose loss is more than rounding, are compared with the loop's: a sample or two
 ///   of the loop. Where there is none, the next batch of that shape is looked at.
-/// - Where a layer saw samples and positions as one axis, the losses of all samples of such a batch are weighted
-///   by different numbers and differentiated again, to see that every row belongs to the sample it was taken
-///   for. As dear as the batch itself; and where positions were left out of that axis (packed), no batch
-///   speaks for the next, so it is done in each: keep the axes apart where you can.
 /// - In every 32 samples besides, the loss of one is compared with its loss alone. A forward pass of one sample.
 ///
 /// By the loop every sample's gradient is its own. In the first batch, in each of another number of samples,
@@ -161,11 +128,11 @@ pub struct Capture<M> {
     names: Names,
     /// All parameters.
     by_loop: PerSample<M>,
-    /// Those that one pass a batch covers, and the rest.
-    by_batch: Option<(Whole<M>, PerSample<M>)>,
+    /// Those that traces cover, and the rest.
+    by_trace: Option<(Tracer<M>, PerSample<M>)>,
     left: BTreeMap<String, String>,
     alone: Alone<M>,
-    taps_watched: Watch,
+    batches_watched: Watch,
     loop_watched: Watch,
 }
 
@@ -178,22 +145,22 @@ pub struct Outcome {
     pub tokens: u64,
     /// `L_i`; `None` when the sample was skipped.
     pub loss: Option<f64>,
-    /// The parameters that its loss did not reach; with taps, that no loss of the batch did.
+    /// The parameters that its loss did not reach; by traces, that no loss of the batch did.
     pub unreached: Vec<String>,
 }
 
 /// Batches that come by the loop until all losses of one are.
 const EVERY_BATCHES: usize = 8;
-/// Elements of gradients of a batch that are held where the loop has to help taps: 256 MB.
-const HELD: usize = 1 << 26;
+/// Elements of whole gradients of a batch that are held: 256 MB.
+pub(crate) const HELD: usize = 1 << 26;
 
 impl<M: SampleLoss> Capture<M> {
     /// Accumulate all samples of a batch.
     ///
     /// # Errors
     /// Those of [`Collector::collect_batches`](crate::Collector::collect_batches) that concern
-    /// samples; [`Error::OtherDevice`] when the statistics lie elsewhere; [`Error::Untapped`] for
-    /// [`Engine::Taps`]; [`Error::Disagree`], [`Error::LossesDisagree`] and [`Error::TokensDisagree`]
+    /// samples; [`Error::OtherDevice`] when the statistics lie elsewhere; [`Error::Untraced`] and
+    /// [`Error::LeftToTheLoop`] for [`Engine::Trace`]; [`Error::Mixed`], [`Error::Disagree`], [`Error::LossesDisagree`] and [`Error::TokensDisagree`]
     /// when a batch says something else of a sample than the sample alone.
     pub fn accumulate<'a, C: ContributionUnit>(
         &mut self,
@@ -309,12 +276,12 @@ impl<M: SampleLoss> Capture<M> {
         })
     }
 
-    /// The batch by taps; `None` when the loop has to do it.
+    /// The batch by a trace; `None` when the loop has to do it.
     fn captured(&mut self, batch: &M::Batch) -> Result<Option<Captured>> {
-        let Some((whole, _)) = &self.by_batch else {
+        let Some((tracer, _)) = &self.by_trace else {
             return Ok(None);
         };
-        let captured = match whole.capture(batch) {
+        let captured = match tracer.capture(batch) {
             // The loop tells which samples it could take before.
             Err(Error::Core(CoreError::NoActiveTokens { .. })) => return Ok(None),
             Err(Error::Untraced { reason }) if self.config.engine == Engine::Auto => {
@@ -322,7 +289,7 @@ impl<M: SampleLoss> Capture<M> {
                     reason,
                     "the model cannot be traced: it goes by the loop, which is slow"
                 );
-                self.by_batch = None;
+                self.by_trace = None;
                 return Ok(None);
             }
             captured => captured?,
@@ -335,7 +302,7 @@ impl<M: SampleLoss> Capture<M> {
             tracing::debug!("a gradient is not finite: the batch goes by the loop");
             return Ok(None);
         }
-        let watch = &mut self.taps_watched;
+        let watch = &mut self.batches_watched;
         let together = captured.together();
         let new = watch.is_new(captured.shape());
         if new {
@@ -355,21 +322,16 @@ impl<M: SampleLoss> Capture<M> {
                 self.compare(batch, &captured, &together, at)?;
             }
             if telling.is_empty() {
-                self.taps_watched.forget(captured.shape());
+                self.batches_watched.forget(captured.shape());
             }
         } else if watch.is_due(captured.samples.len(), EVERY) {
             let shortest = watch.shortest(&together.tokens);
             self.alone.compare(batch, shortest, &together)?;
         }
-        if let Some((Whole::Taps(by_taps), _)) = &self.by_batch
-            && (packed(&captured) || new && flattened(&captured))
-        {
-            by_taps.check_rows(batch, &captured)?;
-        }
         self.rest(batch, captured)
     }
 
-    /// Add the gradients of parameters that no tap covers, and compare losses, which are at hand
+    /// Add the gradients of parameters that traces do not cover, and compare losses, which are at hand
     /// then; `None` when one is not finite, or when they are too many to be held for a whole batch.
     fn rest(&mut self, batch: &M::Batch, mut captured: Captured) -> Result<Option<Captured>> {
         if self.left.is_empty() {
@@ -382,10 +344,10 @@ impl<M: SampleLoss> Capture<M> {
             tracing::warn!(
                 "the loop takes all parameters: those left to it are too many to hold for a batch"
             );
-            self.by_batch = None;
+            self.by_trace = None;
             return Ok(None);
         }
-        let Some((_, by_loop)) = &self.by_batch else {
+        let Some((_, by_loop)) = &self.by_trace else {
             return Ok(Some(captured));
         };
         let together = captured.together();
@@ -420,10 +382,8 @@ impl<M: SampleLoss> Capture<M> {
             .iter()
             .map(|(path, reason)| format!("{path} ({reason})"));
         let parameters = list.collect::<Vec<_>>().join(", ");
-        match self.config.engine {
-            Engine::Taps => return Err(Error::Untapped { parameters }),
-            Engine::Trace => return Err(Error::LeftToTheLoop { parameters }),
-            _ => {}
+        if self.config.engine == Engine::Trace {
+            return Err(Error::LeftToTheLoop { parameters });
         }
         tracing::warn!(
             parameters,
@@ -435,12 +395,10 @@ impl<M: SampleLoss> Capture<M> {
             .iter()
             .filter(|path| !self.left.contains_key(*path));
         let rest: Vec<&str> = rest.map(String::as_str).collect();
-        self.by_batch = None;
-        if !rest.is_empty()
-            && let Some(whole) = Whole::new(self.config.engine, model, rest)?
-        {
+        self.by_trace = None;
+        if !rest.is_empty() {
             let left = self.left.keys().map(String::as_str);
-            self.by_batch = Some((whole, PerSample::new(model, left)?));
+            self.by_trace = Some((Tracer::new(model, rest)?, PerSample::new(model, left)?));
         }
         Ok(())
     }
@@ -489,7 +447,7 @@ impl<M: SampleLoss> Capture<M> {
         let rounding = captured.rounding.at_loss(sample.loss, tokens, largest);
         for ((path, factors, _), pair) in factors.iter().zip(distances.chunks(2)) {
             let (distance, norm) = (pair[0], pair[1]);
-            // What taps did not see at all is no rounding. And so that NaN does not agree.
+            // What was not seen at all is no rounding. And so that NaN does not agree.
             let bound = if factors.is_some() {
                 rounding.of_gradient(norm, all)
             } else {

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use fisher_core::{FisherKind, Sample};
 
 use crate::alone::{Together, is_ragged};
-use crate::batched::Rows;
 use crate::factors::Factors;
 use crate::rounding::Rounding;
 
@@ -25,8 +24,6 @@ pub(crate) struct Captured {
     pub(crate) finite: bool,
     /// What rounding may do in the types that took part.
     pub(crate) rounding: Rounding,
-    /// What each tap saw.
-    pub(crate) rows: Vec<Rows>,
 }
 
 impl Captured {

@@ -1,6 +1,6 @@
 //! Whether a model and its batches are fit for per-sample gradients.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use burn::module::{ModuleVisitor, Param};
@@ -8,13 +8,13 @@ use burn::tensor::Tensor;
 use fisher_core::Catalogue;
 use serde::{Deserialize, Serialize};
 
-use crate::batched::Batched;
+use crate::alone::Alone;
 use crate::capture::read;
-use crate::captured::Captured;
 use crate::per_sample::PerSample;
 use crate::precision::{at_least_single, unbounded};
 use crate::rounding::ratio;
 use crate::sample::{SampleBatch, SampleLoss};
+use crate::trace::Tracer;
 use crate::{Error, Result};
 
 /// What [`check`] found. `Display` says it in words, with what to do.
@@ -24,14 +24,20 @@ pub struct Checkup {
     pub samples: usize,
     /// Parameters of the model.
     pub parameters: usize,
-    /// Parameters with a use that no tap covers.
-    pub untapped: Vec<String>,
+    /// How the gradients of each parameter are had from one pass over a batch.
+    pub traced: BTreeMap<String, String>,
+    /// Why the loop has to give those of others.
+    pub by_loop: BTreeMap<String, String>,
+    /// Why the batch cannot be traced at all.
+    pub untraced: Option<String>,
+    /// The first operation that takes a sum over the samples together with samples: their losses depend on each other.
+    pub mixed: Option<String>,
     /// Parameters that no sample's loss depends on: their Fisher is 0.
     pub unreached: Vec<String>,
     /// Samples with another number of active tokens in the batch than alone.
     pub tokens: Vec<String>,
-    /// The largest difference between a gradient by taps and by the loop, relative to its norm (or
-    /// to a small share of the norm of all, if that is more); `None` where nothing is tapped.
+    /// The largest difference between a gradient by a trace and by the loop, relative to its norm (or
+    /// to a small share of the norm of all, if that is more); `None` where there is no trace.
     pub engines: Option<Difference>,
     /// The largest difference between the loss of a sample in the batch and by itself, relative.
     pub batch: Difference,
@@ -65,19 +71,19 @@ impl Checkup {
     pub fn is_sound(&self) -> bool {
         let close = |difference: &Difference| difference.relative <= self.rounding;
         let agree = close(&self.batch) && self.engines.as_ref().is_none_or(close);
-        agree && self.not_finite.is_empty() && self.tokens.is_empty()
+        agree && self.mixed.is_none() && self.not_finite.is_empty() && self.tokens.is_empty()
     }
 
-    /// Whether one backward pass a batch is enough.
+    /// Whether one pass a batch is enough.
     pub fn is_fast(&self) -> bool {
-        self.untapped.is_empty()
+        self.by_loop.is_empty()
     }
 }
 
 impl fmt::Display for Checkup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verdict = match (self.is_sound(), self.is_fast()) {
-            (true, true) => "fit: taps cover every parameter and agree with the loop",
+            (true, true) => "fit: one pass a batch gives every gradient, and agrees with the loop",
             (true, false) => "fit, but slow: the loop has to help",
             (false, _) => "NOT fit: see below",
         };
@@ -95,20 +101,32 @@ impl fmt::Display for Checkup {
             let judged = if *relative <= self.rounding {
                 "agree"
             } else {
-                "DISAGREE: are samples the first axis wherever `tapped` is called?"
+                "DISAGREE: does `SampleBatch::sample` give that very sample?"
             };
             writeln!(
                 f,
-                "  engines: taps and loop {judged} (at most {relative:.1e}, `{what}` of `{sample}`)"
+                "  engines: trace and loop {judged} (at most {relative:.1e}, `{what}` of `{sample}`)"
             )?;
         }
-        if !self.untapped.is_empty() {
-            let list = self.untapped.join(", ");
+        for (way, paths) in by_value(&self.traced) {
+            writeln!(f, "  {way}: {}", paths.join(", "))?;
+        }
+        if let Some(reason) = &self.untraced {
             writeln!(
                 f,
-                "  without taps: {list}; call `tapped` in place of `forward` where the layer has it \
-                 (grouped convolutions, batch norms, recurrent layers and low-rank adapters have not)"
+                "  all by the loop, since the batch cannot be traced: {reason}\n    A forward pass that reads values \
+                 (`into_data`, `into_scalar`) or branches on them cannot; nor one that makes tensors on a device it \
+                 remembers: take that of a tensor of the batch."
             )?;
+        } else if let Some(operation) = &self.mixed {
+            writeln!(
+                f,
+                "  SAMPLES DEPEND ON EACH OTHER: a sum over all of them goes into {operation}"
+            )?;
+        } else {
+            for (reason, paths) in by_value(&self.by_loop) {
+                writeln!(f, "  by the loop, since {reason}: {}", paths.join(", "))?;
+            }
         }
         if !self.unreached.is_empty() {
             let list = self.unreached.join(", ");
@@ -173,19 +191,48 @@ pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
     if ids.len() < 2 {
         return Err(Error::OneSample);
     }
-    let captured = tapped(model, &catalogue, batch)?;
     let by_loop = PerSample::new(model, paths())?;
-    let together = captured.together();
+    let (mut untraced, mut mixed) = (None, None);
+    let captured = match Tracer::new(model, paths())?.capture(batch) {
+        Ok(captured) => Some(captured),
+        Err(Error::Untraced { reason }) => {
+            untraced = Some(reason);
+            None
+        }
+        Err(Error::Mixed { operation }) => {
+            mixed = Some(operation);
+            None
+        }
+        Err(error) => return Err(error),
+    };
+    let together = match &captured {
+        Some(captured) => captured.together(),
+        None => Alone::new(model).losses(batch)?,
+    };
+    let factors = captured.as_ref().map(|captured| &captured.factors);
+    let ways = factors.into_iter().flatten();
+    let ways = ways.filter_map(|(path, f)| Some((path.clone(), f.as_ref()?.way())));
+    let untraced_paths = || {
+        let reason = untraced.clone().or(mixed.clone()).unwrap_or_default();
+        paths()
+            .map(|path| (path.to_owned(), reason.clone()))
+            .collect()
+    };
 
     let mut norms = Norms::default();
     model.visit(&mut norms);
     let mut checkup = Checkup {
         samples: ids.len(),
         parameters: catalogue.parameters().len(),
-        untapped: captured.left.keys().cloned().collect(),
+        traced: ways.collect(),
+        by_loop: captured
+            .as_ref()
+            .map_or_else(untraced_paths, |c| c.left.clone()),
         engines: None,
+        untraced: None,
+        mixed: None,
         batch: Difference::none(),
-        rounding: captured.rounding.relative,
+        rounding: together.rounding.relative,
         underflow: 0.0,
         underflow_half: 0.0,
         unreached: Vec::new(),
@@ -200,11 +247,11 @@ pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
         let sample = by_loop.of(batch, index, id.clone())?;
         let tokens = sample.gradients.samples()[0].tokens();
         let (found, largest) = (together.losses[index], together.largest(sample.loss));
-        let rounding = captured.rounding;
+        let rounding = together.rounding;
         let off = rounding.of_loss(found, sample.loss, tokens, largest);
         checkup.batch.raise(off, id, "loss");
         let bounds = rounding.at_loss(sample.loss, tokens, largest);
-        if captured.samples[index].tokens() != tokens {
+        if together.tokens[index] != tokens {
             checkup.tokens.push(id.clone());
         }
         let missed = sample.unreached.iter().cloned().collect();
@@ -223,7 +270,7 @@ pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
             finite &= values.iter().all(|value| value.is_finite());
             counts.add(&values);
             let norm = values.iter().map(|v| v * v).sum::<f64>().sqrt();
-            if let Some(factors) = captured.factors.get(path) {
+            if let Some(factors) = factors.and_then(|factors| factors.get(path)) {
                 let distance = match factors {
                     Some(factors) => {
                         let found = flat(factors.sample(index).whole())?;
@@ -244,7 +291,8 @@ pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
             checkup.not_finite.push(id.clone());
         }
     }
-    checkup.engines = (!captured.factors.is_empty()).then_some(engines);
+    checkup.engines = factors.is_some_and(|f| !f.is_empty()).then_some(engines);
+    (checkup.untraced, checkup.mixed) = (untraced, mixed);
     checkup.unreached = unreached.into_iter().flatten().collect();
     [checkup.underflow, checkup.underflow_half] = counts.shares();
     Ok(checkup)
@@ -255,10 +303,13 @@ fn flat(gradient: Tensor<2>) -> Result<Vec<f64>> {
     Ok(read(at_least_single(gradient).reshape([rows * columns]))?)
 }
 
-/// The batch by taps, as far as they go.
-fn tapped<M: SampleLoss>(model: &M, catalogue: &Catalogue, batch: &M::Batch) -> Result<Captured> {
-    let paths = catalogue.parameters().iter().map(|p| p.path());
-    Batched::new(model, paths)?.capture(batch)
+/// Paths by what is said of them.
+fn by_value(paths: &BTreeMap<String, String>) -> BTreeMap<&str, Vec<&str>> {
+    let mut groups: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (path, value) in paths {
+        groups.entry(value).or_default().push(path);
+    }
+    groups
 }
 
 impl Difference {

@@ -26,7 +26,7 @@ pub enum NonFinite {
     Error,
     /// Leave the sample out, warn, and record it in the statistics.
     ///
-    /// By taps, a gradient that overflows although all that it is made of is finite, as in float16,
+    /// By traces, a gradient that overflows although all that it is made of is finite, as in float16,
     /// is an error all the same: it is seen too late. [`Engine::Loop`] skips it.
     Skip,
 }
@@ -150,7 +150,7 @@ impl Collector {
     ///
     /// The gradient of each sample is that of its token-sum loss, dropout off, parameters that
     /// are asked for by neither statistics nor store frozen. How samples are batched makes no
-    /// difference. Samples that a store on disk already has are not written twice.
+    /// difference but for rounding. Samples that a store on disk already has are not written twice.
     ///
     /// # Errors
     /// [`Error::OtherModel`] when the statistics belong to other weights, [`Error::OtherKind`] when
@@ -163,7 +163,7 @@ impl Collector {
     /// ([`PerSample::gradient`](crate::PerSample::gradient), [`NonFinite`](fisher_core::Error::NonFinite)), and those of [`Statistics::save`] and
     /// [`GradientStore::push`](fisher_core::GradientStore::push).
     /// Samples collected before an error stay in the statistics and are in the checkpoint, unless it
-    /// came amid a batch of taps: the statistics say so then
+    /// came amid a batch that was traced: the statistics say so then
     /// ([`HalfBatch`](fisher_core::Error::HalfBatch)), and the checkpoint is the last one.
     pub fn collect_batches<'a, M: SampleLoss, C: ContributionUnit>(
         &self,

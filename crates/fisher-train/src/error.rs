@@ -166,16 +166,6 @@ pub enum Error {
     #[error("give a batch of at least two samples: one cannot show whether the model mixes them")]
     OneSample,
 
-    /// Parameters that no tap covers.
-    #[error(
-        "no tap covers these parameters: {parameters}; call `tapped` in place of `forward` where \
-         they are used, with the samples as the first axis, or use `Engine::Auto`"
-    )]
-    Untapped {
-        /// Paths of the parameters.
-        parameters: String,
-    },
-
     /// A batch cannot be traced.
     #[error(
         "the model cannot be traced: {reason}. A forward pass that reads values (`into_data`, `into_scalar`), \
@@ -234,11 +224,11 @@ pub enum Error {
         alone: f64,
     },
 
-    /// Taps and loop give different gradients.
+    /// A trace and the loop give different gradients.
     #[error(
-        "the gradient of `{parameter}` for sample `{sample}` differs by {distance:e} between taps \
-         and the loop, which gives it a norm of {norm:e}: does the model mix samples, put them on \
-         another axis than the first where it calls `tapped`, or draw anything at random? `Engine::Loop` does without taps"
+        "the gradient of `{parameter}` for sample `{sample}` differs by {distance:e} between a trace of its batch \
+         and the loop, which gives it a norm of {norm:e}: does `SampleBatch::sample` give that very sample, does \
+         the model mix samples, or draw anything at random? `Engine::Loop` does without traces"
     )]
     Disagree {
         /// Path of the parameter.

@@ -10,9 +10,7 @@ use burn::tensor::{DType, Int, Tensor};
 use fisher_core::{ContributionUnit, Gradient, Stream, TokenSum, Way, add_at};
 
 use crate::Result;
-use crate::batched::Part;
 use crate::names::transpose;
-use crate::tap::Use;
 
 pub(crate) use moments::SquaredNorms;
 
@@ -47,41 +45,6 @@ pub(crate) struct Lookup {
 }
 
 impl Factors {
-    /// The factors of all uses of a parameter together; `None` for no use. `sides` are its first
-    /// axis and the product of all others.
-    pub(crate) fn of(parts: Vec<Part>, samples: usize, sides: [usize; 2]) -> Option<Self> {
-        let split = |rows: Tensor<2>| {
-            let [length, columns] = rows.dims();
-            rows.reshape([samples, length / samples, columns])
-        };
-        let only_lookups = parts.iter().all(|(part, _)| matches!(part, Use::Lookup(_)));
-        let factors = parts.into_iter().map(|(part, delta)| match part {
-            Use::Input(input) => Self::Product(Product {
-                left: split(input),
-                right: split(delta),
-            }),
-            Use::Transposed(input) => Self::Product(Product {
-                left: split(delta),
-                right: split(input),
-            }),
-            Use::Lookup(ids) => {
-                let [length] = ids.dims();
-                let lookup = Lookup {
-                    ids: ids.reshape([samples, length / samples]),
-                    delta: split(delta),
-                    rows: sides[0],
-                };
-                match only_lookups {
-                    true => Self::Lookup(lookup),
-                    false => Self::Product(lookup.product()),
-                }
-            }
-            Use::Scale(input) => Self::Vector(sum_positions(split(input) * split(delta))),
-            Use::Shift => Self::Vector(sum_positions(split(delta))),
-        });
-        factors.reduce(Self::and)
-    }
-
     /// The sum over all uses of a parameter; `None` for no use.
     pub(crate) fn sum(parts: Vec<Self>) -> Option<Self> {
         let any_vector = parts.iter().any(|part| matches!(part, Self::Vector(_)));
@@ -122,7 +85,17 @@ impl Factors {
                 rows: a.rows,
             }),
             (Self::Vector(a), Self::Vector(b)) => Self::Vector(a + b),
-            _ => unreachable!("matrices and vectors are used in different ways"),
+            _ => unreachable!("parts were made alike"),
+        }
+    }
+
+    /// What they are, in words.
+    pub(crate) fn way(&self) -> String {
+        let positions = self.positions();
+        match self {
+            Self::Product(_) => format!("traced, products over {positions} positions"),
+            Self::Lookup(_) => format!("traced, lookups at {positions} positions"),
+            Self::Vector(_) => "traced, whole gradients".into(),
         }
     }
 
@@ -214,11 +187,6 @@ impl Factors {
             Self::Product(Product { left, right }) => Ok(stream.product(path, left, right, ghost)?),
         }
     }
-}
-
-fn sum_positions(tensor: Tensor<3>) -> Tensor<2> {
-    let [samples, _, columns] = tensor.dims();
-    tensor.sum_dim(1).reshape([samples, columns])
 }
 
 impl Product {

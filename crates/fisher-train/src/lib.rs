@@ -1,13 +1,12 @@
 //! Where the gradients of Fisher statistics come from.
 //!
 //! A model says what the loss of each sample is ([`SampleLoss`]), a batch says what its samples
-//! are ([`SampleBatch`]), and a [`Collector`] differentiates sample by sample and fills
+//! are ([`SampleBatch`]), and a [`Collector`] takes the gradient of every sample and fills
 //! [`Statistics`](fisher_core::Statistics), and in the same pass a
 //! [`GradientStore`](fisher_core::GradientStore): exact for any Burn module and any loss.
 //!
-//! One backward pass serves a whole batch where layers are called by [`Tapped::tapped`] in place of
-//! `forward`; [`check`] says whether a model is fit for it. [`Sketch`] estimates the mean from batch
-//! gradients of any model.
+//! One forward and backward pass serves a whole batch ([`Engine::Trace`]); [`check`] says whether a model and its batches
+//! are fit for that, and why a parameter is not. [`Sketch`] estimates the mean from batch gradients of any model.
 //!
 //! While a model is trained, a [`FisherHook`] does this on a [`Schedule`], in Burn's
 //! `SupervisedTraining` or in a loop of one's own.
@@ -71,7 +70,6 @@
 //! ```
 
 mod alone;
-mod batched;
 mod capture;
 mod captured;
 mod check;
@@ -93,8 +91,6 @@ mod precision;
 mod rounding;
 mod sample;
 mod sketch;
-mod tap;
-mod tapped;
 mod trace;
 
 pub use capture::{Capture, CaptureConfig, Engine, Outcome};
@@ -118,9 +114,6 @@ pub use optimizer::FisherOptimizer;
 pub use per_sample::{PerSample, SampleGradient};
 pub use sample::{SampleBatch, SampleLoss, SampleMapper};
 pub use sketch::{Sketch, SketchConfig, SketchedFisher};
-pub use tapped::{
-    Tapped, TappedAttention, TappedDecoding, TappedSequence, tapped_shift, tapped_transposed,
-};
 
 /// The result of this crate's fallible functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

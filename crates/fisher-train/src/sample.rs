@@ -21,18 +21,79 @@ pub trait SampleBatch: Sized {
     /// The batch with everything in it passed through `mapper`: tensors by [`SampleMapper::tensor`], values
     /// on the host by [`SampleMapper::list`], what all samples share by [`SampleMapper::shared`].
     ///
-    /// This is how a batch is cut to a sample, and how it is carried to where the model is traced.
+    /// This is how a batch is cut to a sample, and how it is carried to where the model is traced:
+    /// [`sample_loss`](crate::sample_loss) writes it.
     #[must_use]
     fn map_samples(&self, mapper: &mut SampleMapper) -> Self;
 
     /// The batch that holds only the sample at `index`, which is less than the number of ids.
     ///
-    /// Write it yourself where it is more than a cut along the first axis of every tensor, such as in a batch
-    /// of packed sequences: that batch then goes by the loop.
+    /// Write it yourself where it is more than a cut along the first axis of every tensor: where padding is left out
+    /// ([`SampleMapper::cut`] and go on from there), or where samples are packed on one axis, which goes by the loop.
     #[must_use]
     fn sample(&self, index: usize) -> Self {
         SampleMapper::cut(self, index)
     }
+}
+
+/// Implements [`SampleBatch`] for a struct and [`SampleLoss`] for a model.
+///
+/// Of the struct's fields name the tensors, whose first axis is the samples, and after a semicolon the samples' ids
+/// and other lists that have an entry a sample. What is more than that is written as the two traits.
+///
+/// ```
+/// use burn::module::Module;
+/// use burn::nn::Linear;
+/// use burn::tensor::{Int, Tensor};
+/// use fisher_train::{SampleLosses, sample_loss};
+///
+/// #[derive(Clone)]
+/// struct Digits {
+///     images: Tensor<2>,
+///     targets: Tensor<1, Int>,
+///     ids: Vec<String>,
+/// }
+///
+/// #[derive(Module, Debug)]
+/// struct Model {
+///     linear: Linear,
+/// }
+///
+/// sample_loss!(Model, Digits { images, targets; ids }, |model, batch| {
+///     let logits = model.linear.forward(batch.images.clone());
+///     SampleLosses::classification(logits, batch.targets.clone())
+/// });
+/// ```
+#[macro_export]
+macro_rules! sample_loss {
+    (
+        $model:ty,
+        $batch:ident { $($tensor:ident),+ ; $ids:ident $(, $list:ident)* },
+        |$this:ident, $samples:ident| $losses:expr
+    ) => {
+        impl $crate::SampleBatch for $batch {
+            fn ids(&self) -> Vec<String> {
+                self.$ids.clone()
+            }
+
+            fn map_samples(&self, mapper: &mut $crate::SampleMapper) -> Self {
+                Self {
+                    $($tensor: mapper.tensor(&self.$tensor),)+
+                    $ids: mapper.list(&self.$ids),
+                    $($list: mapper.list(&self.$list),)*
+                }
+            }
+        }
+
+        impl $crate::SampleLoss for $model {
+            type Batch = $batch;
+
+            fn sample_losses(&self, batch: &$batch) -> $crate::SampleLosses {
+                let ($this, $samples) = (self, batch);
+                $losses
+            }
+        }
+    };
 }
 
 /// What [`SampleBatch::map_samples`] passes the parts of a batch through.

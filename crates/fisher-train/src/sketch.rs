@@ -49,7 +49,7 @@ impl SketchConfig {
 }
 
 /// Estimates the mean contribution `F` of any model, as it is, for the price of a training step a
-/// draw: no taps, no loop.
+/// draw: neither trace nor loop.
 ///
 /// Every sample's loss gets a random sign `s_i = ±1`. The square of the batch's gradient is then an
 /// unbiased estimate of the sum of squares, since mixed terms are 0 on average:

@@ -15,10 +15,10 @@ use fisher_core::{Catalogue, Ties};
 pub(crate) use self::record::{id, placeholder};
 
 use self::execute::{Executed, execute};
-use self::plan::Planner;
+use self::plan::{Planner, Recipe};
 use self::record::record;
 use self::samples::{Places, Samples};
-use crate::capture::read;
+use crate::capture::{HELD, read};
 use crate::captured::Captured;
 use crate::factors::Factors;
 use crate::losses::SampleLosses;
@@ -95,7 +95,6 @@ impl<M: SampleLoss> Tracer<M> {
             factors,
             left,
             rounding: self.rounding.coarser(rounding),
-            rows: Vec::new(),
         })
     }
 
@@ -133,6 +132,15 @@ impl<M: SampleLoss> Tracer<M> {
                     tracing::debug!(path, reason, "left to the loop");
                     left.insert(path.clone(), reason);
                 }
+            }
+        }
+        recipes.sort_by_key(|(_, recipe): &(ParamId, Recipe)| recipe.whole());
+        let mut held = 0;
+        for (id, recipe) in &recipes {
+            held += samples * recipe.whole();
+            if recipe.whole() > 0 && held > HELD {
+                let reason = "its gradients are too many to hold for a batch";
+                left.insert(self.parameters[id].path.clone(), reason.into());
             }
         }
         recipes.retain(|(id, _)| !left.contains_key(&self.parameters[id].path));

@@ -15,9 +15,10 @@ use fisher_examples::device::Backend;
 use fisher_examples::memory::resident;
 use fisher_examples::model::{CausalTransformer, CausalTransformerConfig};
 use fisher_examples::tasks::{Item, Task, TaskBatch, TaskBatcher};
+use fisher_examples::usual::{DigitClassifier, Digits, Forecaster, Series, TextClassifier, Texts};
 use fisher_train::{
-    Capture, CaptureConfig, Engine, SampleBatch, SampleLoss, SampleLosses, SampleMapper,
-    SketchConfig, Tapped,
+    Capture, CaptureConfig, Engine, SampleBatch, SampleLoss, SampleLosses, SketchConfig,
+    sample_loss,
 };
 use serde_json::json;
 
@@ -65,6 +66,14 @@ enum Case {
     Short512,
     /// Perceptron 784-512-512-10, batch of 256
     Mlp,
+    /// Perceptron 784-32-32-10, batch of 16
+    Tiny,
+    /// Three convolutions with batch norms on 64 pictures of 28 × 28
+    Digits,
+    /// Transformer, 4 layers, width 256, that classifies 16 padded texts of 64 tokens
+    Texts,
+    /// LSTM of 64 numbers on 64 series of 32 steps
+    Series,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -77,20 +86,12 @@ enum Way {
     Factors,
     /// Mean of all elements by a trace
     Mean,
-    /// The same by taps
-    TapsMean,
     /// Mean and variance of all elements by a trace
     Elementwise,
-    /// The same by taps
-    TapsElementwise,
     /// Groups by a trace, from gradients
     Grouped,
-    /// The same by taps
-    TapsGrouped,
     /// Groups by a trace, by whatever is cheaper
     Ghost,
-    /// The same by taps
-    TapsGhost,
     /// Attention gradients into the store
     Store,
     /// Random signs
@@ -116,8 +117,8 @@ fn run(arguments: &Arguments) -> Outcome {
     let mut lines = Vec::new();
     if !arguments.peak {
         println!(
-            "{:<16} {:<12} {:>10} {:>8} {:>12} {:>8}",
-            "case", "way", "seconds", "ratio", "peak MB", "ratio"
+            "{:<16} {:<12} {:>10} {:>10} {:>8} {:>12} {:>8}",
+            "case", "way", "first s", "seconds", "ratio", "peak MB", "ratio"
         );
     }
     for &case in Case::value_variants() {
@@ -129,13 +130,31 @@ fn run(arguments: &Arguments) -> Outcome {
             (Case::Transformer512, false) => [512, 16, 128],
             (Case::Short512, false) => [512, 64, 16],
             (Case::Mlp, false) => [512, 256, 1],
-            (Case::Mlp, true) => [32, 16, 1],
+            (Case::Tiny, _) | (Case::Mlp, true) => [32, 16, 1],
+            (Case::Digits, false) => [0, 64, 1],
+            (Case::Texts, false) => [256, 16, 64],
+            (Case::Series, false) => [64, 64, 32],
             (_, true) => [32, 4, 8],
         };
         match case {
-            Case::Mlp => {
+            Case::Mlp | Case::Tiny => {
                 let model = Perceptron::init(width, &device);
+                let batch = Vectors::random(samples, &device);
+                measure(arguments, case, &model, &batch, &mut lines)?;
+            }
+            Case::Digits => {
+                let model = DigitClassifier::new(&device);
                 let batch = Digits::random(samples, &device);
+                measure(arguments, case, &model, &batch, &mut lines)?;
+            }
+            Case::Texts => {
+                let model = TextClassifier::new(1000, length, width, 4, &device);
+                let batch = Texts::random(samples, length, 1000, &device);
+                measure(arguments, case, &model, &batch, &mut lines)?;
+            }
+            Case::Series => {
+                let model = Forecaster::new(width, &device);
+                let batch = Series::random(samples, length, &device);
                 measure(arguments, case, &model, &batch, &mut lines)?;
             }
             _ => {
@@ -182,6 +201,7 @@ fn measure<M: Subject>(
     };
     // Once to warm up; the loop is slow and steady enough for fewer rounds.
     let mut seconds = vec![Vec::new(); ways.len()];
+    let mut first = vec![0.0; ways.len()];
     for round in 0..=rounds {
         for turn in 0..ways.len() {
             // Not always behind the same one.
@@ -193,8 +213,10 @@ fn measure<M: Subject>(
             let start = Instant::now();
             runner()?;
             model.devices().iter().try_for_each(Device::sync)?;
-            if round > 0 {
-                seconds[index].push(start.elapsed().as_secs_f64());
+            let took = start.elapsed().as_secs_f64();
+            match round {
+                0 => first[index] = took,
+                _ => seconds[index].push(took),
             }
         }
     }
@@ -206,7 +228,7 @@ fn measure<M: Subject>(
     let name = case.to_possible_value().map(|v| v.get_name().to_owned());
     let name = name.unwrap_or_default();
     let mut plain_peak = None;
-    for (&way, times) in ways.iter().zip(&seconds) {
+    for ((&way, times), first) in ways.iter().zip(&seconds).zip(first) {
         let ratios = times
             .iter()
             .zip(&seconds[0])
@@ -225,7 +247,7 @@ fn measure<M: Subject>(
         let way_name = way.to_possible_value().map(|v| v.get_name().to_owned());
         let way_name = way_name.unwrap_or_default();
         println!(
-            "{name:<16} {way_name:<12} {time:>10.4} {ratio:>8.2} {:>12} {:>8}",
+            "{name:<16} {way_name:<12} {first:>10.4} {time:>10.4} {ratio:>8.2} {:>12} {:>8}",
             peak.map_or("-".into(), |peak| format!("{:.0}", peak / 1e6)),
             peak_ratio.map_or("-".into(), |ratio| format!("{ratio:.2}")),
         );
@@ -233,6 +255,7 @@ fn measure<M: Subject>(
             "case": name,
             "way": way_name,
             "device": format!("{:?}", arguments.device).to_lowercase(),
+            "first_seconds": first,
             "seconds": time,
             "ratio": ratio,
             "rounds": times.len(),
@@ -263,6 +286,18 @@ impl Subject for CausalTransformer {
 }
 
 impl Subject for Perceptron {
+    const HEADS: Option<usize> = None;
+}
+
+impl Subject for DigitClassifier {
+    const HEADS: Option<usize> = None;
+}
+
+impl Subject for TextClassifier {
+    const HEADS: Option<usize> = Some(8);
+}
+
+impl Subject for Forecaster {
     const HEADS: Option<usize> = None;
 }
 
@@ -305,7 +340,7 @@ fn runner<'a, M: Subject>(way: Way, model: &'a M, batch: &'a M::Batch) -> Outcom
                 config.init_for(&catalogue, &layout, weights.clone(), &device)?;
             let paths: Vec<&str> = catalogue.parameters().iter().map(|p| p.path()).collect();
             let mut capture = CaptureConfig::new()
-                .with_engine(Engine::Taps)
+                .with_engine(Engine::Trace)
                 .init(model, paths)?;
             Box::new(move || {
                 let mut statistics = empty.clone();
@@ -338,27 +373,19 @@ fn runner<'a, M: Subject>(way: Way, model: &'a M, batch: &'a M::Batch) -> Outcom
             })
         }
         _ => {
-            use Way as W;
             let config = StatisticsConfig::new()
-                .with_elementwise(!matches!(
-                    way,
-                    W::Grouped | W::Ghost | W::TapsGrouped | W::TapsGhost
-                ))
-                .with_variance(!matches!(way, W::Mean | W::TapsMean))
-                .with_grouped(matches!(
-                    way,
-                    W::Grouped | W::Ghost | W::TapsGrouped | W::TapsGhost
-                ));
+                .with_elementwise(!matches!(way, Way::Grouped | Way::Ghost))
+                .with_variance(way != Way::Mean)
+                .with_grouped(matches!(way, Way::Grouped | Way::Ghost));
             let empty: Statistics = config.init(model, &heads(model)?)?;
             let paths: Vec<String> = empty.paths().map(str::to_owned).collect();
             let engine = match way {
-                W::Loop => Engine::Loop,
-                W::Mean | W::Elementwise | W::Grouped | W::Ghost => Engine::Trace,
-                _ => Engine::Taps,
+                Way::Loop => Engine::Loop,
+                _ => Engine::Trace,
             };
             let mut capture: Capture<M> = CaptureConfig::new()
                 .with_engine(engine)
-                .with_ghost(!matches!(way, W::Grouped | W::TapsGrouped))
+                .with_ghost(way != Way::Grouped)
                 .init(model, paths.iter().map(String::as_str))?;
             Box::new(move || {
                 // A sample counts once in statistics.
@@ -379,10 +406,9 @@ fn accumulators<M: Subject>(way: Way, model: &M, batch: &M::Batch) -> Outcome<us
         parameters.map(|p| p.elements()).sum()
     };
     Ok(match way {
-        Way::Plain | Way::Factors => 0,
-        Way::Grouped | Way::Ghost | Way::TapsGrouped | Way::TapsGhost => 0,
-        Way::Mean | Way::TapsMean => 8 * elements(""),
-        Way::Loop | Way::Elementwise | Way::TapsElementwise | Way::Sketch => 16 * elements(""),
+        Way::Plain | Way::Factors | Way::Grouped | Way::Ghost => 0,
+        Way::Mean => 8 * elements(""),
+        Way::Loop | Way::Elementwise | Way::Sketch => 16 * elements(""),
         // Gradients of one batch, in float32.
         Way::Store => 4 * elements("mha") * batch.ids().len(),
     })
@@ -422,33 +448,19 @@ fn sequences(samples: usize, length: usize, vocabulary: usize, device: &Device) 
 
 /// Pictures as vectors.
 #[derive(Debug, Clone)]
-struct Digits {
+struct Vectors {
     pixels: Tensor<2>,
     labels: Tensor<1, Int>,
     ids: Vec<String>,
 }
 
-impl Digits {
+impl Vectors {
     fn random(samples: usize, device: &Device) -> Self {
         let labels: Vec<i64> = (0..samples as i64).map(|i| i % 10).collect();
         Self {
             pixels: Tensor::random([samples, 784], Distribution::Uniform(0.0, 1.0), device),
             labels: Tensor::from_ints(labels.as_slice(), device),
             ids: (0..samples).map(|i| format!("digit {i}")).collect(),
-        }
-    }
-}
-
-impl SampleBatch for Digits {
-    fn ids(&self) -> Vec<String> {
-        self.ids.clone()
-    }
-
-    fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
-        Self {
-            pixels: mapper.tensor(&self.pixels),
-            labels: mapper.tensor(&self.labels),
-            ids: mapper.list(&self.ids),
         }
     }
 }
@@ -471,12 +483,8 @@ impl Perceptron {
     }
 }
 
-impl SampleLoss for Perceptron {
-    type Batch = Digits;
-
-    fn sample_losses(&self, batch: &Digits) -> SampleLosses {
-        let x = activation::relu(self.first.tapped(batch.pixels.clone()));
-        let x = activation::relu(self.second.tapped(x));
-        SampleLosses::classification(self.third.tapped(x), batch.labels.clone())
-    }
-}
+sample_loss!(Perceptron, Vectors { pixels, labels; ids }, |model, batch| {
+    let x = activation::relu(model.first.forward(batch.pixels.clone()));
+    let x = activation::relu(model.second.forward(x));
+    SampleLosses::classification(model.third.forward(x), batch.labels.clone())
+});

@@ -3,8 +3,9 @@
 
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::tensor::module::linear;
 use burn::tensor::{Device, Int, Tensor};
-use fisher_train::{SampleLoss, SampleLosses, Tapped, tapped_transposed};
+use fisher_train::{SampleLoss, SampleLosses};
 
 use super::attention::{causal_attention, split_heads};
 use super::config::Gpt2Config;
@@ -90,19 +91,17 @@ impl Gpt2 {
     /// `[samples, positions]` to `[samples, positions, vocabulary]`.
     pub fn forward(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
         let decoder = &self.transformer;
-        let [samples, length] = tokens.dims();
-        // One row of positions a sample: taps want samples as the first axis of all they see.
+        let [_, length] = tokens.dims();
         let positions = Tensor::<1, Int>::arange(0..length as i64, &tokens.device());
-        let positions = positions.unsqueeze::<2>().expand([samples, length]);
-        let mut x = decoder.wte.tapped(tokens) + decoder.wpe.tapped(positions);
+        let mut x = decoder.wte.forward(tokens) + decoder.wpe.forward(positions.unsqueeze());
         for layer in &decoder.h {
-            x = x.clone() + layer.attn.forward(layer.ln_1.tapped(x));
-            x = x.clone() + layer.mlp.forward(layer.ln_2.tapped(x));
+            x = x.clone() + layer.attn.forward(layer.ln_1.forward(x));
+            x = x.clone() + layer.mlp.forward(layer.ln_2.forward(x));
         }
-        let x = decoder.ln_f.tapped(x);
+        let x = decoder.ln_f.forward(x);
         match &self.lm_head {
-            Some(head) => head.tapped(x),
-            None => tapped_transposed(&decoder.wte.weight, x),
+            Some(head) => head.forward(x),
+            None => linear(x, decoder.wte.weight.val().transpose(), None),
         }
     }
 }
@@ -110,16 +109,16 @@ impl Gpt2 {
 impl SelfAttention {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let width = x.dims()[2];
-        let fused = self.c_attn.tapped(x);
+        let fused = self.c_attn.forward(x);
         let part = |i| split_heads(fused.clone().narrow(2, i * width, width), self.heads);
         let context = causal_attention(part(0), part(1), part(2));
-        self.c_proj.tapped(context)
+        self.c_proj.forward(context)
     }
 }
 
 impl Mlp {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.c_proj.tapped(gelu_new(self.c_fc.tapped(x)))
+        self.c_proj.forward(gelu_new(self.c_fc.forward(x)))
     }
 }
 

@@ -1,11 +1,11 @@
-//! LLaMA, and its kin Mistral and Qwen2. Fields are named as in the checkpoint; layers are called by
-//! `tapped`, which is `forward` but for collection.
+//! LLaMA, and its kin Mistral and Qwen2. Fields are named as in the checkpoint.
 
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig};
 use burn::tensor::activation::silu;
+use burn::tensor::module::linear;
 use burn::tensor::{Device, Int, Tensor};
-use fisher_train::{SampleLoss, SampleLosses, Tapped, tapped_transposed};
+use fisher_train::{SampleLoss, SampleLosses};
 
 use super::attention::{Rotation, causal_attention, split_heads};
 use super::config::LlamaConfig;
@@ -108,35 +108,35 @@ impl Llama {
         let positions = tokens.dims()[1];
         let device = self.model.embed_tokens.weight.val().device();
         let rotation = Rotation::new(positions, self.head_width, self.theta, &device);
-        let mut x = self.model.embed_tokens.tapped(tokens);
+        let mut x = self.model.embed_tokens.forward(tokens);
         for layer in &self.model.layers {
-            let normal = layer.input_layernorm.tapped(x.clone());
+            let normal = layer.input_layernorm.forward(x.clone());
             x = x + layer.self_attn.forward(normal, &rotation);
-            let normal = layer.post_attention_layernorm.tapped(x.clone());
+            let normal = layer.post_attention_layernorm.forward(x.clone());
             x = x + layer.mlp.forward(normal);
         }
-        let x = self.model.norm.tapped(x);
+        let x = self.model.norm.forward(x);
         match &self.lm_head {
-            Some(head) => head.tapped(x),
-            None => tapped_transposed(&self.model.embed_tokens.weight, x),
+            Some(head) => head.forward(x),
+            None => linear(x, self.model.embed_tokens.weight.val().transpose(), None),
         }
     }
 }
 
 impl SelfAttention {
     fn forward(&self, x: Tensor<3>, rotation: &Rotation) -> Tensor<3> {
-        let q = split_heads(self.q_proj.tapped(x.clone()), self.heads);
-        let k = split_heads(self.k_proj.tapped(x.clone()), self.kv_heads);
-        let v = split_heads(self.v_proj.tapped(x), self.kv_heads);
+        let q = split_heads(self.q_proj.forward(x.clone()), self.heads);
+        let k = split_heads(self.k_proj.forward(x.clone()), self.kv_heads);
+        let v = split_heads(self.v_proj.forward(x), self.kv_heads);
         let context = causal_attention(rotation.turn(q), rotation.turn(k), v);
-        self.o_proj.tapped(context)
+        self.o_proj.forward(context)
     }
 }
 
 impl Mlp {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let gate = silu(self.gate_proj.tapped(x.clone()));
-        self.down_proj.tapped(gate * self.up_proj.tapped(x))
+        let gate = silu(self.gate_proj.forward(x.clone()));
+        self.down_proj.forward(gate * self.up_proj.forward(x))
     }
 }
 

@@ -85,7 +85,19 @@ pub enum HookSource<B> {
     Probes(Probes<B>),
 }
 
+impl<B> From<&str> for HookSource<B> {
+    /// Batches in flight, as a task of this name.
+    fn from(task: &str) -> Self {
+        Self::InFlight(task.into())
+    }
+}
+
 impl HookConfig {
+    /// Capture every so many steps, from the first on.
+    pub fn every(steps: u64) -> Self {
+        Self::new(Schedule::new().with_every_steps(Some(steps)))
+    }
+
     /// A hook for training `model`, which is where training begins.
     ///
     /// # Errors

@@ -5,10 +5,12 @@ use std::collections::{HashMap, HashSet};
 use burn::backend::capture::TensorId;
 use burn::backend::ir::{BackendIr, HandleKind, IrVisitorMut, OperationIr, TensorIr, TensorStatus};
 use burn::backend::{BackendTensor, DispatchDevice, DispatchKindConversion, DispatchTensor, Shape};
+use burn::tensor::module::conv2d;
+use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Int, Slice, Tensor};
 use burn_router::TensorInterpreter;
 
-use super::plan::{Recipe, Side, Tail, Use};
+use super::plan::{Patches, Recipe, Side, Tail, Use};
 use super::record::Trace;
 use crate::factors::{Factors, Lookup, Product};
 use crate::losses::SampleLosses;
@@ -255,6 +257,14 @@ where
         }
     }
 
+    fn shaped<const D: usize>(&mut self, tensor: &TensorIr, shape: [usize; D]) -> Tensor<D> {
+        let HandleKind::Float(primitive) = self.get(tensor) else {
+            unreachable!("the type of a gradient is a float");
+        };
+        let shape = Shape::from(shape.to_vec());
+        Tensor::from_primitive::<B>(B::float_reshape(primitive, shape))
+    }
+
     fn int<const D: usize>(&mut self, tensor: &TensorIr) -> Tensor<D, Int> {
         match self.get(tensor) {
             HandleKind::Int(tensor) => Tensor::from_primitive::<B>(tensor),
@@ -310,6 +320,7 @@ where
                     rows: 0,
                 })
             }
+            Use::Patches(patches) => self.patches(patches, samples),
             Use::Sum { terms, axis, over } => {
                 let rank = terms.shape.num_dims();
                 let summed = over.iter().copied().filter(|other| other != axis);
@@ -320,6 +331,34 @@ where
                 Factors::Vector(terms.sum_dim(1).reshape([samples, columns]))
             }
         }
+    }
+
+    fn patches(&mut self, patches: &Patches, samples: usize) -> Factors {
+        let Patches {
+            x,
+            delta,
+            kernel: [height, width],
+            options,
+        } = patches;
+        let [channels, outputs] = [x.shape[1], delta.shape[1]];
+        let wide = x.shape.iter().skip(3).product();
+        let x = self.shaped(x, [samples, channels, x.shape[2], wide]);
+        // Each channel by kernels that have a one at one place each.
+        let places = height * width;
+        let ones = Tensor::<2>::eye(places, &x.device()).cast(x.dtype());
+        let ones = ones.reshape([places, 1, *height, *width]);
+        let options = ConvOptions {
+            groups: channels,
+            ..options.clone()
+        };
+        let seen = conv2d(x, ones.repeat_dim(0, channels), None, options);
+        let positions = delta.shape.iter().skip(2).product();
+        let delta = self.shaped(delta, [samples, outputs, positions]);
+        let seen = seen.reshape([samples, channels * places, positions]);
+        Factors::Product(Product {
+            left: delta.swap_dims(1, 2),
+            right: seen.swap_dims(1, 2),
+        })
     }
 
     /// A gradient made for each sample alone, `[samples, elements]`.

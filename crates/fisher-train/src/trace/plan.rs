@@ -10,6 +10,8 @@ use burn::backend::ir::{
     OperationIr, ScalarIr, SwapDimsOpIr, TensorIr,
 };
 
+use burn::tensor::ops::ConvOptions;
+
 use super::samples::{Places, Samples, adds, convolution, name};
 
 /// What gives the gradients of one parameter.
@@ -28,12 +30,61 @@ pub(crate) enum Use {
     Product { left: Side, right: Side },
     /// Row `ids_it` of a table got `δ_it`.
     Lookup { ids: TensorIr, delta: TensorIr },
+    /// A convolution's weight: products of the patches of `x` that each output saw with its `δ`.
+    Patches(Patches),
     /// Sums over the axes `over`, the samples of `axis` apart.
     Sum {
         terms: TensorIr,
         axis: usize,
         over: Vec<usize>,
     },
+}
+
+/// A convolution over a line or a plane, without groups.
+#[derive(Debug, Clone)]
+pub(crate) struct Patches {
+    /// `[samples, channels, ..]`
+    pub(crate) x: TensorIr,
+    /// `[samples, outputs, ..]`
+    pub(crate) delta: TensorIr,
+    /// A line is a plane of width one.
+    pub(crate) kernel: [usize; 2],
+    pub(crate) options: ConvOptions<2>,
+}
+
+impl Patches {
+    /// `None` for other convolutions.
+    fn of(op: &ModuleOperationIr) -> Option<Self> {
+        match op {
+            ModuleOperationIr::Conv1dWeightBackward(op) => Some(Self {
+                x: op.x.clone(),
+                delta: op.output_grad.clone(),
+                kernel: [op.weight.shape[2], 1],
+                options: ConvOptions::new_with_padding(
+                    [op.options.stride[0], 1],
+                    [op.options.padding[0], (0, 0)],
+                    [op.options.dilation[0], 1],
+                    op.options.groups,
+                ),
+            }),
+            ModuleOperationIr::Conv2dWeightBackward(op) => Some(Self {
+                x: op.x.clone(),
+                delta: op.output_grad.clone(),
+                kernel: [op.weight.shape[2], op.weight.shape[3]],
+                options: op.options.clone().into(),
+            }),
+            _ => None,
+        }
+        .filter(|patches| patches.options.groups == 1 && patches.are_smaller())
+    }
+
+    /// Than the gradients themselves.
+    fn are_smaller(&self) -> bool {
+        let positions: usize = self.delta.shape.iter().skip(2).product();
+        let outputs = self.delta.shape[1];
+        let inputs = self.x.shape[1] * self.kernel[0] * self.kernel[1];
+        positions * (inputs + outputs) < inputs * outputs
+    }
 }
 
 /// A side of a product.
@@ -58,6 +109,14 @@ pub(crate) struct Tail {
 }
 
 impl Recipe {
+    /// Elements of a gradient that is made whole for each sample.
+    pub(crate) fn whole(&self) -> usize {
+        match self {
+            Self::Uses(_) => 0,
+            Self::Tail(tail) => tail.gradient.shape.num_elements(),
+        }
+    }
+
     /// The tensors that have to be computed for it.
     pub(crate) fn tensors(&self) -> Vec<&TensorIr> {
         match self {
@@ -75,6 +134,7 @@ impl Use {
         match self {
             Self::Product { left, right } => vec![&left.tensor, &right.tensor],
             Self::Lookup { ids, delta } => vec![ids, delta],
+            Self::Patches(patches) => vec![&patches.x, &patches.delta],
             Self::Sum { terms, .. } => vec![terms],
         }
     }
@@ -192,15 +252,20 @@ impl<'a> Planner<'a> {
                 let ids = op.indices.clone();
                 fits.then(|| uses.push(Use::Lookup { ids, delta }))
             }
-            op => {
-                let (None, gradient) = convolution(op)? else {
-                    return None;
-                };
-                let rank = gradient.shape.num_dims();
-                let over = (0..rank).filter(|&axis| axis != 1).collect();
-                (!transposed).then_some(())?;
-                self.terms(gradient, over, uses)
-            }
+            op if !transposed => match convolution(op)? {
+                (None, gradient) => {
+                    let rank = gradient.shape.num_dims();
+                    let over = (0..rank).filter(|&axis| axis != 1).collect();
+                    self.terms(gradient, over, uses)
+                }
+                (Some(x), gradient) => {
+                    let first = self.axis(x)? == 0 && self.axis(gradient)? == 0;
+                    let patches = Patches::of(op).filter(|_| first)?;
+                    uses.push(Use::Patches(patches));
+                    Some(())
+                }
+            },
+            _ => None,
         }
     }
 

@@ -276,3 +276,49 @@ fn reason(panic: &(dyn std::any::Any + Send)) -> String {
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
     text.unwrap_or("the forward pass panicked").to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Burn says that capture devices have no autodiff, and its primitives do. Should a release close that, this is the
+    /// test that says so: `Engine::Auto` goes by the loop then, with a warning.
+    #[test]
+    fn burn_takes_gradients_on_capture_devices() {
+        let device = Device::capture();
+        let graph = device.capture_scope(|scope| {
+            let x = Tensor::<1>::ones([2], &device);
+            let x = x.try_into_primitive::<CaptureBackend>().expect("captured");
+            let x = Tracked::float_set_require_grad(Tracked::from_inner(x), true);
+            let y = Tensor::<1>::from_primitive::<Tracked>(x.clone());
+            let loss = (y.clone() * y).sum().try_into_primitive::<Tracked>();
+            let gradients = Tracked::backward(loss.expect("tracked"));
+            assert!(Tracked::grad(&x, &gradients).is_some());
+            scope.complete([], [])
+        });
+        assert!(graph.expect("a graph").graph.operations.len() > 3);
+    }
+
+    /// One device serves all traces with its settings, also after one that panicked.
+    #[test]
+    fn capture_devices_are_lent_again() {
+        let settings = Device::flex().settings();
+        let mut devices = HashSet::new();
+        for _ in 0..100 {
+            let lent = Lent::with(settings);
+            assert_eq!(lent.device.settings().int_dtype, settings.int_dtype);
+            assert_eq!(lent.device.settings().bool_dtype, settings.bool_dtype);
+            devices.insert(format!("{:?}", lent.device));
+        }
+        // Other tests may hold some.
+        assert!(devices.len() < 20, "{devices:?}");
+        let failed = record(
+            &burn::nn::LinearConfig::new(2, 2).init(&Device::flex()),
+            &Device::flex(),
+            2,
+            &HashSet::new(),
+            |_, _| panic!("on purpose"),
+        );
+        assert_eq!(failed.expect_err("a panic"), "on purpose");
+    }
+}

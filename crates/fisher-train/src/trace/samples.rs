@@ -490,16 +490,32 @@ pub(crate) fn adds(update: &IndexingUpdateOp) -> bool {
 /// An operation by its name, such as `SumDim`.
 pub(crate) fn name(operation: &OperationIr) -> String {
     let text = format!("{operation:?}");
-    let words = text.split(|c: char| !c.is_alphanumeric());
-    let mut words = words.filter(|word| !word.is_empty());
-    let group = words.next().unwrap_or_default().to_owned();
-    let own = words.find(|word| word.len() > 3 && word.chars().any(char::is_lowercase));
-    own.map_or(group, str::to_owned)
+    let mut words = text.split(|c: char| !c.is_alphanumeric());
+    let group = words.next().unwrap_or_default();
+    // Between group and operation may be a type, such as `F32`.
+    let own = words.find(|word| word.chars().skip(1).any(char::is_lowercase));
+    own.unwrap_or(group).to_owned()
 }
 
 #[cfg(test)]
 mod tests {
+    use burn::backend::ir::UnaryOpIr;
+    use burn::tensor::DType;
+
     use super::*;
+
+    #[test]
+    fn operations_have_names() {
+        let tensor = || TensorIr::uninit(TensorId::new(0), Shape::from(vec![1]), DType::F32);
+        let unary = || UnaryOpIr {
+            input: tensor(),
+            out: tensor(),
+        };
+        let neg = OperationIr::NumericFloat(DType::F32, NumericOperationIr::Neg(unary()));
+        assert_eq!(name(&neg), "Neg");
+        let tanh = OperationIr::Float(DType::BF16, FloatOperationIr::Tanh(unary()));
+        assert_eq!(name(&tanh), "Tanh");
+    }
 
     #[test]
     fn samples_stay_the_major_part_of_an_axis() {

@@ -1,7 +1,6 @@
-//! Taps against the loop: every tap, every output, every backend.
+//! Engines against each other: every output, every backend.
 
 use burn::module::{Module, ParamGroup};
-use burn::nn::transformer::{TransformerDecoderInput, TransformerEncoderInput};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use fisher_core::{
     AttentionConfig, Catalogue, HeadLayout, PerToken, Raw, Reduction, Scheme, Statistics,
@@ -10,11 +9,9 @@ use fisher_core::{
 use fisher_tests::agree::agree;
 use fisher_tests::backend::Backend;
 use fisher_tests::models::{Sequences, Small};
-use fisher_tests::tapped::{Mixing, Odd, Oddity, Pictures, Seer, Talker, Translator, Wide};
+use fisher_tests::subjects::{Mixing, Odd, Oddity, Pictures, Seer, Talker, Translator, Wide};
 use fisher_tests::tolerance::{TAPS, assert_close};
-use fisher_train::{
-    CollectorConfig, Engine, Error, Names, PerSample, SketchConfig, Tapped, TappedDecoding, check,
-};
+use fisher_train::{CollectorConfig, Engine, Error, Names, PerSample, SketchConfig, check};
 use rstest::rstest;
 
 fn layout<M: Module>(model: &M) -> HeadLayout {
@@ -60,7 +57,7 @@ fn a_transformer_with_a_tied_embedding(
     let data = Sequences::made_up(7, 5, &device);
     let config = &configurations()[configuration];
     let batches = data.batches(3);
-    agree::<_, PerToken>(&model, &layout(&model), &batches, config, Engine::Taps);
+    agree::<_, PerToken>(&model, &layout(&model), &batches, config, Engine::Trace);
 }
 
 #[rstest]
@@ -77,7 +74,7 @@ fn an_encoder_and_a_decoder_with_padding(
     let data = Sequences::made_up(6, 6, &device);
     let config = &configurations()[configuration];
     let heads = HeadLayout::none();
-    agree::<_, Raw>(&model, &heads, &data.batches(4), config, Engine::Taps);
+    agree::<_, Raw>(&model, &heads, &data.batches(4), config, Engine::Trace);
 }
 
 #[rstest]
@@ -93,7 +90,7 @@ fn convolutions_and_a_perceptron(
     let data = Pictures::made_up(9, &device);
     let config = &configurations()[configuration];
     let heads = HeadLayout::none();
-    agree::<_, PerToken>(&model, &heads, &data.batches(4), config, Engine::Taps);
+    agree::<_, PerToken>(&model, &heads, &data.batches(4), config, Engine::Trace);
 }
 
 #[test]
@@ -105,9 +102,9 @@ fn long_sequences_go_some_rows_at_a_time() {
     let config = StatisticsConfig::new();
     let heads = HeadLayout::none();
     let batches = data.batches(3);
-    agree::<_, PerToken>(&model, &heads, &batches, &config, Engine::Taps);
+    agree::<_, PerToken>(&model, &heads, &batches, &config, Engine::Trace);
     let grouped = config.with_elementwise(false);
-    agree::<_, PerToken>(&model, &heads, &batches, &grouped, Engine::Taps);
+    agree::<_, PerToken>(&model, &heads, &batches, &grouped, Engine::Trace);
 }
 
 /// A few rows of a table, looked up again and again, and most of all by padding.
@@ -145,7 +142,7 @@ fn a_table_of_few_rows_that_are_looked_up_often(
         .with_schemes(vec![(ParamGroup::from_predicate("embedding"), scheme)]);
     let heads = HeadLayout::none();
     for config in [config.clone(), config.with_compensated(true)] {
-        agree::<_, PerToken>(&model, &heads, &data.batches(2), &config, Engine::Taps);
+        agree::<_, PerToken>(&model, &heads, &data.batches(2), &config, Engine::Trace);
     }
 }
 
@@ -162,12 +159,17 @@ fn frozen_parameters_stay_out(
     let data = Sequences::made_up(5, 4, &device);
     let config = StatisticsConfig::new();
     let heads = HeadLayout::none();
-    agree::<_, PerToken>(&model, &heads, &data.batches(5), &config, Engine::Taps);
+    agree::<_, PerToken>(&model, &heads, &data.batches(5), &config, Engine::Trace);
 }
 
-#[test]
-fn what_no_tap_covers_goes_by_the_loop_or_is_named() {
-    let device = Device::flex().autodiff();
+#[rstest]
+fn what_no_trace_follows_goes_by_the_loop_or_is_named(
+    #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
+) {
+    let Some(device) = backend.device() else {
+        return;
+    };
+    let device = device.autodiff();
     let model = Seer::init(true, &device);
     let data = Pictures::made_up(6, &device);
     let config = StatisticsConfig::new();
@@ -175,24 +177,18 @@ fn what_no_tap_covers_goes_by_the_loop_or_is_named() {
     agree::<_, PerToken>(&model, &heads, &data.batches(3), &config, Engine::Auto);
 
     let mut statistics: Statistics = config.init(&model, &heads).expect("statistics");
-    let collector = CollectorConfig::new().with_engine(Engine::Taps).init();
+    let collector = CollectorConfig::new().with_engine(Engine::Trace).init();
     let error = collector
         .collect_batches(&model, "task", data.batches(3), &mut statistics)
-        .expect_err("an untapped layer");
-    let Error::Untapped { parameters } = &error else {
+        .expect_err("samples picked by their places");
+    let Error::LeftToTheLoop { parameters } = &error else {
         panic!("{error}");
     };
-    assert_eq!(parameters, "untapped.bias, untapped.weight");
-}
-
-#[test]
-fn a_model_without_taps_is_served_by_the_loop() {
-    let device = Device::flex().autodiff();
-    let model = Small::init(&device);
-    let data = Sequences::made_up(5, 6, &device);
-    let batches = data.batches(3);
-    let config = StatisticsConfig::new();
-    agree::<_, PerToken>(&model, &layout(&model), &batches, &config, Engine::Auto);
+    assert!(parameters.contains("odd.weight"), "{parameters}");
+    assert!(
+        parameters.contains("lost sight of at Select"),
+        "{parameters}"
+    );
 }
 
 #[test]
@@ -212,33 +208,6 @@ fn a_sample_without_targets_is_named_and_those_before_it_are_kept() {
         .expect_err("no targets");
     assert!(error.to_string().contains("sample/2"), "{error}");
     assert_eq!(statistics.task("task").expect("a task").count(), 2);
-}
-
-#[test]
-fn tapped_layers_compute_what_burns_own_do() {
-    for norm_first in [true, false] {
-        let device = Device::flex().autodiff();
-        let model = Translator::init(norm_first, &device);
-        let (encoder, decoder) = model.parts();
-        let data = Sequences::made_up(3, 6, &device);
-        let (source, target) = model.inputs(&data);
-        let pad = source.mask_pad.clone().expect("padding");
-        let theirs = TransformerEncoderInput::new(source.tensor.clone()).mask_pad(pad.clone());
-        let theirs = encoder.forward(theirs);
-        let ours = encoder.tapped(source.clone());
-        let values =
-            |tensor: &burn::tensor::Tensor<3>| tensor.to_data().iter::<f64>().collect::<Vec<_>>();
-        assert_close("encoder", &values(&ours), &values(&theirs), 1e-6, 1.0);
-
-        let input = TransformerDecoderInput::new(target.tensor.clone(), theirs)
-            .memory_mask_pad(pad.clone())
-            .target_mask_attn(target.mask_attn.clone().expect("a mask"));
-        let theirs = decoder.forward(input);
-        let mut memory = source;
-        memory.tensor = ours;
-        let ours = decoder.tapped(TappedDecoding { target, memory });
-        assert_close("decoder", &values(&ours), &values(&theirs), 1e-6, 1.0);
-    }
 }
 
 #[rstest]
@@ -354,14 +323,25 @@ fn a_checkup_tells_sound_models_from_unsound_ones() {
     let sound = check(&Talker::init(&device), &data).expect("a checkup");
     assert!(sound.is_sound() && sound.is_fast(), "{sound}");
     assert!(
-        sound.to_string().contains("taps cover every parameter"),
+        sound
+            .to_string()
+            .contains("one pass a batch gives every gradient"),
         "{sound}"
     );
 
-    let slow = check(&Small::init(&device), &data).expect("a checkup");
+    let small = check(&Small::init(&device), &data).expect("a checkup");
+    assert!(small.is_sound() && small.is_fast(), "{small}");
+    assert_eq!(small.batch_norms, ["batch_norm"]);
+    let pictures = Pictures::made_up(4, &device);
+    let slow = check(&Seer::init(true, &device), &pictures).expect("a checkup");
     assert!(slow.is_sound() && !slow.is_fast(), "{slow}");
-    assert_eq!(slow.batch_norms, ["batch_norm"]);
-    assert_eq!(slow.engines, None);
+    let said = slow.to_string();
+    assert!(
+        said.contains("by the loop, since samples are lost sight of at Select"),
+        "{said}"
+    );
+    let packed = check(&Odd::init(Oddity::Packed, 7, &device), &data).expect("a checkup");
+    assert!(packed.untraced.is_some() && !packed.is_fast(), "{packed}");
 
     let mixing = check(&Mixing::init(&device), &data).expect("a checkup");
     assert!(!mixing.is_sound(), "{mixing}");
@@ -370,6 +350,8 @@ fn a_checkup_tells_sound_models_from_unsound_ones() {
         "{mixing}"
     );
 
+    assert_eq!(mixing.mixed.as_deref(), Some("Mul"));
+
     // A collection notices too, on its first batch.
     let model = Mixing::init(&device);
     let mut statistics: Statistics = StatisticsConfig::new()
@@ -377,13 +359,13 @@ fn a_checkup_tells_sound_models_from_unsound_ones() {
         .expect("statistics");
     let collector = CollectorConfig::new().init();
     let error = collector.collect_batches(&model, "task", [data], &mut statistics);
-    assert!(matches!(error, Err(Error::Disagree { .. })), "{error:?}");
+    assert!(matches!(error, Err(Error::Mixed { .. })), "{error:?}");
     assert!(statistics.task("task").is_err(), "nothing was counted");
 }
 
 /// Their base is frozen, and gradients reach them through it.
 #[test]
-fn low_rank_adapters_are_left_to_the_loop() {
+fn low_rank_adapters_have_gradients_of_their_own() {
     let device = Device::flex().autodiff();
     let model = Odd::init(Oddity::Adapters, 7, &device);
     let catalogue = Catalogue::of(&model).expect("parameters");
@@ -393,7 +375,7 @@ fn low_rank_adapters_are_left_to_the_loop() {
     assert_eq!(paths.len(), 7, "{paths:?}");
     let data = Sequences::made_up(6, 5, &device);
     let checkup = check(&model, &data.slice(0..3)).expect("a checkup");
-    assert!(checkup.is_sound() && !checkup.is_fast(), "{checkup}");
+    assert!(checkup.is_sound() && checkup.is_fast(), "{checkup}");
     let config = StatisticsConfig::new();
     let none = HeadLayout::none();
     agree::<_, PerToken>(&model, &none, &data.batches(3), &config, Engine::Auto);
@@ -412,33 +394,20 @@ fn chosen(data: &Sequences, places: &[usize]) -> Sequences {
     }
 }
 
-/// Positions of samples one after the other can only be told apart where they are equally many.
+/// A forward pass that reads labels cannot be traced, and says so.
 #[test]
-fn packed_samples_of_different_lengths_are_refused() {
+fn a_forward_pass_that_reads_values_goes_by_the_loop() {
     let device = Device::flex().autodiff();
     let model = Odd::init(Oddity::Packed, 7, &device);
     let data = Sequences::made_up(7, 6, &device);
-    let equal = [chosen(&data, &[0, 3])];
-    let none = HeadLayout::none();
-    agree::<_, PerToken>(
-        &model,
-        &none,
-        &equal,
-        &StatisticsConfig::new(),
-        Engine::Taps,
-    );
     // 5, 4 and 6 positions: as many as 3 times 5.
-    let unequal = chosen(&data, &[4, 5, 6]);
-    let mut statistics: Statistics = StatisticsConfig::new()
-        .init(&model, &none)
-        .expect("statistics");
-    let batches = equal.into_iter().chain([unequal]);
-    let error =
-        CollectorConfig::new()
-            .init()
-            .collect_batches(&model, "task", batches, &mut statistics);
-    assert!(matches!(error, Err(Error::Disagree { .. })), "{error:?}");
-    assert_eq!(statistics.task("task").expect("a task").count(), 2);
+    let batches = [chosen(&data, &[0, 3]), chosen(&data, &[4, 5, 6])];
+    let (none, config) = (HeadLayout::none(), StatisticsConfig::new());
+    agree::<_, PerToken>(&model, &none, &batches, &config, Engine::Auto);
+    let mut statistics: Statistics = config.init(&model, &none).expect("statistics");
+    let collector = CollectorConfig::new().with_engine(Engine::Trace).init();
+    let error = collector.collect_batches(&model, "task", batches, &mut statistics);
+    assert!(matches!(error, Err(Error::Untraced { .. })), "{error:?}");
 }
 
 /// What is wrong in eight weights shows beside 160 000 that are right.
@@ -459,9 +428,7 @@ fn large_parameters_do_not_hide_small_ones() {
         );
         match collected {
             Ok(_) => assert!(sound),
-            Err(Error::Disagree { parameter, .. }) if !sound => {
-                assert_eq!(parameter, "small.weight");
-            }
+            Err(Error::Mixed { operation }) if !sound => assert_eq!(operation, "Add"),
             Err(error) => panic!("{oddity:?}: {error}"),
         }
     }
@@ -538,7 +505,7 @@ fn other_names_and_orientations_are_the_same_numbers() {
         .with("norm.gamma", "norm.weight", false);
     let catalogue = names.catalogue(&model).expect("parameters");
     let [query, linear] = ["encoder.layers.0.mha.query.weight", "linear.weight"];
-    for engine in [Engine::Loop, Engine::Taps] {
+    for engine in [Engine::Loop, Engine::Trace] {
         let collector = CollectorConfig::new().with_engine(engine).init();
         let weights = fisher_core::hash_weights(&model).expect("weights");
         let config = StatisticsConfig::new();

@@ -1,20 +1,19 @@
-//! Small models whose layers are tapped, one use of every tap and more.
+//! Small models of the usual layers, and some that do unusual things.
 
 use burn::module::{Lora, Module, Param, ParamGroup};
 use burn::nn::attention::generate_autoregressive_mask;
 use burn::nn::conv::{Conv1d, Conv1dConfig, Conv2d, Conv2dConfig};
 use burn::nn::transformer::{
-    TransformerDecoder, TransformerDecoderConfig, TransformerEncoder, TransformerEncoderConfig,
+    TransformerDecoder, TransformerDecoderConfig, TransformerDecoderInput, TransformerEncoder,
+    TransformerEncoderConfig, TransformerEncoderInput,
 };
 use burn::nn::{
     Dropout, DropoutConfig, Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear,
     LinearConfig, PaddingConfig1d, PaddingConfig2d, RmsNorm, RmsNormConfig,
 };
-use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
-use fisher_train::{
-    IGNORE, SampleBatch, SampleLoss, SampleLosses, SampleMapper, Tapped, TappedDecoding,
-    TappedSequence, tapped_shift, tapped_transposed,
-};
+use burn::tensor::module::linear;
+use burn::tensor::{Bool, Device, IndexingUpdateOp, Int, Tensor, TensorData};
+use fisher_train::{IGNORE, SampleBatch, SampleLoss, SampleLosses, SampleMapper};
 
 use crate::models::{Sequences, made_up};
 
@@ -61,15 +60,17 @@ impl SampleLoss for Talker {
     fn sample_losses(&self, batch: &Sequences) -> SampleLosses {
         let tokens = batch.tokens.clone();
         let [samples, length] = tokens.dims();
-        let x = self.position.tapped(positions(&tokens)) + self.embedding.tapped(tokens);
-        let x = self.encoder.tapped(TappedSequence {
-            mask_attn: Some(generate_autoregressive_mask(samples, length, &x.device())),
-            mask_pad: None,
-            tensor: x,
-        });
-        let x = tapped_shift(&self.shift, self.norm.tapped(x));
-        let x = self.linear.tapped(self.linear.tapped(x).tanh()).tanh();
-        let logits = tapped_transposed(&self.embedding.weight, self.dropout.forward(x));
+        let x = self.position.forward(positions(&tokens)) + self.embedding.forward(tokens);
+        let mask = generate_autoregressive_mask(samples, length, &x.device());
+        let x = TransformerEncoderInput::new(x).mask_attn(mask);
+        let x = self.encoder.forward(x);
+        let x = self.norm.forward(x) + self.shift.val().unsqueeze();
+        let x = self.linear.forward(self.linear.forward(x).tanh()).tanh();
+        let logits = linear(
+            self.dropout.forward(x),
+            self.embedding.weight.val().transpose(),
+            None,
+        );
         SampleLosses::cross_entropy(logits, batch.labels.clone())
     }
 }
@@ -83,7 +84,6 @@ pub struct Translator {
     decoder: TransformerDecoder,
     norm: LayerNorm,
     head: Linear,
-    norm_first: bool,
 }
 
 impl Translator {
@@ -102,7 +102,6 @@ impl Translator {
                 .init(device),
             norm: LayerNormConfig::new(8).init(device),
             head: LinearConfig::new(8, 7).with_bias(false).init(device),
-            norm_first,
         };
         made_up(model, 0.9)
     }
@@ -111,14 +110,12 @@ impl Translator {
     pub fn freeze_encoder(&mut self) {
         self.encoder = self.encoder.clone().no_grad();
     }
+}
 
-    /// Encoder and decoder, for a comparison with Burn's own `forward`.
-    pub fn parts(&self) -> (&TransformerEncoder, &TransformerDecoder) {
-        (&self.encoder, &self.decoder)
-    }
+impl SampleLoss for Translator {
+    type Batch = Sequences;
 
-    /// What goes into encoder and decoder.
-    pub fn inputs(&self, batch: &Sequences) -> (TappedSequence, TappedSequence) {
+    fn sample_losses(&self, batch: &Sequences) -> SampleLosses {
         let tokens = batch.tokens.clone();
         let [samples, length] = tokens.dims();
         // The last two positions of every other sequence are padding.
@@ -128,30 +125,16 @@ impl Translator {
             .flat_map(|row| (0..length).map(pad(row)))
             .collect();
         let device = tokens.device();
-        let pad = Tensor::from_data(TensorData::new(pad, [samples, length]), &device);
-        let source = TappedSequence {
-            tensor: self.source.tapped(tokens.clone()),
-            mask_pad: Some(pad),
-            mask_attn: None,
-        };
-        let target = TappedSequence {
-            tensor: self.target.tapped(tokens),
-            mask_pad: None,
-            mask_attn: Some(generate_autoregressive_mask(samples, length, &device)),
-        };
-        (source, target)
-    }
-}
-
-impl SampleLoss for Translator {
-    type Batch = Sequences;
-
-    fn sample_losses(&self, batch: &Sequences) -> SampleLosses {
-        let (source, target) = self.inputs(batch);
-        let mut memory = source.clone();
-        memory.tensor = self.encoder.tapped(source);
-        let x = self.decoder.tapped(TappedDecoding { target, memory });
-        let logits = self.head.tapped(self.norm.tapped(x));
+        let pad = Tensor::<2, Bool>::from_data(TensorData::new(pad, [samples, length]), &device);
+        let source = TransformerEncoderInput::new(self.source.forward(tokens.clone()));
+        let memory = self.encoder.forward(source.mask_pad(pad.clone()));
+        let mask = generate_autoregressive_mask(samples, length, &device);
+        let target = TransformerDecoderInput::new(self.target.forward(tokens), memory)
+            .memory_mask_pad(pad)
+            .target_mask_attn(mask);
+        let logits = self
+            .head
+            .forward(self.norm.forward(self.decoder.forward(target)));
         SampleLosses::cross_entropy(logits, batch.labels.clone())
     }
 }
@@ -216,13 +199,13 @@ pub struct Seer {
     line: Conv1d,
     hidden: Linear,
     head: Linear,
-    /// Called without a tap where this is not empty.
-    untapped: Option<Linear>,
+    /// What no trace follows, where this is not empty.
+    odd: Option<Linear>,
 }
 
 impl Seer {
-    /// A model of three classes; `untapped` adds a layer that no tap covers.
-    pub fn init(untapped: bool, device: &Device) -> Self {
+    /// A model of three classes; `odd` adds a layer that no trace follows.
+    pub fn init(odd: bool, device: &Device) -> Self {
         let model = Self {
             plane: Conv2dConfig::new([2, 3], [3, 2])
                 .with_stride([2, 1])
@@ -234,7 +217,7 @@ impl Seer {
                 .init(device),
             hidden: LinearConfig::new(4 * 19, 10).init(device),
             head: LinearConfig::new(10, 3).init(device),
-            untapped: untapped.then(|| LinearConfig::new(10, 10).init(device)),
+            odd: odd.then(|| LinearConfig::new(10, 10).init(device)),
         };
         made_up(model, 0.1)
     }
@@ -245,15 +228,19 @@ impl SampleLoss for Seer {
 
     fn sample_losses(&self, batch: &Pictures) -> SampleLosses {
         let samples = batch.ids.len();
-        let x = self.plane.tapped(batch.pixels.clone()).tanh();
-        let x = self.line.tapped(x.reshape([samples as i32, 3, -1])).tanh();
+        let x = self.plane.forward(batch.pixels.clone()).tanh();
+        let x = self.line.forward(x.reshape([samples as i32, 3, -1])).tanh();
         let x = x.reshape([samples as i32, -1]);
-        let x = self.hidden.tapped(x).tanh();
-        let x = match &self.untapped {
-            Some(layer) => layer.forward(x).tanh(),
+        let x = self.hidden.forward(x).tanh();
+        let x = match &self.odd {
+            // Each sample by its place in the batch.
+            Some(layer) => {
+                let places = Tensor::<1, Int>::arange(0..samples as i64, &x.device());
+                layer.forward(x.clone()).tanh().select(0, places) + x
+            }
             None => x,
         };
-        SampleLosses::classification(self.head.tapped(x), batch.labels.clone())
+        SampleLosses::classification(self.head.forward(x), batch.labels.clone())
     }
 }
 
@@ -281,9 +268,9 @@ impl SampleLoss for Wide {
     type Batch = Sequences;
 
     fn sample_losses(&self, batch: &Sequences) -> SampleLosses {
-        let x = self.embedding.tapped(batch.tokens.clone());
-        let x = self.linear.tapped(x).mul_scalar(0.1).tanh();
-        let logits = self.head.tapped(x).mul_scalar(0.1);
+        let x = self.embedding.forward(batch.tokens.clone());
+        let x = self.linear.forward(x).mul_scalar(0.1).tanh();
+        let logits = self.head.forward(x).mul_scalar(0.1);
         SampleLosses::cross_entropy(logits, batch.labels.clone())
     }
 }
@@ -366,7 +353,7 @@ impl SampleLoss for Odd {
     type Batch = Sequences;
 
     fn sample_losses(&self, batch: &Sequences) -> SampleLosses {
-        let x = self.embedding.tapped(batch.tokens.clone()).tanh();
+        let x = self.embedding.forward(batch.tokens.clone()).tanh();
         let logits = match self.oddity {
             Oddity::Packed => {
                 let [samples, length, width] = x.dims();
@@ -377,13 +364,13 @@ impl SampleLoss for Odd {
                 let device = x.device().without_autodiff();
                 let active = Tensor::<1, Int>::from_ints(active.as_slice(), &device);
                 let flat = x.clone().reshape([samples * length, width]);
-                let packed = self.head.tapped(flat.select(0, active.clone()));
+                let packed = self.head.forward(flat.select(0, active.clone()));
                 let symbols = packed.dims()[1];
                 Tensor::<2>::zeros([samples * length, symbols], &device)
                     .select_assign(0, active, packed, IndexingUpdateOp::Add)
                     .reshape([samples, length, symbols])
             }
-            _ => self.head.tapped(x.clone()),
+            _ => self.head.forward(x.clone()),
         };
         let small = match self.oddity {
             Oddity::Unreached => None,
@@ -394,7 +381,7 @@ impl SampleLoss for Odd {
         let logits = match small {
             Some(x) => {
                 let [samples, length, symbols] = logits.dims();
-                let small = self.small.tapped(x);
+                let small = self.small.forward(x);
                 let of = (&small.device(), small.dtype());
                 let none = Tensor::zeros([samples, length, symbols - 1], of);
                 logits + Tensor::cat(vec![small, none], 2)
