@@ -18,3 +18,8 @@ pub mod zoo;
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 pub struct Readme;
+
+/// The program of the notes on Burn.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/burn.md")]
+pub struct Burn;

@@ -505,3 +505,55 @@ impl SampleLoss for Convolutions {
         SampleLosses::classification(self.head.forward(x).mul_scalar(0.3), batch.labels.clone())
     }
 }
+
+/// Convolutions of many channels at few places, of each frame of a picture.
+#[derive(Module, Debug)]
+pub struct Late {
+    first: Linear,
+    plane: Conv2d,
+    line: Conv1d,
+    head: Linear,
+    frames: usize,
+}
+
+impl Late {
+    /// Of three classes; every sample is cut into `frames`.
+    pub fn init(frames: usize, device: &Device) -> Self {
+        let model = Self {
+            first: LinearConfig::new(60, 2 * 16 * 5 * 4).init(device),
+            plane: Conv2dConfig::new([16, 24], [3, 2])
+                .with_stride([2, 1])
+                .with_dilation([1, 2])
+                .with_padding(PaddingConfig2d::Explicit(1, 0, 0, 1))
+                .init(device),
+            line: Conv1dConfig::new(24, 20, 3)
+                .with_stride(2)
+                .with_padding(PaddingConfig1d::Explicit(2, 1))
+                .init(device),
+            head: LinearConfig::new(20, 3).init(device),
+            frames,
+        };
+        made_up(model, 0.2)
+    }
+}
+
+impl SampleLoss for Late {
+    type Batch = Pictures;
+
+    fn sample_losses(&self, batch: &Pictures) -> SampleLosses {
+        let [samples, ..] = batch.pixels.dims();
+        let x = batch.pixels.clone().reshape([samples, 60]);
+        let x = self.first.forward(x).mul_scalar(0.1).tanh();
+        let x = x.narrow(1, 0, self.frames * 16 * 20);
+        let x = x.reshape([samples * self.frames, 16, 5, 4]);
+        let x = self.plane.forward(x).mul_scalar(0.1).tanh();
+        let x = self
+            .line
+            .forward(x.flatten::<3>(2, 3))
+            .mul_scalar(0.1)
+            .tanh();
+        let x = x.mean_dim(2).reshape([samples, self.frames, 20]);
+        let x = x.mean_dim(1).reshape([samples, 20]);
+        SampleLosses::classification(self.head.forward(x), batch.labels.clone())
+    }
+}

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use fisher_examples::checkpoint::jsonl::{Reader, TaskFile, batches};
-use fisher_examples::decoder::{Checkpoint, Error, Model, ModelConfig, Sequences};
+use fisher_examples::decoder::{Checkpoint, Error, Model, ModelConfig, Sequence, Sequences};
 use fisher_tests::backend::Backend;
 use fisher_tests::golden::{Golden, TASKS, folder};
 use fisher_tests::tolerance::{GOLDEN, assert_close};
-use fisher_train::{SampleBatch, SampleLoss};
+use fisher_train::{SampleBatch, SampleLoss, check};
 use rstest::rstest;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
@@ -31,13 +31,7 @@ fn flex() -> Device {
     Backend::Flex.device().expect("a CPU")
 }
 
-/// Losses of all samples of a task by id, in batches of `tokens` tokens.
-fn losses(
-    checkpoint: &Checkpoint,
-    task: &str,
-    tokens: usize,
-    device: &Device,
-) -> BTreeMap<String, (f64, u64)> {
+fn samples(checkpoint: &Checkpoint, task: &str) -> Vec<Sequence> {
     let reader = Reader {
         config: &checkpoint.config,
         text: Err("none".into()),
@@ -49,9 +43,19 @@ fn losses(
         name: task.into(),
         path: checkpoint.folder.join(format!("{task}.jsonl")),
     };
-    let data = reader.read(&file).expect("samples");
+    reader.read(&file).expect("samples").samples
+}
+
+/// Losses of all samples of a task by id, in batches of `tokens` tokens.
+fn losses(
+    checkpoint: &Checkpoint,
+    task: &str,
+    tokens: usize,
+    device: &Device,
+) -> BTreeMap<String, (f64, u64)> {
+    let data = samples(checkpoint, task);
     let mut found = BTreeMap::new();
-    for batch in batches(&data.samples, tokens) {
+    for batch in batches(&data, tokens) {
         let batch = Sequences::new(&batch, &device.clone().autodiff());
         let losses = match &checkpoint.model {
             Model::Llama(model) => model.sample_losses(&batch),
@@ -93,6 +97,25 @@ fn losses_agree(
                 );
             }
         }
+    }
+}
+
+/// One pass a batch gives the gradients of all parameters.
+#[rstest]
+fn decoders_are_traced(#[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend) {
+    let Some(device) = backend.device() else {
+        return;
+    };
+    for case in CASES {
+        let checkpoint = load(&folder(case), &device).expect("a checkpoint");
+        let data = samples(&checkpoint, TASKS[0]);
+        let batch = Sequences::new(&data[..3], &device.clone().autodiff());
+        let checkup = match &checkpoint.model {
+            Model::Llama(model) => check(model, &batch),
+            Model::Gpt2(model) => check(model, &batch),
+        };
+        let checkup = checkup.expect("a checkup");
+        assert!(checkup.is_sound() && checkup.is_fast(), "{case}: {checkup}");
     }
 }
 

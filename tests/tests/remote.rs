@@ -77,7 +77,7 @@ fn a_remote_device_gives_the_same_numbers() {
         .init()
         .expect("a remote device");
 
-    for engine in [Engine::Loop, Engine::Trace] {
+    for engine in [Engine::Loop, Engine::Auto] {
         let (here, readings) = train(&Device::flex(), engine);
         let (there, remote_readings) = train(&remote, engine);
         assert_close("mean", &means(&there), &means(&here), BACKWARD, 1e-3);

@@ -105,16 +105,17 @@ impl CaptureConfig {
 /// A loss that depends on what else is in the batch, a [`SampleBatch::sample`] that gives another sample: such make
 /// numbers wrong without a sign, so they are looked for while gradients are accumulated.
 /// - A trace follows on which axis of every tensor the samples lie. Where a sum over them goes back into their losses,
-///   that is an error; where they are lost sight of, the loop takes the parameters behind it.
+///   and where they are lost sight of, the loop takes over, and compares.
 /// - In the first batch, and in each of a new shape (samples that differ in their active tokens, for the first
-///   time; other numbers of positions), gradient and loss of the sample with the fewest active tokens, of the
+///   time; another number of samples; gradients that are had in another way), gradient and loss of the sample with the fewest active tokens, of the
 ///   first and the last such whose loss is more than rounding, are compared with the loop's: a sample or two
 ///   of the loop. Where there is none, the next batch of that shape is looked at.
 /// - In every 32 samples besides, the loss of one is compared with its loss alone. A forward pass of one sample.
 ///
 /// By the loop every sample's gradient is its own. In the first batch, in each of another number of samples,
 /// and in one of 8 besides, all losses are compared with those in the batch: a forward pass of the batch
-/// without its gradients. A loss that draws anew each time cannot be compared, and is told by a warning.
+/// without its gradients. A loss that draws anew each time cannot be compared: by the loop it is told by a warning, by a
+/// trace it is an error.
 ///
 /// The model is taken as it is when this is made. [`Collector`](crate::Collector) does the rest:
 /// loaders, progress, checkpoints.
@@ -160,8 +161,9 @@ impl<M: SampleLoss> Capture<M> {
     /// # Errors
     /// Those of [`Collector::collect_batches`](crate::Collector::collect_batches) that concern
     /// samples; [`Error::OtherDevice`] when the statistics lie elsewhere; [`Error::Untraced`] and
-    /// [`Error::LeftToTheLoop`] for [`Engine::Trace`]; [`Error::Mixed`], [`Error::Disagree`], [`Error::LossesDisagree`] and [`Error::TokensDisagree`]
-    /// when a batch says something else of a sample than the sample alone.
+    /// [`Error::LeftToTheLoop`] and [`Error::Mixed`] for [`Engine::Trace`]; [`Error::Disagree`],
+    /// [`Error::LossesDisagree`] and [`Error::TokensDisagree`] when a batch says something else of a sample than
+    /// the sample alone.
     pub fn accumulate<'a, C: ContributionUnit>(
         &mut self,
         batch: &M::Batch,
@@ -288,6 +290,16 @@ impl<M: SampleLoss> Capture<M> {
                 tracing::warn!(
                     reason,
                     "the model cannot be traced: it goes by the loop, which is slow"
+                );
+                self.by_trace = None;
+                return Ok(None);
+            }
+            // It compares all losses of its first batch.
+            Err(Error::Mixed { operation }) if self.config.engine == Engine::Auto => {
+                tracing::warn!(
+                    operation,
+                    "a sum over all samples goes into this operation: if that is no sample's own, \
+                     their losses depend on each other; it goes by the loop, which is slow"
                 );
                 self.by_trace = None;
                 return Ok(None);

@@ -121,7 +121,8 @@ impl fmt::Display for Checkup {
         } else if let Some(operation) = &self.mixed {
             writeln!(
                 f,
-                "  SAMPLES DEPEND ON EACH OTHER: a sum over all of them goes into {operation}"
+                "  SAMPLES SEEM TO DEPEND ON EACH OTHER: a sum over all of them goes into {operation}\n    (if that \
+                 is a sum of each sample's own, by segments, write it as a sum over an axis; the loop is right)"
             )?;
         } else {
             for (reason, paths) in by_value(&self.by_loop) {
@@ -277,7 +278,9 @@ pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
                         let pairs = found.iter().zip(&values);
                         pairs.map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt()
                     }
-                    None => norm,
+                    // What was not seen at all is no rounding.
+                    None if norm > 0.0 => f64::INFINITY,
+                    None => 0.0,
                 };
                 distances.push((path, distance, norm));
             }

@@ -179,7 +179,8 @@ pub enum Error {
     /// Samples of a batch see each other.
     #[error(
         "the loss of a sample depends on the others in its batch: a sum over all samples goes into {operation}; \
-         negatives from the batch, batch statistics, or a division by the size of the batch?"
+         negatives from the batch, batch statistics, or a division by the size of the batch? Where it is a sum of each \
+         sample's own, by segments, `Engine::Loop` is right"
     )]
     Mixed {
         /// The first operation that takes a sum over the samples together with samples.

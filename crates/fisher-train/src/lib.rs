@@ -99,6 +99,7 @@ pub use collect::{Checkpoint, Collected, Collector, CollectorConfig, NonFinite};
 pub use destination::Destination;
 pub use error::Error;
 pub use ewc::Ewc;
+pub use fisher_core::HeadLayout;
 pub use hook::{
     AcrossTasks, FisherHook, FisherMetric, FisherStrategy, HISTORY_SCHEMA, History, HookConfig,
     HookSource, Moment, OnFailure, Part, Probes, Quantity, Reading, Schedule, TaskReading,

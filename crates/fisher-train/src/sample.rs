@@ -39,7 +39,8 @@ pub trait SampleBatch: Sized {
 /// Implements [`SampleBatch`] for a struct and [`SampleLoss`] for a model.
 ///
 /// Of the struct's fields name the tensors, whose first axis is the samples, and after a semicolon the samples' ids
-/// and other lists that have an entry a sample. What is more than that is written as the two traits.
+/// and other lists that have an entry a sample. Without the fields it is [`SampleLoss`] alone, for another model of the
+/// same batches. What is more than that is written as the two traits.
 ///
 /// ```
 /// use burn::module::Module;
@@ -85,6 +86,9 @@ macro_rules! sample_loss {
             }
         }
 
+        $crate::sample_loss!($model, $batch, |$this, $samples| $losses);
+    };
+    ($model:ty, $batch:ident, |$this:ident, $samples:ident| $losses:expr) => {
         impl $crate::SampleLoss for $model {
             type Batch = $batch;
 

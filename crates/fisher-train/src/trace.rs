@@ -16,7 +16,7 @@ pub(crate) use self::record::{id, placeholder};
 
 use self::execute::{Executed, execute};
 use self::plan::{Planner, Recipe};
-use self::record::record;
+use self::record::{caught, record};
 use self::samples::{Places, Samples};
 use crate::capture::{HELD, read};
 use crate::captured::Captured;
@@ -112,10 +112,8 @@ impl<M: SampleLoss> Tracer<M> {
         .map_err(untraced)?;
         let recorded = start.elapsed();
         let places = Places::follow(&trace.operations, trace.batch.iter().copied(), samples);
-        if let Some(operation) = places.mixed()
-            && places.of(trace.sums) == Samples::Mixed
-        {
-            let operation = operation.to_owned();
+        if matches!(places.of(trace.sums), Samples::Mixed | Samples::Summed) {
+            let operation = places.mixed().unwrap_or("the losses").to_owned();
             return Err(Error::Mixed { operation });
         }
         let planner = Planner::new(&trace.operations, &places);
@@ -134,26 +132,50 @@ impl<M: SampleLoss> Tracer<M> {
                 }
             }
         }
-        recipes.sort_by_key(|(_, recipe): &(ParamId, Recipe)| recipe.whole());
+        // Of those that are had whole, the small ones first.
+        let whole = |(id, recipe): &(ParamId, Recipe)| {
+            let Parameter { sides, matrix, .. } = self.parameters[id];
+            let [rows, columns] = sides;
+            let factored = recipe.is_factored(sides, matrix);
+            if factored {
+                0
+            } else {
+                samples * rows * columns
+            }
+        };
+        recipes.sort_by_key(whole);
         let mut held = 0;
-        for (id, recipe) in &recipes {
-            held += samples * recipe.whole();
-            if recipe.whole() > 0 && held > HELD {
+        for recipe in &recipes {
+            held += whole(recipe);
+            if whole(recipe) > 0 && held > HELD {
                 let reason = "its gradients are too many to hold for a batch";
-                left.insert(self.parameters[id].path.clone(), reason.into());
+                left.insert(self.parameters[&recipe.0].path.clone(), reason.into());
             }
         }
         recipes.retain(|(id, _)| !left.contains_key(&self.parameters[id].path));
         let planned = start.elapsed() - recorded;
-        let Executed {
-            losses,
-            factors,
-            operations: (done, all),
-        } = execute(trace, &recipes, &self.device, samples).map_err(untraced)?;
+        let executed = caught(|| {
+            let executed = execute(trace, &recipes, &self.device, samples)?;
+            Ok((executed.operations, self.summed(executed)))
+        });
+        let ((done, all), (losses, mut factors)) = executed.map_err(untraced)?;
         let executed = start.elapsed() - planned - recorded;
         tracing::debug!(?recorded, ?planned, ?executed, done, all, "traced a batch");
+        factors.retain(|path, _| !left.contains_key(path));
+        Ok(Traced {
+            losses,
+            factors,
+            left,
+        })
+    }
+
+    /// The factors of all uses of each parameter together.
+    fn summed(
+        &self,
+        executed: Executed<ParamId>,
+    ) -> (SampleLosses, BTreeMap<String, Option<Factors>>) {
         let mut parts: HashMap<ParamId, Vec<Factors>> = HashMap::new();
-        for (id, part) in factors {
+        for (id, part) in executed.factors {
             parts.entry(id).or_default().push(part);
         }
         let factors = self.parameters.iter().map(|(id, parameter)| {
@@ -161,13 +183,7 @@ impl<M: SampleLoss> Tracer<M> {
             let parts = parts.map(|part| part.with_sides(parameter.sides, parameter.matrix));
             (parameter.path.clone(), Factors::sum(parts.collect()))
         });
-        let mut factors: BTreeMap<String, Option<Factors>> = factors.collect();
-        factors.retain(|path, _| !left.contains_key(path));
-        Ok(Traced {
-            losses,
-            factors,
-            left,
-        })
+        (executed.losses, factors.collect())
     }
 }
 

@@ -293,15 +293,14 @@ where
     }
 
     fn side(&mut self, side: &Side, samples: usize) -> Tensor<3> {
-        let rank = side.tensor.shape.num_dims();
-        let columns = if side.swapped { rank - 2 } else { rank - 1 };
+        let (rank, columns) = (side.tensor.shape.num_dims(), side.column());
         let others = (0..rank).filter(|&axis| axis != side.axis && axis != columns);
         let axes: Vec<usize> = [side.axis]
             .into_iter()
             .chain(others)
             .chain([columns])
             .collect();
-        self.arranged(&side.tensor, &axes, samples, side.tensor.shape[columns])
+        self.arranged(&side.tensor, &axes, samples, side.columns())
     }
 
     fn part(&mut self, part: &Use, samples: usize) -> Factors {
@@ -342,7 +341,8 @@ where
         } = patches;
         let [channels, outputs] = [x.shape[1], delta.shape[1]];
         let wide = x.shape.iter().skip(3).product();
-        let x = self.shaped(x, [samples, channels, x.shape[2], wide]);
+        let frames = x.shape[0];
+        let x = self.shaped(x, [frames, channels, x.shape[2], wide]);
         // Each channel by kernels that have a one at one place each.
         let places = height * width;
         let ones = Tensor::<2>::eye(places, &x.device()).cast(x.dtype());
@@ -353,11 +353,14 @@ where
         };
         let seen = conv2d(x, ones.repeat_dim(0, channels), None, options);
         let positions = delta.shape.iter().skip(2).product();
-        let delta = self.shaped(delta, [samples, outputs, positions]);
-        let seen = seen.reshape([samples, channels * places, positions]);
+        let delta = self.shaped(delta, [frames, outputs, positions]);
+        let seen = seen.reshape([frames, channels * places, positions]);
+        // Several frames of a sample are positions too.
+        let positions = frames / samples * positions;
+        let side = |t: Tensor<3>, columns| t.swap_dims(1, 2).reshape([samples, positions, columns]);
         Factors::Product(Product {
-            left: delta.swap_dims(1, 2),
-            right: seen.swap_dims(1, 2),
+            left: side(delta, outputs),
+            right: side(seen, channels * places),
         })
     }
 

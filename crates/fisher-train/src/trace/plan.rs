@@ -96,6 +96,18 @@ pub(crate) struct Side {
     pub(crate) swapped: bool,
 }
 
+impl Side {
+    /// The axis that is no position.
+    pub(crate) fn column(&self) -> usize {
+        let rank = self.tensor.shape.num_dims();
+        if self.swapped { rank - 2 } else { rank - 1 }
+    }
+
+    pub(crate) fn columns(&self) -> usize {
+        self.tensor.shape[self.column()]
+    }
+}
+
 /// Operations from a sum over the samples to a parameter's gradient, linear in that sum.
 #[derive(Debug, Clone)]
 pub(crate) struct Tail {
@@ -109,12 +121,14 @@ pub(crate) struct Tail {
 }
 
 impl Recipe {
-    /// Elements of a gradient that is made whole for each sample.
-    pub(crate) fn whole(&self) -> usize {
-        match self {
-            Self::Uses(_) => 0,
-            Self::Tail(tail) => tail.gradient.shape.num_elements(),
-        }
+    /// Whether it gives the gradients of a parameter of these sides as factors, without one of them.
+    pub(crate) fn is_factored(&self, sides: [usize; 2], matrix: bool) -> bool {
+        let Self::Uses(uses) = self else { return false };
+        uses.iter().all(|part| match part {
+            Use::Product { left, right } => matrix && [left.columns(), right.columns()] == sides,
+            Use::Lookup { .. } | Use::Patches(_) => true,
+            Use::Sum { .. } => false,
+        })
     }
 
     /// The tensors that have to be computed for it.
@@ -185,6 +199,21 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Whether two tensors that are summed together over these axes have the samples there. One of them may be the same
+    /// for all samples, as a first state of zeros is.
+    fn meet(
+        &self,
+        (left, at_left): (&TensorIr, usize),
+        (right, at_right): (&TensorIr, usize),
+    ) -> bool {
+        match (self.places.get(left), self.places.get(right)) {
+            (Samples::Axis(l), Samples::Axis(r)) => l == at_left && r == at_right,
+            (Samples::None, Samples::Axis(r)) => r == at_right,
+            (Samples::Axis(l), Samples::None) => l == at_left,
+            _ => false,
+        }
+    }
+
     /// The uses that a gradient is the sum of, if it is nothing but their sum.
     fn uses(&self, id: TensorId, transposed: bool, uses: &mut Vec<Use>) -> Option<()> {
         match self.producer(id)? {
@@ -207,7 +236,7 @@ impl<'a> Planner<'a> {
                 if leading_ones(&op.lhs.shape) && leading_ones(&op.rhs.shape) =>
             {
                 let rank = op.out.shape.num_dims();
-                let apart = self.axis(&op.lhs)? == rank - 1 && self.axis(&op.rhs)? == rank - 2;
+                let apart = self.meet((&op.lhs, rank - 1), (&op.rhs, rank - 2));
                 apart.then(|| uses.push(self.product(op, rank - 2, transposed)))
             }
             OperationIr::NumericFloat(_, NumericOperationIr::SumDim(op)) => {
@@ -228,8 +257,9 @@ impl<'a> Planner<'a> {
     ) -> Option<()> {
         match op {
             ModuleOperationIr::LinearWeightBackward(op) => {
-                let axis = self.axis(&op.x)?;
-                let fits = self.axis(&op.output_grad)? == axis && axis + 1 < op.x.shape.num_dims();
+                let axis = self.axis(&op.output_grad)?;
+                let fits = self.meet((&op.x, axis), (&op.output_grad, axis))
+                    && axis + 1 < op.x.shape.num_dims();
                 let side = |tensor: &TensorIr| Side {
                     tensor: tensor.clone(),
                     axis,
@@ -303,7 +333,7 @@ impl<'a> Planner<'a> {
             let outer =
                 |shape: &Shape| -> Vec<usize> { shape.iter().take(leading).copied().collect() };
             let alike = outer(&op.lhs.shape) == outer(&op.rhs.shape);
-            if alike && self.axis(&op.lhs) == Some(axis) && self.axis(&op.rhs) == Some(axis) {
+            if alike && self.meet((&op.lhs, axis), (&op.rhs, axis)) {
                 uses.push(self.product(op, axis, transposed));
                 return Some(());
             }
@@ -325,7 +355,7 @@ impl<'a> Planner<'a> {
         let left = match self.producer(op.lhs.id) {
             // Most of the time, it has just been transposed.
             Some(OperationIr::BaseFloat(BaseOperationIr::SwapDims(swap)))
-                if swaps_last_two(swap) && self.axis(&swap.input).is_some() =>
+                if swaps_last_two(swap) =>
             {
                 Side {
                     tensor: swap.input.clone(),
@@ -417,6 +447,7 @@ impl Search<'_> {
         let (sums, others): (Vec<&TensorIr>, Vec<&TensorIr>) = inputs
             .into_iter()
             .partition(|input| places.get(input) == Samples::Summed);
+        let mut own_cuts = BTreeSet::new();
         if sums.is_empty() {
             let cuts = contracted(operation, |id| self.planner.is_zeros(id));
             let cuts = cuts.ok_or_else(|| format!("stopped at {}", name(operation)))?;
@@ -428,7 +459,11 @@ impl Search<'_> {
                     _ => None,
                 };
                 let own = own.ok_or_else(|| format!("stopped at {}", name(operation)))?;
-                self.cuts.insert(tensor.id, (tensor.clone(), own));
+                own_cuts.insert(tensor.id);
+                let before = self.cuts.insert(tensor.id, (tensor.clone(), own));
+                if before.is_some_and(|(_, axis)| axis != own) {
+                    return Err(format!("stopped at {}", name(operation)));
+                }
             }
         } else if !self.is_linear(operation, &sums, &others) {
             return Err(format!(
@@ -437,7 +472,7 @@ impl Search<'_> {
             ));
         }
         for input in others {
-            if !self.cuts.contains_key(&input.id) {
+            if !own_cuts.contains(&input.id) {
                 self.shared.insert(input.id, input.clone());
             }
         }

@@ -57,14 +57,13 @@ pub(crate) fn record<M: Module>(
     let lent = Lent::with(device.settings());
     let device = &lent.device;
     let mut recorded = None;
-    let captured = catch_unwind(AssertUnwindSafe(|| {
-        device.capture_scope(|scope| {
+    let captured = caught(|| {
+        let scope = device.capture_scope(|scope| {
             recorded = Some(inside(model, device, samples, wanted, losses));
             scope.complete([], [])
-        })
-    }));
-    let captured = captured.map_err(|panic| reason(&*panic))?;
-    let captured = captured.map_err(|error| error.to_string())?;
+        });
+        scope.map_err(|error| error.to_string())
+    })?;
     let trace = recorded.ok_or("nothing was recorded")??;
     Ok(Trace {
         operations: captured.graph.operations,
@@ -270,11 +269,13 @@ impl Drop for Lent {
     }
 }
 
-/// What a panic said.
-fn reason(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-    text.unwrap_or("the forward pass panicked").to_owned()
+/// What `run` gives; or what it said when it panicked, as Burn does at what it cannot record or carry out.
+pub(crate) fn caught<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(text.unwrap_or("it panicked").to_owned())
+    })
 }
 
 #[cfg(test)]

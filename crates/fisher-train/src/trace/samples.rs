@@ -169,15 +169,15 @@ impl Places {
         }
     }
 
-    /// Samples are the first axis of everything that has them.
+    /// Samples are the first axis of everything that has them; each may have several places there.
     fn first(&self, inputs: &[&TensorIr], out: &TensorIr) -> Samples {
-        let rank = out.shape.num_dims();
-        let fits = |t: &TensorIr| t.shape.num_dims() == rank && t.shape[0] == self.samples;
+        let (rank, rows) = (out.shape.num_dims(), out.shape[0]);
+        let fits = |t: &TensorIr| t.shape.num_dims() == rank && t.shape[0] == rows;
         let first = |input: &&TensorIr| match self.get(input) {
             Samples::Axis(axis) => axis == 0 && fits(input),
             _ => true,
         };
-        if fits(out) && inputs.iter().all(first) {
+        if rows.is_multiple_of(self.samples) && inputs.iter().all(first) {
             Samples::Axis(0)
         } else {
             Samples::Lost
@@ -421,7 +421,7 @@ impl Places {
         let Some((input, gradient)) = convolution(op) else {
             return Samples::Lost;
         };
-        let fits = |t: &TensorIr| self.get(t) == Samples::Axis(0) && t.shape[0] == self.samples;
+        let fits = |t: &TensorIr| self.get(t) == Samples::Axis(0);
         if input.is_none_or(fits) && fits(gradient) {
             Samples::Summed
         } else {
