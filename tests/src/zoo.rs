@@ -412,7 +412,7 @@ impl Layer for Made {
     }
 }
 
-/// Pictures of 2 × 6 × 5 and a class each.
+/// Pictures of 2 × 6 × 6 and a class each.
 pub use crate::subjects::Pictures;
 
 /// Convolutions in one, two and three dimensions, grouped, strided, dilated, padded, transposed.
@@ -520,7 +520,7 @@ impl Late {
     /// Of three classes; every sample is cut into `frames`.
     pub fn init(frames: usize, device: &Device) -> Self {
         let model = Self {
-            first: LinearConfig::new(60, 2 * 16 * 5 * 4).init(device),
+            first: LinearConfig::new(72, 2 * 16 * 5 * 4).init(device),
             plane: Conv2dConfig::new([16, 24], [3, 2])
                 .with_stride([2, 1])
                 .with_dilation([1, 2])
@@ -542,7 +542,7 @@ impl SampleLoss for Late {
 
     fn sample_losses(&self, batch: &Pictures) -> SampleLosses {
         let [samples, ..] = batch.pixels.dims();
-        let x = batch.pixels.clone().reshape([samples, 60]);
+        let x = batch.pixels.clone().reshape([samples, 72]);
         let x = self.first.forward(x).mul_scalar(0.1).tanh();
         let x = x.narrow(1, 0, self.frames * 16 * 20);
         let x = x.reshape([samples * self.frames, 16, 5, 4]);

@@ -112,8 +112,12 @@ impl<M: SampleLoss> Tracer<M> {
         .map_err(untraced)?;
         let recorded = start.elapsed();
         let places = Places::follow(&trace.operations, trace.batch.iter().copied(), samples);
-        if matches!(places.of(trace.sums), Samples::Mixed | Samples::Summed) {
-            let operation = places.mixed().unwrap_or("the losses").to_owned();
+        let mixed = match places.of(trace.sums) {
+            Samples::Mixed => places.mixed(),
+            Samples::Summed => Some("the losses"),
+            _ => None,
+        };
+        if let Some(operation) = mixed.map(str::to_owned) {
             return Err(Error::Mixed { operation });
         }
         let planner = Planner::new(&trace.operations, &places);
