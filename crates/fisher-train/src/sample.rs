@@ -108,7 +108,7 @@ pub struct SampleMapper(Task);
 enum Task {
     /// To one sample.
     Cut(usize),
-    Carry(Carrier),
+    Carry(Box<Carrier>),
 }
 
 /// Puts placeholders on a capture device in the place of tensors.
@@ -180,19 +180,21 @@ impl SampleMapper {
     }
 
     pub(crate) fn carrier(device: Device, samples: usize) -> Self {
-        Self(Task::Carry(Carrier {
+        Self(Task::Carry(Box::new(Carrier {
             device,
             samples,
             carried: Carried::default(),
             odd: None,
-        }))
+        })))
     }
 
     /// What was carried; or what could not be.
     pub(crate) fn carried(self) -> Result<Carried, String> {
         match self.0 {
-            Task::Carry(Carrier { odd: Some(odd), .. }) => Err(odd),
-            Task::Carry(carrier) => Ok(carrier.carried),
+            Task::Carry(carrier) => match carrier.odd {
+                Some(odd) => Err(odd),
+                None => Ok(carrier.carried),
+            },
             Task::Cut(_) => Ok(Carried::default()),
         }
     }

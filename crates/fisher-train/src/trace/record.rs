@@ -265,7 +265,7 @@ fn configure(device: &Device, settings: &DeviceSettings) -> Result<(), DeviceErr
 impl Drop for Lent {
     fn drop(&mut self) {
         let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.push((self.settings.clone(), self.device.clone()));
+        idle.push((self.settings, self.device.clone()));
     }
 }
 
