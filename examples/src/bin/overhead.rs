@@ -101,6 +101,11 @@ enum Way {
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> ExitCode {
+    // `RUST_LOG=fisher_train=debug` tells where the time of a trace goes.
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -314,7 +319,7 @@ type Runner<'a> = Box<dyn FnMut() -> Outcome + 'a>;
 fn runner<'a, M: Subject>(way: Way, model: &'a M, batch: &'a M::Batch) -> Outcome<Runner<'a>> {
     Ok(match way {
         Way::Plain => {
-            // The models have no dropout.
+            // With dropout, where the model has it.
             Box::new(move || {
                 let loss = model.sample_losses(batch).sums().clone().mean();
                 let _gradients = loss.backward();
