@@ -1,6 +1,6 @@
 //! Small models of layers with a state or norms of samples, and models in other float types.
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig};
 use burn::nn::{
     Embedding, EmbeddingConfig, GroupNorm, GroupNormConfig, Gru, GruConfig, InstanceNorm,
@@ -97,4 +97,17 @@ pub fn in_type<M: Module>(model: M, dtype: DType) -> M {
         }
     }
     model.map(&mut Cast(dtype))
+}
+
+/// All floats: parameters and running statistics.
+pub fn floats<M: Module>(model: &M) -> Vec<Vec<f32>> {
+    struct Floats(Vec<Vec<f32>>);
+    impl ModuleVisitor for Floats {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0.push(param.val().to_data().iter().collect());
+        }
+    }
+    let mut floats = Floats(Vec::new());
+    model.visit(&mut floats);
+    floats.0
 }

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{DType, Device, Tensor};
+use burn::module::Module;
+use burn::tensor::{DType, Device};
 use fisher_core::{Catalogue, HeadLayout, PerToken, Statistics, StatisticsConfig, hash_weights};
 use fisher_tests::agree::agree;
 use fisher_tests::backend::{Backend, absent};
 use fisher_tests::differences::{agree_with_differences, by_loop};
-use fisher_tests::layers::{Normed, Recurrent, in_type};
+use fisher_tests::layers::{Normed, Recurrent, floats, in_type};
 use fisher_tests::models::{Sequences, Small};
 use fisher_tests::subjects::{Mixing, Odd, Oddity, Pictures, Seer, Talker};
 use fisher_tests::tolerance::{BACKWARD, HALF, assert_close};
@@ -232,19 +232,6 @@ fn samples_that_mix_are_found_in_half_precision(
     // In eight weights of many.
     let little = in_type(Odd::init(Oddity::MixesLittle, 7, &device), dtype);
     refused(&little, &data, Engine::Trace);
-}
-
-/// All floats, by path: parameters and running statistics.
-fn floats<M: Module>(model: &M) -> Vec<Vec<f32>> {
-    struct Floats(Vec<Vec<f32>>);
-    impl ModuleVisitor for Floats {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.0.push(param.val().to_data().iter().collect());
-        }
-    }
-    let mut floats = Floats(Vec::new());
-    model.visit(&mut floats);
-    floats.0
 }
 
 /// Burn keeps running statistics one update behind until `valid()` asks for them.

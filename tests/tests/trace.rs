@@ -1,7 +1,7 @@
 //! Traces of unmodified models against the loop: every layer, every device.
 
 use burn::data::dataloader::batcher::Batcher;
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::Module;
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor};
 use fisher_core::{AttentionConfig, Catalogue, HeadLayout, PerToken, Statistics, StatisticsConfig};
@@ -10,6 +10,7 @@ use fisher_examples::tasks::{Item, Task, TaskBatcher};
 use fisher_examples::usual::{self, DigitClassifier, Digits, Forecaster, Series, TextClassifier};
 use fisher_tests::agree::agree;
 use fisher_tests::backend::Backend;
+use fisher_tests::layers::floats;
 use fisher_tests::models::{Sequences, Small};
 use fisher_tests::zoo::{
     Around, Attentions, Bare, Cached, Convolutions, Late, Layer, Made, Norms, Pictures,
@@ -135,19 +136,6 @@ fn a_transformer_is_traced_by_factors() {
     let heads = HeadLayout::recognize(&catalogue, &AttentionConfig::new(4)).expect("heads");
     let config = StatisticsConfig::new();
     agree::<_, PerToken>(&model, &heads, &[batch], &config, Engine::Trace);
-}
-
-/// All floats, running statistics too.
-fn floats<M: Module>(model: &M) -> Vec<Vec<f32>> {
-    struct Floats(Vec<Vec<f32>>);
-    impl ModuleVisitor for Floats {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.0.push(param.val().to_data().iter().collect());
-        }
-    }
-    let mut floats = Floats(Vec::new());
-    model.visit(&mut floats);
-    floats.0
 }
 
 #[test]

@@ -39,13 +39,14 @@ impl Captured {
         self.samples.iter().map(Sample::tokens).collect()
     }
 
-    /// What tells kinds of batches apart: whether samples differ in their active tokens, and the
-    /// positions that each parameter saw of a sample.
-    pub(crate) fn shape(&self) -> (bool, Vec<usize>) {
-        let factors = self.factors.values().flatten();
+    /// What tells kinds of batches apart: how many samples there are, whether they differ in their active
+    /// tokens, and how the gradients of each parameter are had.
+    pub(crate) fn shape(&self) -> (usize, bool, Vec<Option<String>>) {
+        let ways = self.factors.values().map(|f| f.as_ref().map(Factors::way));
         (
+            self.samples.len(),
             is_ragged(&self.tokens()),
-            factors.map(Factors::positions).collect(),
+            ways.collect(),
         )
     }
 }

@@ -214,10 +214,11 @@ pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
     let ways = factors.into_iter().flatten();
     let ways = ways.filter_map(|(path, f)| Some((path.clone(), f.as_ref()?.way())));
     let untraced_paths = || {
-        let reason = untraced.clone().or(mixed.clone()).unwrap_or_default();
-        paths()
-            .map(|path| (path.to_owned(), reason.clone()))
-            .collect()
+        let reason = untraced
+            .as_deref()
+            .unwrap_or("samples seem to depend on each other");
+        let paths = paths().map(|path| (path.to_owned(), reason.to_owned()));
+        paths.collect()
     };
 
     let mut norms = Norms::default();

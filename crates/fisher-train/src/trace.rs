@@ -174,10 +174,7 @@ impl<M: SampleLoss> Tracer<M> {
     }
 
     /// The factors of all uses of each parameter together.
-    fn summed(
-        &self,
-        executed: Executed<ParamId>,
-    ) -> (SampleLosses, BTreeMap<String, Option<Factors>>) {
+    fn summed(&self, executed: Executed) -> (SampleLosses, BTreeMap<String, Option<Factors>>) {
         let mut parts: HashMap<ParamId, Vec<Factors>> = HashMap::new();
         for (id, part) in executed.factors {
             parts.entry(id).or_default().push(part);

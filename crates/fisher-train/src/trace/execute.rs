@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use burn::backend::capture::TensorId;
 use burn::backend::ir::{BackendIr, HandleKind, IrVisitorMut, OperationIr, TensorIr, TensorStatus};
 use burn::backend::{BackendTensor, DispatchDevice, DispatchKindConversion, DispatchTensor, Shape};
+use burn::module::ParamId;
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Int, Slice, Tensor};
@@ -17,45 +18,41 @@ use crate::losses::SampleLosses;
 
 /// What was computed.
 #[derive(Debug)]
-pub(crate) struct Executed<P> {
+pub(crate) struct Executed {
     pub(crate) losses: SampleLosses,
-    pub(crate) factors: Vec<(P, Factors)>,
+    pub(crate) factors: Vec<(ParamId, Factors)>,
     /// Operations that were carried out, of all.
     pub(crate) operations: (usize, usize),
 }
 
 /// Carry out `trace` on `device` up to what the recipes of parameters need.
-pub(crate) fn execute<P: Copy>(
+pub(crate) fn execute(
     trace: Trace,
-    recipes: &[(P, Recipe)],
+    recipes: &[(ParamId, Recipe)],
     device: &Device,
     samples: usize,
-) -> Result<Executed<P>, String> {
+) -> Result<Executed, String> {
     let device = device.clone().without_autodiff();
     match device.as_dispatch() {
         #[cfg(feature = "flex")]
-        DispatchDevice::Flex(device) => {
-            run::<burn::backend::Flex, P>(trace, recipes, device, samples)
-        }
+        DispatchDevice::Flex(device) => run::<burn::backend::Flex>(trace, recipes, device, samples),
         #[cfg(feature = "ndarray")]
         #[allow(deprecated)] // supported for as long as Burn has it
         DispatchDevice::NdArray(device) => {
-            run::<burn::backend::NdArray, P>(trace, recipes, device, samples)
+            run::<burn::backend::NdArray>(trace, recipes, device, samples)
         }
         #[cfg(any(feature = "wgpu", feature = "cuda"))]
-        DispatchDevice::Cube(device) => {
-            run::<burn::backend::Cube, P>(trace, recipes, device, samples)
-        }
+        DispatchDevice::Cube(device) => run::<burn::backend::Cube>(trace, recipes, device, samples),
         other => Err(format!("traces are not carried out on {other:?}")),
     }
 }
 
-fn run<B: BackendIr, P: Copy>(
+fn run<B: BackendIr>(
     trace: Trace,
-    recipes: &[(P, Recipe)],
+    recipes: &[(ParamId, Recipe)],
     device: &B::Device,
     samples: usize,
-) -> Result<Executed<P>, String>
+) -> Result<Executed, String>
 where
     DispatchTensor: DispatchKindConversion<B>,
 {
@@ -99,9 +96,9 @@ where
             }
         }
     }
-    let sums = run.float::<1>(&live.root(sums, &operations)?);
+    let sums = run.float::<1>(&root(sums, &operations)?);
     let labels = match labels {
-        Some(id) => Some(run.int::<2>(&live.root(id, &operations)?)),
+        Some(id) => Some(run.int::<2>(&root(id, &operations)?)),
         None => None,
     };
     Ok(Executed {
@@ -118,7 +115,6 @@ struct Live {
     needed: HashSet<TensorId>,
     /// The last operation that reads a tensor which may then go.
     last: HashMap<TensorId, usize>,
-    roots: HashSet<TensorId>,
 }
 
 impl Live {
@@ -147,12 +143,7 @@ impl Live {
             }
         }
         kept.reverse();
-        Self {
-            kept,
-            needed,
-            last,
-            roots,
-        }
+        Self { kept, needed, last }
     }
 
     /// Carry out one operation; what nobody reads any more goes.
@@ -193,16 +184,15 @@ impl Live {
             }
         }
     }
+}
 
-    /// The tensor of an id that is wanted in the end.
-    fn root(&self, id: TensorId, operations: &[OperationIr]) -> Result<TensorIr, String> {
-        debug_assert!(self.roots.contains(&id));
-        let mut tensors = operations.iter().flat_map(OperationIr::nodes);
-        let found = tensors.find(|tensor| tensor.id == id);
-        found
-            .cloned()
-            .ok_or_else(|| "a result is not in the trace".into())
-    }
+/// The tensor of an id that is wanted in the end.
+fn root(id: TensorId, operations: &[OperationIr]) -> Result<TensorIr, String> {
+    let mut tensors = operations.iter().flat_map(OperationIr::nodes);
+    let found = tensors.find(|tensor| tensor.id == id);
+    found
+        .cloned()
+        .ok_or_else(|| "a result is not in the trace".into())
 }
 
 struct Statuses<F>(F);

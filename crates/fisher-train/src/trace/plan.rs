@@ -9,7 +9,6 @@ use burn::backend::ir::{
     BaseOperationIr, FloatOperationIr, MatmulOpIr, ModuleOperationIr, NumericOperationIr,
     OperationIr, ScalarIr, SwapDimsOpIr, TensorIr,
 };
-
 use burn::tensor::ops::ConvOptions;
 
 use super::samples::{Places, Samples, adds, convolution, name};
