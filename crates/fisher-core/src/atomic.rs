@@ -9,7 +9,7 @@ use std::path::Path;
 use safetensors::tensor::{Metadata, TensorInfo, TensorView};
 use tempfile::NamedTempFile;
 
-use crate::{Error, Result};
+use crate::error::{Error, Result, format_error, io_error};
 
 /// The longest header that readers of safetensors take.
 pub(crate) const HEADER_LIMIT: usize = 100_000_000;
@@ -162,20 +162,6 @@ fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
-    }
-}
-
-pub(crate) fn io_error(path: &Path, source: std::io::Error) -> Error {
-    Error::Io {
-        path: path.into(),
-        source,
-    }
-}
-
-pub(crate) fn format_error(path: &Path, reason: impl std::fmt::Display) -> Error {
-    Error::Format {
-        path: path.into(),
-        reason: reason.to_string(),
     }
 }
 

@@ -8,14 +8,13 @@ use burn::tensor::{DType, Device, Tensor};
 use safetensors::tensor::{SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
-use crate::atomic::{format_error, io_error, write_atomically};
+use crate::atomic::write_atomically;
 use crate::ema::Ema;
-use crate::error::list;
+use crate::error::{Error, Result, format_error, io_error, list};
 use crate::gradient::{ContributionUnit, PerToken};
 use crate::record::{checksum, data, encode, view};
 use crate::statistics::{Statistics, TaskStatistics};
 use crate::welford::accumulation_dtype;
-use crate::{Error, Result};
 
 /// The version of the file format that this library writes and reads.
 const SCHEMA: u64 = 1;

@@ -6,10 +6,9 @@ use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::error::list;
+use crate::error::{Error, Result, list};
 use crate::heads::natural;
 use crate::ties::Ties;
-use crate::{Error, Result};
 
 /// What a parameter is for; it decides the default [`Scheme`](crate::Scheme).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,6 +1,9 @@
 //! What can go wrong, with the name of the parameter, sample, task or file it went wrong at.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// The result of this crate's fallible functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Errors of this crate. Every variant names what it is about and says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -334,5 +337,19 @@ pub(crate) fn list<S: std::fmt::Display>(names: impl IntoIterator<Item = S>) -> 
         0 => "nothing".into(),
         n if n > SHOWN => format!("{} and {} more", names[..SHOWN].join(", "), n - SHOWN),
         _ => names.join(", "),
+    }
+}
+
+pub(crate) fn io_error(path: &Path, source: std::io::Error) -> Error {
+    Error::Io {
+        path: path.into(),
+        source,
+    }
+}
+
+pub(crate) fn format_error(path: &Path, reason: impl std::fmt::Display) -> Error {
+    Error::Format {
+        path: path.into(),
+        reason: reason.to_string(),
     }
 }

@@ -7,11 +7,11 @@ use burn::tensor::{DType, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::{Parameter, Role};
+use crate::error::{Error, Result};
 use crate::gradient::{Contribution, ContributionUnit};
 use crate::heads::HeadLayout;
 use crate::scatter::add_at;
 use crate::stream::Margins;
-use crate::{Error, Result};
 
 /// What one number of a group stands for: `r_iG`, the mean or the sum of `C_i` over its elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

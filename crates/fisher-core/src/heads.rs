@@ -8,9 +8,8 @@ use burn::module::ParamGroup;
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::{Catalogue, Parameter, Role};
-use crate::error::list;
+use crate::error::{Error, Result, list};
 use crate::group::AxisSlices;
-use crate::{Error, Result};
 
 /// A block of attention: the query, key, value or output projection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Device, Element, Tensor, TensorData};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Whether tensors of `device` can be read and made without a transfer.
 pub(crate) fn is_host(device: &Device) -> bool {

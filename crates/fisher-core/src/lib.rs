@@ -63,7 +63,7 @@ pub use atomic::ensure_writable;
 pub use averages::Averages;
 pub use catalogue::{Catalogue, Orientation, Parameter, Role};
 pub use ema::Ema;
-pub use error::Error;
+pub use error::{Error, Result};
 pub use gradient::{
     Contribution, ContributionUnit, Gradient, GradientUnit, PerToken, Raw, TokenMean, TokenSum,
 };
@@ -85,6 +85,3 @@ pub use stream::{Stream, Wanted};
 pub use ties::{Ties, new_ids};
 pub use totals::{HeadKey, Totals};
 pub use welford::{Moments, Welford, accumulation_dtype};
-
-/// The result of this crate's fallible functions.
-pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -5,11 +5,11 @@ use std::ops::Range;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
+use crate::error::{Error, Result};
 use crate::group::Grouping;
 use crate::scatter::add_at;
 use crate::stream::{Margins, Wanted};
 use crate::welford::BatchMoments;
-use crate::{Error, Result};
 
 /// Row `ids_it` of a table got `δ_it`.
 ///

@@ -5,13 +5,13 @@ use std::ops::Range;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use rayon::prelude::*;
 
+use crate::error::{Error, Result};
 use crate::group::Grouping;
 use crate::host::{give, take};
 use crate::kernel::{self, GHOST, LOST, Sides, ghost};
 use crate::scatter::add_at;
 use crate::stream::{Margins, Sums, Wanted};
 use crate::welford::Welford;
-use crate::{Error, Result};
 
 /// How a parameter's contributions were had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::error::{Error, Result};
 use crate::group::Reduction;
-use crate::{Error, Result};
 
 /// Which Fisher the gradients are of: only those that can be collected. A file of another one is not
 /// read ([`Error::Format`]).

@@ -37,14 +37,14 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::atomic::{HEADER_LIMIT, ensure_writable, format_error, io_error, write_atomically};
+use crate::atomic::{HEADER_LIMIT, ensure_writable, write_atomically};
+use crate::error::{Error, Result, format_error, io_error};
 use crate::gradient::{ContributionUnit, GradientUnit, TokenSum};
 use crate::group::{Grouping, Unchecked};
 use crate::provenance::{Provenance, hex};
 use crate::seen::{SampleRecord, Seen};
 use crate::statistics::{Plan, Statistics, TaskStatistics};
 use crate::welford::{Moment, Welford};
-use crate::{Error, Result};
 
 /// The version of the file format that this library writes. It reads all versions up to it.
 pub const SCHEMA_VERSION: u64 = 2;

@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Device, Tensor};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// One sequence, or one example of a classifier: an id and its number of active tokens `T_i ≥ 1`.
 ///

@@ -7,9 +7,12 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::atomic::{format_error, io_error};
+use crate::error::{Result, format_error, io_error};
+use crate::gradient::ContributionUnit;
+use crate::provenance::Provenance;
 use crate::record::{METADATA, encode};
-use crate::{ContributionUnit, Provenance, Result, SampleRecord, Statistics};
+use crate::seen::SampleRecord;
+use crate::statistics::Statistics;
 
 /// The provenance and the samples of a file that [`Statistics::save`] wrote: a small part of it,
 /// however large its accumulators are. Nothing is compared with the checksum.

@@ -5,8 +5,8 @@ use std::hash::{BuildHasher, RandomState};
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
 use crate::sample::Sample;
-use crate::{Error, Result};
 
 /// A sample that was seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::{Catalogue, Parameter, Role};
-use crate::error::list;
+use crate::error::{Error, Result, list};
 use crate::gradient::{Contribution, ContributionUnit, Gradient, GradientUnit, PerToken, TokenSum};
 use crate::group::{Grouping, Reduction, Scheme};
 use crate::heads::HeadLayout;
@@ -18,7 +18,6 @@ use crate::sample::{Sample, Tokens};
 use crate::seen::{SampleRecord, Seen};
 use crate::totals::{BatchTotals, Totals};
 use crate::welford::{Welford, accumulation_dtype};
-use crate::{Error, Result};
 
 /// What to accumulate.
 ///

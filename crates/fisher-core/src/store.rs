@@ -21,13 +21,12 @@ use self::intake::{Part, SLICE, Source};
 use self::precision::{Matrix, from_bytes};
 use self::shards::{Entry, Header, Shards, Stored};
 use crate::catalogue::{Catalogue, Parameter};
-use crate::error::list;
+use crate::error::{Error, Result, list};
 use crate::gradient::{Gradient, TokenSum};
 use crate::provenance::{FisherKind, hash_weights};
 use crate::sample::Sample;
 use crate::seen::SampleRecord;
 use crate::statistics::GradientBatch;
-use crate::{Error, Result};
 
 /// Configuration of a [`GradientStore`].
 ///

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use burn::tensor::{DType, Device, Int, Tensor};
 
+use crate::error::{Error, Result};
 use crate::gradient::{Contribution, ContributionUnit, Gradient, TokenSum};
 use crate::group::{Grouping, Reduction};
 use crate::host::{self, give, is_host, sum_columns, take};
@@ -14,7 +15,6 @@ use crate::sample::{Sample, Tokens};
 use crate::statistics::{ParameterStatistics, Statistics, TaskStatistics};
 use crate::totals::BatchTotals;
 use crate::welford::BatchMoments;
-use crate::{Error, Result};
 
 /// What statistics want to know of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::Tensor;
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// The paths at which a module uses the same parameter.
 ///

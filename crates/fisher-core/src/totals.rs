@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
 use crate::catalogue::Catalogue;
+use crate::error::Result;
 use crate::gradient::{Contribution, ContributionUnit};
 use crate::group::{Grouping, Reduction, Scheme};
 use crate::heads::HeadLayout;

@@ -2,9 +2,10 @@
 
 use burn::tensor::{DType, Device, Tensor, Transaction};
 
+use crate::error::{Error, Result};
 use crate::host::{self, give, is_host, take};
+use crate::interval::{ConfidenceInterval, Distribution};
 use crate::kernel::{self, Product, SideSums, Sides};
-use crate::{ConfidenceInterval, Distribution, Error, Result};
 
 /// The type accumulators keep on `device`: float64 where it has it, else float32 (with a
 /// compensation term).

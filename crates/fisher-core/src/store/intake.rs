@@ -6,8 +6,8 @@ use burn::tensor::{DType, Tensor, Transaction};
 use crc32fast::Hasher;
 
 use super::precision::{Matrix, Precision, exponent};
+use crate::error::{Error, Result};
 use crate::sample::Sample;
-use crate::{Error, Result};
 
 /// Elements that are read from the device at once, and held besides what the store keeps: 4 MB.
 pub(super) const SLICE: usize = 1 << 20;

@@ -15,11 +15,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::precision::{Precision, exponents};
-use crate::atomic::{format_error as format, io_error as io};
 use crate::catalogue::{Orientation, Role};
+use crate::error::{Error, Result, format_error as format, io_error as io, list};
 use crate::provenance::FisherKind;
 use crate::seen::SampleRecord;
-use crate::{Error, Result};
 
 /// The version of a store's folder that this library writes and reads.
 const SCHEMA: u64 = 1;
@@ -522,7 +521,7 @@ fn json_line(path: &Path, value: &impl Serialize) -> Result<Vec<u8>> {
 fn same(folder: &Path, ours: &Header, theirs: &Header) -> Result<()> {
     let parameters = |h: &Header| {
         let describe = |p: &Stored| format!("{} {:?} {:?}", p.path, p.shape, p.orientation);
-        crate::error::list(h.parameters.iter().map(describe))
+        list(h.parameters.iter().map(describe))
     };
     let precision = |h: &Header| format!("{:?}", h.precision);
     for (what, ours, theirs) in [
