@@ -51,7 +51,6 @@ mod running;
 mod sample;
 mod saved;
 mod scatter;
-mod seen;
 mod statistics;
 mod store;
 mod stream;
@@ -65,7 +64,8 @@ pub use catalogue::{Catalogue, Orientation, Parameter, Role};
 pub use ema::Ema;
 pub use error::{Error, Result};
 pub use gradient::{
-    Contribution, ContributionUnit, Gradient, GradientUnit, PerToken, Raw, TokenMean, TokenSum,
+    Contribution, ContributionUnit, Gradient, GradientBatch, GradientUnit, PerToken, Raw,
+    TokenMean, TokenSum,
 };
 pub use group::{Grouping, Reduction, Scheme};
 pub use heads::{Attention, AttentionConfig, Block, Fused, HeadLayout};
@@ -73,13 +73,10 @@ pub use interval::{ConfidenceInterval, Distribution};
 pub use product::Way;
 pub use provenance::{FisherKind, Provenance, Steps, for_each_weight, hash_weights};
 pub use record::SCHEMA_VERSION;
-pub use sample::{Sample, Tokens};
+pub use sample::{Sample, SampleRecord, Tokens};
 pub use saved::SavedSamples;
 pub use scatter::add_at;
-pub use seen::SampleRecord;
-pub use statistics::{
-    GradientBatch, ParameterStatistics, Statistics, StatisticsConfig, TaskStatistics,
-};
+pub use statistics::{ParameterStatistics, Statistics, StatisticsConfig, TaskStatistics};
 pub use store::{GradientStore, Precision, Prepared, StoreConfig, Usage};
 pub use stream::{Stream, Wanted};
 pub use ties::{Ties, new_ids};

@@ -42,7 +42,7 @@ use crate::error::{Error, Result, format_error, io_error};
 use crate::gradient::{ContributionUnit, GradientUnit, TokenSum};
 use crate::group::{Grouping, Unchecked};
 use crate::provenance::{Provenance, hex};
-use crate::seen::{SampleRecord, Seen};
+use crate::sample::{SampleRecord, Seen};
 use crate::statistics::{Plan, Statistics, TaskStatistics};
 use crate::welford::{Moment, Welford};
 

@@ -11,7 +11,7 @@ use crate::error::{Result, format_error, io_error};
 use crate::gradient::ContributionUnit;
 use crate::provenance::Provenance;
 use crate::record::{METADATA, encode};
-use crate::seen::SampleRecord;
+use crate::sample::SampleRecord;
 use crate::statistics::Statistics;
 
 /// The provenance and the samples of a file that [`Statistics::save`] wrote: a small part of it,

@@ -1,6 +1,6 @@
 //! The accumulators of several tasks, with all that says what they are.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::marker::PhantomData;
 
 use burn::config::Config;
@@ -10,12 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalogue::{Catalogue, Parameter, Role};
 use crate::error::{Error, Result, list};
-use crate::gradient::{Contribution, ContributionUnit, Gradient, GradientUnit, PerToken, TokenSum};
+use crate::gradient::{
+    Contribution, ContributionUnit, GradientBatch, GradientUnit, PerToken, TokenSum,
+};
 use crate::group::{Grouping, Reduction, Scheme};
 use crate::heads::HeadLayout;
 use crate::provenance::{FisherKind, Provenance, hash_weights};
-use crate::sample::{Sample, Tokens};
-use crate::seen::{SampleRecord, Seen};
+use crate::sample::{Sample, SampleRecord, Seen, Tokens};
 use crate::totals::{BatchTotals, Totals};
 use crate::welford::{Welford, accumulation_dtype};
 
@@ -179,68 +180,6 @@ pub(crate) struct ParameterPlan<G = Grouping> {
 
 fn yes() -> bool {
     true
-}
-
-/// Per-sample token-sum gradients of a batch, for all parameters of the statistics.
-#[derive(Debug, Clone)]
-pub struct GradientBatch {
-    samples: Vec<Sample>,
-    gradients: BTreeMap<String, Gradient<TokenSum>>,
-    /// Paths that were given more than once.
-    twice: BTreeSet<String>,
-}
-
-impl GradientBatch {
-    /// A batch without gradients yet.
-    pub fn new(samples: Vec<Sample>) -> Self {
-        Self {
-            samples,
-            gradients: BTreeMap::new(),
-            twice: BTreeSet::new(),
-        }
-    }
-
-    /// Add the gradients of the parameter at `path`, one row a sample. A parameter that is used in
-    /// several places has one gradient, the sum over its uses: a batch that was given two for one
-    /// path is refused where it is taken in ([`Error::ParameterTwice`]).
-    pub fn insert(&mut self, path: impl Into<String>, gradient: Gradient<TokenSum>) {
-        let path = path.into();
-        if self.gradients.insert(path.clone(), gradient).is_some() {
-            self.twice.insert(path);
-        }
-    }
-
-    /// Keep only the gradients whose path `keep` accepts.
-    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
-        self.gradients.retain(|path, _| keep(path));
-        self.twice.retain(|path| keep(path));
-    }
-
-    /// # Errors
-    /// [`Error::ParameterTwice`]
-    pub(crate) fn check_once(&self) -> Result<()> {
-        match self.twice.first() {
-            None => Ok(()),
-            Some(path) => Err(Error::ParameterTwice {
-                parameter: path.clone(),
-            }),
-        }
-    }
-
-    /// The samples.
-    pub fn samples(&self) -> &[Sample] {
-        &self.samples
-    }
-
-    /// The gradients of the parameter at `path`.
-    pub fn get(&self, path: &str) -> Option<&Gradient<TokenSum>> {
-        self.gradients.get(path)
-    }
-
-    /// All gradients, by path.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Gradient<TokenSum>)> {
-        self.gradients.iter().map(|(path, g)| (&**path, g))
-    }
 }
 
 /// The Fisher statistics of several tasks of one model.

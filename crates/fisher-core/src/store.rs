@@ -22,11 +22,9 @@ use self::precision::{Matrix, from_bytes};
 use self::shards::{Entry, Header, Shards, Stored};
 use crate::catalogue::{Catalogue, Parameter};
 use crate::error::{Error, Result, list};
-use crate::gradient::{Gradient, TokenSum};
+use crate::gradient::{Gradient, GradientBatch, TokenSum};
 use crate::provenance::{FisherKind, hash_weights};
-use crate::sample::Sample;
-use crate::seen::SampleRecord;
-use crate::statistics::GradientBatch;
+use crate::sample::{Sample, SampleRecord};
 
 /// Configuration of a [`GradientStore`].
 ///

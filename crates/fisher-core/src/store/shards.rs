@@ -18,7 +18,7 @@ use super::precision::{Precision, exponents};
 use crate::catalogue::{Orientation, Role};
 use crate::error::{Error, Result, format_error as format, io_error as io, list};
 use crate::provenance::FisherKind;
-use crate::seen::SampleRecord;
+use crate::sample::SampleRecord;
 
 /// The version of a store's folder that this library writes and reads.
 const SCHEMA: u64 = 1;
