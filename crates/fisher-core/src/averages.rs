@@ -8,11 +8,10 @@ use burn::tensor::{DType, Device, Tensor};
 use safetensors::tensor::{SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
-use crate::atomic::write_atomically;
+use crate::container::{checksum, data, encode, view, write_atomically};
 use crate::ema::Ema;
 use crate::error::{Error, Result, format_error, io_error, list};
 use crate::gradient::{ContributionUnit, PerToken};
-use crate::record::{checksum, data, encode, view};
 use crate::statistics::{Statistics, TaskStatistics};
 use crate::welford::accumulation_dtype;
 

@@ -32,9 +32,9 @@
 //! # Ok::<(), fisher_core::Error>(())
 //! ```
 
-mod atomic;
 mod averages;
 mod catalogue;
+pub mod container;
 mod ema;
 mod error;
 mod gradient;
@@ -58,9 +58,9 @@ mod ties;
 mod totals;
 mod welford;
 
-pub use atomic::ensure_writable;
 pub use averages::Averages;
 pub use catalogue::{Catalogue, Orientation, Parameter, Role};
+pub use container::ensure_writable;
 pub use ema::Ema;
 pub use error::{Error, Result};
 pub use gradient::{

@@ -8,6 +8,7 @@ use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::container::hex;
 use crate::error::{Error, Result};
 use crate::group::Reduction;
 
@@ -176,8 +177,4 @@ pub fn for_each_weight<M: Module>(module: &M, take: impl FnMut(&str, TensorData)
     };
     module.valid().visit(&mut reader);
     reader.error.map_or(Ok(()), Err)
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

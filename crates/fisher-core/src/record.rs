@@ -32,19 +32,20 @@ use std::collections::{BTreeMap, HashMap};
 use std::marker::PhantomData;
 use std::path::Path;
 
-use burn::tensor::{DType, Device, Tensor, TensorData, Transaction};
+use burn::tensor::{DType, Device, TensorData, Transaction};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use crate::atomic::{HEADER_LIMIT, ensure_writable, write_atomically};
+use crate::container::{
+    HEADER_LIMIT, checksum, data, encode, ensure_writable, view, write_atomically,
+};
 use crate::error::{Error, Result, format_error, io_error};
 use crate::gradient::{ContributionUnit, GradientUnit, TokenSum};
 use crate::group::{Grouping, Unchecked};
-use crate::provenance::{Provenance, hex};
+use crate::provenance::Provenance;
 use crate::sample::{SampleRecord, Seen};
 use crate::statistics::{Plan, Statistics, TaskStatistics};
-use crate::welford::{Moment, Welford};
+use crate::welford::{Welford, to_device};
 
 /// The version of the file format that this library writes. It reads all versions up to it.
 pub const SCHEMA_VERSION: u64 = 2;
@@ -421,38 +422,6 @@ impl Slot<'_> {
     }
 }
 
-/// In `dtype`: a pair in float32.
-fn to_device(high: TensorData, low: Option<TensorData>, device: &Device, dtype: DType) -> Moment {
-    let tensor = |data: TensorData| {
-        let dtype = data.dtype();
-        Tensor::from_data(data, (device, dtype))
-    };
-    let shape = [high.num_elements()];
-    match (low, dtype) {
-        (Some(low), DType::F64) => {
-            let sum = high.iter::<f64>().zip(low.iter::<f64>());
-            let sum: Vec<f64> = sum.map(|(high, low)| high + low).collect();
-            Moment {
-                high: tensor(TensorData::new(sum, shape)),
-                low: None,
-            }
-        }
-        (None, DType::F32) => {
-            let rounded: Vec<f32> = high.iter::<f64>().map(|v| v as f32).collect();
-            let rest = high.iter::<f64>().zip(&rounded);
-            let rest: Vec<f32> = rest.map(|(v, &r)| (v - f64::from(r)) as f32).collect();
-            Moment {
-                high: tensor(TensorData::new(rounded, shape)),
-                low: Some(tensor(TensorData::new(rest, shape))),
-            }
-        }
-        (low, _) => Moment {
-            high: tensor(high),
-            low: low.map(tensor),
-        },
-    }
-}
-
 /// No task's name begins with `%`, as it stands in tensor names: see [`encode`].
 fn groups_name(parameter: &str, label: &str) -> String {
     format!("%groups/{label}/{parameter}")
@@ -472,49 +441,6 @@ fn custom_ids(
     Ok(ids.collect())
 }
 
-pub(crate) fn data(name: &str, view: &TensorView) -> Result<TensorData, String> {
-    let dtype = match view.dtype() {
-        Dtype::F64 => DType::F64,
-        Dtype::F32 => DType::F32,
-        other => {
-            return Err(format!(
-                "`{name}` is of type {other:?}, expected F64 or F32"
-            ));
-        }
-    };
-    let elements = view.data().len() / dtype.size();
-    Ok(TensorData::from_bytes_vec(
-        view.data().to_vec(),
-        [elements],
-        dtype,
-    ))
-}
-
-pub(crate) fn view(data: &TensorData) -> Result<TensorView<'_>, String> {
-    let dtype = match data.dtype() {
-        DType::F64 => Dtype::F64,
-        DType::F32 => Dtype::F32,
-        DType::U8 => Dtype::U8,
-        DType::U32 => Dtype::U32,
-        other => return Err(format!("tensors of type {other:?} are not written")),
-    };
-    TensorView::new(dtype, data.shape().to_vec(), data.as_bytes()).map_err(|e| e.to_string())
-}
-
-/// SHA-256, in hexadecimal, over the metadata without its digest and all tensors.
-pub(crate) fn checksum(
-    metadata: &str,
-    views: &BTreeMap<&str, TensorView>,
-) -> Result<String, serde_json::Error> {
-    let mut hash = Sha256::new();
-    hash.update(metadata);
-    for (name, view) in views {
-        hash.update(serde_json::to_vec(&(name, view.dtype(), view.shape()))?);
-        hash.update(view.data());
-    }
-    Ok(hex(&hash.finalize()))
-}
-
 fn check_version(path: &Path, json: &str) -> Result<()> {
     #[derive(Deserialize)]
     struct Version {
@@ -529,10 +455,4 @@ fn check_version(path: &Path, json: &str) -> Result<()> {
         });
     }
     Ok(())
-}
-
-/// `/` ends a task's name in tensor names, so it may not be in it; `%` is only before what it stands
-/// for, so no name begins with `%g`.
-pub(crate) fn encode(task: &str) -> String {
-    task.replace('%', "%25").replace('/', "%2F")
 }

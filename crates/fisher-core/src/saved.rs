@@ -7,10 +7,11 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use crate::container::encode;
 use crate::error::{Result, format_error, io_error};
 use crate::gradient::ContributionUnit;
 use crate::provenance::Provenance;
-use crate::record::{METADATA, encode};
+use crate::record::METADATA;
 use crate::sample::SampleRecord;
 use crate::statistics::Statistics;
 

@@ -1,6 +1,6 @@
 //! Mean and variance over samples, in one pass, exactly mergeable.
 
-use burn::tensor::{DType, Device, Tensor, Transaction};
+use burn::tensor::{DType, Device, Tensor, TensorData, Transaction};
 
 use crate::error::{Error, Result};
 use crate::host::{self, give, is_host, take};
@@ -183,6 +183,43 @@ impl Moment {
                 .for_each(|(sum, x)| *sum += x);
         }
         Ok(sum)
+    }
+}
+
+/// On `device`, in `dtype`: a pair in float32.
+pub(crate) fn to_device(
+    high: TensorData,
+    low: Option<TensorData>,
+    device: &Device,
+    dtype: DType,
+) -> Moment {
+    let tensor = |data: TensorData| {
+        let dtype = data.dtype();
+        Tensor::from_data(data, (device, dtype))
+    };
+    let shape = [high.num_elements()];
+    match (low, dtype) {
+        (Some(low), DType::F64) => {
+            let sum = high.iter::<f64>().zip(low.iter::<f64>());
+            let sum: Vec<f64> = sum.map(|(high, low)| high + low).collect();
+            Moment {
+                high: tensor(TensorData::new(sum, shape)),
+                low: None,
+            }
+        }
+        (None, DType::F32) => {
+            let rounded: Vec<f32> = high.iter::<f64>().map(|v| v as f32).collect();
+            let rest = high.iter::<f64>().zip(&rounded);
+            let rest: Vec<f32> = rest.map(|(v, &r)| (v - f64::from(r)) as f32).collect();
+            Moment {
+                high: tensor(TensorData::new(rounded, shape)),
+                low: Some(tensor(TensorData::new(rest, shape))),
+            }
+        }
+        (low, _) => Moment {
+            high: tensor(high),
+            low: low.map(tensor),
+        },
     }
 }
 
