@@ -42,7 +42,6 @@ mod group;
 mod heads;
 mod host;
 mod interval;
-mod kernel;
 mod lookup;
 mod product;
 mod provenance;

@@ -7,8 +7,7 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::group::Grouping;
-use crate::host::{give, take};
-use crate::kernel::{self, GHOST, LOST, Sides, ghost};
+use crate::host::{self, GHOST, LOST, Sides, ghost, give, take};
 use crate::scatter::add_at;
 use crate::stream::{Margins, Sums, Wanted};
 use crate::welford::Welford;
@@ -163,7 +162,7 @@ impl Product {
         let device = self.left.device();
         let [samples, positions, rows] = self.left.dims();
         let columns = self.right.dims()[2];
-        let product = kernel::Product {
+        let product = host::Product {
             samples,
             positions,
             rows,

@@ -3,9 +3,8 @@
 use burn::tensor::{DType, Device, Tensor, TensorData, Transaction};
 
 use crate::error::{Error, Result};
-use crate::host::{self, give, is_host, take};
+use crate::host::{self, Product, SideSums, Sides, give, is_host, take};
 use crate::interval::{ConfidenceInterval, Distribution};
-use crate::kernel::{self, Product, SideSums, Sides};
 
 /// The type accumulators keep on `device`: float64 where it has it, else float32 (with a
 /// compensation term).
@@ -472,7 +471,7 @@ impl Welford {
         };
         let mut of_mean = out(mean)?;
         let mut of_m2 = m2.as_mut().map(out).transpose()?;
-        let moments = kernel::Moments {
+        let moments = host::Moments {
             before: self.count,
             mean: &mut of_mean,
             m2: of_m2.as_deref_mut(),

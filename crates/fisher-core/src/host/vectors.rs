@@ -1,4 +1,4 @@
-//! Devices whose tensors lie in the host's memory.
+//! Vectors in the host's memory: to and from tensors, sums and moments.
 
 use burn::tensor::{DType, Device, Element, Tensor, TensorData};
 
