@@ -9,11 +9,10 @@ use safetensors::tensor::{SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::container::{checksum, data, encode, view, write_atomically};
-use crate::ema::Ema;
 use crate::error::{Error, Result, format_error, io_error, list};
 use crate::gradient::{ContributionUnit, PerToken};
+use crate::moments::{Ema, accumulation_dtype};
 use crate::statistics::{Statistics, TaskStatistics};
-use crate::welford::accumulation_dtype;
 
 /// The version of the file format that this library writes and reads.
 const SCHEMA: u64 = 1;

@@ -25,8 +25,8 @@ use std::marker::PhantomData;
 use burn::tensor::{DType, Tensor};
 
 use crate::error::{Error, Result};
+use crate::moments::accumulation_dtype;
 use crate::sample::{Sample, Tokens};
-use crate::welford::accumulation_dtype;
 
 mod sealed {
     pub trait Sealed {}

@@ -6,10 +6,10 @@ use std::ops::Range;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::catalogue::{Parameter, Role};
 use crate::error::{Error, Result};
 use crate::gradient::{Contribution, ContributionUnit};
 use crate::heads::HeadLayout;
+use crate::model::{Parameter, Role};
 use crate::scatter::add_at;
 use crate::stream::Margins;
 

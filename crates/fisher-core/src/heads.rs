@@ -7,9 +7,9 @@ use burn::config::Config;
 use burn::module::ParamGroup;
 use serde::{Deserialize, Serialize};
 
-use crate::catalogue::{Catalogue, Parameter, Role};
 use crate::error::{Error, Result, list};
 use crate::group::AxisSlices;
+use crate::model::{Catalogue, Parameter, Role, natural};
 
 /// A block of attention: the query, key, value or output projection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -649,11 +649,4 @@ impl Naming {
         }
         found
     }
-}
-
-/// A path in parts that compare as a person would: `layers.10` after `layers.2`.
-pub(crate) fn natural(path: &str) -> Vec<(Option<u64>, String)> {
-    path.split('.')
-        .map(|part| (part.parse().ok(), part.to_owned()))
-        .collect()
 }

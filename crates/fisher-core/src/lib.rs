@@ -33,16 +33,15 @@
 //! ```
 
 mod averages;
-mod catalogue;
 pub mod container;
-mod ema;
 mod error;
 mod gradient;
 mod group;
 mod heads;
 mod host;
-mod interval;
 mod lookup;
+pub mod model;
+pub mod moments;
 mod product;
 mod provenance;
 mod record;
@@ -53,14 +52,10 @@ mod scatter;
 mod statistics;
 mod store;
 mod stream;
-mod ties;
 mod totals;
-mod welford;
 
 pub use averages::Averages;
-pub use catalogue::{Catalogue, Orientation, Parameter, Role};
 pub use container::ensure_writable;
-pub use ema::Ema;
 pub use error::{Error, Result};
 pub use gradient::{
     Contribution, ContributionUnit, Gradient, GradientBatch, GradientUnit, PerToken, Raw,
@@ -68,9 +63,12 @@ pub use gradient::{
 };
 pub use group::{Grouping, Reduction, Scheme};
 pub use heads::{Attention, AttentionConfig, Block, Fused, HeadLayout};
-pub use interval::{ConfidenceInterval, Distribution};
+pub use model::{
+    Catalogue, Orientation, Parameter, Role, Ties, for_each_weight, hash_weights, new_ids,
+};
+pub use moments::{ConfidenceInterval, Distribution, Ema, Moments, Welford, accumulation_dtype};
 pub use product::Way;
-pub use provenance::{FisherKind, Provenance, Steps, for_each_weight, hash_weights};
+pub use provenance::{FisherKind, Provenance, Steps};
 pub use record::SCHEMA_VERSION;
 pub use sample::{Sample, SampleRecord, Tokens};
 pub use saved::SavedSamples;
@@ -78,6 +76,4 @@ pub use scatter::add_at;
 pub use statistics::{ParameterStatistics, Statistics, StatisticsConfig, TaskStatistics};
 pub use store::{GradientStore, Precision, Prepared, StoreConfig, Usage};
 pub use stream::{Stream, Wanted};
-pub use ties::{Ties, new_ids};
 pub use totals::{HeadKey, Totals};
-pub use welford::{Moments, Welford, accumulation_dtype};

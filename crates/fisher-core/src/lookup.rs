@@ -7,9 +7,9 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use crate::error::{Error, Result};
 use crate::group::Grouping;
+use crate::moments::BatchMoments;
 use crate::scatter::add_at;
 use crate::stream::{Margins, Wanted};
-use crate::welford::BatchMoments;
 
 /// Row `ids_it` of a table got `δ_it`.
 ///

@@ -8,9 +8,9 @@ use rayon::prelude::*;
 use crate::error::{Error, Result};
 use crate::group::Grouping;
 use crate::host::{self, GHOST, LOST, Sides, ghost, give, take};
+use crate::moments::Welford;
 use crate::scatter::add_at;
 use crate::stream::{Margins, Sums, Wanted};
-use crate::welford::Welford;
 
 /// How a parameter's contributions were had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -42,10 +42,10 @@ use crate::container::{
 use crate::error::{Error, Result, format_error, io_error};
 use crate::gradient::{ContributionUnit, GradientUnit, TokenSum};
 use crate::group::{Grouping, Unchecked};
+use crate::moments::{Welford, to_device};
 use crate::provenance::Provenance;
 use crate::sample::{SampleRecord, Seen};
 use crate::statistics::{Plan, Statistics, TaskStatistics};
-use crate::welford::{Welford, to_device};
 
 /// The version of the file format that this library writes. It reads all versions up to it.
 pub const SCHEMA_VERSION: u64 = 2;

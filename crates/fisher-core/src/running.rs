@@ -3,9 +3,9 @@
 use burn::tensor::{DType, Device};
 
 use crate::gradient::ContributionUnit;
+use crate::moments::Welford;
 use crate::provenance::Steps;
 use crate::statistics::{ParameterStatistics, Statistics, TaskStatistics};
-use crate::welford::Welford;
 
 impl<C: ContributionUnit> Statistics<C> {
     /// These statistics, of the weights after `step` batches, as a part of a whole run of training

@@ -8,17 +8,17 @@ use burn::module::{Module, ParamGroup};
 use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::catalogue::{Catalogue, Parameter, Role};
 use crate::error::{Error, Result, list};
 use crate::gradient::{
     Contribution, ContributionUnit, GradientBatch, GradientUnit, PerToken, TokenSum,
 };
 use crate::group::{Grouping, Reduction, Scheme};
 use crate::heads::HeadLayout;
-use crate::provenance::{FisherKind, Provenance, hash_weights};
+use crate::model::{Catalogue, Parameter, Role, hash_weights};
+use crate::moments::{Welford, accumulation_dtype};
+use crate::provenance::{FisherKind, Provenance};
 use crate::sample::{Sample, SampleRecord, Seen, Tokens};
 use crate::totals::{BatchTotals, Totals};
-use crate::welford::{Welford, accumulation_dtype};
 
 /// What to accumulate.
 ///

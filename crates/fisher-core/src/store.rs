@@ -20,10 +20,10 @@ pub use precision::Precision;
 use self::intake::{Part, SLICE, Source};
 use self::precision::{Matrix, from_bytes};
 use self::shards::{Entry, Header, Shards, Stored};
-use crate::catalogue::{Catalogue, Parameter};
 use crate::error::{Error, Result, list};
 use crate::gradient::{Gradient, GradientBatch, TokenSum};
-use crate::provenance::{FisherKind, hash_weights};
+use crate::model::{Catalogue, Parameter, hash_weights};
+use crate::provenance::FisherKind;
 use crate::sample::{Sample, SampleRecord};
 
 /// Configuration of a [`GradientStore`].

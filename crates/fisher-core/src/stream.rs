@@ -10,11 +10,11 @@ use crate::gradient::{Contribution, ContributionUnit, Gradient, TokenSum};
 use crate::group::{Grouping, Reduction};
 use crate::host::{self, give, is_host, sum_columns, take};
 use crate::lookup::Lookup;
+use crate::moments::BatchMoments;
 use crate::product::{Product, Way};
 use crate::sample::{Sample, Tokens};
 use crate::statistics::{ParameterStatistics, Statistics, TaskStatistics};
 use crate::totals::BatchTotals;
-use crate::welford::BatchMoments;
 
 /// What statistics want to know of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::catalogue::Catalogue;
 use crate::error::Result;
 use crate::gradient::{Contribution, ContributionUnit};
 use crate::group::{Grouping, Reduction, Scheme};
 use crate::heads::HeadLayout;
+use crate::model::Catalogue;
 use crate::stream::Margins;
 
 /// Layers and attention heads as wholes.

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::precision::{Precision, exponents};
-use crate::catalogue::{Orientation, Role};
 use crate::error::{Error, Result, format_error as format, io_error as io, list};
+use crate::model::{Orientation, Role};
 use crate::provenance::FisherKind;
 use crate::sample::SampleRecord;
 
