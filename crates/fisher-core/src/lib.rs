@@ -36,23 +36,20 @@ mod averages;
 pub mod container;
 mod error;
 mod gradient;
-mod group;
-mod heads;
+pub mod grouping;
 mod host;
-mod lookup;
 pub mod model;
 pub mod moments;
-mod product;
 mod provenance;
 mod record;
 mod running;
 mod sample;
 mod saved;
 mod scatter;
+pub mod squares;
 mod statistics;
 mod store;
 mod stream;
-mod totals;
 
 pub use averages::Averages;
 pub use container::ensure_writable;
@@ -61,19 +58,20 @@ pub use gradient::{
     Contribution, ContributionUnit, Gradient, GradientBatch, GradientUnit, PerToken, Raw,
     TokenMean, TokenSum,
 };
-pub use group::{Grouping, Reduction, Scheme};
-pub use heads::{Attention, AttentionConfig, Block, Fused, HeadLayout};
+pub use grouping::{
+    Attention, AttentionConfig, Block, Fused, Grouping, HeadKey, HeadLayout, Reduction, Scheme,
+    Totals,
+};
 pub use model::{
     Catalogue, Orientation, Parameter, Role, Ties, for_each_weight, hash_weights, new_ids,
 };
 pub use moments::{ConfidenceInterval, Distribution, Ema, Moments, Welford, accumulation_dtype};
-pub use product::Way;
 pub use provenance::{FisherKind, Provenance, Steps};
 pub use record::SCHEMA_VERSION;
 pub use sample::{Sample, SampleRecord, Tokens};
 pub use saved::SavedSamples;
 pub use scatter::add_at;
+pub use squares::{Wanted, Way};
 pub use statistics::{ParameterStatistics, Statistics, StatisticsConfig, TaskStatistics};
 pub use store::{GradientStore, Precision, Prepared, StoreConfig, Usage};
-pub use stream::{Stream, Wanted};
-pub use totals::{HeadKey, Totals};
+pub use stream::Stream;

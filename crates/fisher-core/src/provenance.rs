@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::group::Reduction;
+use crate::grouping::Reduction;
 
 /// Which Fisher the gradients are of: only those that can be collected. A file of another one is not
 /// read ([`Error::Format`]).

@@ -41,7 +41,7 @@ use crate::container::{
 };
 use crate::error::{Error, Result, format_error, io_error};
 use crate::gradient::{ContributionUnit, GradientUnit, TokenSum};
-use crate::group::{Grouping, Unchecked};
+use crate::grouping::{Grouping, Unchecked};
 use crate::moments::{Welford, to_device};
 use crate::provenance::Provenance;
 use crate::sample::{SampleRecord, Seen};

@@ -12,13 +12,11 @@ use crate::error::{Error, Result, list};
 use crate::gradient::{
     Contribution, ContributionUnit, GradientBatch, GradientUnit, PerToken, TokenSum,
 };
-use crate::group::{Grouping, Reduction, Scheme};
-use crate::heads::HeadLayout;
+use crate::grouping::{BatchTotals, Grouping, HeadLayout, Reduction, Scheme, Totals};
 use crate::model::{Catalogue, Parameter, Role, hash_weights};
 use crate::moments::{Welford, accumulation_dtype};
 use crate::provenance::{FisherKind, Provenance};
 use crate::sample::{Sample, SampleRecord, Seen, Tokens};
-use crate::totals::{BatchTotals, Totals};
 
 /// What to accumulate.
 ///

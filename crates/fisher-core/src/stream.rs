@@ -7,49 +7,12 @@ use burn::tensor::{DType, Device, Int, Tensor};
 
 use crate::error::{Error, Result};
 use crate::gradient::{Contribution, ContributionUnit, Gradient, TokenSum};
-use crate::group::{Grouping, Reduction};
+use crate::grouping::{BatchTotals, Grouping, Margins, Reduction};
 use crate::host::{self, give, is_host, sum_columns, take};
-use crate::lookup::Lookup;
 use crate::moments::BatchMoments;
-use crate::product::{Product, Way};
 use crate::sample::{Sample, Tokens};
+use crate::squares::{Lookup, Product, Sums, Wanted, Way};
 use crate::statistics::{ParameterStatistics, Statistics, TaskStatistics};
-use crate::totals::BatchTotals;
-
-/// What statistics want to know of a parameter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wanted {
-    /// Every element: gradients by rows, whole, or sums over samples.
-    pub elements: bool,
-    /// The variance of every element, too.
-    pub variance: bool,
-    /// Sums of squares over everything but the first axis.
-    pub rows: bool,
-    /// Sums of squares over the first axis.
-    pub columns: bool,
-    /// Sums over groups that are no slices of an axis, which every element of the gradient goes into.
-    pub scattered: bool,
-}
-
-/// Sums of squares over one of the two sides of a parameter `[first axis, all others]`.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Margins {
-    /// `[samples, first axis]`
-    pub(crate) rows: Option<Tensor<2>>,
-    /// `[samples, all others]`
-    pub(crate) columns: Option<Tensor<2>>,
-}
-
-/// Sums of the contributions of a parameter `[first axis, all others]`, divided by `scale²`.
-#[derive(Debug)]
-pub(crate) struct Sums {
-    /// What they are divided by the square of, so that they fit into float32.
-    pub(crate) scale: f64,
-    /// As far as is wanted, at least one of the two.
-    pub(crate) margins: Margins,
-    /// Over samples: `Σ_i C_i`, `[elements]`, where no variance is kept.
-    pub(crate) elements: Option<Tensor<1>>,
-}
 
 /// Contributions that are held at a time.
 const CELLS: usize = 1 << 24;
@@ -558,11 +521,4 @@ fn parameter<'a>(
     found.ok_or_else(|| Error::MissingParameter {
         parameter: path.into(),
     })
-}
-
-impl Margins {
-    /// As if they were contributions.
-    pub(crate) fn sum(&self, grouping: &Grouping) -> Option<Tensor<2>> {
-        grouping.reduce_margins(self, Reduction::Sum)
-    }
 }

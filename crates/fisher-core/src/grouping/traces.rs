@@ -1,16 +1,17 @@
-//! Numbers that span several parameters: whole layers and whole attention heads.
+//! Traces: sums that span several parameters, over whole layers and whole attention heads.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
+use super::groups::Grouping;
+use super::heads::HeadLayout;
+use super::margins::Margins;
+use super::scheme::{Reduction, Scheme};
 use crate::error::Result;
 use crate::gradient::{Contribution, ContributionUnit};
-use crate::group::{Grouping, Reduction, Scheme};
-use crate::heads::HeadLayout;
 use crate::model::Catalogue;
-use crate::stream::Margins;
 
 /// Layers and attention heads as wholes.
 ///

@@ -5,30 +5,13 @@ use std::ops::Range;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use rayon::prelude::*;
 
+use super::sums::{Sums, Wanted};
+use super::way::Way;
 use crate::error::{Error, Result};
-use crate::group::Grouping;
+use crate::grouping::{Grouping, Margins};
 use crate::host::{self, GHOST, LOST, Sides, ghost, give, take};
 use crate::moments::Welford;
 use crate::scatter::add_at;
-use crate::stream::{Margins, Sums, Wanted};
-
-/// How a parameter's contributions were had.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// From gradients that were given whole, `[samples, elements]`.
-    Whole,
-    /// From gradients of a few rows at a time, by tensor operations.
-    Tiles,
-    /// In the host's registers: no gradient is written to memory.
-    Kernel,
-    /// Sums over a side by products of positions with positions: `Σ_k (Σ_t l_tr r_tk)²` is
-    /// `l_·rᵀ (R Rᵀ) l_·r`.
-    Ghost,
-    /// Sums over samples as a product of squares, for one position a sample.
-    Squares,
-    /// From the rows of a table that were looked up.
-    Lookup,
-}
 
 /// Elements of a parameter that are taken in at a time.
 const RUN: usize = 1 << 16;
@@ -73,7 +56,7 @@ impl Product {
     /// an axis. Gradients are of a few rows at a time.
     ///
     /// # Errors
-    /// [`Error::Device`](crate::Error::Device) when the device does not give values.
+    /// [`Error::Device`] when the device does not give values.
     pub(crate) fn scattered(&self, grouping: &Grouping, range: Range<usize>) -> Result<Tensor<2>> {
         let samples = range.len();
         let [_, _, rows] = self.left.dims();

@@ -5,11 +5,11 @@ use std::ops::Range;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
+use super::sums::Wanted;
 use crate::error::{Error, Result};
-use crate::group::Grouping;
+use crate::grouping::{Grouping, Margins};
 use crate::moments::BatchMoments;
 use crate::scatter::add_at;
-use crate::stream::{Margins, Wanted};
 
 /// Row `ids_it` of a table got `δ_it`.
 ///

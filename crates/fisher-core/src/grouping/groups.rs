@@ -1,112 +1,19 @@
-//! Groups of elements, and the reduction of contributions to them.
+//! The groups of a parameter's elements.
 
 use std::iter::once;
 use std::ops::Range;
 
-use burn::tensor::{DType, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+use super::heads::HeadLayout;
+use super::scheme::Scheme;
+use super::slices::AxisSlices;
 use crate::error::{Error, Result};
-use crate::gradient::{Contribution, ContributionUnit};
-use crate::heads::HeadLayout;
 use crate::model::{Parameter, Role};
-use crate::scatter::add_at;
-use crate::stream::Margins;
-
-/// What one number of a group stands for: `r_iG`, the mean or the sum of `C_i` over its elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Reduction {
-    /// The mean over the group's elements: comparable between groups of different size.
-    #[default]
-    Mean,
-    /// The sum over the group's elements: adds up to the trace.
-    Sum,
-}
-
-/// How a parameter's elements are put in groups.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Scheme {
-    /// Every element by itself.
-    Element,
-    /// The whole tensor.
-    Tensor,
-    /// One group per output of a matrix or kernel. In a transposed convolution of several groups of
-    /// channels an output is a group's, told by the input as well as by the kernel's second axis.
-    OutputChannel,
-    /// One group per input of a matrix or kernel; in a convolution of several groups of channels,
-    /// told by the output as well.
-    InputChannel,
-    /// One group per attention head, for each block (Q, K, V, O) that lies in the parameter.
-    Head,
-    /// One group per row of a table.
-    Row,
-    /// Runs of `size` consecutive elements of the flattened parameter; the last may be shorter.
-    Buckets {
-        /// Elements per bucket.
-        size: usize,
-    },
-    /// The group of every element of the flattened parameter, from 0 without gaps.
-    Custom {
-        /// One id per element.
-        ids: Vec<u32>,
-    },
-}
-
-impl Scheme {
-    /// Heads for attention projections, channel for other matrices and convolutions, row for
-    /// embeddings, element for vectors. Channels are outputs, but inputs for a transposed convolution
-    /// of which nothing tells the number of groups: see [`Parameter::channel_groups`].
-    pub fn default_of(parameter: &Parameter, heads: &HeadLayout) -> Self {
-        if heads.has(parameter.path()) {
-            return Self::Head;
-        }
-        match parameter.role() {
-            Role::Embedding => Self::Row,
-            Role::Vector => Self::Element,
-            Role::Convolution
-                if parameter.channel_groups().is_none() && parameter.output_axis() == Some(1) =>
-            {
-                Self::InputChannel
-            }
-            Role::Matrix | Role::Convolution if parameter.shape().len() > 1 => Self::OutputChannel,
-            Role::Matrix | Role::Convolution => Self::Element,
-        }
-    }
-
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::Element => "element",
-            Self::Tensor => "tensor",
-            Self::OutputChannel => "channel",
-            Self::InputChannel => "input_channel",
-            Self::Head => "head",
-            Self::Row => "row",
-            Self::Buckets { .. } => "bucket",
-            Self::Custom { .. } => "custom",
-        }
-    }
-}
-
-/// Equal slices of one axis, the shape that channels, rows and heads share.
-///
-/// The axis is cut into `repeats` equal stretches; in each, starting at `offset`, lie `per`
-/// consecutive groups of `width` positions. A plain channel is `repeats 1, offset 0, per = axis,
-/// width 1`; Q in a concatenated fused QKV has `repeats 1`, interleaved per head it has one
-/// repeat a head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct AxisSlices {
-    pub(crate) axis: usize,
-    pub(crate) repeats: usize,
-    pub(crate) offset: usize,
-    pub(crate) per: usize,
-    pub(crate) width: usize,
-}
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Plan {
+pub(super) enum Plan {
     Element,
     Axis(AxisSlices),
     /// Second axes of a convolution of so many groups of channels: the first axis is cut into as many
@@ -132,9 +39,9 @@ enum Plan {
 #[serde(try_from = "Unchecked", into = "Unchecked")]
 pub struct Grouping {
     label: String,
-    shape: Vec<usize>,
-    groups: usize,
-    plan: Plan,
+    pub(super) shape: Vec<usize>,
+    pub(super) groups: usize,
+    pub(super) plan: Plan,
 }
 
 /// A grouping as it comes from a file.
@@ -354,7 +261,7 @@ impl Grouping {
     }
 
     /// Of [`Plan::Blocks`]: the first axis in a block, the second axis, and all others.
-    fn block_sides(&self) -> [usize; 3] {
+    pub(super) fn block_sides(&self) -> [usize; 3] {
         let (first, second) = (self.shape[0], self.shape[1]);
         let stretch = first * second / self.groups;
         [stretch, second, self.shape[2..].iter().product()]
@@ -408,45 +315,6 @@ impl Grouping {
         }
     }
 
-    /// `r_iG` for every sample and group.
-    ///
-    /// # Shapes
-    /// `[samples, elements]` to `[samples, groups]`.
-    ///
-    /// # Panics
-    /// When the contribution has another number of elements than the parameter.
-    pub fn reduce<C: ContributionUnit>(
-        &self,
-        contribution: &Contribution<C>,
-        reduction: Reduction,
-    ) -> Contribution<C> {
-        contribution.map(|tensor| {
-            let elements: usize = self.shape.iter().product();
-            assert_eq!(tensor.dims()[1], elements, "elements of a contribution");
-            self.reduced(self.sum(tensor), reduction)
-        })
-    }
-
-    /// What sums over groups, `[samples, groups]`, come to.
-    pub(crate) fn reduced(&self, sums: Tensor<2>, reduction: Reduction) -> Tensor<2> {
-        let elements: usize = self.shape.iter().product();
-        match (&self.plan, reduction) {
-            (Plan::Element, _) | (_, Reduction::Sum) => sums,
-            (Plan::Axis(slices), Reduction::Mean) => {
-                sums.div_scalar((elements / self.shape[slices.axis] * slices.width) as f64)
-            }
-            (Plan::Blocks { .. }, Reduction::Mean) => {
-                sums.div_scalar((elements / self.groups) as f64)
-            }
-            (Plan::Buckets { .. } | Plan::Custom { .. }, Reduction::Mean) => {
-                let sizes: Vec<f32> = self.sizes().iter().map(|&n| n as f32).collect();
-                let (device, dtype) = (sums.device(), sums.dtype());
-                let sizes = Tensor::<1>::from_data(sizes.as_slice(), (&device, DType::F32));
-                sums / sizes.cast(dtype).unsqueeze()
-            }
-        }
-    }
-
     /// Whether the whole parameter is one group: such as all keys, where all queries share one head.
     pub(crate) fn is_whole(&self) -> bool {
         self.groups == 1 && self.sizes()[0] == self.shape.iter().product::<usize>()
@@ -463,120 +331,6 @@ impl Grouping {
     /// Whether its sums do not follow from sums over a side of the parameter.
     pub(crate) fn is_scattered(&self) -> bool {
         !self.is_whole() && self.axis().is_none()
-    }
-
-    /// Add the contributions `run`, `[samples, length]`, of consecutive elements from `start` on to
-    /// `sums` over groups, `[samples, groups]`.
-    pub(crate) fn add_run(&self, sums: Tensor<2>, start: usize, run: Tensor<2>) -> Tensor<2> {
-        let [samples, length] = run.dims();
-        let (device, dtype) = (run.device(), run.dtype());
-        let Plan::Buckets { size } = self.plan else {
-            let groups = self.group_of(start..start + length).into_iter();
-            // Those of an axis, which has elements in no group, are not scattered.
-            let groups: Vec<i32> = groups.flatten().map(|group| group as i32).collect();
-            let groups = TensorData::new(groups, [length]);
-            let groups = Tensor::<1, Int>::from_data(groups, (&device, DType::I32));
-            return add_at(sums, 1, groups, run);
-        };
-        let first = start / size;
-        let add = |sums: Tensor<2>, first: usize, partial: Tensor<2>| {
-            let range = [0..samples, first..first + partial.dims()[1]];
-            let before = sums.clone().slice(range.clone());
-            sums.slice_assign(range, before + partial)
-        };
-        if size >= length {
-            // Of two buckets at most.
-            let of_first = length.min((first + 1) * size - start);
-            let sums = add(sums, first, run.clone().narrow(1, 0, of_first).sum_dim(1));
-            return match length - of_first {
-                0 => sums,
-                rest => add(sums, first + 1, run.narrow(1, of_first, rest).sum_dim(1)),
-            };
-        }
-        let before = start - first * size;
-        let count = (before + length).div_ceil(size);
-        let zeros = |length| Tensor::zeros([samples, length], (&device, dtype));
-        let mut parts = vec![run];
-        if before > 0 {
-            parts.insert(0, zeros(before));
-        }
-        if count * size > before + length {
-            parts.push(zeros(count * size - before - length));
-        }
-        let partial = Tensor::cat(parts, 1).reshape([samples, count, size]);
-        add(sums, first, partial.sum_dim(2).reshape([samples, count]))
-    }
-
-    /// `r_iG` from sums over one side of the parameter; `None` where they do not tell.
-    pub(crate) fn reduce_margins(
-        &self,
-        margins: &Margins,
-        reduction: Reduction,
-    ) -> Option<Tensor<2>> {
-        if self.is_whole() {
-            // It can be had from either side.
-            let any = margins.rows.as_ref().or(margins.columns.as_ref())?;
-            let sums = any.clone().sum_dim(1);
-            let elements: usize = self.shape.iter().product();
-            return Some(match reduction {
-                Reduction::Sum => sums,
-                Reduction::Mean => sums.div_scalar(elements as f64),
-            });
-        }
-        let Plan::Axis(slices) = &self.plan else {
-            return None;
-        };
-        let sums = match slices.axis {
-            0 => slices.sum(margins.rows.clone()?, &self.shape[..1]),
-            axis => {
-                let slices = AxisSlices {
-                    axis: axis - 1,
-                    ..*slices
-                };
-                slices.sum(margins.columns.clone()?, &self.shape[1..])
-            }
-        };
-        Some(self.reduced(sums, reduction))
-    }
-
-    fn sum(&self, tensor: Tensor<2>) -> Tensor<2> {
-        let [samples, elements] = tensor.dims();
-        match &self.plan {
-            Plan::Element => tensor,
-            Plan::Axis(slices) => slices.sum(tensor, &self.shape),
-            Plan::Buckets { size } => {
-                let whole = elements / size;
-                let full = tensor
-                    .clone()
-                    .narrow(1, 0, whole * size)
-                    .reshape([samples, whole, *size])
-                    .sum_dim(2)
-                    .reshape([samples, whole]);
-                match elements - whole * size {
-                    0 => full,
-                    rest => {
-                        let last = tensor.narrow(1, whole * size, rest).sum_dim(1);
-                        Tensor::cat(vec![full, last], 1)
-                    }
-                }
-            }
-            Plan::Blocks { blocks } => {
-                let [stretch, second, inner] = self.block_sides();
-                tensor
-                    .reshape([samples, *blocks, stretch, second, inner])
-                    .sum_dim(4)
-                    .sum_dim(2)
-                    .reshape([samples, self.groups])
-            }
-            Plan::Custom { ids } => {
-                let (device, dtype) = (tensor.device(), tensor.dtype());
-                let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
-                let ids = TensorData::new(ids, [elements]);
-                let ids = Tensor::<1, Int>::from_data(ids, (&device, DType::I32));
-                let zeros = Tensor::zeros([samples, self.groups], (&device, dtype));
-                add_at(zeros, 1, ids, tensor)
-            }
-        }
     }
 }
 
@@ -607,56 +361,10 @@ fn custom_groups(ids: &[u32], elements: usize) -> Result<usize, String> {
     }
 }
 
-impl AxisSlices {
-    /// The number of groups, if the slices lie inside the axis.
-    fn groups(&self, shape: &[usize]) -> Result<usize, String> {
-        let length = *shape
-            .get(self.axis)
-            .ok_or_else(|| format!("the shape {shape:?} has no axis {}", self.axis))?;
-        let inside = || {
-            let stretch = length.checked_div(self.repeats)?;
-            let end = self.per.checked_mul(self.width)?.checked_add(self.offset)?;
-            let fits = stretch * self.repeats == length && end <= stretch;
-            (fits && self.per > 0 && self.width > 0).then(|| self.per * self.repeats)
-        };
-        inside().ok_or_else(|| {
-            format!(
-                "{self:?} does not fit axis {} of length {length}",
-                self.axis
-            )
-        })
-    }
-
-    /// The group of a position on the axis.
-    fn group_of(&self, position: usize, length: usize) -> Option<usize> {
-        let stretch = length / self.repeats;
-        let group = (position % stretch).checked_sub(self.offset)? / self.width;
-        (group < self.per).then_some(position / stretch * self.per + group)
-    }
-
-    fn sum(&self, tensor: Tensor<2>, shape: &[usize]) -> Tensor<2> {
-        let samples = tensor.dims()[0];
-        let outer: usize = shape[..self.axis].iter().product();
-        let inner: usize = shape[self.axis + 1..].iter().product();
-        let stretch = shape[self.axis] / self.repeats;
-        let groups = self.repeats * self.per;
-        let tensor = tensor
-            .reshape([samples, outer, self.repeats, stretch, inner])
-            .narrow(3, self.offset, self.per * self.width)
-            .reshape([samples, outer, groups, self.width * inner]);
-        let over = |tensor: Tensor<4>, axis: usize| match tensor.dims()[axis] {
-            1 => tensor,
-            _ => tensor.sum_dim(axis),
-        };
-        over(over(tensor, 3), 1).reshape([samples, groups])
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Gradient, Orientation, Raw, Sample, Tokens};
-    use burn::tensor::Device;
+    use crate::model::Orientation;
     use rstest::rstest;
 
     #[rstest]
@@ -671,58 +379,6 @@ mod tests {
         assert!(error.to_string().contains(reason), "{error}");
         assert!(error.to_string().contains("`w`"), "{error}");
     }
-
-    #[test]
-    fn a_vector_has_no_channels() {
-        let bias = Parameter::new("b", [3], Role::Vector, Orientation::InputOutput);
-        assert!(Grouping::of(&bias, &Scheme::OutputChannel, &HeadLayout::none()).is_err());
-        assert_eq!(
-            Scheme::default_of(&bias, &HeadLayout::none()),
-            Scheme::Element
-        );
-    }
-
-    #[test]
-    fn a_convolution_has_its_outputs_first() {
-        let device = Device::flex();
-        let kernel = Parameter::new("k", [2, 1, 2], Role::Convolution, Orientation::OutputInput);
-        let grouping = Grouping::of(&kernel, &Scheme::OutputChannel, &HeadLayout::none());
-        let tokens = Tokens::of(&[Sample::new("0", 1).expect("tokens")], &device);
-        let gradient = Tensor::<4>::from_floats([[[[1.0, 2.0]], [[3.0, 4.0]]]], &device);
-        let contribution = Gradient::token_sum(gradient).contribution::<Raw>(&tokens);
-        let sums = grouping.expect("a grouping")[0].reduce(&contribution, Reduction::Sum);
-        assert_eq!(
-            sums.tensor().try_to_vec_as::<f32>().expect("data"),
-            [5.0, 25.0]
-        );
-    }
-
-    #[rstest]
-    #[case(Scheme::Buckets { size: 4 })]
-    #[case(Scheme::Buckets { size: 11 })]
-    #[case(Scheme::Custom { ids: (0..30).map(|e| e * 7 % 5).collect() })]
-    #[case(Scheme::Element)]
-    #[case(Scheme::OutputChannel)]
-    fn runs_add_up(#[case] scheme: Scheme, #[values(1, 3, 7, 30)] length: usize) {
-        let device = Device::flex();
-        let kernel = Parameter::new("k", [2, 5, 3], Role::Convolution, Orientation::InputOutput);
-        let kernel = kernel.with_channel_groups(2).expect("two groups");
-        let grouping = Grouping::of(&kernel, &scheme, &HeadLayout::none()).expect("a grouping");
-        let [grouping] = &*grouping else {
-            panic!("one grouping")
-        };
-        assert!(grouping.is_scattered());
-        let values: Vec<f32> = (0..60).map(|k| (k * k % 17) as f32).collect();
-        let values = Tensor::<2>::from_data(TensorData::new(values, [2, 30]), &device);
-        let mut sums = Tensor::<2>::zeros([2, grouping.groups()], &device);
-        for start in (0..30).step_by(length) {
-            let length = length.min(30 - start);
-            sums = grouping.add_run(sums, start, values.clone().narrow(1, start, length));
-        }
-        sums.into_data()
-            .assert_eq(&grouping.sum(values).into_data(), true);
-    }
-
     #[test]
     fn a_hostile_grouping_is_refused() {
         for json in [

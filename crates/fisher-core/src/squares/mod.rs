@@ -1,0 +1,14 @@
+//! Squares of per-sample gradients that come as outer products or as rows of a table, in sums that
+//! need less than the gradients themselves.
+
+mod lookup;
+mod outer;
+mod sums;
+mod way;
+
+pub use sums::Wanted;
+pub use way::Way;
+
+pub(crate) use lookup::Lookup;
+pub(crate) use outer::Product;
+pub(crate) use sums::Sums;
