@@ -35,9 +35,10 @@
 mod averages;
 pub mod container;
 mod error;
-mod gradient;
+pub mod gradient;
 pub mod grouping;
 mod host;
+mod kind;
 pub mod model;
 pub mod moments;
 mod provenance;
@@ -45,7 +46,6 @@ mod record;
 mod running;
 mod sample;
 mod saved;
-mod scatter;
 pub mod squares;
 mod statistics;
 mod store;
@@ -55,23 +55,23 @@ pub use averages::Averages;
 pub use container::ensure_writable;
 pub use error::{Error, Result};
 pub use gradient::{
-    Contribution, ContributionUnit, Gradient, GradientBatch, GradientUnit, PerToken, Raw,
-    TokenMean, TokenSum,
+    Contribution, ContributionUnit, Gradient, GradientBatch, GradientSink, GradientUnit, PerToken,
+    Raw, SampleGradient, TokenMean, TokenSum, add_at, at_least_single, unit_rows,
 };
 pub use grouping::{
     Attention, AttentionConfig, Block, Fused, Grouping, HeadKey, HeadLayout, Reduction, Scheme,
     Totals,
 };
+pub use kind::FisherKind;
 pub use model::{
     Catalogue, Orientation, Parameter, Role, Ties, for_each_weight, hash_weights, new_ids,
 };
 pub use moments::{ConfidenceInterval, Distribution, Ema, Moments, Welford, accumulation_dtype};
-pub use provenance::{FisherKind, Provenance, Steps};
+pub use provenance::{Provenance, Steps};
 pub use record::SCHEMA_VERSION;
 pub use sample::{Sample, SampleRecord, Tokens};
 pub use saved::SavedSamples;
-pub use scatter::add_at;
-pub use squares::{Wanted, Way};
+pub use squares::{SquaredNorms, Wanted, Way};
 pub use statistics::{ParameterStatistics, Statistics, StatisticsConfig, TaskStatistics};
 pub use store::{GradientStore, Precision, Prepared, StoreConfig, Usage};
 pub use stream::Stream;

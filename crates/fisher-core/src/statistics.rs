@@ -13,9 +13,10 @@ use crate::gradient::{
     Contribution, ContributionUnit, GradientBatch, GradientUnit, PerToken, TokenSum,
 };
 use crate::grouping::{BatchTotals, Grouping, HeadLayout, Reduction, Scheme, Totals};
+use crate::kind::FisherKind;
 use crate::model::{Catalogue, Parameter, Role, hash_weights};
 use crate::moments::{Welford, accumulation_dtype};
-use crate::provenance::{FisherKind, Provenance};
+use crate::provenance::Provenance;
 use crate::sample::{Sample, SampleRecord, Seen, Tokens};
 
 /// What to accumulate.

@@ -22,8 +22,8 @@ use self::precision::{Matrix, from_bytes};
 use self::shards::{Entry, Header, Shards, Stored};
 use crate::error::{Error, Result, list};
 use crate::gradient::{Gradient, GradientBatch, TokenSum};
+use crate::kind::FisherKind;
 use crate::model::{Catalogue, Parameter, hash_weights};
-use crate::provenance::FisherKind;
 use crate::sample::{Sample, SampleRecord};
 
 /// Configuration of a [`GradientStore`].

@@ -6,8 +6,8 @@ use super::groups::{Grouping, Plan};
 use super::margins::Margins;
 use super::scheme::Reduction;
 use super::slices::AxisSlices;
+use crate::gradient::add_at;
 use crate::gradient::{Contribution, ContributionUnit};
-use crate::scatter::add_at;
 
 impl Grouping {
     /// `r_iG` for every sample and group.

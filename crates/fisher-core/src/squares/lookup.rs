@@ -7,9 +7,9 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use super::sums::Wanted;
 use crate::error::{Error, Result};
+use crate::gradient::add_at;
 use crate::grouping::{Grouping, Margins};
 use crate::moments::BatchMoments;
-use crate::scatter::add_at;
 
 /// Row `ids_it` of a table got `δ_it`.
 ///

@@ -2,10 +2,12 @@
 //! need less than the gradients themselves.
 
 mod lookup;
+mod norms;
 mod outer;
 mod sums;
 mod way;
 
+pub use norms::SquaredNorms;
 pub use sums::Wanted;
 pub use way::Way;
 

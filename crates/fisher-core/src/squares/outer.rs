@@ -8,10 +8,10 @@ use rayon::prelude::*;
 use super::sums::{Sums, Wanted};
 use super::way::Way;
 use crate::error::{Error, Result};
+use crate::gradient::add_at;
 use crate::grouping::{Grouping, Margins};
 use crate::host::{self, GHOST, LOST, Sides, ghost, give, take};
 use crate::moments::Welford;
-use crate::scatter::add_at;
 
 /// Elements of a parameter that are taken in at a time.
 const RUN: usize = 1 << 16;

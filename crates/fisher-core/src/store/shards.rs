@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use super::precision::{Precision, exponents};
 use crate::error::{Error, Result, format_error as format, io_error as io, list};
+use crate::kind::FisherKind;
 use crate::model::{Orientation, Role};
-use crate::provenance::FisherKind;
 use crate::sample::SampleRecord;
 
 /// The version of a store's folder that this library writes and reads.

@@ -19,14 +19,12 @@
 //! }
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 
 use burn::tensor::{DType, Tensor};
 
-use crate::error::{Error, Result};
 use crate::moments::accumulation_dtype;
-use crate::sample::{Sample, Tokens};
+use crate::sample::Tokens;
 
 mod sealed {
     pub trait Sealed {}
@@ -235,67 +233,5 @@ impl<C: ContributionUnit> Contribution<C> {
             tensor: f(self.tensor.clone()),
             unit: PhantomData,
         }
-    }
-}
-
-/// Per-sample token-sum gradients of a batch, for all parameters of the statistics.
-#[derive(Debug, Clone)]
-pub struct GradientBatch {
-    pub(crate) samples: Vec<Sample>,
-    pub(crate) gradients: BTreeMap<String, Gradient<TokenSum>>,
-    /// Paths that were given more than once.
-    twice: BTreeSet<String>,
-}
-
-impl GradientBatch {
-    /// A batch without gradients yet.
-    pub fn new(samples: Vec<Sample>) -> Self {
-        Self {
-            samples,
-            gradients: BTreeMap::new(),
-            twice: BTreeSet::new(),
-        }
-    }
-
-    /// Add the gradients of the parameter at `path`, one row a sample. A parameter that is used in
-    /// several places has one gradient, the sum over its uses: a batch that was given two for one
-    /// path is refused where it is taken in ([`Error::ParameterTwice`]).
-    pub fn insert(&mut self, path: impl Into<String>, gradient: Gradient<TokenSum>) {
-        let path = path.into();
-        if self.gradients.insert(path.clone(), gradient).is_some() {
-            self.twice.insert(path);
-        }
-    }
-
-    /// Keep only the gradients whose path `keep` accepts.
-    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
-        self.gradients.retain(|path, _| keep(path));
-        self.twice.retain(|path| keep(path));
-    }
-
-    /// # Errors
-    /// [`Error::ParameterTwice`]
-    pub(crate) fn check_once(&self) -> Result<()> {
-        match self.twice.first() {
-            None => Ok(()),
-            Some(path) => Err(Error::ParameterTwice {
-                parameter: path.clone(),
-            }),
-        }
-    }
-
-    /// The samples.
-    pub fn samples(&self) -> &[Sample] {
-        &self.samples
-    }
-
-    /// The gradients of the parameter at `path`.
-    pub fn get(&self, path: &str) -> Option<&Gradient<TokenSum>> {
-        self.gradients.get(path)
-    }
-
-    /// All gradients, by path.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Gradient<TokenSum>)> {
-        self.gradients.iter().map(|(path, g)| (&**path, g))
     }
 }
