@@ -32,7 +32,6 @@
 //! # Ok::<(), fisher_core::Error>(())
 //! ```
 
-mod averages;
 pub mod container;
 mod error;
 mod gradient;
@@ -41,17 +40,12 @@ mod host;
 pub mod model;
 pub mod moments;
 mod provenance;
-mod record;
-mod running;
 mod sample;
-mod saved;
 mod scatter;
 pub mod squares;
-mod statistics;
+pub mod statistics;
 mod store;
-mod stream;
 
-pub use averages::Averages;
 pub use container::ensure_writable;
 pub use error::{Error, Result};
 pub use gradient::{
@@ -67,11 +61,11 @@ pub use model::{
 };
 pub use moments::{ConfidenceInterval, Distribution, Ema, Moments, Welford, accumulation_dtype};
 pub use provenance::{FisherKind, Provenance, Steps};
-pub use record::SCHEMA_VERSION;
 pub use sample::{Sample, SampleRecord, Tokens};
-pub use saved::SavedSamples;
 pub use scatter::add_at;
 pub use squares::{Wanted, Way};
-pub use statistics::{ParameterStatistics, Statistics, StatisticsConfig, TaskStatistics};
+pub use statistics::{
+    Averages, ParameterStatistics, SCHEMA_VERSION, SavedSamples, Statistics, StatisticsConfig,
+    Stream, TaskStatistics,
+};
 pub use store::{GradientStore, Precision, Prepared, StoreConfig, Usage};
-pub use stream::Stream;

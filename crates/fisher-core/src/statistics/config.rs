@@ -1,0 +1,154 @@
+//! What to accumulate: the configuration of statistics.
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+
+use burn::config::Config;
+use burn::module::{Module, ParamGroup};
+use burn::tensor::Device;
+
+use super::accumulators::Statistics;
+use super::plan::{ParameterPlan, Plan};
+use crate::error::{Error, Result, list};
+use crate::gradient::{ContributionUnit, GradientUnit, TokenSum};
+use crate::grouping::{Grouping, HeadLayout, Reduction, Scheme, Totals};
+use crate::model::{Catalogue, Parameter, hash_weights};
+use crate::provenance::{FisherKind, Provenance};
+
+/// What to accumulate.
+///
+/// Every accumulator keeps a mean and a variance: 16 bytes an element. Elementwise statistics of
+/// all parameters therefore take four times the memory of a float32 model for each task; grouped
+/// ones take next to nothing.
+#[derive(Config, Debug)]
+pub struct StatisticsConfig {
+    /// Accumulate every element of the parameters selected by `elementwise_only`.
+    #[config(default = true)]
+    pub elementwise: bool,
+    /// The parameters to accumulate by element; all when absent.
+    pub elementwise_only: Option<ParamGroup>,
+    /// Keep the variance of elements as well as their mean. Without it elements have no error bars
+    /// and take half the memory; groups, layers and heads always have theirs.
+    #[config(default = true)]
+    pub variance: bool,
+    /// Accumulate groups.
+    #[config(default = true)]
+    pub grouped: bool,
+    /// Schemes other than the default one; the first match counts.
+    #[config(default = "Vec::new()")]
+    pub schemes: Vec<(ParamGroup, Scheme)>,
+    /// What a group's number stands for.
+    #[config(default = "Reduction::Mean")]
+    pub reduction: Reduction,
+    /// Accumulate in compensated float32 also where the device has float64: for GPUs whose float64
+    /// is slow.
+    #[config(default = false)]
+    pub compensated: bool,
+    /// Which Fisher the gradients that will come are of. This draws no labels: the batches bring them
+    /// (`Labels::draw` of `fisher-train`), and collection refuses losses of another kind. Gradients
+    /// that are pushed by hand are taken at their word.
+    #[config(default = "FisherKind::Empirical")]
+    pub kind: FisherKind,
+    /// The seed of the run, for the record.
+    pub seed: Option<u64>,
+}
+
+impl StatisticsConfig {
+    /// Empty statistics of all trainable parameters of `model`, on its device.
+    ///
+    /// ```
+    /// # use burn::{nn::LinearConfig, tensor::Device};
+    /// use fisher_core::{HeadLayout, Statistics, StatisticsConfig};
+    /// # fn example(model: burn::nn::Linear) -> fisher_core::Result<()> {
+    /// let config = StatisticsConfig::new().with_elementwise(false);
+    /// let statistics: Statistics = config.init(&model, &HeadLayout::none())?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::NoParameters`] when nothing is trainable or a pattern of the configuration matches
+    /// nothing, [`Error::HeadLayout`] when attention
+    /// projections are not in a layout that is not empty, [`Error::Scheme`] when a scheme does
+    /// not fit, [`Error::Device`] when the weights cannot be read.
+    pub fn init<C: ContributionUnit, M: Module>(
+        &self,
+        model: &M,
+        heads: &HeadLayout,
+    ) -> Result<Statistics<C>> {
+        let device = model.devices().first().cloned().unwrap_or_default();
+        self.init_for(&Catalogue::of(model)?, heads, hash_weights(model)?, &device)
+    }
+
+    /// Empty statistics of the parameters in `catalogue`, for gradients that come from elsewhere
+    /// or for a part of a model. `model` identifies the weights, as [`hash_weights`] does.
+    ///
+    /// # Errors
+    /// As [`StatisticsConfig::init`].
+    pub fn init_for<C: ContributionUnit>(
+        &self,
+        catalogue: &Catalogue,
+        heads: &HeadLayout,
+        model: String,
+        device: &Device,
+    ) -> Result<Statistics<C>> {
+        let unmentioned = heads.unmentioned(catalogue);
+        if !heads.attention().is_empty() && !unmentioned.is_empty() {
+            return Err(Error::HeadLayout {
+                reason:
+                    "the layout leaves out parameters that are named as attention projections, \
+                         or lie in one; what belongs to no single head is given to \
+                         `HeadLayout::with_headless`"
+                        .into(),
+                found: list(unmentioned),
+            });
+        }
+        let groups = self.schemes.iter().map(|(group, _)| group);
+        for group in groups.chain(&self.elementwise_only) {
+            catalogue.filter(group)?; // a pattern that matches nothing is a mistake
+        }
+        let mut parameters = BTreeMap::new();
+        for parameter in catalogue.parameters() {
+            let plan = self.plan(parameter, heads)?;
+            parameters.insert(parameter.path().to_owned(), plan);
+        }
+        Ok(Statistics {
+            provenance: Provenance {
+                kind: self.kind,
+                loss: TokenSum::NAME.into(),
+                unit: C::NAME.into(),
+                reduction: self.reduction,
+                model,
+                steps: None,
+                seeds: self.seed.into_iter().collect(),
+            },
+            plan: Plan {
+                parameters,
+                totals: Totals::of(catalogue, heads)?,
+                compensated: self.compensated,
+            },
+            tasks: BTreeMap::new(),
+            device: device.clone().without_autodiff(),
+            half: false,
+            unit: PhantomData,
+        })
+    }
+
+    fn plan(&self, parameter: &Parameter, heads: &HeadLayout) -> Result<ParameterPlan> {
+        let matches = |group: &ParamGroup| parameter.matches(group);
+        let scheme = self.schemes.iter().find(|(group, _)| matches(group));
+        let scheme = match scheme {
+            Some((_, scheme)) => scheme.clone(),
+            None => Scheme::default_of(parameter, heads),
+        };
+        Ok(ParameterPlan {
+            shape: parameter.shape().to_vec(),
+            role: parameter.role(),
+            elementwise: self.elementwise && self.elementwise_only.as_ref().is_none_or(matches),
+            variance: self.variance,
+            groupings: match self.grouped {
+                true => Grouping::of(parameter, &scheme, heads)?,
+                false => Vec::new(),
+            },
+        })
+    }
+}
