@@ -44,7 +44,7 @@ mod sample;
 mod scatter;
 pub mod squares;
 pub mod statistics;
-mod store;
+pub mod store;
 
 pub use container::ensure_writable;
 pub use error::{Error, Result};
