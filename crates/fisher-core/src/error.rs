@@ -219,15 +219,9 @@ pub enum Error {
         budget: usize,
     },
 
-    /// A batch that was prepared for a store and is no longer what the store waits for.
-    #[error(
-        "a batch of task `{task}` was prepared for another store, or another batch was prepared \
-         since; commit each batch before the next is prepared"
-    )]
-    NotPrepared {
-        /// Name of the task.
-        task: String,
-    },
+    /// Gradients were put or committed, and no batch was begun.
+    #[error("no batch was begun: `begin` says whose gradients follow, before `put` and `commit`")]
+    NoBatch,
 
     /// A store whose index names samples that are not there.
     #[error(

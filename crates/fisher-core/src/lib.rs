@@ -32,7 +32,6 @@
 //! # Ok::<(), fisher_core::Error>(())
 //! ```
 
-mod averages;
 pub mod container;
 mod error;
 pub mod gradient;
@@ -42,16 +41,11 @@ mod kind;
 pub mod model;
 pub mod moments;
 mod provenance;
-mod record;
-mod running;
 mod sample;
-mod saved;
 pub mod squares;
-mod statistics;
-mod store;
-mod stream;
+pub mod statistics;
+pub mod store;
 
-pub use averages::Averages;
 pub use container::ensure_writable;
 pub use error::{Error, Result};
 pub use gradient::{
@@ -68,10 +62,10 @@ pub use model::{
 };
 pub use moments::{ConfidenceInterval, Distribution, Ema, Moments, Welford, accumulation_dtype};
 pub use provenance::{Provenance, Steps};
-pub use record::SCHEMA_VERSION;
 pub use sample::{Sample, SampleRecord, Tokens};
-pub use saved::SavedSamples;
-pub use squares::{SquaredNorms, Wanted, Way};
-pub use statistics::{ParameterStatistics, Statistics, StatisticsConfig, TaskStatistics};
-pub use store::{GradientStore, Precision, Prepared, StoreConfig, Usage};
-pub use stream::Stream;
+pub use squares::{SquaredNorms, Way};
+pub use statistics::{
+    Averages, ParameterStatistics, SCHEMA_VERSION, SavedSamples, Statistics, StatisticsConfig,
+    TaskStatistics,
+};
+pub use store::{GradientStore, GradientStoreConfig, Precision, Usage};

@@ -16,3 +16,5 @@ pub use sink::GradientSink;
 pub use units::{
     Contribution, ContributionUnit, Gradient, GradientUnit, PerToken, Raw, TokenMean, TokenSum,
 };
+
+pub(crate) use sample_gradient::sides;

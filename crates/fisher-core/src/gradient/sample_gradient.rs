@@ -233,10 +233,7 @@ impl SampleGradient {
     /// [`Error::Shape`], naming the parameter at `path`.
     pub(crate) fn check(&self, path: &str, samples: usize, shape: &[usize]) -> Result<()> {
         let elements: usize = shape.iter().product();
-        let sides = [
-            shape.first().copied().unwrap_or(1),
-            shape.iter().skip(1).product(),
-        ];
+        let sides = sides(shape);
         let (expected, found) = match self {
             Self::Full(_) | Self::Zero { .. } => (
                 format!("[samples, elements] = {:?}", [samples, elements]),
@@ -272,4 +269,10 @@ impl SampleGradient {
             found,
         })
     }
+}
+
+/// The length of a parameter's first axis, and of all others together.
+pub(crate) fn sides(shape: &[usize]) -> [usize; 2] {
+    let rows = shape.first().copied().unwrap_or(1);
+    [rows, shape.iter().skip(1).product()]
 }

@@ -62,7 +62,7 @@ pub trait GradientSink {
     ///
     /// # Errors
     /// Those of the steps, and [`Error::ParameterTwice`](crate::Error::ParameterTwice).
-    fn take(&mut self, task: &str, batch: GradientBatch) -> Result<()> {
+    fn push_batch(&mut self, task: &str, batch: GradientBatch) -> Result<()> {
         batch.check_once()?;
         self.begin(task, batch.samples())?;
         for (path, gradient) in batch {

@@ -10,7 +10,6 @@ use super::heads::HeadLayout;
 use super::margins::Margins;
 use super::scheme::{Reduction, Scheme};
 use crate::error::Result;
-use crate::gradient::{Contribution, ContributionUnit};
 use crate::model::Catalogue;
 
 /// Layers and attention heads as wholes.
@@ -166,19 +165,6 @@ impl BatchTotals {
             layers: vec![None; totals.layers.len()],
             heads: BTreeMap::new(),
         }
-    }
-
-    /// Take in one parameter: its contributions and their `[samples, 1]` row sums.
-    pub(crate) fn add<C: ContributionUnit>(
-        &mut self,
-        totals: &Totals,
-        path: &str,
-        contribution: &Contribution<C>,
-        sum: Tensor<2>,
-    ) {
-        let reduced = |g: &Grouping| g.reduce(contribution, Reduction::Sum).tensor().clone();
-        let heads = totals.groupings(path).map(reduced).collect();
-        self.add_sums(totals, path, sum, heads);
     }
 
     /// Take in one parameter: `[samples, 1]` row sums, and sums over each of its

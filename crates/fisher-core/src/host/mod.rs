@@ -11,4 +11,4 @@ mod vectors;
 
 pub(crate) use ghost::{GHOST, LOST, ghost};
 pub(crate) use product::{Moments, Product, SideSums, Sides};
-pub(crate) use vectors::{contributions, give, is_host, moments, sum_columns, take};
+pub(crate) use vectors::{contributions, give, is_host, moments, sum_columns, take, traces};

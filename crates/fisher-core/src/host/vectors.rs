@@ -46,6 +46,24 @@ pub(crate) fn contributions(gradients: &[f32], roots: &[f64]) -> (Vec<f64>, Vec<
     (squares, sums)
 }
 
+/// `Σ g² · root²` over elements, `[samples]`.
+pub(crate) fn traces(gradients: &[f32], roots: &[f64]) -> Vec<f64> {
+    let elements = gradients.len() / roots.len().max(1);
+    let rows = gradients.chunks(elements.max(1)).zip(roots);
+    let trace = |(row, root): (&[f32], &f64)| {
+        let (chunks, rest) = row.as_chunks::<8>();
+        let mut lanes = [0.0; 8];
+        for chunk in chunks {
+            for (lane, &g) in lanes.iter_mut().zip(chunk) {
+                *lane += f64::from(g) * f64::from(g);
+            }
+        }
+        let rest = rest.iter().map(|&g| f64::from(g) * f64::from(g));
+        (lanes.iter().sum::<f64>() + rest.sum::<f64>()) * root * root
+    };
+    rows.map(trace).collect()
+}
+
 /// Sums over the last axis, `[rows, columns]` to `[rows, 1]`.
 pub(crate) fn sum_columns(tensor: Tensor<2>) -> Result<Tensor<2>> {
     let (device, [rows, columns]) = (tensor.device(), tensor.dims());

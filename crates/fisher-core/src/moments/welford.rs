@@ -49,6 +49,27 @@ pub(crate) struct BatchMoments {
     pub(crate) m2: Option<Tensor<1>>,
 }
 
+impl BatchMoments {
+    /// Of samples whose contributions all are 0.
+    pub(crate) fn zeros(welford: &Welford, device: &Device, dtype: DType) -> Self {
+        let zeros = Tensor::zeros([welford.elements()], (device, dtype));
+        Self {
+            m2: welford.keeps_variance().then(|| zeros.clone()),
+            rest: None,
+            mean: zeros,
+        }
+    }
+
+    /// Of which no variance is kept.
+    pub(crate) fn without_variance(mean: Tensor<1>) -> Self {
+        Self {
+            mean,
+            rest: None,
+            m2: None,
+        }
+    }
+}
+
 /// What a [`Welford`] accumulator says, on the host in float64. Undefined is `None`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Moments {

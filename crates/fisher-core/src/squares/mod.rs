@@ -8,9 +8,8 @@ mod sums;
 mod way;
 
 pub use norms::SquaredNorms;
-pub use sums::Wanted;
 pub use way::Way;
 
 pub(crate) use lookup::Lookup;
-pub(crate) use outer::Product;
-pub(crate) use sums::Sums;
+pub(crate) use outer::Outer;
+pub(crate) use sums::Wanted;

@@ -19,7 +19,8 @@ const RUN: usize = 1 << 16;
 const CELLS: usize = 1 << 22;
 
 /// Gradients `g_i = L_iᵀ R_i` of a parameter `[first axis, all others]`.
-pub(crate) struct Product {
+#[derive(Debug, Clone)]
+pub(crate) struct Outer {
     /// `[samples, positions, first axis]`
     pub(crate) left: Tensor<3>,
     /// `[samples, positions, all others]`
@@ -32,7 +33,7 @@ pub(crate) struct Product {
     pub(crate) on_host: bool,
 }
 
-impl Product {
+impl Outer {
     /// The cheapest way that gives what is wanted.
     pub(crate) fn way(&self, wanted: &Wanted, ghost: bool) -> Way {
         let [samples, positions, rows] = self.left.dims();

@@ -1,22 +1,22 @@
 //! Sums of squares that are wanted of a parameter, and those that were taken.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 use crate::grouping::Margins;
 
 /// What statistics want to know of a parameter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wanted {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Wanted {
     /// Every element: gradients by rows, whole, or sums over samples.
-    pub elements: bool,
+    pub(crate) elements: bool,
     /// The variance of every element, too.
-    pub variance: bool,
+    pub(crate) variance: bool,
     /// Sums of squares over everything but the first axis.
-    pub rows: bool,
+    pub(crate) rows: bool,
     /// Sums of squares over the first axis.
-    pub columns: bool,
+    pub(crate) columns: bool,
     /// Sums over groups that are no slices of an axis, which every element of the gradient goes into.
-    pub scattered: bool,
+    pub(crate) scattered: bool,
 }
 
 /// Sums of the contributions of a parameter `[first axis, all others]`, divided by `scale²`.
@@ -28,4 +28,24 @@ pub(crate) struct Sums {
     pub(crate) margins: Margins,
     /// Over samples: `Σ_i C_i`, `[elements]`, where no variance is kept.
     pub(crate) elements: Option<Tensor<1>>,
+}
+
+impl Sums {
+    /// Sums over the sides, in `dtype`.
+    pub(crate) fn margins(&self, dtype: DType) -> Margins {
+        let unscale = |sums: &Option<Tensor<2>>| {
+            let sums = sums.clone()?.cast(dtype);
+            Some(sums.mul_scalar(self.scale * self.scale))
+        };
+        Margins {
+            rows: unscale(&self.margins.rows),
+            columns: unscale(&self.margins.columns),
+        }
+    }
+
+    /// The mean of every element over `samples` samples, in `dtype`, where it was taken.
+    pub(crate) fn mean(&self, samples: usize, dtype: DType) -> Option<Tensor<1>> {
+        let sum = self.elements.clone()?.cast(dtype);
+        Some(sum.mul_scalar(self.scale * self.scale / samples as f64))
+    }
 }

@@ -8,11 +8,12 @@ use burn::tensor::{DType, Device, Tensor};
 use safetensors::tensor::{SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
+use super::accumulators::Statistics;
+use super::task::TaskStatistics;
 use crate::container::{checksum, data, encode, view, write_atomically};
 use crate::error::{Error, Result, format_error, io_error, list};
 use crate::gradient::{ContributionUnit, PerToken};
 use crate::moments::{Ema, accumulation_dtype};
-use crate::statistics::{Statistics, TaskStatistics};
 
 /// The version of the file format that this library writes and reads.
 const SCHEMA: u64 = 1;

@@ -7,13 +7,13 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::accumulators::Statistics;
+use super::file::METADATA;
 use crate::container::encode;
 use crate::error::{Result, format_error, io_error};
 use crate::gradient::ContributionUnit;
 use crate::provenance::Provenance;
-use crate::record::METADATA;
 use crate::sample::SampleRecord;
-use crate::statistics::Statistics;
 
 /// The provenance and the samples of a file that [`Statistics::save`] wrote: a small part of it,
 /// however large its accumulators are. Nothing is compared with the checksum.
