@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::groups::Grouping;
 use super::heads::HeadLayout;
 use super::margins::Margins;
-use super::scheme::{Reduction, Scheme};
+use super::scheme::Scheme;
 use crate::error::Result;
 use crate::model::Catalogue;
 
