@@ -5,10 +5,10 @@ use std::fmt;
 use fisher_core::Provenance;
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result, ScoreKind};
 use crate::finite::if_finite;
-use crate::scores::{ScoreKind, Scores};
+use crate::scores::Scores;
 use crate::source::same_reduction;
-use crate::{Error, Result};
 
 /// Version of the form of [`Comparison`].
 const SCHEMA: u64 = 1;

@@ -17,11 +17,11 @@ pub use report::{
 
 use self::report::{separation, summarise};
 use crate::correction::Correction;
+use crate::error::{Error, Result};
 use crate::pairs::{BLOCKS, Rows, Slice, fisher, head_slices};
-use crate::relabel::Relabellings;
+use crate::relabel::{Relabelled, Relabellings};
 use crate::ridge::{Health, Ridge};
 use crate::work::{Work, bar};
-use crate::{Error, Result};
 
 /// What is compared at a time.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -419,7 +419,7 @@ pub(crate) struct Tested {
     name: String,
     elements: usize,
     health: Option<Health>,
-    relabelled: Option<crate::Relabelled>,
+    relabelled: Option<Relabelled>,
     mean: Option<MeanCosine>,
     /// The samples of each task that have a direction.
     present: [Vec<usize>; 2],

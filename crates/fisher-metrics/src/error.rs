@@ -1,4 +1,6 @@
-//! What can go wrong in an analysis.
+//! The errors of an analysis, and the kinds of scores that they name.
+
+use serde::{Deserialize, Serialize};
 
 /// Errors of this crate. Every variant names what it is about and says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -150,9 +152,9 @@ pub enum Error {
     #[error("scores of kind {ours:?} and {theirs:?} cannot be averaged")]
     Kinds {
         /// The one kind.
-        ours: crate::ScoreKind,
+        ours: ScoreKind,
         /// The other kind.
-        theirs: crate::ScoreKind,
+        theirs: ScoreKind,
     },
 
     /// A Fisher beyond the range of what it was accumulated in.
@@ -175,4 +177,22 @@ pub enum Error {
         /// What it was.
         found: f64,
     },
+}
+
+/// The result of this crate's fallible functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What a score is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScoreKind {
+    /// The diagonal Fisher, `F`.
+    Fisher,
+    /// `½ F θ²`: the loss that removing a weight is predicted to cost (LeCun, Denker & Solla 1990,
+    /// "Optimal brain damage", equation 5).
+    BrainDamage,
+    /// `|θ|`: not of the Fisher at all, to compare with.
+    Magnitude,
+    /// A baseline of the caller's.
+    Other,
 }

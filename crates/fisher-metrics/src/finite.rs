@@ -2,7 +2,7 @@
 
 use fisher_core::ConfidenceInterval;
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// A number that a report cannot do without.
 pub(crate) fn finite(value: f64, what: &str) -> Result<f64> {

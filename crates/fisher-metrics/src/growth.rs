@@ -5,7 +5,7 @@ use std::ops::Range;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// What to do with a parameter that has grown since its Fisher was taken, such as the head of a
 /// classifier that learns new classes.

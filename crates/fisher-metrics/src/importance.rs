@@ -9,8 +9,8 @@ use fisher_core::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
 use crate::finite::{bounded, finite, if_finite};
-use crate::{Error, Result};
 
 /// Version of [`ImportanceReport`]'s form.
 const SCHEMA: u64 = 1;

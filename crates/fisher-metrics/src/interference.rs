@@ -18,13 +18,13 @@ pub use report::{Collision, InterferenceReport, Significance, SliceScores};
 
 use self::report::assemble;
 use crate::correction::Correction;
+use crate::error::{Error, Result};
 use crate::pairs::{
     BLOCKS, BlockSlices, Rows, Slice, View, fisher, for_each_run, head_slices, products,
 };
-use crate::relabel::Relabellings;
+use crate::relabel::{Relabelled, Relabellings};
 use crate::ridge::{Health, Ridge};
 use crate::work::{Work, bar};
-use crate::{Error, Relabelled, Result};
 
 /// The score `M_ij` of a sample `i` of task A and `j` of task B, over the `k` elements of a slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -38,7 +38,7 @@ pub use conflicts::{
     Pairs, SampleRef, SliceBy, SliceConflicts,
 };
 pub use correction::Correction;
-pub use error::Error;
+pub use error::{Error, Result, ScoreKind};
 pub use growth::{Growth, old_elements, old_part};
 pub use importance::{Importance, ImportanceConfig, ImportanceReport, Ranked};
 pub use interference::{
@@ -52,9 +52,6 @@ pub use ranking::{MassSet, RankedGroup, Ranking, RankingConfig, RankingReport};
 pub use relabel::Relabelled;
 pub use ridge::{Health, Ridge};
 pub use scaling::{Damping, Scaling, ScalingConfig};
-pub use scores::{Score, ScoreKind, Scores};
+pub use scores::{Score, Scores};
 pub use source::{Source, same_fisher, same_reduction};
 pub use weights::Weights;
-
-/// The result of this crate's fallible functions.
-pub type Result<T, E = Error> = std::result::Result<T, E>;

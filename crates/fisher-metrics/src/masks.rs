@@ -9,9 +9,9 @@ use fisher_core::{Grouping, Provenance, Role};
 use fixedbitset::FixedBitSet;
 use serde::{Deserialize, Serialize};
 
-use crate::scores::{Score, ScoreKind, Scores};
+use crate::error::{Error, Result, ScoreKind};
+use crate::scores::{Score, Scores};
 use crate::weights::{Operation, Weights, combine, shapes, with_ties};
-use crate::{Error, Result};
 
 /// Version of the form of [`Masks`].
 const SCHEMA: u64 = 1;

@@ -10,7 +10,7 @@ use std::ops::Range;
 use burn::tensor::{DType, Device, Element, Tensor, TensorData};
 use fisher_core::{Block, Catalogue, GradientStore, Grouping, HeadLayout, Scheme};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// A set of elements of the model, in an order of its own.
 #[derive(Debug, Clone)]

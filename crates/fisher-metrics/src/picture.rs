@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// What the shades of a [`HeatMap`] stand for. Dark and light differ in black and white too.
 #[derive(Debug, Clone, PartialEq)]

@@ -7,8 +7,8 @@ use burn::config::Config;
 use fisher_core::{ConfidenceInterval, ContributionUnit, Distribution, Provenance, Statistics};
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
 use crate::finite::{bounded, finite, if_finite};
-use crate::{Error, Result};
 
 /// Version of the form of [`RankingReport`].
 const SCHEMA: u64 = 1;

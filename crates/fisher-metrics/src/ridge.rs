@@ -3,7 +3,7 @@
 use burn::config::Config;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// `D(F) = max(F, ε) + λ` with `λ = max(λ_min, λ_rel · median F)`, the median over the slice.
 ///

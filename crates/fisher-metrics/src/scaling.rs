@@ -5,8 +5,8 @@ use burn::module::Module;
 use burn::tensor::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
 use crate::growth::Growth;
-use crate::{Error, Result};
 
 /// What is added to F before it divides.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -3,26 +3,10 @@
 use fisher_core::{
     ContributionUnit, Grouping, Orientation, Parameter, Provenance, Role, Scheme, Statistics,
 };
-use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result, ScoreKind};
 use crate::source::same_fisher;
 use crate::weights::Weights;
-use crate::{Error, Result};
-
-/// What a score is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ScoreKind {
-    /// The diagonal Fisher, `F`.
-    Fisher,
-    /// `½ F θ²`: the loss that removing a weight is predicted to cost (LeCun, Denker & Solla 1990,
-    /// "Optimal brain damage", equation 5).
-    BrainDamage,
-    /// `|θ|`: not of the Fisher at all, to compare with.
-    Magnitude,
-    /// A baseline of the caller's.
-    Other,
-}
 
 /// The scores of one parameter under one grouping.
 #[derive(Debug, Clone)]

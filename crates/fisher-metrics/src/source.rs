@@ -6,7 +6,7 @@ use fisher_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Whether the F of two statistics are of one kind and unit, so that they may be added, averaged or
 /// weighed against each other. They may be of different models.

@@ -6,7 +6,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
 use fisher_core::{Ties, for_each_weight};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// The float parameters of a model, flattened, by path.
 #[derive(Debug, Clone, Default, PartialEq)]

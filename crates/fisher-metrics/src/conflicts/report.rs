@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Candidate, ConflictsConfig, Tested};
 use crate::picture::{HeatMap, Picture, Scale};
+use crate::relabel::Relabelled;
 use crate::ridge::Health;
-use crate::{Relabelled, Source};
+use crate::source::Source;
 
 /// Version of the form of [`ConflictReport`].
 const SCHEMA: u64 = 1;

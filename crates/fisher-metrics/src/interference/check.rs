@@ -7,9 +7,9 @@ use fisher_core::{Block, Catalogue, GradientStore, Grouping, HeadLayout, Scheme}
 use serde::{Deserialize, Serialize};
 
 use super::{Aggregate, Interference, InterferenceConfig, Normalize, Pool, ScoredBlock, Variant};
+use crate::error::{Error, Result};
 use crate::finite::if_finite;
 use crate::pairs::{BLOCKS, BlockSlices, Slice, View, head_slices};
-use crate::{Error, Result};
 
 /// Samples of each task that are checked.
 const SAMPLES: usize = 16;

@@ -8,8 +8,8 @@
 //! small, and the latter's difference would lose the digits.
 
 use super::{Estimate, InterferenceConfig, Normalize, Pool};
+use crate::error::{Error, Result};
 use crate::pairs::{Rows, Slice};
-use crate::{Error, Result};
 
 /// Inner products of the samples of A and then B, over one slice.
 struct Gram<'a> {

@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{Aggregate, Estimate, InterferenceConfig, Pool, ScoredBlock, Variant, Worst, ids};
 use crate::conflicts::SampleRef;
+use crate::pairs::BLOCKS;
 use crate::picture::{HeatMap, Picture, Scale};
+use crate::relabel::Relabelled;
 use crate::ridge::Health;
-use crate::{Relabelled, Source, pairs::BLOCKS};
+use crate::source::Source;
 
 /// Version of the form of [`InterferenceReport`].
 const SCHEMA: u64 = 1;
