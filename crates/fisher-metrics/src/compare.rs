@@ -6,9 +6,8 @@ use fisher_core::Provenance;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, ScoreKind};
-use crate::finite::if_finite;
+use crate::report::{if_finite, same_reduction};
 use crate::scores::Scores;
-use crate::source::same_reduction;
 
 /// Version of the form of [`Comparison`].
 const SCHEMA: u64 = 1;

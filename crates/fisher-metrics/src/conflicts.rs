@@ -11,16 +11,15 @@ use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 pub use report::{
-    Cluster, Conflict, ConflictReport, HotSpot, Involved, MeanCosine, Pairs, SampleRef,
-    SliceConflicts,
+    Cluster, Conflict, ConflictReport, HotSpot, Involved, MeanCosine, Pairs, SliceConflicts,
 };
 
 use self::report::{separation, summarise};
 use crate::correction::Correction;
+use crate::damping::{Health, Ridge};
 use crate::error::{Error, Result};
 use crate::pairs::{BLOCKS, Rows, Slice, fisher, head_slices};
-use crate::relabel::{Relabelled, Relabellings};
-use crate::ridge::{Health, Ridge};
+use crate::permutation::{Relabelled, Relabellings};
 use crate::work::{Work, bar};
 
 /// What is compared at a time.

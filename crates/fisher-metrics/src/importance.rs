@@ -10,7 +10,7 @@ use fisher_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::finite::{bounded, finite, if_finite};
+use crate::report::{bounded, finite, if_finite};
 
 /// Version of [`ImportanceReport`]'s form.
 const SCHEMA: u64 = 1;

@@ -14,30 +14,30 @@ mod bits;
 mod compare;
 mod conflicts;
 mod correction;
+mod damping;
 mod error;
-mod finite;
 mod growth;
 mod importance;
 mod interference;
 mod masks;
 mod overlap;
 mod pairs;
+mod permutation;
 mod picture;
 mod ranking;
-mod relabel;
-mod ridge;
+mod report;
 mod scaling;
 mod scores;
-mod source;
 mod weights;
 mod work;
 
 pub use compare::{Comparison, compare, spearman};
 pub use conflicts::{
     Cluster, Conflict, ConflictReport, Conflicts, ConflictsConfig, HotSpot, Involved, MeanCosine,
-    Pairs, SampleRef, SliceBy, SliceConflicts,
+    Pairs, SliceBy, SliceConflicts,
 };
 pub use correction::Correction;
+pub use damping::{Damping, Health, Ridge};
 pub use error::{Error, Result, ScoreKind};
 pub use growth::{Growth, old_elements, old_part};
 pub use importance::{Importance, ImportanceConfig, ImportanceReport, Ranked};
@@ -47,11 +47,10 @@ pub use interference::{
 };
 pub use masks::{Mask, Masks, Pruning, PruningConfig, Removed, Scope};
 pub use overlap::{Advice, Agreement, Overlap, OverlapConfig, OverlapReport};
+pub use permutation::Relabelled;
 pub use picture::{HeatMap, Picture, Scale};
 pub use ranking::{MassSet, RankedGroup, Ranking, RankingConfig, RankingReport};
-pub use relabel::Relabelled;
-pub use ridge::{Health, Ridge};
-pub use scaling::{Damping, Scaling, ScalingConfig};
+pub use report::{SampleRef, Source, same_fisher, same_reduction};
+pub use scaling::{Scaling, ScalingConfig};
 pub use scores::{Score, Scores};
-pub use source::{Source, same_fisher, same_reduction};
 pub use weights::Weights;

@@ -8,7 +8,7 @@ use fisher_core::{ConfidenceInterval, ContributionUnit, Distribution, Provenance
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::finite::{bounded, finite, if_finite};
+use crate::report::{bounded, finite, if_finite};
 
 /// Version of the form of [`RankingReport`].
 const SCHEMA: u64 = 1;

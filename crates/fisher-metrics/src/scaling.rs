@@ -3,20 +3,10 @@
 use burn::config::Config;
 use burn::module::Module;
 use burn::tensor::{DType, Tensor};
-use serde::{Deserialize, Serialize};
 
+use crate::damping::Damping;
 use crate::error::{Error, Result};
 use crate::growth::Growth;
-
-/// What is added to F before it divides.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Damping {
-    /// λ itself, in the unit of F.
-    Absolute(f64),
-    /// λ as a multiple of the mean of F over the tensor, at least 1e-12.
-    Relative(f64),
-}
 
 /// Configuration of [`Scaling`].
 #[derive(Config, Debug)]

@@ -5,7 +5,7 @@ use fisher_core::{
 };
 
 use crate::error::{Error, Result, ScoreKind};
-use crate::source::same_fisher;
+use crate::report::same_fisher;
 use crate::weights::Weights;
 
 /// The scores of one parameter under one grouping.

@@ -7,28 +7,13 @@ use fisher_core::{GradientStore, Sample};
 use serde::{Deserialize, Serialize};
 
 use super::{Candidate, ConflictsConfig, Tested};
+use crate::damping::Health;
+use crate::permutation::Relabelled;
 use crate::picture::{HeatMap, Picture, Scale};
-use crate::relabel::Relabelled;
-use crate::ridge::Health;
-use crate::source::Source;
+use crate::report::{SampleRef, Source};
 
 /// Version of the form of [`ConflictReport`].
 const SCHEMA: u64 = 1;
-
-/// A sample of a task.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct SampleRef {
-    /// The task.
-    pub task: String,
-    /// The sample's id.
-    pub id: String,
-}
-
-impl fmt::Display for SampleRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sample {} of {}", self.id, self.task)
-    }
-}
 
 /// Two samples that collide in a slice.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Aggregate, Interference, InterferenceConfig, Normalize, Pool, ScoredBlock, Variant};
 use crate::error::{Error, Result};
-use crate::finite::if_finite;
 use crate::pairs::{BLOCKS, BlockSlices, Slice, View, head_slices};
+use crate::report::if_finite;
 
 /// Samples of each task that are checked.
 const SAMPLES: usize = 16;

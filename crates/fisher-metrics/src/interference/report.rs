@@ -6,12 +6,11 @@ use fisher_core::{Block, GradientStore, HeadLayout};
 use serde::{Deserialize, Serialize};
 
 use super::{Aggregate, Estimate, InterferenceConfig, Pool, ScoredBlock, Variant, Worst, ids};
-use crate::conflicts::SampleRef;
+use crate::damping::Health;
 use crate::pairs::BLOCKS;
+use crate::permutation::Relabelled;
 use crate::picture::{HeatMap, Picture, Scale};
-use crate::relabel::Relabelled;
-use crate::ridge::Health;
-use crate::source::Source;
+use crate::report::{SampleRef, Source};
 
 /// Version of the form of [`InterferenceReport`].
 const SCHEMA: u64 = 1;

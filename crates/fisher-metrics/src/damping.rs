@@ -1,9 +1,19 @@
-//! What is added to F where it divides.
+//! Damping: what is added to F where it divides.
 
 use burn::config::Config;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+
+/// What is added to F before it divides.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Damping {
+    /// λ itself, in the unit of F.
+    Absolute(f64),
+    /// λ as a multiple of the mean of F over the tensor, at least 1e-12.
+    Relative(f64),
+}
 
 /// `D(F) = max(F, ε) + λ` with `λ = max(λ_min, λ_rel · median F)`, the median over the slice.
 ///

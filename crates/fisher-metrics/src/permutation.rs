@@ -1,4 +1,4 @@
-//! Permuting task labels over samples.
+//! Permutation tests: task labels relabelled over samples.
 
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
