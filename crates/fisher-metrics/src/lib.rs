@@ -10,8 +10,6 @@
 //! 5. [`Conflicts`] says which samples of two tasks collide, where and how surely;
 //! 6. [`Interference`] scores attention heads, sample against sample.
 
-mod bits;
-mod compare;
 mod conflicts;
 mod correction;
 mod damping;
@@ -19,19 +17,16 @@ mod error;
 mod growth;
 mod importance;
 mod interference;
-mod masks;
-mod overlap;
 mod pairs;
 mod permutation;
 mod picture;
+pub mod pruning;
 mod ranking;
 mod report;
 mod scaling;
-mod scores;
 mod weights;
 mod work;
 
-pub use compare::{Comparison, compare, spearman};
 pub use conflicts::{
     Cluster, Conflict, ConflictReport, Conflicts, ConflictsConfig, HotSpot, Involved, MeanCosine,
     Pairs, SliceBy, SliceConflicts,
@@ -45,12 +40,13 @@ pub use interference::{
     Aggregate, Check, Collision, Estimate, Interference, InterferenceConfig, InterferenceReport,
     Normalize, Pool, SelfCheck, Significance, SliceScores, Variant,
 };
-pub use masks::{Mask, Masks, Pruning, PruningConfig, Removed, Scope};
-pub use overlap::{Advice, Agreement, Overlap, OverlapConfig, OverlapReport};
 pub use permutation::Relabelled;
 pub use picture::{HeatMap, Picture, Scale};
+pub use pruning::{
+    Advice, Agreement, Comparison, Mask, Masks, Overlap, OverlapConfig, OverlapReport, Pruning,
+    PruningConfig, Removed, Scope, Score, Scores, compare, spearman,
+};
 pub use ranking::{MassSet, RankedGroup, Ranking, RankingConfig, RankingReport};
 pub use report::{SampleRef, Source, same_fisher, same_reduction};
 pub use scaling::{Scaling, ScalingConfig};
-pub use scores::{Score, Scores};
 pub use weights::Weights;

@@ -9,8 +9,8 @@ use fisher_core::{Grouping, Provenance, Role};
 use fixedbitset::FixedBitSet;
 use serde::{Deserialize, Serialize};
 
+use super::scores::{Score, Scores};
 use crate::error::{Error, Result, ScoreKind};
-use crate::scores::{Score, Scores};
 use crate::weights::{Operation, Weights, combine, shapes, with_ties};
 
 /// Version of the form of [`Masks`].
@@ -84,7 +84,7 @@ pub struct Mask {
     /// Which elements each bit stands for.
     pub grouping: Grouping,
     /// 1 for what is kept.
-    #[serde(with = "crate::bits")]
+    #[serde(with = "super::bits")]
     pub keep: FixedBitSet,
 }
 

@@ -7,8 +7,8 @@ use burn::config::Config;
 use fisher_core::Provenance;
 use serde::{Deserialize, Serialize};
 
+use super::masks::{Mask, Masks};
 use crate::error::{Error, Result};
-use crate::masks::{Mask, Masks};
 
 /// Version of the form of [`OverlapReport`].
 const SCHEMA: u64 = 1;

@@ -5,7 +5,7 @@ use fisher_core::{
 };
 
 use crate::error::{Error, Result, ScoreKind};
-use crate::report::same_fisher;
+use crate::report::{same_fisher, same_reduction};
 use crate::weights::Weights;
 
 /// The scores of one parameter under one grouping.
@@ -204,7 +204,7 @@ impl Scores {
             });
         }
         same_fisher(&self.provenance, &other.provenance)?;
-        crate::compare::join(&self, other)?;
+        join(&self, other)?;
         for (ours, theirs) in self.sets.iter_mut().zip(&other.sets) {
             let pairs = ours.values.iter_mut().zip(&theirs.values);
             pairs.for_each(|(ours, theirs)| *ours = 0.5 * (*ours + theirs));
@@ -258,4 +258,43 @@ fn by_element<C: ContributionUnit>(statistics: &Statistics<C>, path: &str) -> Re
     let heads = fisher_core::HeadLayout::none();
     let mut groupings = Grouping::of(&parameter, &Scheme::Element, &heads)?;
     Ok(groupings.swap_remove(0))
+}
+
+/// Whether two scores are of the same groups in the same order, as all of one model are.
+pub(super) fn join(a: &Scores, b: &Scores) -> Result<()> {
+    if [a, b]
+        .iter()
+        .all(|scores| scores.kind == ScoreKind::Fisher && scores.reduced())
+    {
+        same_reduction(&a.provenance, &b.provenance)?;
+    }
+    for i in 0..a.sets.len().max(b.sets.len()) {
+        let (ours, theirs) = match (a.sets.get(i), b.sets.get(i)) {
+            (Some(ours), Some(theirs)) if ours.key() == theirs.key() => (ours, theirs),
+            (Some(ours), _) => return Err(missing(ours.key(), "the first scores", "the second")),
+            (None, Some(theirs)) => {
+                return Err(missing(theirs.key(), "the second scores", "the first"));
+            }
+            (None, None) => break,
+        };
+        if ours.values.len() != theirs.values.len() {
+            return Err(Error::Sizes {
+                key: ours.key(),
+                ours: ours.values.len(),
+                theirs: theirs.values.len(),
+            });
+        }
+        if ours.grouping != theirs.grouping {
+            return Err(Error::Groups { key: ours.key() });
+        }
+    }
+    Ok(())
+}
+
+fn missing(key: String, present: &'static str, absent: &'static str) -> Error {
+    Error::Keys {
+        key,
+        present,
+        absent,
+    }
 }
