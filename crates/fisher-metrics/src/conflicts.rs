@@ -18,9 +18,8 @@ use self::report::{separation, summarise};
 use crate::correction::Correction;
 use crate::damping::{Health, Ridge};
 use crate::error::{Error, Result};
-use crate::pairs::{BLOCKS, Rows, Slice, fisher, head_slices};
+use crate::pairs::{BLOCKS, Rows, Slice, Work, bar, fisher, head_slices};
 use crate::permutation::{Relabelled, Relabellings};
-use crate::work::{Work, bar};
 
 /// What is compared at a time.
 #[derive(Debug, Clone, Serialize, Deserialize)]

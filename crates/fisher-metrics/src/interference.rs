@@ -21,10 +21,9 @@ use crate::correction::Correction;
 use crate::damping::{Health, Ridge};
 use crate::error::{Error, Result};
 use crate::pairs::{
-    BLOCKS, BlockSlices, Rows, Slice, View, fisher, for_each_run, head_slices, products,
+    BLOCKS, BlockSlices, Rows, Slice, View, Work, bar, fisher, for_each_run, head_slices, products,
 };
 use crate::permutation::{Relabelled, Relabellings};
-use crate::work::{Work, bar};
 
 /// The score `M_ij` of a sample `i` of task A and `j` of task B, over the `k` elements of a slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -25,7 +25,6 @@ mod ranking;
 mod report;
 mod scaling;
 mod weights;
-mod work;
 
 pub use conflicts::{
     Cluster, Conflict, ConflictReport, Conflicts, ConflictsConfig, HotSpot, Involved, MeanCosine,
