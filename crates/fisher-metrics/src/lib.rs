@@ -10,7 +10,7 @@
 //! 5. [`Conflicts`] says which samples of two tasks collide, where and how surely;
 //! 6. [`Interference`] scores attention heads, sample against sample.
 
-mod conflicts;
+pub mod conflicts;
 mod correction;
 mod damping;
 mod error;
