@@ -16,7 +16,7 @@ mod damping;
 mod error;
 mod growth;
 mod importance;
-mod interference;
+pub mod interference;
 mod pairs;
 mod permutation;
 mod picture;

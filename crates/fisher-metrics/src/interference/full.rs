@@ -7,7 +7,7 @@
 //! samples are needed, and a system of their number. The former is used wherever it can be: λ is
 //! small, and the latter's difference would lose the digits.
 
-use super::{Estimate, InterferenceConfig, Normalize, Pool};
+use super::config::{Estimate, InterferenceConfig, Normalize, Pool};
 use crate::error::{Error, Result};
 use crate::pairs::{Rows, Slice};
 

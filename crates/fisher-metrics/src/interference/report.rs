@@ -1,11 +1,12 @@
-//! What [`Interference`](super::Interference) found.
+//! The report of [`Interference`](super::Interference).
 
 use std::fmt;
 
 use fisher_core::{Block, GradientStore, HeadLayout};
 use serde::{Deserialize, Serialize};
 
-use super::{Aggregate, Estimate, InterferenceConfig, Pool, ScoredBlock, Variant, Worst, ids};
+use super::config::{Aggregate, Estimate, InterferenceConfig, Pool, Variant};
+use super::score::{ScoredBlock, Worst, ids};
 use crate::damping::Health;
 use crate::pairs::BLOCKS;
 use crate::permutation::Relabelled;

@@ -1,4 +1,4 @@
-//! Laws that scores obey on any data, checked on the data at hand.
+//! Invariants: laws that scores obey on any data, checked on the data at hand.
 
 use std::fmt;
 
@@ -6,7 +6,9 @@ use burn::tensor::Device;
 use fisher_core::{Block, Catalogue, GradientStore, Grouping, HeadLayout, Scheme};
 use serde::{Deserialize, Serialize};
 
-use super::{Aggregate, Interference, InterferenceConfig, Normalize, Pool, ScoredBlock, Variant};
+use super::config::{Aggregate, Estimate, InterferenceConfig, Normalize, Pool, Variant};
+use super::operator::Interference;
+use super::score::ScoredBlock;
 use crate::error::{Error, Result};
 use crate::pairs::{BLOCKS, BlockSlices, Slice, View, head_slices};
 use crate::report::if_finite;
@@ -176,7 +178,7 @@ impl Interference {
         let symmetric = InterferenceConfig {
             variant: Variant::Symmetric,
             pool: Pool::Pooled,
-            estimate: super::Estimate::All,
+            estimate: Estimate::All,
             normalize: Normalize::None,
             ..base
         };
