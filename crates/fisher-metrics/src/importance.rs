@@ -108,9 +108,10 @@ impl Importance {
         let layers = self.values(task, totals.layers().to_vec(), of_task.layers())?;
         let names = totals.heads().iter();
         let names = names.map(|key| format!("{} head {}", key.attention, key.head));
-        let heads = match totals.heads().is_empty() {
-            true => Vec::new(),
-            false => self.values(task, names.collect(), of_task.heads())?,
+        let heads = if totals.heads().is_empty() {
+            Vec::new()
+        } else {
+            self.values(task, names.collect(), of_task.heads())?
         };
         let trace = layers.iter().map(|layer| layer.fisher).sum();
         let trace = finite(trace, task)?;

@@ -121,9 +121,10 @@ impl Picture {
             #[cfg(feature = "png")]
             Some("png") => self.png().map_err(error)?,
             _ => {
-                let kinds = match cfg!(feature = "png") {
-                    true => "a picture is written as .svg or .png",
-                    false => "a picture is written as .svg, or as .png with the feature `png`",
+                let kinds = if cfg!(feature = "png") {
+                    "a picture is written as .svg or .png"
+                } else {
+                    "a picture is written as .svg, or as .png with the feature `png`"
                 };
                 return Err(error(kinds.into()));
             }
@@ -226,9 +227,12 @@ impl HeatMap {
         let [w, h] = self.cell();
         let (left, named) = self.labels();
         let [low, high] = self.range();
-        let share = |value: f64| match high > low {
-            true => ((value - low) / (high - low)).clamp(0.0, 1.0),
-            false => 0.5,
+        let share = |value: f64| {
+            if high > low {
+                ((value - low) / (high - low)).clamp(0.0, 1.0)
+            } else {
+                0.5
+            }
         };
         text(out, [x, y + FONT], "start", 1.1 * FONT, "#000", &self.title);
         let axes = format!("rows: {}, columns: {}", self.axes[0], self.axes[1]);

@@ -19,13 +19,16 @@ impl ConflictsConfig {
     /// [`Error::Argument`] when a number is out of range, [`Error::Settings`] when no set of
     /// parameters was chosen.
     pub fn init(&self) -> Result<Conflicts> {
-        let between = |name, found: f64| match found > 0.0 && found < 1.0 {
-            true => Ok(()),
-            false => Err(Error::Argument {
-                name,
-                expected: "between 0 and 1",
-                found,
-            }),
+        let between = |name, found: f64| {
+            if found > 0.0 && found < 1.0 {
+                Ok(())
+            } else {
+                Err(Error::Argument {
+                    name,
+                    expected: "between 0 and 1",
+                    found,
+                })
+            }
         };
         between("alpha", self.alpha)?;
         between("level", self.level)?;
@@ -249,9 +252,10 @@ impl Conflicts {
                 let second = m - present_first;
                 Relabellings::new(present_first, second, config.relabellings, config.seed)
             };
-            match all {
-                true => resamples.relabellings.test(&cosines, slack),
-                false => own().test(&cosines, slack),
+            if all {
+                resamples.relabellings.test(&cosines, slack)
+            } else {
+                own().test(&cosines, slack)
             }
         });
         let within = |range: std::ops::Range<usize>| {
@@ -277,14 +281,15 @@ impl Conflicts {
         let p: Vec<f64> = cross.iter().map(p).collect();
         let q = self.config.correction.q_values(&p);
         let mean = cross.iter().sum::<f64>() / cross.len() as f64;
-        let interval = match m == n {
-            true => resamples.interval(&cross, first, self.config.level),
+        let interval = if m == n {
+            resamples.interval(&cross, first, self.config.level)
+        } else {
             // Draws are for all samples; the others are as good as any.
-            false => Resamples::new(present_first, m - present_first, &self.config).interval(
+            Resamples::new(present_first, m - present_first, &self.config).interval(
                 &cross,
                 present_first,
                 self.config.level,
-            ),
+            )
         };
         let (here, there) = present.split_at(present_first);
         Tested {
@@ -353,9 +358,12 @@ mod tests {
     /// One slice of eight and seven samples, in two dimensions, the tasks apart.
     fn tested(conflicts: &Conflicts) -> Tested {
         let (first, second) = (8, 7);
-        let angle = |i: usize| match i < first {
-            true => 0.1 * i as f64,
-            false => 2.8 + 0.1 * i as f64,
+        let angle = |i: usize| {
+            if i < first {
+                0.1 * i as f64
+            } else {
+                2.8 + 0.1 * i as f64
+            }
         };
         let n = first + second;
         let gram = |k: usize| (angle(k / n) - angle(k % n)).cos();

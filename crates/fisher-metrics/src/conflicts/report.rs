@@ -49,9 +49,10 @@ impl fmt::Display for Conflict {
 
 /// Three decimals, or as many as the number needs.
 fn significant(x: f64) -> String {
-    match x < 0.0005 {
-        true => format!("{x:.1e}"),
-        false => format!("{x:.3}"),
+    if x < 0.0005 {
+        format!("{x:.1e}")
+    } else {
+        format!("{x:.3}")
     }
 }
 

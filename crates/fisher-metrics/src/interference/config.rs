@@ -158,9 +158,10 @@ impl InterferenceConfig {
         name!("epsilon", ridge.epsilon);
         name!("ridge", ridge.ridge);
         name!("ridge_rel", ridge.ridge_rel);
-        match named.is_empty() {
-            true => "default".into(),
-            false => named.join(","),
+        if named.is_empty() {
+            "default".into()
+        } else {
+            named.join(",")
         }
     }
 }

@@ -196,10 +196,12 @@ impl Cholesky {
                 let (above, below) = (&m[j * n..j * n + j], &m[i * n..i * n + j]);
                 let dot: f64 = above.iter().zip(below).map(|(x, y)| x * y).sum();
                 let rest = m[i * n + j] - dot;
-                m[i * n + j] = match i == j {
-                    true if rest > 0.0 => rest.sqrt(),
-                    true => return None,
-                    false => rest / m[j * n + j],
+                m[i * n + j] = if i != j {
+                    rest / m[j * n + j]
+                } else if rest > 0.0 {
+                    rest.sqrt()
+                } else {
+                    return None;
                 };
             }
         }

@@ -192,9 +192,10 @@ impl Interference {
             deviation,
             tolerance: TOLERANCE,
         };
-        let scales = match factor == 2.0 {
-            true => "twice the loss, twice the score",
-            false => "twice the loss, the same score",
+        let scales = if factor == 2.0 {
+            "twice the loss, twice the score"
+        } else {
+            "twice the loss, the same score"
         };
         Ok(SelfCheck {
             checks: vec![

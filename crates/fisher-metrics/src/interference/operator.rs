@@ -157,9 +157,10 @@ impl Interference {
     fn need(&self, slice: &Slice, counts: [usize; 2], side: usize) -> usize {
         let all = counts[0] + counts[1];
         let config = &self.config;
-        let pairs = match config.variant == Variant::Full || config.relabellings.is_some() {
-            true => all * all,
-            false => counts.iter().map(|n| side.min(*n)).product(),
+        let pairs = if config.variant == Variant::Full || config.relabellings.is_some() {
+            all * all
+        } else {
+            counts.iter().map(|n| side.min(*n)).product()
         };
         24 * slice.elements + 16 * pairs
     }
@@ -232,9 +233,10 @@ impl Interference {
             let left = weigh_left(config.variant, rows, &fishers.inverse);
             let right = weigh_right(&config, rows, rows);
             let (left, right) = ((rows, left), (rows, right));
-            match work.wide {
-                true => products::<f64>(slice, left, right, &work.device, work.bytes)?,
-                false => products::<f32>(slice, left, right, &work.device, work.bytes)?,
+            if work.wide {
+                products::<f64>(slice, left, right, &work.device, work.bytes)?
+            } else {
+                products::<f32>(slice, left, right, &work.device, work.bytes)?
             }
             .swap_remove(0)
         };

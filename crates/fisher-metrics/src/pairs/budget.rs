@@ -93,9 +93,10 @@ impl Work {
                 *into = f64::from(g) * scale(slice, at + k);
             }
         };
-        match self.wide {
-            true => gram::<f64>(slices, rows, weigh, &self.device, self.bytes),
-            false => gram::<f32>(slices, rows, weigh, &self.device, self.bytes),
+        if self.wide {
+            gram::<f64>(slices, rows, weigh, &self.device, self.bytes)
+        } else {
+            gram::<f32>(slices, rows, weigh, &self.device, self.bytes)
         }
     }
 }

@@ -127,10 +127,11 @@ fn power_of_two(values: &[f64]) -> f64 {
         }
     }
     let largest = largest.into_iter().fold(0.0, f64::max);
-    match largest.is_normal() {
+    if largest.is_normal() {
         // Its exponent without its digits.
-        true => f64::from_bits(largest.to_bits() & f64::INFINITY.to_bits()),
-        false => 1.0,
+        f64::from_bits(largest.to_bits() & f64::INFINITY.to_bits())
+    } else {
+        1.0
     }
 }
 

@@ -107,11 +107,12 @@ pub(crate) fn head_slices(
             });
         }
     }
-    match found.is_empty() {
-        false => Ok(found),
-        true => Err(Error::NotCollected {
+    if !found.is_empty() {
+        Ok(found)
+    } else {
+        Err(Error::NotCollected {
             what: "attention heads",
             advice: "give a head layout that is not empty, and blocks to look at",
-        }),
+        })
     }
 }
