@@ -1,5 +1,6 @@
 //! The errors of an analysis, and the kinds of scores that they name.
 
+use fisher_core::GradientStore;
 use serde::{Deserialize, Serialize};
 
 /// Errors of this crate. Every variant names what it is about and says what to do.
@@ -177,6 +178,76 @@ pub enum Error {
         /// What it was.
         found: f64,
     },
+}
+
+impl Error {
+    pub(crate) fn no_samples(task: &str) -> Self {
+        Self::NoSamples { task: task.into() }
+    }
+
+    pub(crate) fn too_few_samples(store: &GradientStore, task: &str) -> Self {
+        Self::TooFewSamples {
+            task: task.into(),
+            found: store.samples(task).len(),
+            known: store.tasks().collect::<Vec<_>>().join(", "),
+        }
+    }
+
+    pub(crate) fn not_collected(what: &'static str, advice: &'static str) -> Self {
+        Self::NotCollected { what, advice }
+    }
+
+    pub(crate) fn keys(
+        key: impl Into<String>,
+        present: &'static str,
+        absent: &'static str,
+    ) -> Self {
+        Self::Keys {
+            key: key.into(),
+            present,
+            absent,
+        }
+    }
+
+    pub(crate) fn sizes(key: impl Into<String>, ours: usize, theirs: usize) -> Self {
+        Self::Sizes {
+            key: key.into(),
+            ours,
+            theirs,
+        }
+    }
+
+    pub(crate) fn shape(key: &str, ours: &[usize], theirs: &[usize]) -> Self {
+        Self::Shape {
+            key: key.into(),
+            ours: ours.to_vec(),
+            theirs: theirs.to_vec(),
+        }
+    }
+
+    pub(crate) fn not_finite(what: &'static str, key: impl Into<String>) -> Self {
+        Self::NotFinite {
+            what,
+            key: key.into(),
+        }
+    }
+}
+
+/// [`Error::Argument`], unless the number fits.
+pub(crate) fn check_argument(
+    fits: bool,
+    name: &'static str,
+    expected: &'static str,
+    found: f64,
+) -> Result<()> {
+    if fits {
+        return Ok(());
+    }
+    Err(Error::Argument {
+        name,
+        expected,
+        found,
+    })
 }
 
 /// The result of this crate's fallible functions.

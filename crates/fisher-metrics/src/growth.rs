@@ -31,11 +31,7 @@ impl Growth {
         if old == new || (self == Self::Free && grown()) {
             return Ok(());
         }
-        Err(Error::Shape {
-            key: key.into(),
-            ours: old.to_vec(),
-            theirs: new.to_vec(),
-        })
+        Err(Error::shape(key, old, new))
     }
 
     /// F of a parameter at the shape it has now: 0 where it is new.

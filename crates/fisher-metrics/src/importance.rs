@@ -131,10 +131,7 @@ impl Importance {
 
     fn values(&self, task: &str, names: Vec<String>, welford: &Welford) -> Result<Vec<Ranked>> {
         let read = welford.read()?;
-        let mean = read
-            .mean
-            .as_ref()
-            .ok_or_else(|| Error::NoSamples { task: task.into() })?;
+        let mean = read.mean.as_ref().ok_or_else(|| Error::no_samples(task))?;
         let intervals = read.confidence_interval(self.level, self.distribution)?;
         let ranked = names.into_iter().enumerate().map(|(i, name)| {
             Ok(Ranked {

@@ -8,7 +8,7 @@ use super::config::{ConflictsConfig, SliceBy};
 use super::report::{ConflictReport, summarise};
 use super::test::{Candidate, MeanCosine, Resamples, Tested, separation};
 use crate::damping::Health;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_argument};
 use crate::pairs::{BLOCKS, Rows, Slice, Work, bar, fisher, head_slices};
 use crate::permutation::Relabellings;
 
@@ -20,32 +20,15 @@ impl ConflictsConfig {
     /// parameters was chosen.
     pub fn init(&self) -> Result<Conflicts> {
         let between = |name, found: f64| {
-            if found > 0.0 && found < 1.0 {
-                Ok(())
-            } else {
-                Err(Error::Argument {
-                    name,
-                    expected: "between 0 and 1",
-                    found,
-                })
-            }
+            let fits = found > 0.0 && found < 1.0;
+            check_argument(fits, name, "between 0 and 1", found)
         };
         between("alpha", self.alpha)?;
         between("level", self.level)?;
-        if !(0.0..=1.0).contains(&self.min_separation) {
-            return Err(Error::Argument {
-                name: "min_separation",
-                expected: "from 0 to 1",
-                found: self.min_separation,
-            });
-        }
-        if self.relabellings == 0 {
-            return Err(Error::Argument {
-                name: "relabellings",
-                expected: "above 0",
-                found: 0.0,
-            });
-        }
+        let separation = self.min_separation;
+        let fits = (0.0..=1.0).contains(&separation);
+        check_argument(fits, "min_separation", "from 0 to 1", separation)?;
+        check_argument(self.relabellings > 0, "relabellings", "above 0", 0.0)?;
         if matches!(&self.by, SliceBy::Chosen(sets) if sets.is_empty()) {
             return Err(Error::Settings {
                 what: "no set of parameters was chosen; give at least one, or compare by parameter",
@@ -109,13 +92,8 @@ impl Conflicts {
             });
         }
         for task in [a, b] {
-            let found = store.samples(task).len();
-            if found < 2 {
-                return Err(Error::TooFewSamples {
-                    task: task.into(),
-                    found,
-                    known: store.tasks().collect::<Vec<_>>().join(", "),
-                });
+            if store.samples(task).len() < 2 {
+                return Err(Error::too_few_samples(store, task));
             }
         }
         let units = self.units(store.catalogue(), heads)?;

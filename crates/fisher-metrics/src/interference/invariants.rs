@@ -100,11 +100,7 @@ impl Interference {
     ) -> Result<SelfCheck> {
         for task in tasks {
             if store.samples(task).len() < 2 {
-                return Err(Error::TooFewSamples {
-                    task: task.into(),
-                    found: store.samples(task).len(),
-                    known: store.tasks().collect::<Vec<_>>().join(", "),
-                });
+                return Err(Error::too_few_samples(store, task));
             }
         }
         let base = InterferenceConfig {

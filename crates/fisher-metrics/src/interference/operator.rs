@@ -10,7 +10,7 @@ use super::full;
 use super::normalizer::{Fishers, weigh_left, weigh_right};
 use super::report::{InterferenceReport, assemble};
 use super::score::ScoredBlock;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_argument};
 use crate::pairs::{BlockSlices, Rows, Slice, View, Work, bar, head_slices, products};
 use crate::permutation::{Relabelled, Relabellings};
 
@@ -22,13 +22,8 @@ impl InterferenceConfig {
     /// not go together.
     pub fn init(&self) -> Result<Interference> {
         self.ridge.check()?;
-        if self.relabellings == Some(0) {
-            return Err(Error::Argument {
-                name: "relabellings",
-                expected: "above 0",
-                found: 0.0,
-            });
-        }
+        let some = self.relabellings != Some(0);
+        check_argument(some, "relabellings", "above 0", 0.0)?;
         if self.variant == Variant::Symmetric && self.normalize != Normalize::None {
             return Err(Error::Settings {
                 what: "the symmetric variant has no g_j to normalise; leave `normalize` at `none`",
@@ -109,11 +104,7 @@ impl Interference {
         let counts = [rows[0].len(), rows[1].len()];
         let leaves_out = config.estimate == Estimate::LeaveOneOut && config.pool != Pool::B;
         if leaves_out && counts[0] == 1 {
-            return Err(Error::TooFewSamples {
-                task: a.into(),
-                found: 1,
-                known: store.tasks().collect::<Vec<_>>().join(", "),
-            });
+            return Err(Error::too_few_samples(store, a));
         }
         if config.variant == Variant::Full && !work.wide {
             return Err(Error::Settings {
@@ -233,12 +224,12 @@ impl Interference {
             let left = weigh_left(config.variant, rows, &fishers.inverse);
             let right = weigh_right(&config, rows, rows);
             let (left, right) = ((rows, left), (rows, right));
-            if work.wide {
+            let mut scores = if work.wide {
                 products::<f64>(slice, left, right, &work.device, work.bytes)?
             } else {
                 products::<f32>(slice, left, right, &work.device, work.bytes)?
-            }
-            .swap_remove(0)
+            };
+            scores.swap_remove(0)
         };
         if config.aggregate == Aggregate::Mean {
             let elements = slice[0].elements as f64;

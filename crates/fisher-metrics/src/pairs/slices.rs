@@ -110,9 +110,9 @@ pub(crate) fn head_slices(
     if !found.is_empty() {
         Ok(found)
     } else {
-        Err(Error::NotCollected {
-            what: "attention heads",
-            advice: "give a head layout that is not empty, and blocks to look at",
-        })
+        Err(Error::not_collected(
+            "attention heads",
+            "give a head layout that is not empty, and blocks to look at",
+        ))
     }
 }

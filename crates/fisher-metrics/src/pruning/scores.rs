@@ -53,7 +53,7 @@ impl Scores {
             for (grouping, welford) in groups {
                 let mean = welford.read()?.mean;
                 sets.push(Score {
-                    values: mean.ok_or_else(|| Error::NoSamples { task: task.into() })?,
+                    values: mean.ok_or_else(|| Error::no_samples(task))?,
                     ..set(statistics, path, grouping.clone())
                 });
             }
@@ -75,7 +75,7 @@ impl Scores {
             if let Some(welford) = parameter.elementwise() {
                 let mean = welford.read()?.mean;
                 sets.push(Score {
-                    values: mean.ok_or_else(|| Error::NoSamples { task: task.into() })?,
+                    values: mean.ok_or_else(|| Error::no_samples(task))?,
                     ..set(statistics, path, by_element(statistics, path)?)
                 });
             }
@@ -122,10 +122,10 @@ impl Scores {
         scores.kind = ScoreKind::BrainDamage;
         for set in &mut scores.sets {
             let elements = elements.sets.iter().find(|e| e.path == set.path);
-            let elements = elements.ok_or(Error::NotCollected {
-                what: "elements of every grouped parameter",
-                advice: "collect them with `elementwise`",
-            })?;
+            let elements = elements.ok_or(Error::not_collected(
+                "elements of every grouped parameter",
+                "collect them with `elementwise`",
+            ))?;
             set.values.fill(0.0);
             let groups = set.grouping.group_of_elements();
             for (group, value) in groups.into_iter().zip(&elements.values) {
@@ -164,7 +164,7 @@ impl Scores {
         advice: &'static str,
     ) -> Result<Self> {
         if sets.is_empty() {
-            return Err(Error::NotCollected { what, advice });
+            return Err(Error::not_collected(what, advice));
         }
         Ok(Self {
             kind: ScoreKind::Fisher,
@@ -271,30 +271,24 @@ pub(super) fn join(a: &Scores, b: &Scores) -> Result<()> {
     for i in 0..a.sets.len().max(b.sets.len()) {
         let (ours, theirs) = match (a.sets.get(i), b.sets.get(i)) {
             (Some(ours), Some(theirs)) if ours.key() == theirs.key() => (ours, theirs),
-            (Some(ours), _) => return Err(missing(ours.key(), "the first scores", "the second")),
+            (Some(ours), _) => {
+                return Err(Error::keys(ours.key(), "the first scores", "the second"));
+            }
             (None, Some(theirs)) => {
-                return Err(missing(theirs.key(), "the second scores", "the first"));
+                return Err(Error::keys(theirs.key(), "the second scores", "the first"));
             }
             (None, None) => break,
         };
         if ours.values.len() != theirs.values.len() {
-            return Err(Error::Sizes {
-                key: ours.key(),
-                ours: ours.values.len(),
-                theirs: theirs.values.len(),
-            });
+            return Err(Error::sizes(
+                ours.key(),
+                ours.values.len(),
+                theirs.values.len(),
+            ));
         }
         if ours.grouping != theirs.grouping {
             return Err(Error::Groups { key: ours.key() });
         }
     }
     Ok(())
-}
-
-fn missing(key: String, present: &'static str, absent: &'static str) -> Error {
-    Error::Keys {
-        key,
-        present,
-        absent,
-    }
 }
