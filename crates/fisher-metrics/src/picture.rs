@@ -87,14 +87,8 @@ impl Picture {
             let at = top + i as f64 * 1.4 * FONT;
             text(&mut body, [MARGIN, at], "start", FONT, "#222", line);
         }
-        let title = escape(&self.title);
-        let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" width=\"{width:.0}\" \
-             height=\"{height:.0}\" viewBox=\"0 0 {width:.0} {height:.0}\" \
-             font-family=\"sans-serif\">\n<title>{title}</title>\n<desc>{}</desc>\n\
-             <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n",
-            escape(&self.note)
-        );
+        let mut svg = head([width, height], &self.title, &self.note);
+        svg += "<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n";
         text(
             &mut svg,
             [MARGIN, MARGIN + FONT],
@@ -156,14 +150,7 @@ impl Picture {
 impl HeatMap {
     /// The map alone as SVG, to be put into a page: text, no script.
     pub fn svg(&self) -> String {
-        let [width, height] = self.size();
-        let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" width=\"{width:.0}\" \
-             height=\"{height:.0}\" viewBox=\"0 0 {width:.0} {height:.0}\" \
-             font-family=\"sans-serif\">\n<title>{}</title>\n<desc>{}</desc>\n",
-            escape(&self.title),
-            escape(&self.quantity)
-        );
+        let mut svg = head(self.size(), &self.title, &self.quantity);
         self.draw(&mut svg, 0.0, 0.0);
         svg + "</svg>\n"
     }
@@ -371,6 +358,17 @@ impl HeatMap {
             (a + rest * (b - a)).round() as u8
         })
     }
+}
+
+/// How an SVG begins.
+fn head([width, height]: [f64; 2], title: &str, description: &str) -> String {
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" width=\"{width:.0}\" \
+         height=\"{height:.0}\" viewBox=\"0 0 {width:.0} {height:.0}\" \
+         font-family=\"sans-serif\">\n<title>{}</title>\n<desc>{}</desc>\n",
+        escape(title),
+        escape(description)
+    )
 }
 
 fn text(out: &mut String, [x, y]: [f64; 2], anchor: &str, size: f64, fill: &str, words: &str) {
