@@ -74,15 +74,7 @@ pub(super) fn scores(
             }
         }
     }
-    let of_b = &rows[1].tokens;
-    let total: f64 = of_b.iter().sum();
-    for (k, score) in scores.iter_mut().enumerate() {
-        *score *= match config.normalize {
-            Normalize::None => 1.0,
-            Normalize::PerTokenMean => 1.0 / of_b[k % n_b],
-            Normalize::PerTokenSum => 1.0 / total,
-        };
-    }
+    normalize(&mut scores, config.normalize, &rows[1].tokens);
     Ok(scores)
 }
 
@@ -106,15 +98,18 @@ pub(super) fn among(
         name: &slice.name,
     };
     let mut scores = gram.inside(&of, 0..n, &all, lambdas[0])?;
-    let total: f64 = rows.tokens.iter().sum();
-    for (k, score) in scores.iter_mut().enumerate() {
-        *score *= match config.normalize {
-            Normalize::None => 1.0,
-            Normalize::PerTokenMean => 1.0 / rows.tokens[k % n],
-            Normalize::PerTokenSum => 1.0 / total,
-        };
-    }
+    normalize(&mut scores, config.normalize, &rows.tokens);
     Ok(scores)
+}
+
+/// Divide scores, row-major, by what `g_j` is divided by: `tokens` are the columns'.
+fn normalize(scores: &mut [f64], how: Normalize, tokens: &[f64]) {
+    let total: f64 = tokens.iter().sum();
+    for row in scores.chunks_mut(tokens.len().max(1)) {
+        for (score, tokens) in row.iter_mut().zip(tokens) {
+            *score *= how.factor(*tokens, total);
+        }
+    }
 }
 
 impl Gram<'_> {

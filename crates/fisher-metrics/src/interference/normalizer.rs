@@ -186,6 +186,17 @@ impl Variant {
     }
 }
 
+impl Normalize {
+    /// What `g_j` of a sample of so many tokens, out of a task's total, is multiplied by.
+    pub(super) fn factor(self, tokens: f64, total: f64) -> f64 {
+        match self {
+            Self::None => 1.0,
+            Self::PerTokenMean => tokens.recip(),
+            Self::PerTokenSum => total.recip(),
+        }
+    }
+}
+
 pub(super) fn weigh_left(
     variant: Variant,
     rows: &Rows,
@@ -210,7 +221,7 @@ pub(super) fn weigh_left(
     }
 }
 
-/// The side of task B: `|g|`, `g` or `√C`, normalised. `all` are the rows of the whole task.
+/// The side of task B: `|g|`, `g` or `√C`, normalized. `all` are the rows of the whole task.
 pub(super) fn weigh_right(
     config: &InterferenceConfig,
     rows: &Rows,
@@ -218,11 +229,9 @@ pub(super) fn weigh_right(
 ) -> impl Fn(usize, usize, usize, &[f32], &mut [f64]) + use<> {
     let variant = config.variant;
     let total: f64 = all.tokens.iter().sum();
-    let factor = |tokens: &f64| match (variant, config.normalize) {
-        (Variant::Symmetric, _) => tokens.sqrt().recip(),
-        (_, Normalize::None) => 1.0,
-        (_, Normalize::PerTokenMean) => tokens.recip(),
-        (_, Normalize::PerTokenSum) => total.recip(),
+    let factor = |tokens: &f64| match variant {
+        Variant::Symmetric => tokens.sqrt().recip(),
+        _ => config.normalize.factor(*tokens, total),
     };
     let factors: Vec<f64> = rows.tokens.iter().map(factor).collect();
     move |_, row, _, run, into| {
