@@ -256,6 +256,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// What a score is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ScoreKind {
     /// The diagonal Fisher, `F`.
     Fisher,

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 
 /// What the shades of a [`HeatMap`] stand for. Dark and light differ in black and white too.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Scale {
     /// From light (the smallest value) to dark (the largest).
     Sequential,
@@ -448,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn brightness_tells_values_apart_without_colour() {
+    fn brightness_tells_values_apart_without_color() {
         for scale in [
             Scale::Sequential,
             Scale::Signed {

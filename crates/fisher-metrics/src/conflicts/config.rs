@@ -10,6 +10,7 @@ use crate::damping::Ridge;
 /// What is compared at a time.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum SliceBy {
     /// Every parameter by itself.
     Parameter,

@@ -5,7 +5,7 @@ use burn::tensor::Device;
 use fisher_core::{Catalogue, GradientStore, HeadLayout, Parameter, Sample};
 
 use super::config::{ConflictsConfig, SliceBy};
-use super::report::{ConflictReport, summarise};
+use super::report::{ConflictReport, summarize};
 use super::test::{Candidate, MeanCosine, Resamples, Tested, separation};
 use crate::damping::Health;
 use crate::error::{Error, Result, check_argument};
@@ -321,7 +321,7 @@ impl Conflicts {
         }
         let selected = q.iter().flatten().filter(|q| **q <= config.alpha).count();
         let level = config.alpha * selected as f64 / testable.len().max(1) as f64;
-        summarise(config, store, tasks, samples, &tested, &q, level)
+        summarize(config, store, tasks, samples, &tested, &q, level)
     }
 }
 

@@ -133,7 +133,7 @@ pub struct ConflictReport {
     pub warnings: Vec<String>,
 }
 
-pub(super) fn summarise(
+pub(super) fn summarize(
     config: &ConflictsConfig,
     store: &GradientStore,
     tasks: [&str; 2],

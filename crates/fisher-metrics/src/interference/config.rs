@@ -11,6 +11,7 @@ use crate::pairs::BLOCKS;
 /// The score `M_ij` of a sample `i` of task A and `j` of task B, over the `k` elements of a slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Variant {
     /// `Σ_k C_ik / Î_k · |g_jk|`: how strongly `j` pulls at what `i` depends on.
     ///
@@ -28,7 +29,7 @@ pub enum Variant {
     Full,
 }
 
-/// Which Fisher normalises: `Î = D(F)`.
+/// Which Fisher normalizes: `Î = D(F)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pool {
     /// F of task A.
@@ -43,6 +44,7 @@ pub enum Pool {
 /// Which samples F is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Estimate {
     /// All.
     All,
@@ -53,6 +55,7 @@ pub enum Estimate {
 /// What a slice's score stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Aggregate {
     /// The mean over its elements: heads and blocks of different size compare.
     Mean,
@@ -63,6 +66,7 @@ pub enum Aggregate {
 /// What `g_j` is divided by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Normalize {
     /// Nothing.
     None,
@@ -81,7 +85,7 @@ pub struct InterferenceConfig {
     /// The score.
     #[config(default = "Variant::Unsigned")]
     pub variant: Variant,
-    /// Which Fisher normalises.
+    /// Which Fisher normalizes.
     #[config(default = "Pool::A")]
     pub pool: Pool,
     /// Which samples it is of.

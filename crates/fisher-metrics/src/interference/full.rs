@@ -161,7 +161,7 @@ impl Gram<'_> {
         Ok(others.iter().map(score).collect())
     }
 
-    /// `λI + VVᵀ`, factorised.
+    /// `λI + VVᵀ`, factored.
     fn factor(&self, of: &[(usize, f64)], lambda: f64) -> Result<Cholesky> {
         let n = of.len();
         let mut matrix = vec![0.0; n * n];

@@ -19,6 +19,7 @@ const SCHEMA: u64 = 1;
 /// Within what the lowest scores are sought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Scope {
     /// All scores together.
     Global,
