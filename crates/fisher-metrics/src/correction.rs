@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 /// How p-values are corrected for their number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Correction {
     /// False discovery rate under independence or positive dependence (Benjamini & Hochberg 1995).
     #[default]

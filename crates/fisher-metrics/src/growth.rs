@@ -5,7 +5,7 @@ use std::ops::Range;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// What to do with a parameter that has grown since its Fisher was taken, such as the head of a
 /// classifier that learns new classes.
@@ -31,11 +31,7 @@ impl Growth {
         if old == new || (self == Self::Free && grown()) {
             return Ok(());
         }
-        Err(Error::Shape {
-            key: key.into(),
-            ours: old.to_vec(),
-            theirs: new.to_vec(),
-        })
+        Err(Error::shape(key, old, new))
     }
 
     /// F of a parameter at the shape it has now: 0 where it is new.

@@ -9,8 +9,8 @@ use fisher_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::finite::{bounded, finite, if_finite};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
+use crate::report::{bounded, finite, if_finite};
 
 /// Version of [`ImportanceReport`]'s form.
 const SCHEMA: u64 = 1;
@@ -108,9 +108,10 @@ impl Importance {
         let layers = self.values(task, totals.layers().to_vec(), of_task.layers())?;
         let names = totals.heads().iter();
         let names = names.map(|key| format!("{} head {}", key.attention, key.head));
-        let heads = match totals.heads().is_empty() {
-            true => Vec::new(),
-            false => self.values(task, names.collect(), of_task.heads())?,
+        let heads = if totals.heads().is_empty() {
+            Vec::new()
+        } else {
+            self.values(task, names.collect(), of_task.heads())?
         };
         let trace = layers.iter().map(|layer| layer.fisher).sum();
         let trace = finite(trace, task)?;
@@ -130,10 +131,7 @@ impl Importance {
 
     fn values(&self, task: &str, names: Vec<String>, welford: &Welford) -> Result<Vec<Ranked>> {
         let read = welford.read()?;
-        let mean = read
-            .mean
-            .as_ref()
-            .ok_or_else(|| Error::NoSamples { task: task.into() })?;
+        let mean = read.mean.as_ref().ok_or_else(|| Error::no_samples(task))?;
         let intervals = read.confidence_interval(self.level, self.distribution)?;
         let ranked = names.into_iter().enumerate().map(|(i, name)| {
             Ok(Ranked {

@@ -10,51 +10,42 @@
 //! 5. [`Conflicts`] says which samples of two tasks collide, where and how surely;
 //! 6. [`Interference`] scores attention heads, sample against sample.
 
-mod bits;
-mod compare;
-mod conflicts;
+pub mod conflicts;
 mod correction;
+mod damping;
 mod error;
-mod finite;
 mod growth;
 mod importance;
-mod interference;
-mod masks;
-mod overlap;
+pub mod interference;
 mod pairs;
+mod permutation;
 mod picture;
+pub mod pruning;
 mod ranking;
-mod relabel;
-mod ridge;
+mod report;
 mod scaling;
-mod scores;
-mod source;
 mod weights;
-mod work;
 
-pub use compare::{Comparison, compare, spearman};
 pub use conflicts::{
     Cluster, Conflict, ConflictReport, Conflicts, ConflictsConfig, HotSpot, Involved, MeanCosine,
-    Pairs, SampleRef, SliceBy, SliceConflicts,
+    Pairs, SliceBy, SliceConflicts,
 };
 pub use correction::Correction;
-pub use error::Error;
+pub use damping::{Damping, Health, Ridge};
+pub use error::{Error, Result, ScoreKind};
 pub use growth::{Growth, old_elements, old_part};
 pub use importance::{Importance, ImportanceConfig, ImportanceReport, Ranked};
 pub use interference::{
     Aggregate, Check, Collision, Estimate, Interference, InterferenceConfig, InterferenceReport,
     Normalize, Pool, SelfCheck, Significance, SliceScores, Variant,
 };
-pub use masks::{Mask, Masks, Pruning, PruningConfig, Removed, Scope};
-pub use overlap::{Advice, Agreement, Overlap, OverlapConfig, OverlapReport};
+pub use permutation::Relabelled;
 pub use picture::{HeatMap, Picture, Scale};
+pub use pruning::{
+    Advice, Agreement, Comparison, Mask, Masks, Overlap, OverlapConfig, OverlapReport, Pruning,
+    PruningConfig, Removed, Scope, Score, Scores, compare, spearman,
+};
 pub use ranking::{MassSet, RankedGroup, Ranking, RankingConfig, RankingReport};
-pub use relabel::Relabelled;
-pub use ridge::{Health, Ridge};
-pub use scaling::{Damping, Scaling, ScalingConfig};
-pub use scores::{Score, ScoreKind, Scores};
-pub use source::{Source, same_fisher, same_reduction};
+pub use report::{SampleRef, Source, same_fisher, same_reduction};
+pub use scaling::{Scaling, ScalingConfig};
 pub use weights::Weights;
-
-/// The result of this crate's fallible functions.
-pub type Result<T, E = Error> = std::result::Result<T, E>;

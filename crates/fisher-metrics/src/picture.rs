@@ -3,10 +3,11 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// What the shades of a [`HeatMap`] stand for. Dark and light differ in black and white too.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Scale {
     /// From light (the smallest value) to dark (the largest).
     Sequential,
@@ -87,14 +88,8 @@ impl Picture {
             let at = top + i as f64 * 1.4 * FONT;
             text(&mut body, [MARGIN, at], "start", FONT, "#222", line);
         }
-        let title = escape(&self.title);
-        let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" width=\"{width:.0}\" \
-             height=\"{height:.0}\" viewBox=\"0 0 {width:.0} {height:.0}\" \
-             font-family=\"sans-serif\">\n<title>{title}</title>\n<desc>{}</desc>\n\
-             <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n",
-            escape(&self.note)
-        );
+        let mut svg = head([width, height], &self.title, &self.note);
+        svg += "<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n";
         text(
             &mut svg,
             [MARGIN, MARGIN + FONT],
@@ -121,9 +116,10 @@ impl Picture {
             #[cfg(feature = "png")]
             Some("png") => self.png().map_err(error)?,
             _ => {
-                let kinds = match cfg!(feature = "png") {
-                    true => "a picture is written as .svg or .png",
-                    false => "a picture is written as .svg, or as .png with the feature `png`",
+                let kinds = if cfg!(feature = "png") {
+                    "a picture is written as .svg or .png"
+                } else {
+                    "a picture is written as .svg, or as .png with the feature `png`"
                 };
                 return Err(error(kinds.into()));
             }
@@ -155,14 +151,7 @@ impl Picture {
 impl HeatMap {
     /// The map alone as SVG, to be put into a page: text, no script.
     pub fn svg(&self) -> String {
-        let [width, height] = self.size();
-        let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" width=\"{width:.0}\" \
-             height=\"{height:.0}\" viewBox=\"0 0 {width:.0} {height:.0}\" \
-             font-family=\"sans-serif\">\n<title>{}</title>\n<desc>{}</desc>\n",
-            escape(&self.title),
-            escape(&self.quantity)
-        );
+        let mut svg = head(self.size(), &self.title, &self.quantity);
         self.draw(&mut svg, 0.0, 0.0);
         svg + "</svg>\n"
     }
@@ -226,9 +215,12 @@ impl HeatMap {
         let [w, h] = self.cell();
         let (left, named) = self.labels();
         let [low, high] = self.range();
-        let share = |value: f64| match high > low {
-            true => ((value - low) / (high - low)).clamp(0.0, 1.0),
-            false => 0.5,
+        let share = |value: f64| {
+            if high > low {
+                ((value - low) / (high - low)).clamp(0.0, 1.0)
+            } else {
+                0.5
+            }
         };
         text(out, [x, y + FONT], "start", 1.1 * FONT, "#000", &self.title);
         let axes = format!("rows: {}, columns: {}", self.axes[0], self.axes[1]);
@@ -369,6 +361,17 @@ impl HeatMap {
     }
 }
 
+/// How an SVG begins.
+fn head([width, height]: [f64; 2], title: &str, description: &str) -> String {
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" width=\"{width:.0}\" \
+         height=\"{height:.0}\" viewBox=\"0 0 {width:.0} {height:.0}\" \
+         font-family=\"sans-serif\">\n<title>{}</title>\n<desc>{}</desc>\n",
+        escape(title),
+        escape(description)
+    )
+}
+
 fn text(out: &mut String, [x, y]: [f64; 2], anchor: &str, size: f64, fill: &str, words: &str) {
     let _ = writeln!(
         out,
@@ -446,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn brightness_tells_values_apart_without_colour() {
+    fn brightness_tells_values_apart_without_color() {
         for scale in [
             Scale::Sequential,
             Scale::Signed {

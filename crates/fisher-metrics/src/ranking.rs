@@ -7,8 +7,8 @@ use burn::config::Config;
 use fisher_core::{ConfidenceInterval, ContributionUnit, Distribution, Provenance, Statistics};
 use serde::{Deserialize, Serialize};
 
-use crate::finite::{bounded, finite, if_finite};
-use crate::{Error, Result};
+use crate::error::{Error, Result, check_argument};
+use crate::report::{bounded, finite, if_finite};
 
 /// Version of the form of [`RankingReport`].
 const SCHEMA: u64 = 1;
@@ -118,12 +118,9 @@ impl Ranking {
         task: &str,
     ) -> Result<RankingReport> {
         let config = &self.config;
-        if let Some(&found) = config.masses.iter().find(|m| !(0.0..=1.0).contains(*m)) {
-            return Err(Error::Argument {
-                name: "masses",
-                expected: "between 0 and 1",
-                found,
-            });
+        for &mass in &config.masses {
+            let fits = (0.0..=1.0).contains(&mass);
+            check_argument(fits, "masses", "between 0 and 1", mass)?;
         }
         let mut ranked = Vec::new();
         let mut by_key: BTreeMap<String, f64> = BTreeMap::new();
@@ -139,7 +136,7 @@ impl Ranking {
             for (grouping, welford) in parameter.groups() {
                 let read = welford.read()?;
                 let mean = read.mean.as_ref();
-                let mean = mean.ok_or_else(|| Error::NoSamples { task: task.into() })?;
+                let mean = mean.ok_or_else(|| Error::no_samples(task))?;
                 let intervals = read.confidence_interval(config.level, config.distribution)?;
                 let sum = finite(mean.iter().sum(), path)?;
                 by_key.insert(format!("{path}|{}", grouping.label()), sum);
@@ -163,10 +160,7 @@ impl Ranking {
             }
         }
         if ranked.is_empty() {
-            return Err(Error::NotCollected {
-                what: "groups",
-                advice: "collect with `grouped`",
-            });
+            return Err(Error::not_collected("groups", "collect with `grouped`"));
         }
         let position = |g: &RankedGroup| (g.path.clone(), g.label.clone(), g.index);
         ranked.sort_by(|a, b| {

@@ -1,15 +1,17 @@
-//! What [`Interference`](super::Interference) found.
+//! The report of [`Interference`](super::Interference).
 
 use std::fmt;
 
 use fisher_core::{Block, GradientStore, HeadLayout};
 use serde::{Deserialize, Serialize};
 
-use super::{Aggregate, Estimate, InterferenceConfig, Pool, ScoredBlock, Variant, Worst, ids};
-use crate::conflicts::SampleRef;
+use super::config::{Aggregate, Estimate, InterferenceConfig, Pool, Variant};
+use super::score::{ScoredBlock, Worst, ids};
+use crate::damping::Health;
+use crate::pairs::BLOCKS;
+use crate::permutation::Relabelled;
 use crate::picture::{HeatMap, Picture, Scale};
-use crate::ridge::Health;
-use crate::{Relabelled, Source, pairs::BLOCKS};
+use crate::report::{SampleRef, Source};
 
 /// Version of the form of [`InterferenceReport`].
 const SCHEMA: u64 = 1;
@@ -100,9 +102,12 @@ pub(super) fn assemble(
     let samples = tasks.map(|task| ids(store.samples(task)));
     let pairs = (samples[0].len() * samples[1].len()).max(1) as f64;
     let one_sided = matches!(config.variant, Variant::Signed | Variant::Full);
-    let p = |test: &Relabelled| match one_sided {
-        true => test.p_low,
-        false => test.two_sided(),
+    let p = |test: &Relabelled| {
+        if one_sided {
+            test.p_low
+        } else {
+            test.two_sided()
+        }
     };
     let mut scored = scored;
     scored.sort_by_key(|of| (of.block, of.layer));
@@ -261,16 +266,18 @@ impl InterferenceReport {
                     .into_iter()
                     .map(|row| (0..heads).map(|h| row.get(h).copied()).collect())
                     .collect(),
-                scale: match signed {
-                    true => Scale::Signed {
+                scale: if signed {
+                    Scale::Signed {
                         negative: "conflict".into(),
                         positive: "synergy".into(),
-                    },
-                    false => Scale::Sequential,
+                    }
+                } else {
+                    Scale::Sequential
                 },
-                quantity: match signed {
-                    true => "mean score: dark is conflict, light is synergy".into(),
-                    false => "mean score: the darker, the more interference".into(),
+                quantity: if signed {
+                    "mean score: dark is conflict, light is synergy".into()
+                } else {
+                    "mean score: the darker, the more interference".into()
                 },
             }
         };

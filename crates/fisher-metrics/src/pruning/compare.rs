@@ -5,10 +5,9 @@ use std::fmt;
 use fisher_core::Provenance;
 use serde::{Deserialize, Serialize};
 
-use crate::finite::if_finite;
-use crate::scores::{ScoreKind, Scores};
-use crate::source::same_reduction;
-use crate::{Error, Result};
+use super::scores::{Scores, join};
+use crate::error::Result;
+use crate::report::if_finite;
 
 /// Version of the form of [`Comparison`].
 const SCHEMA: u64 = 1;
@@ -53,37 +52,6 @@ pub fn compare(a: &Scores, b: &Scores) -> Result<Comparison> {
     })
 }
 
-/// Whether two scores are of the same groups in the same order, as all of one model are.
-pub(crate) fn join(a: &Scores, b: &Scores) -> Result<()> {
-    if [a, b]
-        .iter()
-        .all(|scores| scores.kind == ScoreKind::Fisher && scores.reduced())
-    {
-        same_reduction(&a.provenance, &b.provenance)?;
-    }
-    for i in 0..a.sets.len().max(b.sets.len()) {
-        let (ours, theirs) = match (a.sets.get(i), b.sets.get(i)) {
-            (Some(ours), Some(theirs)) if ours.key() == theirs.key() => (ours, theirs),
-            (Some(ours), _) => return Err(missing(ours.key(), "the first scores", "the second")),
-            (None, Some(theirs)) => {
-                return Err(missing(theirs.key(), "the second scores", "the first"));
-            }
-            (None, None) => break,
-        };
-        if ours.values.len() != theirs.values.len() {
-            return Err(Error::Sizes {
-                key: ours.key(),
-                ours: ours.values.len(),
-                theirs: theirs.values.len(),
-            });
-        }
-        if ours.grouping != theirs.grouping {
-            return Err(Error::Groups { key: ours.key() });
-        }
-    }
-    Ok(())
-}
-
 /// Spearman's rank correlation, ties at their mean rank; `None` where one side is constant.
 ///
 /// # Panics
@@ -91,14 +59,6 @@ pub(crate) fn join(a: &Scores, b: &Scores) -> Result<()> {
 pub fn spearman(x: &[f64], y: &[f64]) -> Option<f64> {
     assert_eq!(x.len(), y.len(), "pairs of values");
     cosine(&centred(ranks(x)), &centred(ranks(y)))
-}
-
-fn missing(key: String, present: &'static str, absent: &'static str) -> Error {
-    Error::Keys {
-        key,
-        present,
-        absent,
-    }
 }
 
 impl fmt::Display for Comparison {

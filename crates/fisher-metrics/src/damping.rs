@@ -1,9 +1,19 @@
-//! What is added to F where it divides.
+//! Damping: what is added to F where it divides.
 
 use burn::config::Config;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::error::{Result, check_argument};
+
+/// What is added to F before it divides.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Damping {
+    /// λ itself, in the unit of F.
+    Absolute(f64),
+    /// λ as a multiple of the mean of F over the tensor, at least 1e-12.
+    Relative(f64),
+}
 
 /// `D(F) = max(F, ε) + λ` with `λ = max(λ_min, λ_rel · median F)`, the median over the slice.
 ///
@@ -50,30 +60,22 @@ const LEAST: f64 = 1e-100;
 
 impl Ridge {
     /// # Errors
-    /// [`Error::Argument`] when a number is negative or not finite, or nothing keeps F above 0.
+    /// [`Error::Argument`](crate::Error::Argument) when a number is negative or not finite, or nothing keeps F above 0.
     pub(crate) fn check(&self) -> Result<()> {
         for (name, found) in [
             ("epsilon", self.epsilon),
             ("ridge", self.ridge),
             ("ridge_rel", self.ridge_rel),
         ] {
-            if !(found >= 0.0 && found.is_finite()) {
-                let expected = "finite and at least 0";
-                return Err(Error::Argument {
-                    name,
-                    expected,
-                    found,
-                });
-            }
+            let fits = found >= 0.0 && found.is_finite();
+            check_argument(fits, name, "finite and at least 0", found)?;
         }
-        if self.epsilon + self.ridge < LEAST {
-            return Err(Error::Argument {
-                name: "epsilon",
-                expected: "at least 1e-100 where ridge is not: F can be 0",
-                found: self.epsilon,
-            });
-        }
-        Ok(())
+        check_argument(
+            self.epsilon + self.ridge >= LEAST,
+            "epsilon",
+            "at least 1e-100 where ridge is not: F can be 0",
+            self.epsilon,
+        )
     }
 
     /// λ over a slice. `fisher` is put in another order.

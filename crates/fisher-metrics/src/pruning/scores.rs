@@ -3,26 +3,10 @@
 use fisher_core::{
     ContributionUnit, Grouping, Orientation, Parameter, Provenance, Role, Scheme, Statistics,
 };
-use serde::{Deserialize, Serialize};
 
-use crate::source::same_fisher;
+use crate::error::{Error, Result, ScoreKind};
+use crate::report::{same_fisher, same_reduction};
 use crate::weights::Weights;
-use crate::{Error, Result};
-
-/// What a score is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ScoreKind {
-    /// The diagonal Fisher, `F`.
-    Fisher,
-    /// `½ F θ²`: the loss that removing a weight is predicted to cost (LeCun, Denker & Solla 1990,
-    /// "Optimal brain damage", equation 5).
-    BrainDamage,
-    /// `|θ|`: not of the Fisher at all, to compare with.
-    Magnitude,
-    /// A baseline of the caller's.
-    Other,
-}
 
 /// The scores of one parameter under one grouping.
 #[derive(Debug, Clone)]
@@ -69,7 +53,7 @@ impl Scores {
             for (grouping, welford) in groups {
                 let mean = welford.read()?.mean;
                 sets.push(Score {
-                    values: mean.ok_or_else(|| Error::NoSamples { task: task.into() })?,
+                    values: mean.ok_or_else(|| Error::no_samples(task))?,
                     ..set(statistics, path, grouping.clone())
                 });
             }
@@ -91,7 +75,7 @@ impl Scores {
             if let Some(welford) = parameter.elementwise() {
                 let mean = welford.read()?.mean;
                 sets.push(Score {
-                    values: mean.ok_or_else(|| Error::NoSamples { task: task.into() })?,
+                    values: mean.ok_or_else(|| Error::no_samples(task))?,
                     ..set(statistics, path, by_element(statistics, path)?)
                 });
             }
@@ -138,10 +122,10 @@ impl Scores {
         scores.kind = ScoreKind::BrainDamage;
         for set in &mut scores.sets {
             let elements = elements.sets.iter().find(|e| e.path == set.path);
-            let elements = elements.ok_or(Error::NotCollected {
-                what: "elements of every grouped parameter",
-                advice: "collect them with `elementwise`",
-            })?;
+            let elements = elements.ok_or(Error::not_collected(
+                "elements of every grouped parameter",
+                "collect them with `elementwise`",
+            ))?;
             set.values.fill(0.0);
             let groups = set.grouping.group_of_elements();
             for (group, value) in groups.into_iter().zip(&elements.values) {
@@ -180,7 +164,7 @@ impl Scores {
         advice: &'static str,
     ) -> Result<Self> {
         if sets.is_empty() {
-            return Err(Error::NotCollected { what, advice });
+            return Err(Error::not_collected(what, advice));
         }
         Ok(Self {
             kind: ScoreKind::Fisher,
@@ -220,7 +204,7 @@ impl Scores {
             });
         }
         same_fisher(&self.provenance, &other.provenance)?;
-        crate::compare::join(&self, other)?;
+        join(&self, other)?;
         for (ours, theirs) in self.sets.iter_mut().zip(&other.sets) {
             let pairs = ours.values.iter_mut().zip(&theirs.values);
             pairs.for_each(|(ours, theirs)| *ours = 0.5 * (*ours + theirs));
@@ -274,4 +258,37 @@ fn by_element<C: ContributionUnit>(statistics: &Statistics<C>, path: &str) -> Re
     let heads = fisher_core::HeadLayout::none();
     let mut groupings = Grouping::of(&parameter, &Scheme::Element, &heads)?;
     Ok(groupings.swap_remove(0))
+}
+
+/// Whether two scores are of the same groups in the same order, as all of one model are.
+pub(super) fn join(a: &Scores, b: &Scores) -> Result<()> {
+    if [a, b]
+        .iter()
+        .all(|scores| scores.kind == ScoreKind::Fisher && scores.reduced())
+    {
+        same_reduction(&a.provenance, &b.provenance)?;
+    }
+    for i in 0..a.sets.len().max(b.sets.len()) {
+        let (ours, theirs) = match (a.sets.get(i), b.sets.get(i)) {
+            (Some(ours), Some(theirs)) if ours.key() == theirs.key() => (ours, theirs),
+            (Some(ours), _) => {
+                return Err(Error::keys(ours.key(), "the first scores", "the second"));
+            }
+            (None, Some(theirs)) => {
+                return Err(Error::keys(theirs.key(), "the second scores", "the first"));
+            }
+            (None, None) => break,
+        };
+        if ours.values.len() != theirs.values.len() {
+            return Err(Error::sizes(
+                ours.key(),
+                ours.values.len(),
+                theirs.values.len(),
+            ));
+        }
+        if ours.grouping != theirs.grouping {
+            return Err(Error::Groups { key: ours.key() });
+        }
+    }
+    Ok(())
 }

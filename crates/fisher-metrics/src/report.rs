@@ -1,12 +1,14 @@
-//! What numbers of a report are numbers of.
+//! What reports share: the samples and gradients that they name, and numbers that JSON can hold.
+
+use std::fmt;
 
 use fisher_core::{
-    ContributionUnit, FisherKind, GradientStore, GradientUnit, PerToken, Precision, Provenance,
-    TokenSum,
+    ConfidenceInterval, ContributionUnit, FisherKind, GradientStore, GradientUnit, PerToken,
+    Precision, Provenance, TokenSum,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Whether the F of two statistics are of one kind and unit, so that they may be added, averaged or
 /// weighed against each other. They may be of different models.
@@ -56,4 +58,38 @@ impl Source {
             precision: store.precision(),
         }
     }
+}
+
+/// A sample of a task.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SampleRef {
+    /// The task.
+    pub task: String,
+    /// The sample's id.
+    pub id: String,
+}
+
+impl fmt::Display for SampleRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sample {} of {}", self.id, self.task)
+    }
+}
+
+/// A number that a report cannot do without: JSON has no infinite ones, and writes them as `null`.
+pub(crate) fn finite(value: f64, what: &str) -> Result<f64> {
+    if value.is_finite() {
+        return Ok(value);
+    }
+    Err(Error::OutOfRange { what: what.into() })
+}
+
+/// A number that may be absent.
+pub(crate) fn if_finite(value: f64) -> Option<f64> {
+    value.is_finite().then_some(value)
+}
+
+/// An interval with two ends, or none.
+pub(crate) fn bounded(interval: ConfidenceInterval) -> Option<ConfidenceInterval> {
+    let ends = [interval.lower, interval.upper];
+    ends.iter().all(|end| end.is_finite()).then_some(interval)
 }

@@ -9,9 +9,9 @@ use fisher_core::{Grouping, Provenance, Role};
 use fixedbitset::FixedBitSet;
 use serde::{Deserialize, Serialize};
 
-use crate::scores::{Score, ScoreKind, Scores};
+use super::scores::{Score, Scores};
+use crate::error::{Error, Result, ScoreKind, check_argument};
 use crate::weights::{Operation, Weights, combine, shapes, with_ties};
-use crate::{Error, Result};
 
 /// Version of the form of [`Masks`].
 const SCHEMA: u64 = 1;
@@ -19,6 +19,7 @@ const SCHEMA: u64 = 1;
 /// Within what the lowest scores are sought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Scope {
     /// All scores together.
     Global,
@@ -51,13 +52,9 @@ impl PruningConfig {
     /// # Errors
     /// [`Error::Argument`] unless `0 ≤ sparsity ≤ 1`.
     pub fn init(&self) -> Result<Pruning> {
-        if !(0.0..=1.0).contains(&self.sparsity) {
-            return Err(Error::Argument {
-                name: "sparsity",
-                expected: "between 0 and 1",
-                found: self.sparsity,
-            });
-        }
+        let sparsity = self.sparsity;
+        let fits = (0.0..=1.0).contains(&sparsity);
+        check_argument(fits, "sparsity", "between 0 and 1", sparsity)?;
         Ok(Pruning {
             config: self.clone(),
         })
@@ -84,7 +81,7 @@ pub struct Mask {
     /// Which elements each bit stands for.
     pub grouping: Grouping,
     /// 1 for what is kept.
-    #[serde(with = "crate::bits")]
+    #[serde(with = "super::bits")]
     pub keep: FixedBitSet,
 }
 
@@ -127,10 +124,7 @@ impl Pruning {
         let config = &self.config;
         let not_a_number = |set: &&Score| set.values.iter().any(|score| score.is_nan());
         if let Some(set) = scores.sets.iter().find(not_a_number) {
-            return Err(Error::NotFinite {
-                what: "a score",
-                key: set.key(),
-            });
+            return Err(Error::not_finite("a score", set.key()));
         }
         for group in &config.protected {
             if !scores.sets.iter().any(|set| named(group, &set.path)) {
@@ -176,10 +170,10 @@ impl Pruning {
         }
         let predicted = (scores.kind == ScoreKind::BrainDamage).then_some(pruned_score);
         if predicted.is_some_and(|increase| !increase.is_finite()) {
-            return Err(Error::NotFinite {
-                what: "the predicted loss increase",
-                key: scores.task.clone(),
-            });
+            return Err(Error::not_finite(
+                "the predicted loss increase",
+                scores.task.clone(),
+            ));
         }
         masks.sort_by(|a, b| (&a.path, a.grouping.label()).cmp(&(&b.path, b.grouping.label())));
         Ok(Masks {
@@ -294,11 +288,11 @@ impl Masks {
         let shapes = shapes(model);
         for mask in &self.masks {
             if mask.keep.len() != mask.grouping.groups() {
-                return Err(Error::Sizes {
-                    key: mask.key(),
-                    ours: mask.keep.len(),
-                    theirs: mask.grouping.groups(),
-                });
+                return Err(Error::sizes(
+                    mask.key(),
+                    mask.keep.len(),
+                    mask.grouping.groups(),
+                ));
             }
             check_shape(&shapes, &mask.path, mask.grouping.shape())?;
         }
@@ -365,17 +359,11 @@ impl Removed {
 }
 
 fn check_shape(shapes: &BTreeMap<String, Vec<usize>>, path: &str, ours: &[usize]) -> Result<()> {
-    let theirs = shapes.get(path).ok_or_else(|| Error::Keys {
-        key: path.into(),
-        present: "the masks",
-        absent: "the model",
-    })?;
+    let theirs = shapes
+        .get(path)
+        .ok_or_else(|| Error::keys(path, "the masks", "the model"))?;
     if theirs != ours {
-        return Err(Error::Shape {
-            key: path.into(),
-            ours: ours.to_vec(),
-            theirs: theirs.clone(),
-        });
+        return Err(Error::shape(path, ours, theirs));
     }
     Ok(())
 }

@@ -3,12 +3,12 @@
 use fixedbitset::FixedBitSet;
 use serde::{Deserialize, Deserializer, Serializer};
 
-pub(crate) fn serialize<S: Serializer>(bits: &FixedBitSet, s: S) -> Result<S::Ok, S::Error> {
+pub(super) fn serialize<S: Serializer>(bits: &FixedBitSet, s: S) -> Result<S::Ok, S::Error> {
     let digit = |i| if bits.contains(i) { '1' } else { '0' };
     s.collect_str(&(0..bits.len()).map(digit).collect::<String>())
 }
 
-pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<FixedBitSet, D::Error> {
+pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<FixedBitSet, D::Error> {
     let text = String::deserialize(d)?;
     let mut bits = FixedBitSet::with_capacity(text.len());
     for (i, digit) in text.bytes().enumerate() {

@@ -7,8 +7,8 @@ use burn::config::Config;
 use fisher_core::Provenance;
 use serde::{Deserialize, Serialize};
 
-use crate::masks::{Mask, Masks};
-use crate::{Error, Result};
+use super::masks::{Mask, Masks};
+use crate::error::{Error, Result, check_argument};
 
 /// Version of the form of [`OverlapReport`].
 const SCHEMA: u64 = 1;
@@ -31,28 +31,15 @@ impl OverlapConfig {
     /// [`Error::Argument`] unless `0 ≤ arithmetic_below ≤ surgery_above ≤ 1`.
     pub fn init(&self) -> Result<Overlap> {
         let (low, high) = (self.arithmetic_below, self.surgery_above);
-        for (name, found, expected, fits) in [
-            (
-                "surgery_above",
-                high,
-                "between 0 and 1",
-                (0.0..=1.0).contains(&high),
-            ),
-            (
-                "arithmetic_below",
-                low,
-                "between 0 and `surgery_above`",
-                (0.0..=high).contains(&low),
-            ),
-        ] {
-            if !fits {
-                return Err(Error::Argument {
-                    name,
-                    expected,
-                    found,
-                });
-            }
-        }
+        let fits = (0.0..=1.0).contains(&high);
+        check_argument(fits, "surgery_above", "between 0 and 1", high)?;
+        let fits = (0.0..=high).contains(&low);
+        check_argument(
+            fits,
+            "arithmetic_below",
+            "between 0 and `surgery_above`",
+            low,
+        )?;
         Ok(Overlap {
             config: self.clone(),
         })
@@ -179,30 +166,19 @@ impl Overlap {
     /// [`Error::Keys`], [`Error::Sizes`] or [`Error::Groups`] when they are not of the same groups,
     /// [`Error::Argument`] when they are of none.
     pub fn forward(&self, a: &Masks, b: &Masks) -> Result<OverlapReport> {
-        if a.masks.is_empty() {
-            return Err(Error::Argument {
-                name: "masks",
-                expected: "of at least one parameter",
-                found: 0.0,
-            });
-        }
+        let some = !a.masks.is_empty();
+        check_argument(some, "masks", "of at least one parameter", 0.0)?;
         let mut theirs: BTreeMap<String, &Mask> = b.masks.iter().map(|m| (m.key(), m)).collect();
         let mut all = Counts::default();
         let mut layers: BTreeMap<String, Counts> = BTreeMap::new();
         let mut tensors = BTreeMap::new();
         for ours in &a.masks {
             let key = ours.key();
-            let theirs = theirs.remove(&key).ok_or_else(|| Error::Keys {
-                key: key.clone(),
-                present: "the first masks",
-                absent: "the second",
-            })?;
+            let theirs = theirs
+                .remove(&key)
+                .ok_or_else(|| Error::keys(key.clone(), "the first masks", "the second"))?;
             if ours.keep.len() != theirs.keep.len() {
-                return Err(Error::Sizes {
-                    key,
-                    ours: ours.keep.len(),
-                    theirs: theirs.keep.len(),
-                });
+                return Err(Error::sizes(key, ours.keep.len(), theirs.keep.len()));
             }
             if ours.grouping != theirs.grouping {
                 return Err(Error::Groups { key });
@@ -213,11 +189,7 @@ impl Overlap {
             tensors.insert(key, counts.agreement());
         }
         if let Some(key) = theirs.into_keys().next() {
-            return Err(Error::Keys {
-                key,
-                present: "the second masks",
-                absent: "the first",
-            });
+            return Err(Error::keys(key, "the second masks", "the first"));
         }
         let all = all.agreement();
         let config = &self.config;

@@ -1,4 +1,4 @@
-//! Laws that scores obey on any data, checked on the data at hand.
+//! Invariants: laws that scores obey on any data, checked on the data at hand.
 
 use std::fmt;
 
@@ -6,10 +6,12 @@ use burn::tensor::Device;
 use fisher_core::{Block, Catalogue, GradientStore, Grouping, HeadLayout, Scheme};
 use serde::{Deserialize, Serialize};
 
-use super::{Aggregate, Interference, InterferenceConfig, Normalize, Pool, ScoredBlock, Variant};
-use crate::finite::if_finite;
+use super::config::{Aggregate, Estimate, InterferenceConfig, Normalize, Pool, Variant};
+use super::operator::Interference;
+use super::score::ScoredBlock;
+use crate::error::{Error, Result};
 use crate::pairs::{BLOCKS, BlockSlices, Slice, View, head_slices};
-use crate::{Error, Result};
+use crate::report::if_finite;
 
 /// Samples of each task that are checked.
 const SAMPLES: usize = 16;
@@ -98,11 +100,7 @@ impl Interference {
     ) -> Result<SelfCheck> {
         for task in tasks {
             if store.samples(task).len() < 2 {
-                return Err(Error::TooFewSamples {
-                    task: task.into(),
-                    found: store.samples(task).len(),
-                    known: store.tasks().collect::<Vec<_>>().join(", "),
-                });
+                return Err(Error::too_few_samples(store, task));
             }
         }
         let base = InterferenceConfig {
@@ -112,87 +110,28 @@ impl Interference {
             progress: false,
             ..self.config.clone()
         };
-        let blocks = head_slices(heads, store.catalogue(), &base.blocks)?;
-        let run = |config: &InterferenceConfig, blocks: &[BlockSlices], tasks, view: &View| {
-            let view = View {
-                limit: Some(SAMPLES),
-                ..view.clone()
-            };
-            let interference = config.init()?;
-            let scored = interference.scored_blocks(blocks, store, tasks, device, &view)?;
-            Ok::<Scores, Error>(Scores::of(scored))
+        let laws = Laws {
+            blocks: head_slices(heads, store.catalogue(), &base.blocks)?,
+            base,
+            store,
+            tasks,
+            heads,
+            device,
         };
-        let plain = View::default();
-
-        let additive = InterferenceConfig {
-            variant: match base.variant {
-                Variant::Full => Variant::Signed,
-                other => other,
-            },
-            aggregate: Aggregate::Sum,
-            ..base.clone()
-        };
-        let additive = additive.with_ridge(base.ridge.clone().with_ridge_rel(0.0));
-        let [sliced, whole] = families(heads, store.catalogue(), &base.blocks)?;
-        let sums = run(&additive, &sliced, tasks, &plain)?.summed();
-        let additivity = sums.deviation(&run(&additive, &whole, tasks, &plain)?, 1.0);
-
-        let once = run(&base, &blocks, tasks, &plain)?;
-        let double = View {
-            factor: Some(2.0),
-            ..View::default()
-        };
-        let factor = match base.variant {
-            Variant::Unsigned => 2.0,
-            _ => 1.0,
-        };
-        let ridge = &base.ridge;
-        let along = ridge.clone().with_epsilon(4.0 * ridge.epsilon);
-        let along = base.clone().with_ridge(along.with_ridge(4.0 * ridge.ridge));
-        let scaling = run(&along, &blocks, tasks, &double)?.deviation(&once, factor);
-        let damping = run(&base, &blocks, tasks, &double)?.deviation(&once, factor);
-
-        let mut ablation = Some(0.0);
-        for (at, block) in blocks.iter().enumerate().filter(|(_, b)| b.layer == 0) {
-            let unit = block.slices.len() - 1;
-            // Where the head is, by another way than the slices': element by element.
-            let label = format!("head.{}", block.block);
-            let mut view = View::default();
-            for part in &block.slices[unit].parts {
-                let parameter = store.catalogue().require(&part.path)?;
-                let groupings = Grouping::of(parameter, &Scheme::Head, heads)?;
-                for grouping in groupings.iter().filter(|g| g.label() == label) {
-                    let groups = grouping.group_of_elements().into_iter();
-                    let zero = groups.map(|group| group == Some(unit)).collect();
-                    view.zero.push((part.path.clone(), zero));
-                }
-            }
-            let mut expected = once.clone();
-            expected.0[at][unit].fill(0.0);
-            let found = run(&base, &blocks, tasks, &view)?;
-            ablation = larger(ablation, found.deviation(&expected, 1.0));
-        }
-
-        let symmetric = InterferenceConfig {
-            variant: Variant::Symmetric,
-            pool: Pool::Pooled,
-            estimate: super::Estimate::All,
-            normalize: Normalize::None,
-            ..base
-        };
-        let [a, b] = tasks;
-        let columns = store.samples(a).len().min(SAMPLES);
-        let backward = run(&symmetric, &blocks, [b, a], &plain)?.transposed(columns);
-        let symmetry = run(&symmetric, &blocks, tasks, &plain)?.deviation(&backward, 1.0);
-
+        let additivity = laws.additivity()?;
+        let once = laws.run(&laws.base, &laws.blocks, tasks, &View::default())?;
+        let [scaling, damping] = laws.scaling(&once)?;
+        let ablation = laws.ablation(&once)?;
+        let symmetry = laws.symmetry()?;
         let check = |law: &str, deviation| Check {
             law: law.into(),
             deviation,
             tolerance: TOLERANCE,
         };
-        let scales = match factor == 2.0 {
-            true => "twice the loss, twice the score",
-            false => "twice the loss, the same score",
+        let scales = if laws.factor() == 2.0 {
+            "twice the loss, twice the score"
+        } else {
+            "twice the loss, the same score"
         };
         Ok(SelfCheck {
             checks: vec![
@@ -206,6 +145,118 @@ impl Interference {
             ],
             damping,
         })
+    }
+}
+
+/// What the laws are checked on. Every method gives the largest deviation from one.
+struct Laws<'a> {
+    base: InterferenceConfig,
+    blocks: Vec<BlockSlices>,
+    store: &'a GradientStore,
+    tasks: [&'a str; 2],
+    heads: &'a HeadLayout,
+    device: &'a Device,
+}
+
+impl Laws<'_> {
+    fn run(
+        &self,
+        config: &InterferenceConfig,
+        blocks: &[BlockSlices],
+        tasks: [&str; 2],
+        view: &View,
+    ) -> Result<Scores> {
+        let view = View {
+            limit: Some(SAMPLES),
+            ..view.clone()
+        };
+        let interference = config.init()?;
+        let scored = interference.scored_blocks(blocks, self.store, tasks, self.device, &view)?;
+        Ok(Scores::of(scored))
+    }
+
+    /// The heads of a block add up to it.
+    fn additivity(&self) -> Result<Option<f64>> {
+        let config = InterferenceConfig {
+            variant: match self.base.variant {
+                Variant::Full => Variant::Signed,
+                other => other,
+            },
+            aggregate: Aggregate::Sum,
+            ridge: self.base.ridge.clone().with_ridge_rel(0.0),
+            ..self.base.clone()
+        };
+        let [sliced, whole] = families(self.heads, self.store.catalogue(), &self.base.blocks)?;
+        let run = |blocks: &[BlockSlices]| self.run(&config, blocks, self.tasks, &View::default());
+        Ok(run(&sliced)?.summed().deviation(&run(&whole)?, 1.0))
+    }
+
+    /// What twice the loss multiplies scores by.
+    fn factor(&self) -> f64 {
+        match self.base.variant {
+            Variant::Unsigned => 2.0,
+            _ => 1.0,
+        }
+    }
+
+    /// Twice the loss, with ε and λ_min going along, and with them left as they are.
+    fn scaling(&self, once: &Scores) -> Result<[Option<f64>; 2]> {
+        let double = View {
+            factor: Some(2.0),
+            ..View::default()
+        };
+        let ridge = &self.base.ridge;
+        let along = ridge.clone().with_epsilon(4.0 * ridge.epsilon);
+        let along = along.with_ridge(4.0 * ridge.ridge);
+        let along = self.base.clone().with_ridge(along);
+        let off = |config: &InterferenceConfig| -> Result<Option<f64>> {
+            let twice = self.run(config, &self.blocks, self.tasks, &double)?;
+            Ok(twice.deviation(once, self.factor()))
+        };
+        Ok([off(&along)?, off(&self.base)?])
+    }
+
+    /// The last head of every block of the first layer without its gradient.
+    fn ablation(&self, once: &Scores) -> Result<Option<f64>> {
+        let catalogue = self.store.catalogue();
+        let mut worst = Some(0.0);
+        let blocks = self.blocks.iter().enumerate();
+        for (at, block) in blocks.filter(|(_, block)| block.layer == 0) {
+            let unit = block.slices.len() - 1;
+            // Where the head is, by another way than the slices': element by element.
+            let label = format!("head.{}", block.block);
+            let mut view = View::default();
+            for part in &block.slices[unit].parts {
+                let parameter = catalogue.require(&part.path)?;
+                let groupings = Grouping::of(parameter, &Scheme::Head, self.heads)?;
+                for grouping in groupings.iter().filter(|g| g.label() == label) {
+                    let groups = grouping.group_of_elements().into_iter();
+                    let zero = groups.map(|group| group == Some(unit)).collect();
+                    view.zero.push((part.path.clone(), zero));
+                }
+            }
+            let mut expected = once.clone();
+            expected.0[at][unit].fill(0.0);
+            let found = self.run(&self.base, &self.blocks, self.tasks, &view)?;
+            worst = larger(worst, found.deviation(&expected, 1.0));
+        }
+        Ok(worst)
+    }
+
+    /// The symmetric variant with a pooled F, the tasks one way around and the other.
+    fn symmetry(&self) -> Result<Option<f64>> {
+        let config = InterferenceConfig {
+            variant: Variant::Symmetric,
+            pool: Pool::Pooled,
+            estimate: Estimate::All,
+            normalize: Normalize::None,
+            ..self.base.clone()
+        };
+        let [a, b] = self.tasks;
+        let columns = self.store.samples(a).len().min(SAMPLES);
+        let run = |tasks| self.run(&config, &self.blocks, tasks, &View::default());
+        let backward = run([b, a])?.transposed(columns);
+        Ok(run([a, b])?.deviation(&backward, 1.0))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Permuting task labels over samples.
+//! Permutation tests: task labels relabelled over samples.
 
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
@@ -43,12 +43,11 @@ impl Relabellings {
     pub(crate) fn new(first: usize, second: usize, draws: usize, seed: u64) -> Self {
         let samples = first + second;
         let exact = binomial(samples, first).is_some_and(|count| count <= EXACT);
-        let sets = match exact {
-            true => combinations(samples, first),
-            false => {
-                let rng = &mut ChaCha8Rng::seed_from_u64(seed);
-                (0..draws).map(|_| draw(samples, first, rng)).collect()
-            }
+        let sets = if exact {
+            combinations(samples, first)
+        } else {
+            let rng = &mut ChaCha8Rng::seed_from_u64(seed);
+            (0..draws).map(|_| draw(samples, first, rng)).collect()
         };
         Self {
             samples,
@@ -94,9 +93,12 @@ impl Relabellings {
             low += usize::from(found <= observed + slack);
             high += usize::from(found >= observed - slack);
         }
-        let share = |hits: usize| match self.exact {
-            true => hits as f64 / self.sets.len() as f64,
-            false => (1 + hits) as f64 / (1 + self.sets.len()) as f64,
+        let share = |hits: usize| {
+            if self.exact {
+                hits as f64 / self.sets.len() as f64
+            } else {
+                (1 + hits) as f64 / (1 + self.sets.len()) as f64
+            }
         };
         Relabelled {
             statistic: observed,

@@ -1,87 +1,16 @@
-//! Which samples of two tasks collide, where, and how surely.
+//! The operator that finds which samples of two tasks collide, where, and how surely.
 
-mod report;
-
-use burn::config::Config;
 use burn::module::ParamGroup;
 use burn::tensor::Device;
 use fisher_core::{Catalogue, GradientStore, HeadLayout, Parameter, Sample};
-use rand::rngs::ChaCha8Rng;
-use rand::{RngExt, SeedableRng};
-use serde::{Deserialize, Serialize};
 
-pub use report::{
-    Cluster, Conflict, ConflictReport, HotSpot, Involved, MeanCosine, Pairs, SampleRef,
-    SliceConflicts,
-};
-
-use self::report::{separation, summarise};
-use crate::correction::Correction;
-use crate::pairs::{BLOCKS, Rows, Slice, fisher, head_slices};
-use crate::relabel::Relabellings;
-use crate::ridge::{Health, Ridge};
-use crate::work::{Work, bar};
-use crate::{Error, Result};
-
-/// What is compared at a time.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SliceBy {
-    /// Every parameter by itself.
-    Parameter,
-    /// Every slice of an attention head in Q, K, V and O; shared key/value heads once.
-    Head,
-    /// All parameters of a layer together.
-    Layer,
-    /// Chosen parameters together, each set with a name.
-    Chosen(Vec<(String, ParamGroup)>),
-}
-
-/// Configuration of [`Conflicts`].
-#[derive(Config, Debug)]
-pub struct ConflictsConfig {
-    /// What is compared at a time.
-    #[config(default = "SliceBy::Parameter")]
-    pub by: SliceBy,
-    /// Divide gradients by `√D(F)`, `F = ½(F_A + F_B)`, so that coordinates count by how unusual
-    /// they are and not by how large; raw gradients when absent.
-    pub whitening: Option<Ridge>,
-    /// The false discovery rate, of slices and of pairs.
-    #[config(default = 0.05)]
-    pub alpha: f64,
-    /// The correction for many tests.
-    #[config(default = "Correction::BenjaminiHochberg")]
-    pub correction: Correction,
-    /// The least separation of a conflict.
-    #[config(default = 0.0)]
-    pub min_separation: f64,
-    /// Relabellings sampled where all are more than 10 000. The smallest p is 1 / (1 + this).
-    #[config(default = 1000)]
-    pub relabellings: usize,
-    /// Bootstrap resamples for the interval of a slice's mean cosine; 0 for none.
-    #[config(default = 1000)]
-    pub bootstrap: usize,
-    /// Level of that interval.
-    #[config(default = 0.95)]
-    pub level: f64,
-    /// Seed of relabellings and bootstrap.
-    #[config(default = 0)]
-    pub seed: u64,
-    /// Conflicts listed; counts, clusters and hot spots are of all.
-    #[config(default = 1000)]
-    pub listed: usize,
-    /// Keep cosine, p and q of every pair of samples in every slice: `n_A n_B` numbers each.
-    #[config(default = false)]
-    pub keep_pairs: bool,
-    /// Bytes to work with, all threads together: half for tiles of gradients, half for what is held
-    /// of slices (32 bytes a pair of samples, and with whitening 16 an element). As many slices are
-    /// compared at a time as that allows, and one alone where it needs more.
-    #[config(default = 268435456)]
-    pub memory: usize,
-    /// Show a progress bar, where standard error is a terminal.
-    #[config(default = true)]
-    pub progress: bool,
-}
+use super::config::{ConflictsConfig, SliceBy};
+use super::report::{ConflictReport, summarize};
+use super::test::{Candidate, MeanCosine, Resamples, Tested, separation};
+use crate::damping::Health;
+use crate::error::{Error, Result, check_argument};
+use crate::pairs::{BLOCKS, Rows, Slice, Work, bar, fisher, head_slices};
+use crate::permutation::Relabellings;
 
 impl ConflictsConfig {
     /// The operator.
@@ -90,30 +19,16 @@ impl ConflictsConfig {
     /// [`Error::Argument`] when a number is out of range, [`Error::Settings`] when no set of
     /// parameters was chosen.
     pub fn init(&self) -> Result<Conflicts> {
-        let between = |name, found: f64| match found > 0.0 && found < 1.0 {
-            true => Ok(()),
-            false => Err(Error::Argument {
-                name,
-                expected: "between 0 and 1",
-                found,
-            }),
+        let between = |name, found: f64| {
+            let fits = found > 0.0 && found < 1.0;
+            check_argument(fits, name, "between 0 and 1", found)
         };
         between("alpha", self.alpha)?;
         between("level", self.level)?;
-        if !(0.0..=1.0).contains(&self.min_separation) {
-            return Err(Error::Argument {
-                name: "min_separation",
-                expected: "from 0 to 1",
-                found: self.min_separation,
-            });
-        }
-        if self.relabellings == 0 {
-            return Err(Error::Argument {
-                name: "relabellings",
-                expected: "above 0",
-                found: 0.0,
-            });
-        }
+        let separation = self.min_separation;
+        let fits = (0.0..=1.0).contains(&separation);
+        check_argument(fits, "min_separation", "from 0 to 1", separation)?;
+        check_argument(self.relabellings > 0, "relabellings", "above 0", 0.0)?;
         if matches!(&self.by, SliceBy::Chosen(sets) if sets.is_empty()) {
             return Err(Error::Settings {
                 what: "no set of parameters was chosen; give at least one, or compare by parameter",
@@ -177,13 +92,8 @@ impl Conflicts {
             });
         }
         for task in [a, b] {
-            let found = store.samples(task).len();
-            if found < 2 {
-                return Err(Error::TooFewSamples {
-                    task: task.into(),
-                    found,
-                    known: store.tasks().collect::<Vec<_>>().join(", "),
-                });
+            if store.samples(task).len() < 2 {
+                return Err(Error::too_few_samples(store, task));
             }
         }
         let units = self.units(store.catalogue(), heads)?;
@@ -320,9 +230,10 @@ impl Conflicts {
                 let second = m - present_first;
                 Relabellings::new(present_first, second, config.relabellings, config.seed)
             };
-            match all {
-                true => resamples.relabellings.test(&cosines, slack),
-                false => own().test(&cosines, slack),
+            if all {
+                resamples.relabellings.test(&cosines, slack)
+            } else {
+                own().test(&cosines, slack)
             }
         });
         let within = |range: std::ops::Range<usize>| {
@@ -348,14 +259,15 @@ impl Conflicts {
         let p: Vec<f64> = cross.iter().map(p).collect();
         let q = self.config.correction.q_values(&p);
         let mean = cross.iter().sum::<f64>() / cross.len() as f64;
-        let interval = match m == n {
-            true => resamples.interval(&cross, first, self.config.level),
+        let interval = if m == n {
+            resamples.interval(&cross, first, self.config.level)
+        } else {
             // Draws are for all samples; the others are as good as any.
-            false => Resamples::new(present_first, m - present_first, &self.config).interval(
+            Resamples::new(present_first, m - present_first, &self.config).interval(
                 &cross,
                 present_first,
                 self.config.level,
-            ),
+            )
         };
         let (here, there) = present.split_at(present_first);
         Tested {
@@ -409,87 +321,7 @@ impl Conflicts {
         }
         let selected = q.iter().flatten().filter(|q| **q <= config.alpha).count();
         let level = config.alpha * selected as f64 / testable.len().max(1) as f64;
-        summarise(config, store, tasks, samples, &tested, &q, level)
-    }
-}
-
-/// A slice before the slices are compared with each other.
-#[derive(Debug)]
-pub(crate) struct Tested {
-    name: String,
-    elements: usize,
-    health: Option<Health>,
-    relabelled: Option<crate::Relabelled>,
-    mean: Option<MeanCosine>,
-    /// The samples of each task that have a direction.
-    present: [Vec<usize>; 2],
-    /// Pairs that may turn out to conflict.
-    candidates: Vec<Candidate>,
-    /// Cosine, p and q of every pair of those present, row-major, where they are kept.
-    all: Option<[Vec<f64>; 3]>,
-}
-
-impl Tested {
-    /// How many pairs were compared.
-    fn pairs(&self) -> usize {
-        self.present[0].len() * self.present[1].len()
-    }
-}
-
-/// A pair that conflicts if its slice is selected and its q is small enough then.
-#[derive(Debug, Clone, Copy)]
-struct Candidate {
-    /// Row-major, of the samples present.
-    pair: usize,
-    cosine: f64,
-    p: f64,
-    q: f64,
-}
-
-/// What is drawn once and used for every slice.
-struct Resamples {
-    relabellings: Relabellings,
-    /// How often each sample of either task is drawn.
-    draws: Vec<[Vec<f64>; 2]>,
-}
-
-impl Resamples {
-    fn new(first: usize, second: usize, config: &ConflictsConfig) -> Self {
-        // A stream of its own: the relabellings do not depend on whether there is a bootstrap.
-        let rng = &mut ChaCha8Rng::seed_from_u64(config.seed);
-        rng.set_stream(1);
-        let mut draw = |n: usize| {
-            let mut counts = vec![0.0; n];
-            (0..n).for_each(|_| counts[rng.random_range(0..n)] += 1.0);
-            counts
-        };
-        let sizes = [first, second];
-        Self {
-            relabellings: Relabellings::new(first, second, config.relabellings, config.seed),
-            draws: (0..config.bootstrap)
-                .map(|_| sizes.map(&mut draw))
-                .collect(),
-        }
-    }
-
-    /// The percentile interval of the mean of `cross`, `[first, others]`, over resampled samples.
-    fn interval(&self, cross: &[f64], first: usize, level: f64) -> Option<[f64; 2]> {
-        if self.draws.is_empty() || cross.is_empty() {
-            return None;
-        }
-        let others = cross.len() / first;
-        let mean = |[a, b]: &[Vec<f64>; 2]| {
-            let rows = cross.chunks_exact(others).zip(a);
-            let drawn = rows.filter(|(_, count)| **count > 0.0);
-            let sum: f64 = drawn
-                .map(|(row, count)| count * row.iter().zip(b).map(|(x, n)| x * n).sum::<f64>())
-                .sum();
-            sum / cross.len() as f64
-        };
-        let mut means: Vec<f64> = self.draws.iter().map(mean).collect();
-        means.sort_by(f64::total_cmp);
-        let at = |share: f64| means[(share * (means.len() - 1) as f64).round() as usize];
-        Some([at(0.5 - level / 2.0), at(0.5 + level / 2.0)])
+        summarize(config, store, tasks, samples, &tested, &q, level)
     }
 }
 
@@ -504,9 +336,12 @@ mod tests {
     /// One slice of eight and seven samples, in two dimensions, the tasks apart.
     fn tested(conflicts: &Conflicts) -> Tested {
         let (first, second) = (8, 7);
-        let angle = |i: usize| match i < first {
-            true => 0.1 * i as f64,
-            false => 2.8 + 0.1 * i as f64,
+        let angle = |i: usize| {
+            if i < first {
+                0.1 * i as f64
+            } else {
+                2.8 + 0.1 * i as f64
+            }
         };
         let n = first + second;
         let gram = |k: usize| (angle(k / n) - angle(k % n)).cos();

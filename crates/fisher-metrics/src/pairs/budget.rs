@@ -1,11 +1,13 @@
-//! What an analysis of pairs works with: a device, memory, patience.
+//! The budget of an analysis of pairs: a device, memory, patience.
 
 use burn::tensor::{DType, Device};
 use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 
-use crate::Result;
-use crate::pairs::{Rows, Slice, gram};
+use super::products::gram;
+use super::rows::Rows;
+use super::slices::Slice;
+use crate::error::Result;
 
 /// A device and how much memory there is.
 ///
@@ -91,9 +93,10 @@ impl Work {
                 *into = f64::from(g) * scale(slice, at + k);
             }
         };
-        match self.wide {
-            true => gram::<f64>(slices, rows, weigh, &self.device, self.bytes),
-            false => gram::<f32>(slices, rows, weigh, &self.device, self.bytes),
+        if self.wide {
+            gram::<f64>(slices, rows, weigh, &self.device, self.bytes)
+        } else {
+            gram::<f32>(slices, rows, weigh, &self.device, self.bytes)
         }
     }
 }
