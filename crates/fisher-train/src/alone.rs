@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::capture::read;
+use crate::error::{Error, Result};
 use crate::per_sample::deterministic;
 use crate::precision::at_least_single;
 use crate::rounding::Rounding;
 use crate::sample::{SampleBatch, SampleLoss};
-use crate::{Error, Result};
 
 /// Compares losses in a batch with losses alone, by forward passes that keep nothing for a backward one.
 #[derive(Debug, Clone)]

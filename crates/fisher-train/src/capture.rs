@@ -12,14 +12,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::alone::{Alone, EVERY, Together, Watch, all_shortest};
 use crate::captured::Captured;
+use crate::collect::NonFinite;
 use crate::destination::Destination;
+use crate::error::{Error, Result};
 use crate::factors::Factors;
 use crate::names::Names;
 use crate::per_sample::{PerSample, SampleGradient};
 use crate::precision::at_least_single;
 use crate::sample::{SampleBatch, SampleLoss};
 use crate::trace::Tracer;
-use crate::{Error, NonFinite, Result};
 
 /// How per-sample gradients are had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

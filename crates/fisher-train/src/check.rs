@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::alone::Alone;
 use crate::capture::read;
+use crate::error::{Error, Result};
 use crate::per_sample::PerSample;
 use crate::precision::{at_least_single, unbounded};
 use crate::rounding::ratio;
 use crate::sample::{SampleBatch, SampleLoss};
 use crate::trace::Tracer;
-use crate::{Error, Result};
 
 /// What [`check`] found. `Display` says it in words, with what to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -10,8 +10,9 @@ use fisher_core::{
     Prepared, SavedSamples, Statistics, hash_weights,
 };
 
+use crate::collect::NonFinite;
+use crate::error::{Error, Result};
 use crate::hook::aside::Aside;
-use crate::{Error, NonFinite, Result};
 
 /// Where collected gradients go: into statistics, and whole into a store besides, if there is one.
 ///

@@ -9,7 +9,7 @@ mod moments;
 use burn::tensor::{DType, Int, Tensor};
 use fisher_core::{ContributionUnit, Gradient, Stream, TokenSum, Way, add_at};
 
-use crate::Result;
+use crate::error::Result;
 use crate::names::transpose;
 
 pub(crate) use moments::SquaredNorms;

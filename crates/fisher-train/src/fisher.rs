@@ -6,7 +6,7 @@ use burn::tensor::{DType, Device, Tensor};
 use fisher_core::{Catalogue, ContributionUnit, Statistics, accumulation_dtype};
 use fisher_metrics::Growth;
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// F of every element of a parameter.
 #[derive(Debug, Clone)]

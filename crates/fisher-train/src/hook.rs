@@ -25,7 +25,7 @@ pub use metric::{FisherMetric, Quantity};
 pub use schedule::{Moment, Schedule};
 pub use strategy::FisherStrategy;
 
-use crate::Result;
+use crate::error::Result;
 use crate::per_sample::deterministic;
 use crate::sample::{SampleBatch, SampleLoss};
 use state::{Due, Shared, State};

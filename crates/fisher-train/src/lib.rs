@@ -97,7 +97,7 @@ pub use capture::{Capture, CaptureConfig, Engine, Outcome};
 pub use check::{Checkup, Difference, check};
 pub use collect::{Checkpoint, Collected, Collector, CollectorConfig, NonFinite};
 pub use destination::Destination;
-pub use error::Error;
+pub use error::{Error, Result};
 pub use ewc::Ewc;
 pub use fisher_core::HeadLayout;
 pub use hook::{
@@ -115,6 +115,3 @@ pub use optimizer::FisherOptimizer;
 pub use per_sample::{PerSample, SampleGradient};
 pub use sample::{SampleBatch, SampleLoss, SampleMapper};
 pub use sketch::{Sketch, SketchConfig, SketchedFisher};
-
-/// The result of this crate's fallible functions.
-pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -12,7 +12,7 @@ use fisher_metrics::{Health, Ridge, Weights, same_fisher, same_reduction};
 use serde::{Deserialize, Serialize};
 
 use crate::destination::check_model;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Version of the form of [`MergeReport`].
 const SCHEMA: u64 = 1;

@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use fisher_core::{Catalogue, Gradient, GradientBatch, TokenSum};
 
 use crate::captured::Captured;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Names and orientations that parameters of a model have elsewhere, such as in the checkpoint it was
 /// loaded from. Statistics and stores that are collected with them speak of the checkpoint's

@@ -8,9 +8,9 @@ use fisher_core::{Error as CoreError, GradientBatch, Sample, accumulation_dtype}
 use serde::{Deserialize, Serialize};
 
 use crate::capture::read;
+use crate::error::{Error, Result};
 use crate::factors::{Factors, SquaredNorms};
 use crate::precision::unit_rows;
-use crate::{Error, Result};
 
 /// The loss of a sample that training averages over the samples of a batch.
 ///

@@ -6,8 +6,8 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{GradientCheckpointingStrategy, Gradients, Tensor};
 use fisher_core::{Catalogue, FisherKind, Gradient, GradientBatch, Ties, TokenSum};
 
+use crate::error::{Error, Result};
 use crate::sample::{SampleBatch, SampleLoss};
-use crate::{Error, Result};
 
 /// A model made ready for per-sample gradients.
 ///

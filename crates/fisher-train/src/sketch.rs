@@ -13,10 +13,10 @@ use rand::{RngExt, SeedableRng};
 
 use crate::alone::{Alone, EVERY, Together, Watch, is_ragged};
 use crate::capture::read;
+use crate::error::{Error, Result};
 use crate::per_sample::deterministic;
 use crate::rounding::Rounding;
 use crate::sample::{SampleBatch, SampleLoss};
-use crate::{Error, Result};
 
 /// Configuration of a [`Sketch`].
 #[derive(Config, Debug)]

@@ -20,11 +20,11 @@ use self::record::{caught, record};
 use self::samples::{Places, Samples};
 use crate::capture::{HELD, read};
 use crate::captured::Captured;
+use crate::error::{Error, Result};
 use crate::factors::Factors;
 use crate::losses::SampleLosses;
 use crate::rounding::Rounding;
 use crate::sample::{SampleBatch, SampleLoss};
-use crate::{Error, Result};
 
 /// A model made ready for traces.
 #[derive(Debug, Clone)]

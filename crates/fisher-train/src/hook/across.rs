@@ -6,8 +6,8 @@ use burn::tensor::Tensor;
 use fisher_core::Sample;
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
 use crate::capture::read;
+use crate::error::Result;
 use crate::precision::{at_least_single, unit_rows};
 
 /// How samples of one task lie to samples of another, over all pairs and every two tasks.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use fisher_core::{GradientBatch, Sample};
 
 use super::across::{AcrossTasks, Kept};
-use crate::Result;
+use crate::error::Result;
 use crate::factors::Factors;
 use crate::noise::{GradientMoments, NoiseScale};
 

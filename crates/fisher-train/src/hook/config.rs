@@ -18,9 +18,9 @@ use super::journal::Journal;
 use super::schedule::Schedule;
 use super::state::{Shared, State};
 use crate::capture::CaptureConfig;
+use crate::error::{Error, Result};
 use crate::noise::NoiseScaleConfig;
 use crate::sample::{SampleBatch, SampleLoss};
-use crate::{Error, Result};
 
 /// Configuration of a [`FisherHook`].
 #[derive(Config, Debug)]

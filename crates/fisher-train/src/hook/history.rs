@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::across::AcrossTasks;
 use super::lines::Lines;
 use super::schedule::Moment;
+use crate::error::{Error, Result};
 use crate::noise::NoiseScale;
-use crate::{Error, Result};
 
 /// The version of the lines that this library writes and reads.
 pub const HISTORY_SCHEMA: u64 = 1;

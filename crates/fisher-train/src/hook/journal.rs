@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::history::io;
 use super::lines::Lines;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// By task.
 pub(crate) type Samples = BTreeMap<String, Vec<SampleRecord>>;

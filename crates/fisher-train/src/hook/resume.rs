@@ -12,7 +12,7 @@ use super::history::{History, io};
 use super::journal::{Journal, Span};
 use super::schedule::Schedule;
 use super::state::State;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 const SCHEMA: u64 = 2;
 const ABOUT: &str = "state.json";

@@ -13,9 +13,9 @@ use super::journal::Journal;
 use super::schedule::Moment;
 use super::stores;
 use crate::destination::Destination;
+use crate::error::{Error, Result};
 use crate::noise::NoiseScaleConfig;
 use crate::sample::{SampleBatch, SampleLoss};
-use crate::{Error, Result};
 
 #[derive(Debug)]
 pub(crate) struct Shared<B> {

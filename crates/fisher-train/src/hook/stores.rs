@@ -8,7 +8,7 @@ use fisher_core::{Error as CoreError, GradientStore};
 
 use super::folder;
 use super::history::io;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// The folder to fill, without what a capture that was cut off left in it.
 ///

@@ -13,8 +13,8 @@ use burn::train::{
 };
 
 use super::{FisherHook, OnFailure};
+use crate::error::{Error, Result};
 use crate::sample::{SampleBatch, SampleLoss};
-use crate::{Error, Result};
 
 /// Burn's training on a single device, with captures.
 ///
