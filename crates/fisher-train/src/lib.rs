@@ -70,22 +70,19 @@
 //! ```
 
 mod alone;
+pub mod apply;
 mod capture;
 mod captured;
 mod check;
 mod collect;
 mod destination;
 mod error;
-mod ewc;
 mod factors;
-mod fisher;
 mod hook;
 mod labels;
 mod losses;
-mod merge;
 mod names;
 mod noise;
-mod optimizer;
 mod per_sample;
 mod precision;
 mod rounding;
@@ -93,12 +90,15 @@ mod sample;
 mod sketch;
 mod trace;
 
+pub use apply::{
+    Average, Decided, Ewc, FisherOptimizer, Granularity, MergeConfig, MergeReport, Merged, Merging,
+    Source, Term,
+};
 pub use capture::{Capture, CaptureConfig, Engine, Outcome};
 pub use check::{Checkup, Difference, check};
 pub use collect::{Checkpoint, Collected, Collector, CollectorConfig, NonFinite};
 pub use destination::Destination;
 pub use error::{Error, Result};
-pub use ewc::Ewc;
 pub use fisher_core::HeadLayout;
 pub use hook::{
     AcrossTasks, FisherHook, FisherMetric, FisherStrategy, HISTORY_SCHEMA, History, HookConfig,
@@ -106,12 +106,8 @@ pub use hook::{
 };
 pub use labels::{Aligned, Class, IGNORE, Labels, NextToken};
 pub use losses::SampleLosses;
-pub use merge::{
-    Average, Decided, Granularity, MergeConfig, MergeReport, Merged, Merging, Source, Term,
-};
 pub use names::Names;
 pub use noise::{Estimate, GradientMoments, NoiseScale, NoiseScaleConfig, SampleWeight};
-pub use optimizer::FisherOptimizer;
 pub use per_sample::{PerSample, SampleGradient};
 pub use sample::{SampleBatch, SampleLoss, SampleMapper};
 pub use sketch::{Sketch, SketchConfig, SketchedFisher};

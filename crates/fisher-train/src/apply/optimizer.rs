@@ -9,8 +9,8 @@ use burn::tensor::Tensor;
 use fisher_core::{Catalogue, ContributionUnit, Provenance, Statistics, Ties};
 use fisher_metrics::{Scaling, same_fisher};
 
+use super::diagonal::{Diagonal, elementwise};
 use crate::error::{Error, Result};
-use crate::fisher::{Diagonal, elementwise};
 
 /// Wraps a Burn optimizer: each gradient becomes `g ⊘ (F + λ)^α` before the step.
 ///

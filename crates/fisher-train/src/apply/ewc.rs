@@ -7,9 +7,9 @@ use burn::tensor::{DType, Tensor, TensorData};
 use fisher_core::{Catalogue, ContributionUnit, Provenance, Statistics};
 use fisher_metrics::{Growth, Weights, old_elements, old_part, same_fisher};
 
+use super::diagonal::{check_finite, elementwise, move_to};
 use crate::destination::check_model;
 use crate::error::{Error, Result};
-use crate::fisher::{check_finite, elementwise, move_to};
 
 /// A penalty that keeps the weights that earlier tasks depend on:
 /// `½ λ Σ_t Σ_k F_tk (θ_k − θ*_tk)²` (Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting
