@@ -12,7 +12,7 @@ use fisher_core::{
 
 use crate::collect::NonFinite;
 use crate::error::{Error, Result};
-use crate::hook::aside::Aside;
+use crate::monitor::Aside;
 
 /// Where collected gradients go: into statistics, and whole into a store besides, if there is one.
 ///

@@ -78,11 +78,10 @@ mod collect;
 mod destination;
 mod error;
 mod factors;
-mod hook;
 mod labels;
 mod losses;
+pub mod monitor;
 mod names;
-mod noise;
 mod per_sample;
 mod precision;
 mod rounding;
@@ -100,14 +99,14 @@ pub use collect::{Checkpoint, Collected, Collector, CollectorConfig, NonFinite};
 pub use destination::Destination;
 pub use error::{Error, Result};
 pub use fisher_core::HeadLayout;
-pub use hook::{
-    AcrossTasks, FisherHook, FisherMetric, FisherStrategy, HISTORY_SCHEMA, History, HookConfig,
-    HookSource, Moment, OnFailure, Part, Probes, Quantity, Reading, Schedule, TaskReading,
-};
 pub use labels::{Aligned, Class, IGNORE, Labels, NextToken};
 pub use losses::SampleLosses;
+pub use monitor::{
+    AcrossTasks, Estimate, FisherHook, FisherMetric, FisherStrategy, GradientMoments,
+    HISTORY_SCHEMA, History, HookConfig, HookSource, Moment, NoiseScale, NoiseScaleConfig,
+    OnFailure, Part, Probes, Quantity, Reading, SampleWeight, Schedule, TaskReading,
+};
 pub use names::Names;
-pub use noise::{Estimate, GradientMoments, NoiseScale, NoiseScaleConfig, SampleWeight};
 pub use per_sample::{PerSample, SampleGradient};
 pub use sample::{SampleBatch, SampleLoss, SampleMapper};
 pub use sketch::{Sketch, SketchConfig, SketchedFisher};

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use crate::error::Error;
+
 /// What is done to the disk.
 #[derive(Debug, Clone, Copy)]
 enum Step<'a> {
@@ -89,6 +91,14 @@ pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
         File::open(if here { Path::new(".") } else { folder })?.sync_all()?;
     }
     Ok(())
+}
+
+/// An error of this file or folder.
+pub(super) fn failed(path: &Path, source: io::Error) -> Error {
+    Error::Core(fisher_core::Error::Io {
+        path: path.into(),
+        source,
+    })
 }
 
 fn aside(place: &Path) -> PathBuf {

@@ -7,11 +7,12 @@ use fisher_core::{Statistics, Welford};
 use fisher_metrics::{HeatMap, Picture, Scale};
 use serde::{Deserialize, Serialize};
 
-use super::across::AcrossTasks;
+use super::cosine::AcrossTasks;
+use super::folder::failed;
 use super::lines::Lines;
+use super::noise_scale::NoiseScale;
 use super::schedule::Moment;
 use crate::error::{Error, Result};
-use crate::noise::NoiseScale;
 
 /// The version of the lines that this library writes and reads.
 pub const HISTORY_SCHEMA: u64 = 1;
@@ -189,7 +190,7 @@ impl History {
             schema: u64,
         }
         let path = path.as_ref();
-        let text = std::fs::read_to_string(path).map_err(|e| io(path, e))?;
+        let text = std::fs::read_to_string(path).map_err(|e| failed(path, e))?;
         let mut readings = Vec::new();
         for (number, line) in text.split_inclusive('\n').enumerate() {
             let Some(line) = line.strip_suffix('\n') else {
@@ -283,7 +284,7 @@ impl HistoryFile {
     /// Begin the file anew with these lines. What was there stays where that fails.
     pub(crate) fn begin(&mut self, lines: &[String]) -> Result<()> {
         let begun = Lines::replace(&self.path, lines);
-        self.lines = Some(begun.map_err(|e| io(&self.path, e))?);
+        self.lines = Some(begun.map_err(|e| failed(&self.path, e))?);
         Ok(())
     }
 
@@ -291,7 +292,7 @@ impl HistoryFile {
     pub(crate) fn append(&mut self, line: &str) -> Result<()> {
         let line = [line.to_owned()];
         match &mut self.lines {
-            Some(lines) => lines.append(&line).map_err(|e| io(&self.path, e)),
+            Some(lines) => lines.append(&line).map_err(|e| failed(&self.path, e)),
             None => self.begin(&line),
         }
     }
@@ -314,11 +315,4 @@ impl Reading {
             reason: format!("a reading cannot be written as JSON: {e}"),
         })
     }
-}
-
-pub(crate) fn io(path: &Path, source: std::io::Error) -> Error {
-    Error::Core(fisher_core::Error::Io {
-        path: path.into(),
-        source,
-    })
 }

@@ -2,27 +2,19 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
 
 use burn::config::Config;
 use burn::module::ParamGroup;
-use fisher_core::{
-    Averages, Catalogue, HeadLayout, Statistics, StatisticsConfig, StoreConfig, ensure_writable,
-    hash_weights,
-};
+use fisher_core::{Catalogue, StatisticsConfig, StoreConfig};
 use serde::{Deserialize, Serialize};
 
-use super::FisherHook;
-use super::history::{History, HistoryFile};
-use super::journal::Journal;
+use super::noise_scale::NoiseScaleConfig;
 use super::schedule::Schedule;
-use super::state::{Shared, State};
 use crate::capture::CaptureConfig;
 use crate::error::{Error, Result};
-use crate::noise::NoiseScaleConfig;
-use crate::sample::{SampleBatch, SampleLoss};
+use crate::sample::SampleBatch;
 
-/// Configuration of a [`FisherHook`].
+/// Configuration of a [`FisherHook`](crate::FisherHook).
 #[derive(Config, Debug)]
 pub struct HookConfig {
     /// When to capture.
@@ -38,7 +30,7 @@ pub struct HookConfig {
     /// Estimate the gradient noise scale at each capture.
     pub noise: Option<NoiseScaleConfig>,
     /// Compare the gradients of these parameters across tasks at each capture. All samples'
-    /// gradients of them are in memory then: attention alone ([`HeadLayout::group`]) is less.
+    /// gradients of them are in memory then: attention alone ([`HeadLayout::group`](fisher_core::HeadLayout::group)) is less.
     pub compare: Option<ParamGroup>,
     /// Keep the gradients of each capture whole: in `step-N` under the store's folder, in place of
     /// what an earlier run left there for this step, or those of the last capture in memory where
@@ -54,7 +46,7 @@ pub struct HookConfig {
     /// The folder of the learner's checkpoints, `checkpoint` in that of `SupervisedTraining`: the
     /// state of the hook is saved beside them and comes back with them.
     pub checkpoints: Option<PathBuf>,
-    /// The workers that call [`FisherHook::step`] once in every step.
+    /// The workers that call [`FisherHook::step`](crate::FisherHook::step) once in every step.
     #[config(default = 1)]
     pub workers: usize,
     /// What a [`FisherStrategy`](crate::FisherStrategy) does when a capture fails.
@@ -69,7 +61,7 @@ pub enum OnFailure {
     /// It stops, with the error in its result.
     #[default]
     Stop,
-    /// It goes on without captures. The error is logged, and [`FisherHook::failure`] has it.
+    /// It goes on without captures. The error is logged, and [`FisherHook::failure`](crate::FisherHook::failure) has it.
     Detach,
 }
 
@@ -98,81 +90,8 @@ impl HookConfig {
         Self::new(Schedule::new().with_every_steps(Some(steps)))
     }
 
-    /// A hook for training `model`, which is where training begins.
-    ///
-    /// # Errors
-    /// Those of [`StatisticsConfig::init`]; [`Error::Hook`] for an interval or number of workers of
-    /// 0, for batches in flight at the end, or averaged or stored over several workers, and without a
-    /// probe; [`Io`](fisher_core::Error::Io) when a folder cannot be written;
-    /// [`Error::DuplicateSample`] when an id comes twice in a task's probes.
-    pub fn init<M: SampleLoss>(
-        &self,
-        model: &M,
-        heads: &HeadLayout,
-        source: HookSource<M::Batch>,
-    ) -> Result<FisherHook<M::Batch>> {
-        self.check(&source)?;
-        let origin = hash_weights(model)?;
-        let fresh: Statistics = self.statistics.init(model, heads)?;
-        let device = fresh.device().clone();
-        let catalogue = Catalogue::of(model)?;
-        self.compared(&catalogue)?;
-        let ties = catalogue.parameters().iter().flat_map(|parameter| {
-            let tied = parameter.tied().iter();
-            tied.map(|path| [parameter.path().to_owned(), path.clone()])
-        });
-        self.noise
-            .as_ref()
-            .map(NoiseScaleConfig::init)
-            .transpose()?;
-        // What cannot be written is to be known before training.
-        let store = self.store.as_ref().and_then(|store| store.folder.as_ref());
-        for folder in [&self.folder, &self.checkpoints]
-            .into_iter()
-            .flatten()
-            .chain(store)
-        {
-            ensure_writable(folder.join("statistics.safetensors"))?;
-        }
-        let (tasks, probes) = match source {
-            HookSource::InFlight(task) => (vec![task], None),
-            HookSource::Probes(probes) => {
-                let tasks = probes.iter().map(|(task, _)| task.clone()).collect();
-                (tasks, Some(Mutex::new(probes)))
-            }
-        };
-        let file = self.folder.as_ref().map(|f| f.join("history.jsonl"));
-        let state = State {
-            calls: 0,
-            epoch: 0,
-            began: 0,
-            run: fresh.during_training(&origin, 0),
-            origin,
-            latest: None,
-            averages: self.ema.map(Averages::new).transpose()?,
-            store: None,
-            history: History::default(),
-            journal: Journal::default(),
-            resumed_at: 0,
-            file: file.map(HistoryFile::new),
-            loaded: false,
-            unsaved: false,
-            failure: None,
-        };
-        Ok(FisherHook {
-            shared: Arc::new(Shared {
-                config: self.clone(),
-                heads: heads.clone(),
-                device,
-                tasks,
-                ties: ties.collect(),
-                probes,
-                state: Mutex::new(state),
-            }),
-        })
-    }
-
-    fn check<B: SampleBatch>(&self, source: &HookSource<B>) -> Result<()> {
+    /// Whether a hook can be made of this.
+    pub(super) fn check<B: SampleBatch>(&self, source: &HookSource<B>) -> Result<()> {
         let refuse = |reason: &str| {
             Err(Error::Hook {
                 reason: reason.into(),

@@ -1,4 +1,4 @@
-//! Do the gradients of tasks agree?
+//! The cosine of gradients across tasks.
 
 use std::collections::{BTreeMap, BTreeSet};
 

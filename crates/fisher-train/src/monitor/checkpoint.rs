@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use fisher_core::{Averages, Statistics};
 use serde::{Deserialize, Serialize};
 
-use super::FisherHook;
-use super::folder;
-use super::history::{History, io};
+use super::folder::{self, failed};
+use super::history::History;
+use super::hook::FisherHook;
 use super::journal::{Journal, Span};
 use super::schedule::Schedule;
 use super::state::State;
@@ -50,8 +50,8 @@ impl<B> FisherHook<B> {
     pub fn save_checkpoint(&self, epoch: usize) -> Result<()> {
         let folder = self.checkpoints()?;
         let (partial, place) = (folder.join("fisher.partial"), state_folder(folder, epoch));
-        folder::remove(&partial).map_err(|e| io(&partial, e))?;
-        std::fs::create_dir_all(&partial).map_err(|e| io(&partial, e))?;
+        folder::remove(&partial).map_err(|e| failed(&partial, e))?;
+        std::fs::create_dir_all(&partial).map_err(|e| failed(&partial, e))?;
         {
             let mut state = self.state();
             state.journal.write(folder, || spoken_of(folder))?;
@@ -62,10 +62,10 @@ impl<B> FisherHook<B> {
             }
             let about = partial.join(ABOUT);
             let json = serde_json::to_vec(&self.about(&state)).map_err(|e| format(&about, e))?;
-            folder::write(&about, &json).map_err(|e| io(&about, e))?;
+            folder::write(&about, &json).map_err(|e| failed(&about, e))?;
         }
-        folder::sync_folder(&partial).map_err(|e| io(&partial, e))?;
-        folder::replace(&partial, &place).map_err(|e| io(&place, e))?;
+        folder::sync_folder(&partial).map_err(|e| failed(&partial, e))?;
+        folder::replace(&partial, &place).map_err(|e| failed(&place, e))?;
         prune(folder, epoch)
     }
 
@@ -176,7 +176,7 @@ fn read(path: &Path) -> Result<About> {
     struct Version {
         schema: u64,
     }
-    let json = std::fs::read(path).map_err(|e| io(path, e))?;
+    let json = std::fs::read(path).map_err(|e| failed(path, e))?;
     let Version { schema } = serde_json::from_slice(&json).map_err(|e| format(path, e))?;
     if schema != SCHEMA {
         return Err(Error::Core(fisher_core::Error::Version {
@@ -206,8 +206,8 @@ fn spoken_of(folder: &Path) -> Option<BTreeSet<u64>> {
 /// Burn's default checkpointers name them; where there are none, nothing is removed.
 fn prune(folder: &Path, epoch: usize) -> Result<()> {
     let (mut learners, mut states) = (BTreeSet::new(), BTreeSet::new());
-    for entry in std::fs::read_dir(folder).map_err(|e| io(folder, e))? {
-        let name = entry.map_err(|e| io(folder, e))?.file_name();
+    for entry in std::fs::read_dir(folder).map_err(|e| failed(folder, e))? {
+        let name = entry.map_err(|e| failed(folder, e))?.file_name();
         let name = name.to_string_lossy();
         let number = |text: &str| text.parse::<usize>().ok();
         let learner = name.strip_prefix("model-");
@@ -222,7 +222,7 @@ fn prune(folder: &Path, epoch: usize) -> Result<()> {
     for &old in states.range(..epoch.saturating_sub(1)) {
         if !learners.contains(&old) {
             let place = state_folder(folder, old);
-            folder::remove_both(&place).map_err(|e| io(&place, e))?;
+            folder::remove_both(&place).map_err(|e| failed(&place, e))?;
         }
     }
     Ok(())

@@ -12,7 +12,8 @@ use burn::train::{
     TrainingComponents, TrainingError, TrainingItem, TrainingStrategy, ValidLoader,
 };
 
-use super::{FisherHook, OnFailure};
+use super::config::OnFailure;
+use super::hook::FisherHook;
 use crate::error::{Error, Result};
 use crate::sample::{SampleBatch, SampleLoss};
 

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fisher_core::{GradientBatch, Sample};
 
-use super::across::{AcrossTasks, Kept};
+use super::cosine::{AcrossTasks, Kept};
+use super::noise_scale::{GradientMoments, NoiseScale};
 use crate::error::Result;
 use crate::factors::Factors;
-use crate::noise::{GradientMoments, NoiseScale};
 
 /// Fed by the engines beside statistics and store: a batch is begun, its parameters come one by
 /// one, and it is ended.

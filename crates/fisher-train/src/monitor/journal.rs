@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use fisher_core::SampleRecord;
 use serde::{Deserialize, Serialize};
 
-use super::history::io;
+use super::folder::failed;
 use super::lines::Lines;
 use crate::error::{Error, Result};
 
@@ -67,10 +67,10 @@ impl Journal {
                     |n: &&u64| kept.as_ref().is_some_and(|kept| !kept.contains(n)) && !ours(**n);
                 for number in numbers.iter().filter(gone) {
                     let path = path(folder, *number);
-                    std::fs::remove_file(&path).map_err(|e| io(&path, e))?;
+                    std::fs::remove_file(&path).map_err(|e| failed(&path, e))?;
                 }
                 let path = path(folder, number);
-                let file = Lines::create(&path).map_err(|e| io(&path, e))?;
+                let file = Lines::create(&path).map_err(|e| failed(&path, e))?;
                 self.spans.push(Span {
                     file: number,
                     captures: 0,
@@ -89,7 +89,7 @@ impl Journal {
             let samples = samples.map_err(|e| format(&path, &e.to_string()))?;
             lines.extend([reading.clone(), samples]);
         }
-        file.append_synced(&lines).map_err(|e| io(&path, e))?;
+        file.append_synced(&lines).map_err(|e| failed(&path, e))?;
         span.captures += self.pending.len() as u64;
         span.bytes = file.length();
         self.pending.clear();
@@ -110,13 +110,13 @@ impl Journal {
         let (mut readings, mut samples) = (Vec::new(), Samples::new());
         for span in &spans {
             let path = path(folder, span.file);
-            let file = std::fs::File::open(&path).map_err(|e| io(&path, e))?;
+            let file = std::fs::File::open(&path).map_err(|e| failed(&path, e))?;
             let mut lines = BufReader::new(file.take(span.bytes)).lines();
             let mut captures = 0;
             let mut bytes = 0;
             while let Some(reading) = lines.next() {
-                let reading = reading.map_err(|e| io(&path, e))?;
-                let of_capture = lines.next().transpose().map_err(|e| io(&path, e))?;
+                let reading = reading.map_err(|e| failed(&path, e))?;
+                let of_capture = lines.next().transpose().map_err(|e| failed(&path, e))?;
                 let of_capture = of_capture.unwrap_or_default();
                 bytes += (reading.len() + of_capture.len() + 2) as u64;
                 let of_capture: Samples =
@@ -150,8 +150,8 @@ fn path(folder: &Path, number: u64) -> PathBuf {
 /// The numbers of the files in a folder.
 fn numbers(folder: &Path) -> Result<BTreeSet<u64>> {
     let mut numbers = BTreeSet::new();
-    for entry in std::fs::read_dir(folder).map_err(|e| io(folder, e))? {
-        let name = entry.map_err(|e| io(folder, e))?.file_name();
+    for entry in std::fs::read_dir(folder).map_err(|e| failed(folder, e))? {
+        let name = entry.map_err(|e| failed(folder, e))?.file_name();
         let name = name.to_string_lossy();
         let number = name.strip_prefix("history-");
         let number = number.and_then(|name| name.strip_suffix(".jsonl"));

@@ -10,11 +10,11 @@ use super::aside::Aside;
 use super::config::{HookConfig, Probes};
 use super::history::{History, HistoryFile, Reading, TaskReading};
 use super::journal::Journal;
+use super::noise_scale::NoiseScaleConfig;
 use super::schedule::Moment;
 use super::stores;
 use crate::destination::Destination;
 use crate::error::{Error, Result};
-use crate::noise::NoiseScaleConfig;
 use crate::sample::{SampleBatch, SampleLoss};
 
 #[derive(Debug)]

@@ -9,8 +9,8 @@ use burn::train::metric::{
     SerializedEntry, format_float,
 };
 
-use super::FisherHook;
 use super::history::{Reading, TaskReading};
+use super::hook::FisherHook;
 
 /// A number that a capture finds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,8 +107,19 @@ impl<B: Send> Source for FisherHook<B> {
     }
 }
 
+impl<B> FisherHook<B> {
+    /// What captures found, as a metric for Burn's training: it plots in the dashboard and lands in
+    /// the logs. Of the training split (`metric_train_numeric`).
+    pub fn metric(&self, quantity: Quantity) -> FisherMetric
+    where
+        B: Send + 'static,
+    {
+        FisherMetric::new(self.clone(), quantity)
+    }
+}
+
 impl FisherMetric {
-    pub(super) fn new<B: Send + 'static>(hook: FisherHook<B>, quantity: Quantity) -> Self {
+    fn new<B: Send + 'static>(hook: FisherHook<B>, quantity: Quantity) -> Self {
         Self {
             name: Arc::new(quantity.to_string()),
             quantity,

@@ -1,36 +1,22 @@
-//! Fisher information of a model that is being trained.
+//! The hook: captures while a model is trained.
 
-mod across;
-pub(crate) mod aside;
-mod config;
-mod folder;
-mod history;
-mod journal;
-mod lines;
-mod metric;
-mod resume;
-mod schedule;
-mod state;
-mod stores;
-mod strategy;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use fisher_core::{
+    Averages, Catalogue, GradientStore, HeadLayout, Statistics, ensure_writable, hash_weights,
+};
 
-use fisher_core::{Averages, GradientStore, Statistics};
-
-pub use across::AcrossTasks;
-pub use config::{HookConfig, HookSource, OnFailure, Probes};
-pub use history::{HISTORY_SCHEMA, History, Part, Reading, TaskReading};
-pub use metric::{FisherMetric, Quantity};
-pub use schedule::{Moment, Schedule};
-pub use strategy::FisherStrategy;
-
+use super::config::{HookConfig, HookSource, Probes};
+use super::history::{History, HistoryFile};
+use super::journal::Journal;
+use super::noise_scale::NoiseScaleConfig;
+use super::schedule::Moment;
+use super::state::{Due, Shared, State};
 use crate::error::Result;
 use crate::per_sample::deterministic;
 use crate::sample::{SampleBatch, SampleLoss};
-use state::{Due, Shared, State};
 
-/// Captures token-sum per-sample gradients while a model is trained, on a [`Schedule`].
+/// Captures token-sum per-sample gradients while a model is trained, on a [`Schedule`](super::Schedule).
 ///
 /// A handle: clones share one state. In Burn's `SupervisedTraining` give it as a strategy
 /// ([`FisherHook::strategy`]), with metrics ([`FisherHook::metric`]) if they are wanted. In a loop of
@@ -39,7 +25,7 @@ use state::{Due, Shared, State};
 ///
 /// Each capture fills fresh statistics of the weights as they are then ([`FisherHook::latest`]).
 /// They join those of the whole run ([`FisherHook::statistics`]), the moving averages, and leave a
-/// [`Reading`] in the history. Contributions are per token.
+/// [`Reading`](super::Reading) in the history. Contributions are per token.
 ///
 /// Training does not notice: the model is only read, gradients are those of a copy with dropout
 /// off, and no random number is drawn.
@@ -74,7 +60,7 @@ use state::{Due, Shared, State};
 /// [`ExecutionStrategy::multi`]: burn::train::ExecutionStrategy::multi
 #[derive(Debug)]
 pub struct FisherHook<B> {
-    shared: Arc<Shared<B>>,
+    pub(super) shared: Arc<Shared<B>>,
 }
 
 // By hand: a derive would ask the batch to be `Clone`.
@@ -83,6 +69,82 @@ impl<B> Clone for FisherHook<B> {
         Self {
             shared: self.shared.clone(),
         }
+    }
+}
+
+impl HookConfig {
+    /// A hook for training `model`, which is where training begins.
+    ///
+    /// # Errors
+    /// Those of [`StatisticsConfig::init`](fisher_core::StatisticsConfig::init); [`Error::Hook`](crate::Error::Hook) for an interval or number of workers of
+    /// 0, for batches in flight at the end, or averaged or stored over several workers, and without a
+    /// probe; [`Io`](fisher_core::Error::Io) when a folder cannot be written;
+    /// [`Error::DuplicateSample`](crate::Error::DuplicateSample) when an id comes twice in a task's probes.
+    pub fn init<M: SampleLoss>(
+        &self,
+        model: &M,
+        heads: &HeadLayout,
+        source: HookSource<M::Batch>,
+    ) -> Result<FisherHook<M::Batch>> {
+        self.check(&source)?;
+        let origin = hash_weights(model)?;
+        let fresh: Statistics = self.statistics.init(model, heads)?;
+        let device = fresh.device().clone();
+        let catalogue = Catalogue::of(model)?;
+        self.compared(&catalogue)?;
+        let ties = catalogue.parameters().iter().flat_map(|parameter| {
+            let tied = parameter.tied().iter();
+            tied.map(|path| [parameter.path().to_owned(), path.clone()])
+        });
+        self.noise
+            .as_ref()
+            .map(NoiseScaleConfig::init)
+            .transpose()?;
+        // What cannot be written is to be known before training.
+        let store = self.store.as_ref().and_then(|store| store.folder.as_ref());
+        for folder in [&self.folder, &self.checkpoints]
+            .into_iter()
+            .flatten()
+            .chain(store)
+        {
+            ensure_writable(folder.join("statistics.safetensors"))?;
+        }
+        let (tasks, probes) = match source {
+            HookSource::InFlight(task) => (vec![task], None),
+            HookSource::Probes(probes) => {
+                let tasks = probes.iter().map(|(task, _)| task.clone()).collect();
+                (tasks, Some(Mutex::new(probes)))
+            }
+        };
+        let file = self.folder.as_ref().map(|f| f.join("history.jsonl"));
+        let state = State {
+            calls: 0,
+            epoch: 0,
+            began: 0,
+            run: fresh.during_training(&origin, 0),
+            origin,
+            latest: None,
+            averages: self.ema.map(Averages::new).transpose()?,
+            store: None,
+            history: History::default(),
+            journal: Journal::default(),
+            resumed_at: 0,
+            file: file.map(HistoryFile::new),
+            loaded: false,
+            unsaved: false,
+            failure: None,
+        };
+        Ok(FisherHook {
+            shared: Arc::new(Shared {
+                config: self.clone(),
+                heads: heads.clone(),
+                device,
+                tasks,
+                ties: ties.collect(),
+                probes,
+                state: Mutex::new(state),
+            }),
+        })
     }
 }
 
@@ -265,21 +327,13 @@ impl<B> FisherHook<B> {
         self.state().history.clone()
     }
 
-    /// Why captures ended before training did, if they have: see [`OnFailure`].
+    /// Why captures ended before training did, if they have: see
+    /// [`OnFailure`](super::OnFailure).
     pub fn failure(&self) -> Option<String> {
         self.state().failure.clone()
     }
 
-    /// What captures found, as a metric for Burn's training: it plots in the dashboard and lands in
-    /// the logs. Of the training split (`metric_train_numeric`).
-    pub fn metric(&self, quantity: Quantity) -> FisherMetric
-    where
-        B: Send + 'static,
-    {
-        FisherMetric::new(self.clone(), quantity)
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         let state = self.shared.state.lock();
         state.unwrap_or_else(PoisonError::into_inner)
     }

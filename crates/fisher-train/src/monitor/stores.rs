@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 
 use fisher_core::{Error as CoreError, GradientStore};
 
-use super::folder;
-use super::history::io;
+use super::folder::{self, failed};
 use crate::error::{Error, Result};
 
 /// The folder to fill, without what a capture that was cut off left in it.
@@ -25,9 +24,9 @@ pub(super) fn clear(folder: &Path) -> Result<PathBuf> {
             })
         })?,
         Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(error) => return Err(io(&index, error)),
+        Err(error) => return Err(failed(&index, error)),
     }
-    folder::remove(&partial).map_err(|e| io(&partial, e))?;
+    folder::remove(&partial).map_err(|e| failed(&partial, e))?;
     Ok(partial)
 }
 
@@ -38,6 +37,6 @@ pub(super) fn place(store: GradientStore, folder: &Path, step: u64) -> Result<Gr
     drop(store);
     let place = folder.join(format!("step-{step}"));
     let replaced = folder::replace(&folder.join("step.partial"), &place);
-    replaced.map_err(|e| io(&place, e))?;
+    replaced.map_err(|e| failed(&place, e))?;
     Ok(GradientStore::open(&place)?)
 }
