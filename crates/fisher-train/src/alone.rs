@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::capture::read;
+use crate::batch::{SampleBatch, SampleLoss};
 use crate::error::{Error, Result};
 use crate::per_sample::deterministic;
 use crate::precision::at_least_single;
+use crate::read::read;
 use crate::rounding::Rounding;
-use crate::sample::{SampleBatch, SampleLoss};
 
 /// Compares losses in a batch with losses alone, by forward passes that keep nothing for a backward one.
 #[derive(Debug, Clone)]

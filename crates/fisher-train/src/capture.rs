@@ -11,6 +11,7 @@ use fisher_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::alone::{Alone, EVERY, Together, Watch, all_shortest};
+use crate::batch::{SampleBatch, SampleLoss};
 use crate::captured::Captured;
 use crate::collect::NonFinite;
 use crate::destination::Destination;
@@ -19,7 +20,7 @@ use crate::factors::Factors;
 use crate::names::Names;
 use crate::per_sample::{PerSample, SampleGradient};
 use crate::precision::at_least_single;
-use crate::sample::{SampleBatch, SampleLoss};
+use crate::read::read;
 use crate::trace::Tracer;
 
 /// How per-sample gradients are had.
@@ -583,11 +584,4 @@ fn not_finite(gradients: &GradientBatch) -> Result<Option<&str>> {
         }
     }
     Ok(None)
-}
-
-pub(crate) fn read(tensor: Tensor<1>) -> fisher_core::Result<Vec<f64>> {
-    let data = tensor.try_into_data().map_err(|e| CoreError::Device {
-        reason: e.to_string(),
-    })?;
-    Ok(data.iter::<f64>().collect())
 }

@@ -9,12 +9,12 @@ use fisher_core::Catalogue;
 use serde::{Deserialize, Serialize};
 
 use crate::alone::Alone;
-use crate::capture::read;
+use crate::batch::{SampleBatch, SampleLoss};
 use crate::error::{Error, Result};
 use crate::per_sample::PerSample;
 use crate::precision::{at_least_single, unbounded};
+use crate::read::read;
 use crate::rounding::ratio;
-use crate::sample::{SampleBatch, SampleLoss};
 use crate::trace::Tracer;
 
 /// What [`check`] found. `Display` says it in words, with what to do.

@@ -10,12 +10,12 @@ use fisher_core::{ContributionUnit, Statistics};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
+use crate::batch::{SampleBatch, SampleLoss};
 use crate::capture::{Capture, CaptureConfig, Engine, Outcome};
 use crate::destination::Destination;
 use crate::error::{Error, Result};
 use crate::names::Names;
 use crate::per_sample::Unreached;
-use crate::sample::{SampleBatch, SampleLoss};
 
 /// What to do with a sample whose gradient is NaN or infinite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

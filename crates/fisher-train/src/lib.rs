@@ -71,6 +71,7 @@
 
 mod alone;
 pub mod apply;
+mod batch;
 mod capture;
 mod captured;
 mod check;
@@ -83,9 +84,10 @@ mod losses;
 pub mod monitor;
 mod names;
 mod per_sample;
+mod placeholder;
 mod precision;
+mod read;
 mod rounding;
-mod sample;
 mod sketch;
 mod trace;
 
@@ -93,6 +95,7 @@ pub use apply::{
     Average, Decided, Ewc, FisherOptimizer, Granularity, MergeConfig, MergeReport, Merged, Merging,
     Source, Term,
 };
+pub use batch::{SampleBatch, SampleLoss, SampleMapper};
 pub use capture::{Capture, CaptureConfig, Engine, Outcome};
 pub use check::{Checkup, Difference, check};
 pub use collect::{Checkpoint, Collected, Collector, CollectorConfig, NonFinite};
@@ -108,5 +111,4 @@ pub use monitor::{
 };
 pub use names::Names;
 pub use per_sample::{PerSample, SampleGradient};
-pub use sample::{SampleBatch, SampleLoss, SampleMapper};
 pub use sketch::{Sketch, SketchConfig, SketchedFisher};

@@ -6,8 +6,8 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{GradientCheckpointingStrategy, Gradients, Tensor};
 use fisher_core::{Catalogue, FisherKind, Gradient, GradientBatch, Ties, TokenSum};
 
+use crate::batch::{SampleBatch, SampleLoss};
 use crate::error::{Error, Result};
-use crate::sample::{SampleBatch, SampleLoss};
 
 /// A model made ready for per-sample gradients.
 ///

@@ -12,11 +12,11 @@ use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
 use crate::alone::{Alone, EVERY, Together, Watch, is_ragged};
-use crate::capture::read;
+use crate::batch::{SampleBatch, SampleLoss};
 use crate::error::{Error, Result};
 use crate::per_sample::deterministic;
+use crate::read::read;
 use crate::rounding::Rounding;
-use crate::sample::{SampleBatch, SampleLoss};
 
 /// Configuration of a [`Sketch`].
 #[derive(Config, Debug)]

@@ -12,19 +12,18 @@ use burn::module::ParamId;
 use burn::tensor::{DType, Device, Tensor};
 use fisher_core::{Catalogue, Ties};
 
-pub(crate) use self::record::{id, placeholder};
-
 use self::execute::{Executed, execute};
 use self::plan::{Planner, Recipe};
 use self::record::{caught, record};
 use self::samples::{Places, Samples};
-use crate::capture::{HELD, read};
+use crate::batch::{SampleBatch, SampleLoss};
+use crate::capture::HELD;
 use crate::captured::Captured;
 use crate::error::{Error, Result};
 use crate::factors::Factors;
 use crate::losses::SampleLosses;
+use crate::read::read;
 use crate::rounding::Rounding;
-use crate::sample::{SampleBatch, SampleLoss};
 
 /// A model made ready for traces.
 #[derive(Debug, Clone)]

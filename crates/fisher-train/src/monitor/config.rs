@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::noise_scale::NoiseScaleConfig;
 use super::schedule::Schedule;
+use crate::batch::SampleBatch;
 use crate::capture::CaptureConfig;
 use crate::error::{Error, Result};
-use crate::sample::SampleBatch;
 
 /// Configuration of a [`FisherHook`](crate::FisherHook).
 #[derive(Config, Debug)]

@@ -6,9 +6,9 @@ use burn::tensor::Tensor;
 use fisher_core::Sample;
 use serde::{Deserialize, Serialize};
 
-use crate::capture::read;
 use crate::error::Result;
 use crate::precision::{at_least_single, unit_rows};
+use crate::read::read;
 
 /// How samples of one task lie to samples of another, over all pairs and every two tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

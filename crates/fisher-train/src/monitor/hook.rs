@@ -12,9 +12,9 @@ use super::journal::Journal;
 use super::noise_scale::NoiseScaleConfig;
 use super::schedule::Moment;
 use super::state::{Due, Shared, State};
+use crate::batch::{SampleBatch, SampleLoss};
 use crate::error::Result;
 use crate::per_sample::deterministic;
-use crate::sample::{SampleBatch, SampleLoss};
 
 /// Captures token-sum per-sample gradients while a model is trained, on a [`Schedule`](super::Schedule).
 ///

@@ -7,10 +7,10 @@ use burn::tensor::Tensor;
 use fisher_core::{Error as CoreError, GradientBatch, Sample, accumulation_dtype};
 use serde::{Deserialize, Serialize};
 
-use crate::capture::read;
 use crate::error::{Error, Result};
 use crate::factors::{Factors, SquaredNorms};
 use crate::precision::unit_rows;
+use crate::read::read;
 
 /// The loss of a sample that training averages over the samples of a batch.
 ///

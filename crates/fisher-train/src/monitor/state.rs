@@ -13,9 +13,9 @@ use super::journal::Journal;
 use super::noise_scale::NoiseScaleConfig;
 use super::schedule::Moment;
 use super::stores;
+use crate::batch::{SampleBatch, SampleLoss};
 use crate::destination::Destination;
 use crate::error::{Error, Result};
-use crate::sample::{SampleBatch, SampleLoss};
 
 #[derive(Debug)]
 pub(crate) struct Shared<B> {

@@ -14,8 +14,8 @@ use burn::train::{
 
 use super::config::OnFailure;
 use super::hook::FisherHook;
+use crate::batch::{SampleBatch, SampleLoss};
 use crate::error::{Error, Result};
-use crate::sample::{SampleBatch, SampleLoss};
 
 /// Burn's training on a single device, with captures.
 ///

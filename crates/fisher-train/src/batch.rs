@@ -1,4 +1,4 @@
-//! What a model and its batches say about samples.
+//! The samples of a batch, and a model that gives the loss of each.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use burn::tensor::{Device, Tensor};
 
 use crate::labels::Labels;
 use crate::losses::SampleLosses;
-use crate::trace::placeholder;
+use crate::placeholder::{id, placeholder};
 
 /// A batch that can name its samples and give each of them by itself.
 pub trait SampleBatch: Sized {
@@ -149,10 +149,7 @@ impl SampleMapper {
                     carrier.odd.get_or_insert(odd);
                 }
                 let placeholder = carrier.stand_in(tensor);
-                carrier
-                    .carried
-                    .batch
-                    .extend(crate::trace::id(placeholder.clone()));
+                carrier.carried.batch.extend(id(placeholder.clone()));
                 placeholder
             }
         }
