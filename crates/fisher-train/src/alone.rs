@@ -5,10 +5,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::batch::{SampleBatch, SampleLoss};
 use crate::error::{Error, Result};
+use crate::gradients::{Rounding, Together, all_shortest};
 use crate::per_sample::deterministic;
 use crate::precision::at_least_single;
 use crate::read::read;
-use crate::rounding::Rounding;
 
 /// Compares losses in a batch with losses alone, by forward passes that keep nothing for a backward one.
 #[derive(Debug, Clone)]
@@ -17,23 +17,6 @@ pub(crate) struct Alone<M> {
     rounding: Rounding,
     /// Whether the loss was found to draw anew each time: then there is nothing to compare.
     random: bool,
-}
-
-/// The losses of a batch.
-#[derive(Debug, Clone)]
-pub(crate) struct Together {
-    pub(crate) losses: Vec<f64>,
-    pub(crate) tokens: Vec<u64>,
-    pub(crate) rounding: Rounding,
-}
-
-impl Together {
-    /// The largest loss of a batch, and of a sample alone.
-    pub(crate) fn largest(&self, alone: f64) -> f64 {
-        let sizes = self.losses.iter().map(|loss| loss.abs());
-        let finite = sizes.filter(|loss| loss.is_finite());
-        finite.fold(alone.abs(), f64::max)
-    }
 }
 
 impl<M: SampleLoss> Alone<M> {
@@ -137,19 +120,6 @@ impl<M: SampleLoss> Alone<M> {
 
 /// Samples that come in batches until the loss of one is compared with its loss alone.
 pub(crate) const EVERY: usize = 32;
-
-/// Whether samples differ in their active tokens, so that some are padded.
-pub(crate) fn is_ragged(tokens: &[u64]) -> bool {
-    tokens.windows(2).any(|pair| pair[0] != pair[1])
-}
-
-/// Where the samples with the fewest active tokens are.
-pub(crate) fn all_shortest(tokens: &[u64]) -> Vec<usize> {
-    let fewest = tokens.iter().min();
-    let all = tokens.iter().enumerate();
-    let all = all.filter(|(_, tokens)| Some(*tokens) == fewest);
-    all.map(|(at, _)| at).collect()
-}
 
 /// Which batches to look at: those unlike all before them, the first for one, and some of the others.
 #[derive(Debug, Clone, Default)]

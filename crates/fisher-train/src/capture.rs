@@ -10,13 +10,12 @@ use fisher_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::alone::{Alone, EVERY, Together, Watch, all_shortest};
+use crate::alone::{Alone, EVERY, Watch};
 use crate::batch::{SampleBatch, SampleLoss};
-use crate::captured::Captured;
 use crate::collect::NonFinite;
 use crate::destination::Destination;
 use crate::error::{Error, Result};
-use crate::factors::Factors;
+use crate::gradients::{Captured, Factors, HELD, Together, all_shortest};
 use crate::names::Names;
 use crate::per_sample::{PerSample, SampleGradient};
 use crate::precision::at_least_single;
@@ -154,9 +153,6 @@ pub struct Outcome {
 
 /// Batches that come by the loop until all losses of one are.
 const EVERY_BATCHES: usize = 8;
-/// Elements of whole gradients of a batch that are held: 256 MB.
-pub(crate) const HELD: usize = 1 << 26;
-
 impl<M: SampleLoss> Capture<M> {
     /// Accumulate all samples of a batch.
     ///

@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use crate::alone::Alone;
 use crate::batch::{SampleBatch, SampleLoss};
 use crate::error::{Error, Result};
+use crate::gradients::ratio;
 use crate::per_sample::PerSample;
 use crate::precision::{at_least_single, unbounded};
 use crate::read::read;
-use crate::rounding::ratio;
 use crate::trace::Tracer;
 
 /// What [`check`] found. `Display` says it in words, with what to do.

@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use burn::module::Module;
-use burn::tensor::Tensor;
 use fisher_core::{Catalogue, Gradient, GradientBatch, TokenSum};
 
-use crate::captured::Captured;
 use crate::error::{Error, Result};
+use crate::gradients::{Captured, transpose};
 
 /// Names and orientations that parameters of a model have elsewhere, such as in the checkpoint it was
 /// loaded from. Statistics and stores that are collected with them speak of the checkpoint's
@@ -137,13 +136,4 @@ impl Names {
         }
         renamed
     }
-}
-
-/// Flattened matrices of `shape`, transposed.
-pub(crate) fn transpose(tensor: Tensor<2>, [rows, columns]: [usize; 2]) -> Tensor<2> {
-    let samples = tensor.dims()[0];
-    tensor
-        .reshape([samples, rows, columns])
-        .swap_dims(1, 2)
-        .reshape([samples, rows * columns])
 }

@@ -11,12 +11,12 @@ use fisher_core::{
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
-use crate::alone::{Alone, EVERY, Together, Watch, is_ragged};
+use crate::alone::{Alone, EVERY, Watch};
 use crate::batch::{SampleBatch, SampleLoss};
 use crate::error::{Error, Result};
+use crate::gradients::{Rounding, Together, is_ragged};
 use crate::per_sample::deterministic;
 use crate::read::read;
-use crate::rounding::Rounding;
 
 /// Configuration of a [`Sketch`].
 #[derive(Config, Debug)]

@@ -17,13 +17,10 @@ use self::plan::{Planner, Recipe};
 use self::record::{caught, record};
 use self::samples::{Places, Samples};
 use crate::batch::{SampleBatch, SampleLoss};
-use crate::capture::HELD;
-use crate::captured::Captured;
 use crate::error::{Error, Result};
-use crate::factors::Factors;
+use crate::gradients::{Captured, Factors, HELD, Rounding};
 use crate::losses::SampleLosses;
 use crate::read::read;
-use crate::rounding::Rounding;
 
 /// A model made ready for traces.
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@ use fisher_core::{GradientBatch, Sample};
 use super::cosine::{AcrossTasks, Kept};
 use super::noise_scale::{GradientMoments, NoiseScale};
 use crate::error::Result;
-use crate::factors::Factors;
+use crate::gradients::Factors;
 
 /// Fed by the engines beside statistics and store: a batch is begun, its parameters come one by
 /// one, and it is ended.

@@ -8,7 +8,7 @@ use fisher_core::{Error as CoreError, GradientBatch, Sample, accumulation_dtype}
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::factors::{Factors, SquaredNorms};
+use crate::gradients::{Factors, SquaredNorms};
 use crate::precision::unit_rows;
 use crate::read::read;
 

@@ -13,7 +13,7 @@ use burn_router::TensorInterpreter;
 
 use super::plan::{Patches, Recipe, Side, Tail, Use};
 use super::record::Trace;
-use crate::factors::{Factors, Lookup, Product};
+use crate::gradients::{Factors, Lookup, Product};
 use crate::losses::SampleLosses;
 
 /// What was computed.

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use fisher_core::{FisherKind, Sample};
 
-use crate::alone::{Together, is_ragged};
-use crate::factors::Factors;
-use crate::rounding::Rounding;
+use super::factors::Factors;
+use super::rounding::Rounding;
+use super::together::{Together, is_ragged};
+
+/// Elements of whole gradients of a batch that are held: 256 MB.
+pub(crate) const HELD: usize = 1 << 26;
 
 /// The per-sample gradients of a batch.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::ops::Range;
 use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor};
 use fisher_core::accumulation_dtype;
 
-use super::{Factors, Lookup, Product};
+use super::factors::{Factors, Lookup, Product};
 use crate::precision::{at_least_single, unit_rows};
 
 /// Numbers that are held at a time.

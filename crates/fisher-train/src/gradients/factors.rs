@@ -4,15 +4,10 @@
 //! `[positions, columns]`: one side is what went into a layer, the other the gradient of what came
 //! out. Squares and sums of squares follow without all `g_i` at once.
 
-mod moments;
-
 use burn::tensor::{DType, Int, Tensor};
 use fisher_core::{ContributionUnit, Gradient, Stream, TokenSum, Way, add_at};
 
 use crate::error::Result;
-use crate::names::transpose;
-
-pub(crate) use moments::SquaredNorms;
 
 /// What gives the per-sample gradients of one parameter.
 #[derive(Debug, Clone)]
@@ -230,4 +225,13 @@ impl Lookup {
         let zeros = Tensor::<2>::zeros([samples * self.rows, width], (&device, delta.dtype()));
         add_at(zeros, 0, rows, delta).reshape([samples, self.rows * width])
     }
+}
+
+/// Flattened matrices of `shape`, transposed.
+pub(crate) fn transpose(tensor: Tensor<2>, [rows, columns]: [usize; 2]) -> Tensor<2> {
+    let samples = tensor.dims()[0];
+    tensor
+        .reshape([samples, rows, columns])
+        .swap_dims(1, 2)
+        .reshape([samples, rows * columns])
 }
