@@ -11,7 +11,7 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Int, Slice, Tensor};
 use burn_router::TensorInterpreter;
 
-use super::plan::{Patches, Recipe, Side, Tail, Use};
+use super::recipe::{Patches, Recipe, Side, Tail, Use};
 use super::record::Trace;
 use crate::gradients::{Factors, Lookup, Product};
 use crate::losses::SampleLosses;

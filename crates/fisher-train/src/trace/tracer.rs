@@ -1,10 +1,5 @@
 //! Per-sample gradients of a whole batch from one recorded pass, of any model as it is.
 
-mod execute;
-mod plan;
-mod record;
-mod samples;
-
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
 
@@ -12,10 +7,11 @@ use burn::module::ParamId;
 use burn::tensor::{DType, Device, Tensor};
 use fisher_core::{Catalogue, Ties};
 
-use self::execute::{Executed, execute};
-use self::plan::{Planner, Recipe};
-use self::record::{caught, record};
-use self::samples::{Places, Samples};
+use super::execute::{Executed, execute};
+use super::graph::Graph;
+use super::recipe::Recipe;
+use super::record::{caught, record};
+use super::samples::{Places, Samples};
 use crate::batch::{SampleBatch, SampleLoss};
 use crate::error::{Error, Result};
 use crate::gradients::{Captured, Factors, HELD, Rounding};
@@ -116,12 +112,12 @@ impl<M: SampleLoss> Tracer<M> {
         if let Some(operation) = mixed.map(str::to_owned) {
             return Err(Error::Mixed { operation });
         }
-        let planner = Planner::new(&trace.operations, &places);
+        let graph = Graph::new(&trace.operations, &places);
         let mut recipes = Vec::new();
         let mut left = BTreeMap::new();
         for (id, gradient) in &trace.gradients {
             let path = &self.parameters[id].path;
-            match planner.recipe(*gradient) {
+            match graph.recipe(*gradient) {
                 Ok(recipe) => {
                     tracing::trace!(path, ?recipe, "planned");
                     recipes.push((*id, recipe));
