@@ -69,20 +69,15 @@
 //! # Ok::<(), fisher_train::Error>(())
 //! ```
 
-mod alone;
 pub mod apply;
 mod batch;
-mod capture;
-mod check;
+pub mod capture;
 mod collect;
-mod destination;
 mod error;
 mod gradients;
 mod labels;
 mod losses;
 pub mod monitor;
-mod names;
-mod per_sample;
 mod placeholder;
 mod precision;
 mod read;
@@ -94,10 +89,11 @@ pub use apply::{
     Source, Term,
 };
 pub use batch::{SampleBatch, SampleLoss, SampleMapper};
-pub use capture::{Capture, CaptureConfig, Engine, Outcome};
-pub use check::{Checkup, Difference, check};
-pub use collect::{Checkpoint, Collected, Collector, CollectorConfig, NonFinite};
-pub use destination::Destination;
+pub use capture::{
+    Capture, CaptureConfig, Checkup, Destination, Difference, Engine, Names, NonFinite, Outcome,
+    PerSample, SampleGradient, check,
+};
+pub use collect::{Checkpoint, Collected, Collector, CollectorConfig};
 pub use error::{Error, Result};
 pub use fisher_core::HeadLayout;
 pub use labels::{Aligned, Class, IGNORE, Labels, NextToken};
@@ -107,6 +103,4 @@ pub use monitor::{
     HISTORY_SCHEMA, History, HookConfig, HookSource, Moment, NoiseScale, NoiseScaleConfig,
     OnFailure, Part, Probes, Quantity, Reading, SampleWeight, Schedule, TaskReading,
 };
-pub use names::Names;
-pub use per_sample::{PerSample, SampleGradient};
 pub use sketch::{Sketch, SketchConfig, SketchedFisher};

@@ -11,11 +11,10 @@ use fisher_core::{
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
-use crate::alone::{Alone, EVERY, Watch};
 use crate::batch::{SampleBatch, SampleLoss};
+use crate::capture::{Alone, EVERY, Watch, deterministic};
 use crate::error::{Error, Result};
 use crate::gradients::{Rounding, Together, is_ragged};
-use crate::per_sample::deterministic;
 use crate::read::read;
 
 /// Configuration of a [`Sketch`].

@@ -13,8 +13,8 @@ use super::noise_scale::NoiseScaleConfig;
 use super::schedule::Moment;
 use super::state::{Due, Shared, State};
 use crate::batch::{SampleBatch, SampleLoss};
+use crate::capture::deterministic;
 use crate::error::Result;
-use crate::per_sample::deterministic;
 
 /// Captures token-sum per-sample gradients while a model is trained, on a [`Schedule`](super::Schedule).
 ///

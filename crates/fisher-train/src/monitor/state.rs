@@ -14,7 +14,7 @@ use super::noise_scale::NoiseScaleConfig;
 use super::schedule::Moment;
 use super::stores;
 use crate::batch::{SampleBatch, SampleLoss};
-use crate::destination::Destination;
+use crate::capture::Destination;
 use crate::error::{Error, Result};
 
 #[derive(Debug)]

@@ -8,11 +8,11 @@ use burn::tensor::Tensor;
 use fisher_core::Catalogue;
 use serde::{Deserialize, Serialize};
 
-use crate::alone::Alone;
+use super::alone::Alone;
+use super::per_sample::PerSample;
 use crate::batch::{SampleBatch, SampleLoss};
 use crate::error::{Error, Result};
 use crate::gradients::ratio;
-use crate::per_sample::PerSample;
 use crate::precision::{at_least_single, unbounded};
 use crate::read::read;
 use crate::trace::Tracer;

@@ -2,53 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use burn::config::Config;
 use burn::tensor::{DType, Device, Tensor};
-use fisher_core::{
-    Catalogue, ContributionUnit, Error as CoreError, Gradient, GradientBatch, Prepared, Sample,
-    TokenSum,
-};
-use serde::{Deserialize, Serialize};
+use fisher_core::{Catalogue, ContributionUnit, Error as CoreError, GradientBatch};
 
-use crate::alone::{Alone, EVERY, Watch};
+use super::alone::Alone;
+use super::deliver::{Outcome, prepare, stream};
+use super::names::Names;
+use super::per_sample::{PerSample, SampleGradient};
+use super::policy::{CaptureConfig, Engine, NonFinite};
+use super::sink::Destination;
+use super::watch::{EVERY, Watch};
 use crate::batch::{SampleBatch, SampleLoss};
-use crate::collect::NonFinite;
-use crate::destination::Destination;
 use crate::error::{Error, Result};
 use crate::gradients::{Captured, Factors, HELD, Together, all_shortest};
-use crate::names::Names;
-use crate::per_sample::{PerSample, SampleGradient};
 use crate::precision::at_least_single;
 use crate::read::read;
 use crate::trace::Tracer;
-
-/// How per-sample gradients are had.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Engine {
-    /// Traces, and the loop for what they do not cover.
-    #[default]
-    Auto,
-    /// One backward pass per sample: exact for any module, and slow.
-    Loop,
-    /// One recorded forward and backward pass a batch: a parameter that it does not cover is an error.
-    Trace,
-}
-
-/// Configuration of a [`Capture`].
-#[derive(Config, Debug)]
-pub struct CaptureConfig {
-    /// How per-sample gradients are had.
-    #[config(default = "Engine::Auto")]
-    pub engine: Engine,
-    /// What to do with a sample whose gradient is NaN or infinite.
-    #[config(default = "NonFinite::Error")]
-    pub non_finite: NonFinite,
-    /// Take sums of squares over groups from products of positions with positions where that is
-    /// cheaper than the gradients themselves.
-    #[config(default = true)]
-    pub ghost: bool,
-}
 
 impl CaptureConfig {
     /// Ready `model`, as it is now, for the gradients of the parameters at `paths`.
@@ -136,19 +105,6 @@ pub struct Capture<M> {
     alone: Alone<M>,
     batches_watched: Watch,
     loop_watched: Watch,
-}
-
-/// What became of a sample.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Outcome {
-    /// Its id.
-    pub id: String,
-    /// Its active tokens.
-    pub tokens: u64,
-    /// `L_i`; `None` when the sample was skipped.
-    pub loss: Option<f64>,
-    /// The parameters that its loss did not reach; by traces, that no loss of the batch did.
-    pub unreached: Vec<String>,
 }
 
 /// Batches that come by the loop until all losses of one are.
@@ -475,100 +431,6 @@ impl<M: SampleLoss> Capture<M> {
         }
         self.alone.agree(batch, at, together, sample.loss, tokens)
     }
-}
-
-/// What the store is to keep of a batch, before the statistics count it. A gradient that is not
-/// finite is inside: the loop has to tell whose it is.
-fn prepare<C: ContributionUnit>(
-    captured: &Captured,
-    task: &str,
-    into: &mut Destination<C>,
-) -> Result<Result<Option<Prepared>, CoreError>> {
-    let Destination {
-        store: Some(store),
-        statistics,
-        ..
-    } = into
-    else {
-        return Ok(Ok(None));
-    };
-    let samples = &captured.samples;
-    let kept = captured.factors.iter();
-    let kept = kept.filter_map(|(path, factors)| {
-        let elements = store.catalogue().get(path)?.elements(); // else only the statistics want it
-        Some((path, factors, elements))
-    });
-    let kept: Vec<_> = kept.collect();
-    let gradient = |factors: &Option<Factors>, elements| {
-        Gradient::<TokenSum>::token_sum(match factors {
-            Some(factors) => factors.whole(),
-            None => Tensor::zeros([samples.len(), elements], statistics.device()),
-        })
-    };
-    if samples.iter().all(|s| store.contains(task, s.id())) {
-        let mut batch = GradientBatch::new(samples.clone());
-        for (path, factors, elements) in kept {
-            batch.insert(path, gradient(factors, elements));
-        }
-        store.compare(task, &batch)?;
-        return Ok(Ok(None));
-    }
-    // A parameter at a time: all of them, for all samples, are many times the model.
-    let mut prepared = store.begin(task, samples)?;
-    for (path, factors, elements) in kept {
-        match store.put(&mut prepared, path, &gradient(factors, elements)) {
-            Err(error @ CoreError::NonFinite { .. }) => return Ok(Err(error)),
-            put => put?,
-        }
-    }
-    Ok(Ok(Some(prepared)))
-}
-
-/// A batch into statistics and store.
-fn stream<C: ContributionUnit>(
-    captured: Captured,
-    prepared: Option<Prepared>,
-    task: &str,
-    ghost: bool,
-    into: &mut Destination<C>,
-) -> Result<Vec<Outcome>> {
-    let Captured {
-        samples,
-        losses,
-        factors,
-        ..
-    } = captured;
-    let unreached = factors.iter().filter(|(_, factors)| factors.is_none());
-    let unreached: Vec<String> = unreached.map(|(path, _)| path.clone()).collect();
-    if let Some(aside) = &mut into.aside {
-        aside.begin(task, &samples);
-    }
-    let mut stream = into.statistics.stream(task, samples.clone())?;
-    for (path, factors) in factors {
-        if let (Some(aside), Some(factors)) = (&mut into.aside, &factors) {
-            aside.take(task, &samples, &path, factors);
-        }
-        match (stream.wanted(&path), factors) {
-            (None, _) => {} // only the store wants it
-            (Some(_), None) => stream.zeros(&path)?,
-            (Some(_), Some(factors)) => {
-                let way = factors.push(&path, ghost, &mut stream)?;
-                tracing::trace!(parameter = path, ?way, "accumulated");
-            }
-        }
-    }
-    stream.finish()?;
-    if let Some(aside) = &mut into.aside {
-        aside.end(task, &samples)?;
-    }
-    into.commit(prepared)?;
-    let outcome = |(sample, loss): (Sample, f64)| Outcome {
-        id: sample.id().into(),
-        tokens: sample.tokens(),
-        loss: Some(loss),
-        unreached: unreached.clone(),
-    };
-    Ok(samples.into_iter().zip(losses).map(outcome).collect())
 }
 
 /// The first parameter whose gradient is not finite.

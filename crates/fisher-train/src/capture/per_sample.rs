@@ -1,6 +1,6 @@
 //! The loop: one backward pass per sample, exact for any module.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{GradientCheckpointingStrategy, Gradients, Tensor};
@@ -194,22 +194,5 @@ impl ModuleVisitor for Taker<'_> {
                 self.unreached.insert(path.clone(), zeros);
             }
         }
-    }
-}
-
-/// The parameters that no sample has reached so far.
-#[derive(Debug, Default)]
-pub(crate) struct Unreached(Option<BTreeSet<String>>);
-
-impl Unreached {
-    pub(crate) fn add(&mut self, paths: &[String]) {
-        match &mut self.0 {
-            Some(never) => never.retain(|path| paths.contains(path)),
-            None => self.0 = Some(paths.iter().cloned().collect()),
-        }
-    }
-
-    pub(crate) fn into_paths(self) -> Vec<String> {
-        self.0.unwrap_or_default().into_iter().collect()
     }
 }

@@ -10,7 +10,7 @@ use fisher_core::{
     Prepared, SavedSamples, Statistics, hash_weights,
 };
 
-use crate::collect::NonFinite;
+use super::policy::NonFinite;
 use crate::error::{Error, Result};
 use crate::monitor::Aside;
 
