@@ -4,16 +4,19 @@
 mod alone;
 mod batches;
 mod check;
+mod checkup;
 mod deliver;
 mod names;
 mod per_sample;
 mod policy;
 mod sink;
+mod unbounded;
 mod watch;
 
 pub(crate) use alone::Alone;
 pub use batches::Capture;
-pub use check::{Checkup, Difference, check};
+pub use check::check;
+pub use checkup::{Checkup, Difference};
 pub use deliver::Outcome;
 pub use names::Names;
 pub(crate) use per_sample::deterministic;
