@@ -8,10 +8,10 @@ use fisher_core::Catalogue;
 
 use super::alone::Alone;
 use super::checkup::{Checkup, Difference};
-use super::per_sample::PerSample;
+use super::per_sample::{PerSample, SampleGradient};
 use crate::batch::{SampleBatch, SampleLoss};
 use crate::error::{Error, Result};
-use crate::gradients::ratio;
+use crate::gradients::{Captured, Factors, Together, ratio};
 use crate::precision::at_least_single;
 use crate::read::read;
 use crate::trace::Tracer;
@@ -31,86 +31,136 @@ pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
         return Err(Error::OneSample);
     }
     let by_loop = PerSample::new(model, paths())?;
-    let (mut untraced, mut mixed) = (None, None);
-    let captured = match Tracer::new(model, paths())?.capture(batch) {
-        Ok(captured) => Some(captured),
-        Err(Error::Untraced { reason }) => {
-            untraced = Some(reason);
-            None
-        }
-        Err(Error::Mixed { operation }) => {
-            mixed = Some(operation);
-            None
-        }
-        Err(error) => return Err(error),
-    };
-    let together = match &captured {
+    let attempt = Attempt::of(&Tracer::new(model, paths())?, batch)?;
+    let together = match &attempt.captured {
         Some(captured) => captured.together(),
         None => Alone::new(model).losses(batch)?,
     };
-    let factors = captured.as_ref().map(|captured| &captured.factors);
-    let ways = factors.into_iter().flatten();
-    let ways = ways.filter_map(|(path, f)| Some((path.clone(), f.as_ref()?.way())));
-    let untraced_paths = || {
-        let reason = untraced
-            .as_deref()
-            .unwrap_or("samples seem to depend on each other");
-        let paths = paths().map(|path| (path.to_owned(), reason.to_owned()));
-        paths.collect()
-    };
-
     let mut norms = Norms::default();
     model.visit(&mut norms);
-    let mut checkup = Checkup {
-        samples: ids.len(),
-        parameters: catalogue.parameters().len(),
-        traced: ways.collect(),
-        by_loop: captured
-            .as_ref()
-            .map_or_else(untraced_paths, |c| c.left.clone()),
-        engines: None,
-        untraced: None,
-        mixed: None,
-        batch: Difference::none(),
-        rounding: together.rounding.relative,
-        underflow: 0.0,
-        underflow_half: 0.0,
-        unreached: Vec::new(),
-        tokens: Vec::new(),
-        batch_norms: norms.found,
-        not_finite: Vec::new(),
+    let mut comparison = Comparison {
+        together: &together,
+        factors: attempt.captured.as_ref().map(|c| &c.factors),
+        engines: Difference::none(),
+        unreached: None,
+        counts: Counts::default(),
+        checkup: Checkup {
+            samples: ids.len(),
+            parameters: catalogue.parameters().len(),
+            traced: attempt.ways(),
+            by_loop: attempt.by_loop(paths()),
+            engines: None,
+            untraced: attempt.untraced.clone(),
+            mixed: attempt.mixed.clone(),
+            batch: Difference::none(),
+            rounding: together.rounding.relative,
+            underflow: 0.0,
+            underflow_half: 0.0,
+            unreached: Vec::new(),
+            tokens: Vec::new(),
+            batch_norms: norms.found,
+            not_finite: Vec::new(),
+        },
     };
-    let mut engines = Difference::none();
-    let mut unreached: Option<BTreeSet<String>> = None;
-    let mut counts = Counts::default();
     for (index, id) in ids.iter().enumerate() {
         let sample = by_loop.of(batch, index, id.clone())?;
+        comparison.take(index, id, &sample, paths())?;
+    }
+    Ok(comparison.finish())
+}
+
+/// A batch by a trace, or why it cannot be.
+struct Attempt {
+    captured: Option<Captured>,
+    untraced: Option<String>,
+    mixed: Option<String>,
+}
+
+impl Attempt {
+    fn of<M: SampleLoss>(tracer: &Tracer<M>, batch: &M::Batch) -> Result<Self> {
+        let (mut untraced, mut mixed) = (None, None);
+        let captured = match tracer.capture(batch) {
+            Ok(captured) => Some(captured),
+            Err(Error::Untraced { reason }) => {
+                untraced = Some(reason);
+                None
+            }
+            Err(Error::Mixed { operation }) => {
+                mixed = Some(operation);
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Self {
+            captured,
+            untraced,
+            mixed,
+        })
+    }
+
+    /// How the gradients of each parameter are had.
+    fn ways(&self) -> BTreeMap<String, String> {
+        let factors = self.captured.iter().flat_map(|captured| &captured.factors);
+        let ways = factors.filter_map(|(path, f)| Some((path.clone(), f.as_ref()?.way())));
+        ways.collect()
+    }
+
+    /// Why the loop has to give those of others.
+    fn by_loop<'a>(&self, paths: impl Iterator<Item = &'a str>) -> BTreeMap<String, String> {
+        if let Some(captured) = &self.captured {
+            return captured.left.clone();
+        }
+        let reason = self.untraced.as_deref();
+        let reason = reason.unwrap_or("samples seem to depend on each other");
+        let paths = paths.map(|path| (path.to_owned(), reason.to_owned()));
+        paths.collect()
+    }
+}
+
+/// Samples of a batch against the same by the loop.
+struct Comparison<'a> {
+    together: &'a Together,
+    factors: Option<&'a BTreeMap<String, Option<Factors>>>,
+    engines: Difference,
+    unreached: Option<BTreeSet<String>>,
+    counts: Counts,
+    checkup: Checkup,
+}
+
+impl Comparison<'_> {
+    fn take<'a>(
+        &mut self,
+        index: usize,
+        id: &str,
+        sample: &SampleGradient,
+        paths: impl Iterator<Item = &'a str>,
+    ) -> Result<()> {
+        let (together, checkup) = (self.together, &mut self.checkup);
         let tokens = sample.gradients.samples()[0].tokens();
         let (found, largest) = (together.losses[index], together.largest(sample.loss));
         let rounding = together.rounding;
         let off = rounding.of_loss(found, sample.loss, tokens, largest);
         checkup.batch.raise(off, id, "loss");
-        let bounds = rounding.at_loss(sample.loss, tokens, largest);
         if together.tokens[index] != tokens {
-            checkup.tokens.push(id.clone());
+            checkup.tokens.push(id.to_owned());
         }
         let missed = sample.unreached.iter().cloned().collect();
-        unreached = Some(match unreached {
+        self.unreached = Some(match self.unreached.take() {
             Some(before) => &before & &missed,
             None => missed,
         });
         let mut finite = sample.loss.is_finite();
         let mut distances = Vec::new();
-        for path in paths() {
+        for path in paths {
             let Some(expected) = sample.gradients.get(path) else {
                 continue;
             };
             // On the host, in float64: squares would leave float32's range.
             let values = flat(expected.tensor().clone())?;
             finite &= values.iter().all(|value| value.is_finite());
-            counts.add(&values);
+            self.counts.add(&values);
             let norm = values.iter().map(|v| v * v).sum::<f64>().sqrt();
-            if let Some(factors) = factors.and_then(|factors| factors.get(path)) {
+            if let Some(factors) = self.factors.and_then(|factors| factors.get(path)) {
                 let distance = match factors {
                     Some(factors) => {
                         let found = flat(factors.sample(index).whole())?;
@@ -124,20 +174,29 @@ pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
                 distances.push((path, distance, norm));
             }
         }
+        if !finite {
+            checkup.not_finite.push(id.to_owned());
+        }
+        let bounds = rounding.at_loss(sample.loss, tokens, largest);
         let all = distances.iter().map(|d| d.2).fold(0.0, f64::max);
         for (path, distance, norm) in distances {
             let off = ratio(distance, bounds.of_gradient(norm, all));
-            engines.raise(off * rounding.relative, id, path);
+            self.engines.raise(off * rounding.relative, id, path);
         }
-        if !finite {
-            checkup.not_finite.push(id.clone());
+        Ok(())
+    }
+
+    fn finish(self) -> Checkup {
+        let compared = self.factors.is_some_and(|factors| !factors.is_empty());
+        let [underflow, underflow_half] = self.counts.shares();
+        Checkup {
+            engines: compared.then_some(self.engines),
+            unreached: self.unreached.into_iter().flatten().collect(),
+            underflow,
+            underflow_half,
+            ..self.checkup
         }
     }
-    checkup.engines = factors.is_some_and(|f| !f.is_empty()).then_some(engines);
-    (checkup.untraced, checkup.mixed) = (untraced, mixed);
-    checkup.unreached = unreached.into_iter().flatten().collect();
-    [checkup.underflow, checkup.underflow_half] = counts.shares();
-    Ok(checkup)
 }
 
 fn flat(gradient: Tensor<2>) -> Result<Vec<f64>> {
