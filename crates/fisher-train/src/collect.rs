@@ -1,6 +1,6 @@
 //! Filling statistics from data.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -8,28 +8,10 @@ use burn::config::Config;
 use burn::data::dataloader::DataLoader;
 use fisher_core::{ContributionUnit, Statistics};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::{Deserialize, Serialize};
 
-use crate::capture::{Capture, CaptureConfig, Engine, Outcome};
-use crate::destination::Destination;
-use crate::names::Names;
-use crate::per_sample::Unreached;
-use crate::sample::{SampleBatch, SampleLoss};
-use crate::{Error, Result};
-
-/// What to do with a sample whose gradient is NaN or infinite.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NonFinite {
-    /// Stop with an error that names sample and parameter.
-    #[default]
-    Error,
-    /// Leave the sample out, warn, and record it in the statistics.
-    ///
-    /// By traces, a gradient that overflows although all that it is made of is finite, as in float16,
-    /// is an error all the same: it is seen too late. [`Engine::Loop`] skips it.
-    Skip,
-}
+use crate::batch::{SampleBatch, SampleLoss};
+use crate::capture::{Capture, CaptureConfig, Destination, Engine, Names, NonFinite, Outcome};
+use crate::error::{Error, Result};
 
 /// Where and how often a collection is saved so that it can go on after an interruption: also when
 /// it ends, or stops with an error.
@@ -351,6 +333,23 @@ impl<M: SampleLoss> Pass<'_, M> {
         into.save(path)?;
         self.saved = seen;
         Ok(())
+    }
+}
+
+/// The parameters that no sample has reached so far.
+#[derive(Debug, Default)]
+struct Unreached(Option<BTreeSet<String>>);
+
+impl Unreached {
+    fn add(&mut self, paths: &[String]) {
+        match &mut self.0 {
+            Some(never) => never.retain(|path| paths.contains(path)),
+            None => self.0 = Some(paths.iter().cloned().collect()),
+        }
+    }
+
+    fn into_paths(self) -> Vec<String> {
+        self.0.unwrap_or_default().into_iter().collect()
     }
 }
 

@@ -1,5 +1,8 @@
 //! What can go wrong while gradients are collected.
 
+/// The result of this crate's fallible functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
 /// Errors of this crate. Every variant names what it is about and says what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

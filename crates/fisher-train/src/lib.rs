@@ -69,52 +69,38 @@
 //! # Ok::<(), fisher_train::Error>(())
 //! ```
 
-mod alone;
-mod capture;
-mod captured;
-mod check;
+pub mod apply;
+mod batch;
+pub mod capture;
 mod collect;
-mod destination;
 mod error;
-mod ewc;
-mod factors;
-mod fisher;
-mod hook;
+mod gradients;
 mod labels;
 mod losses;
-mod merge;
-mod names;
-mod noise;
-mod optimizer;
-mod per_sample;
+pub mod monitor;
+mod placeholder;
 mod precision;
-mod rounding;
-mod sample;
+mod read;
 mod sketch;
 mod trace;
 
-pub use capture::{Capture, CaptureConfig, Engine, Outcome};
-pub use check::{Checkup, Difference, check};
-pub use collect::{Checkpoint, Collected, Collector, CollectorConfig, NonFinite};
-pub use destination::Destination;
-pub use error::Error;
-pub use ewc::Ewc;
-pub use fisher_core::HeadLayout;
-pub use hook::{
-    AcrossTasks, FisherHook, FisherMetric, FisherStrategy, HISTORY_SCHEMA, History, HookConfig,
-    HookSource, Moment, OnFailure, Part, Probes, Quantity, Reading, Schedule, TaskReading,
+pub use apply::{
+    Average, Decided, Ewc, FisherOptimizer, Granularity, MergeConfig, MergeReport, Merged, Merging,
+    Source, Term,
 };
+pub use batch::{SampleBatch, SampleLoss, SampleMapper};
+pub use capture::{
+    Capture, CaptureConfig, Checkup, Destination, Difference, Engine, Names, NonFinite, Outcome,
+    PerSample, SampleGradient, check,
+};
+pub use collect::{Checkpoint, Collected, Collector, CollectorConfig};
+pub use error::{Error, Result};
+pub use fisher_core::HeadLayout;
 pub use labels::{Aligned, Class, IGNORE, Labels, NextToken};
 pub use losses::SampleLosses;
-pub use merge::{
-    Average, Decided, Granularity, MergeConfig, MergeReport, Merged, Merging, Source, Term,
+pub use monitor::{
+    AcrossTasks, Estimate, FisherHook, FisherMetric, FisherStrategy, GradientMoments,
+    HISTORY_SCHEMA, History, HookConfig, HookSource, Moment, NoiseScale, NoiseScaleConfig,
+    OnFailure, Part, Probes, Quantity, Reading, SampleWeight, Schedule, TaskReading,
 };
-pub use names::Names;
-pub use noise::{Estimate, GradientMoments, NoiseScale, NoiseScaleConfig, SampleWeight};
-pub use optimizer::FisherOptimizer;
-pub use per_sample::{PerSample, SampleGradient};
-pub use sample::{SampleBatch, SampleLoss, SampleMapper};
 pub use sketch::{Sketch, SketchConfig, SketchedFisher};
-
-/// The result of this crate's fallible functions.
-pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -4,9 +4,9 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{DType, FloatDType, Int, Tensor};
 use fisher_core::{Error as CoreError, FisherKind, Sample};
 
+use crate::error::{Error, Result};
 use crate::labels::{Aligned, Class, IGNORE, Labels, NextToken, is_class};
 use crate::precision::at_least_single;
-use crate::{Error, Result};
 
 /// The token-sum loss `L_i = Σ_t −log p(y_it | ..)` of every sample and its active tokens `T_i`.
 ///

@@ -11,12 +11,11 @@ use fisher_core::{
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
-use crate::alone::{Alone, EVERY, Together, Watch, is_ragged};
-use crate::capture::read;
-use crate::per_sample::deterministic;
-use crate::rounding::Rounding;
-use crate::sample::{SampleBatch, SampleLoss};
-use crate::{Error, Result};
+use crate::batch::{SampleBatch, SampleLoss};
+use crate::capture::{Alone, EVERY, Watch, deterministic};
+use crate::error::{Error, Result};
+use crate::gradients::{Rounding, Together, is_ragged};
+use crate::read::read;
 
 /// Configuration of a [`Sketch`].
 #[derive(Config, Debug)]

@@ -11,9 +11,9 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Int, Slice, Tensor};
 use burn_router::TensorInterpreter;
 
-use super::plan::{Patches, Recipe, Side, Tail, Use};
+use super::recipe::{Patches, Recipe, Side, Tail, Use};
 use super::record::Trace;
-use crate::factors::{Factors, Lookup, Product};
+use crate::gradients::{Factors, Lookup, Product};
 use crate::losses::SampleLosses;
 
 /// What was computed.

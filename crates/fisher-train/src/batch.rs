@@ -1,0 +1,218 @@
+//! The samples of a batch, and a model that gives the loss of each.
+
+use std::collections::HashMap;
+
+use burn::backend::DispatchTensor;
+use burn::backend::capture::TensorId;
+use burn::module::Module;
+use burn::tensor::kind::Autodiff;
+use burn::tensor::{Device, Tensor};
+
+use crate::labels::Labels;
+use crate::losses::SampleLosses;
+use crate::placeholder::{id, placeholder};
+
+/// A batch that can name its samples and give each of them by itself.
+pub trait SampleBatch: Sized {
+    /// The samples' ids, in order. Free text; unique within a task, so that shards can be merged
+    /// and pairs of samples reported by name.
+    fn ids(&self) -> Vec<String>;
+
+    /// The batch with everything in it passed through `mapper`: tensors by [`SampleMapper::tensor`], values
+    /// on the host by [`SampleMapper::list`], what all samples share by [`SampleMapper::shared`].
+    ///
+    /// This is how a batch is cut to a sample, and how it is carried to where the model is traced:
+    /// [`sample_loss`](crate::sample_loss) writes it.
+    #[must_use]
+    fn map_samples(&self, mapper: &mut SampleMapper) -> Self;
+
+    /// The batch that holds only the sample at `index`, which is less than the number of ids.
+    ///
+    /// Write it yourself where it is more than a cut along the first axis of every tensor: where padding is left out
+    /// ([`SampleMapper::cut`] and go on from there), or where samples are packed on one axis, which goes by the loop.
+    #[must_use]
+    fn sample(&self, index: usize) -> Self {
+        SampleMapper::cut(self, index)
+    }
+}
+
+/// Implements [`SampleBatch`] for a struct and [`SampleLoss`] for a model.
+///
+/// Of the struct's fields name the tensors, whose first axis is the samples, and after a semicolon the samples' ids
+/// and other lists that have an entry a sample. Without the fields it is [`SampleLoss`] alone, for another model of the
+/// same batches. What is more than that is written as the two traits.
+///
+/// ```
+/// use burn::module::Module;
+/// use burn::nn::Linear;
+/// use burn::tensor::{Int, Tensor};
+/// use fisher_train::{SampleLosses, sample_loss};
+///
+/// #[derive(Clone)]
+/// struct Digits {
+///     images: Tensor<2>,
+///     targets: Tensor<1, Int>,
+///     ids: Vec<String>,
+/// }
+///
+/// #[derive(Module, Debug)]
+/// struct Model {
+///     linear: Linear,
+/// }
+///
+/// sample_loss!(Model, Digits { images, targets; ids }, |model, batch| {
+///     let logits = model.linear.forward(batch.images.clone());
+///     SampleLosses::classification(logits, batch.targets.clone())
+/// });
+/// ```
+#[macro_export]
+macro_rules! sample_loss {
+    (
+        $model:ty,
+        $batch:ident { $($tensor:ident),+ ; $ids:ident $(, $list:ident)* },
+        |$this:ident, $samples:ident| $losses:expr
+    ) => {
+        impl $crate::SampleBatch for $batch {
+            fn ids(&self) -> Vec<String> {
+                self.$ids.clone()
+            }
+
+            fn map_samples(&self, mapper: &mut $crate::SampleMapper) -> Self {
+                Self {
+                    $($tensor: mapper.tensor(&self.$tensor),)+
+                    $ids: mapper.list(&self.$ids),
+                    $($list: mapper.list(&self.$list),)*
+                }
+            }
+        }
+
+        $crate::sample_loss!($model, $batch, |$this, $samples| $losses);
+    };
+    ($model:ty, $batch:ident, |$this:ident, $samples:ident| $losses:expr) => {
+        impl $crate::SampleLoss for $model {
+            type Batch = $batch;
+
+            fn sample_losses(&self, batch: &$batch) -> $crate::SampleLosses {
+                let ($this, $samples) = (self, batch);
+                $losses
+            }
+        }
+    };
+}
+
+/// What [`SampleBatch::map_samples`] passes the parts of a batch through.
+#[derive(Debug)]
+pub struct SampleMapper(Task);
+
+#[derive(Debug)]
+enum Task {
+    /// To one sample.
+    Cut(usize),
+    Carry(Box<Carrier>),
+}
+
+/// Puts placeholders on a capture device in the place of tensors.
+#[derive(Debug)]
+struct Carrier {
+    device: Device,
+    samples: usize,
+    carried: Carried,
+    odd: Option<String>,
+}
+
+/// What has been carried.
+#[derive(Debug, Default)]
+pub(crate) struct Carried {
+    /// What placeholders stand for.
+    pub(crate) bound: HashMap<TensorId, DispatchTensor>,
+    /// Those with samples on the first axis.
+    pub(crate) batch: Vec<TensorId>,
+}
+
+impl SampleMapper {
+    /// The sample at `index` of a batch, as [`SampleBatch::map_samples`] cuts it: for a
+    /// [`SampleBatch::sample`] of one's own that goes on from there.
+    pub fn cut<B: SampleBatch>(batch: &B, index: usize) -> B {
+        batch.map_samples(&mut Self(Task::Cut(index)))
+    }
+
+    /// A tensor whose first axis is the samples.
+    pub fn tensor<const D: usize, K: Autodiff>(&mut self, tensor: &Tensor<D, K>) -> Tensor<D, K> {
+        match &mut self.0 {
+            Task::Cut(index) => tensor.clone().narrow(0, *index, 1),
+            Task::Carry(carrier) => {
+                let rows = tensor.dims()[0];
+                if rows != carrier.samples {
+                    let (samples, shape) = (carrier.samples, tensor.dims());
+                    let odd =
+                        format!("a tensor of shape {shape:?} in a batch of {samples} samples");
+                    carrier.odd.get_or_insert(odd);
+                }
+                let placeholder = carrier.stand_in(tensor);
+                carrier.carried.batch.extend(id(placeholder.clone()));
+                placeholder
+            }
+        }
+    }
+
+    /// Labels, one row a sample.
+    pub fn labels<A>(&mut self, labels: &Labels<A>) -> Labels<A> {
+        labels.with_classes(self.tensor(labels.tensor()))
+    }
+
+    /// Values on the host, one a sample.
+    pub fn list<T: Clone>(&mut self, list: &[T]) -> Vec<T> {
+        match &self.0 {
+            Task::Cut(index) => vec![list[*index].clone()],
+            Task::Carry(_) => list.to_vec(),
+        }
+    }
+
+    /// A tensor that is the same for all samples.
+    pub fn shared<const D: usize, K: Autodiff>(&mut self, tensor: &Tensor<D, K>) -> Tensor<D, K> {
+        match &mut self.0 {
+            Task::Cut(_) => tensor.clone(),
+            Task::Carry(carrier) => carrier.stand_in(tensor),
+        }
+    }
+
+    pub(crate) fn carrier(device: Device, samples: usize) -> Self {
+        Self(Task::Carry(Box::new(Carrier {
+            device,
+            samples,
+            carried: Carried::default(),
+            odd: None,
+        })))
+    }
+
+    /// What was carried; or what could not be.
+    pub(crate) fn carried(self) -> Result<Carried, String> {
+        match self.0 {
+            Task::Carry(carrier) => match carrier.odd {
+                Some(odd) => Err(odd),
+                None => Ok(carrier.carried),
+            },
+            Task::Cut(_) => Ok(Carried::default()),
+        }
+    }
+}
+
+impl Carrier {
+    fn stand_in<const D: usize, K: Autodiff>(&mut self, tensor: &Tensor<D, K>) -> Tensor<D, K> {
+        let real = tensor.clone().without_autodiff();
+        placeholder(real, &self.device, &mut self.carried.bound)
+    }
+}
+
+/// A model that gives the loss of each sample of a batch.
+///
+/// The losses must not mix samples: what sample `i` loses may not depend on which others are in
+/// the batch, nor on how many (a batch norm in training mode would do that; collection turns it off).
+/// Collection compares some with those of [`SampleBatch::sample`] alone: see [`Capture`](crate::Capture).
+pub trait SampleLoss: Module {
+    /// The batches that the model takes.
+    type Batch: SampleBatch;
+
+    /// The loss and the active tokens of every sample, in the order of the batch's ids.
+    fn sample_losses(&self, batch: &Self::Batch) -> SampleLosses;
+}

@@ -1,0 +1,139 @@
+//! The names that a model's parameters have elsewhere.
+
+use std::collections::{BTreeMap, HashMap};
+
+use burn::module::Module;
+use fisher_core::{Catalogue, Gradient, GradientBatch, TokenSum};
+
+use crate::error::{Error, Result};
+use crate::gradients::{Captured, transpose};
+
+/// Names and orientations that parameters of a model have elsewhere, such as in the checkpoint it was
+/// loaded from. Statistics and stores that are collected with them speak of the checkpoint's
+/// tensors, matrices transposed where Burn's `Linear` has them the other way.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    /// By path in the model.
+    names: BTreeMap<String, Named>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Named {
+    name: String,
+    /// The shape of the matrix there, when it is transposed.
+    transposed: Option<[usize; 2]>,
+}
+
+impl Names {
+    /// No names: every parameter keeps its path.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Call the parameter at `path` by `name`; `transposed` says that it is a matrix whose axes are
+    /// swapped there.
+    #[must_use]
+    pub fn with(
+        mut self,
+        path: impl Into<String>,
+        name: impl Into<String>,
+        transposed: bool,
+    ) -> Self {
+        let named = Named {
+            name: name.into(),
+            transposed: transposed.then_some([0, 0]),
+        };
+        self.names.insert(path.into(), named);
+        self
+    }
+
+    /// The trainable parameters of `model` under these names.
+    ///
+    /// # Errors
+    /// [`Error::Core`] when a path is not in the model, a name comes twice, or what is to be
+    /// transposed is no matrix.
+    pub fn catalogue<M: Module>(&self, model: &M) -> Result<Catalogue> {
+        let own = Catalogue::of(model)?;
+        for path in self.names.keys() {
+            own.require(path)?;
+        }
+        let parameters = own.parameters().iter().map(|parameter| {
+            let Some(named) = self.names.get(parameter.path()) else {
+                return Ok(parameter.clone());
+            };
+            let renamed = parameter.renamed(&named.name);
+            if named.transposed.is_none() {
+                return Ok(renamed);
+            }
+            renamed.transposed().ok_or_else(|| {
+                Error::Core(fisher_core::Error::Shape {
+                    parameter: parameter.path().into(),
+                    expected: "a matrix, to be transposed".into(),
+                    found: format!("{:?}", parameter.shape()),
+                })
+            })
+        });
+        Ok(Catalogue::new(parameters.collect::<Result<_>>()?)?)
+    }
+
+    /// These names for `model`, whose shapes are needed to transpose.
+    pub(crate) fn for_model<M: Module>(&self, model: &M) -> Result<Self> {
+        let catalogue = Catalogue::of(model)?;
+        let mut names = self.clone();
+        for (path, named) in &mut names.names {
+            if let (Some(shape), &[rows, columns]) =
+                (&mut named.transposed, catalogue.require(path)?.shape())
+            {
+                *shape = [rows, columns];
+            }
+        }
+        Ok(names)
+    }
+
+    /// Paths in the model of parameters by these names.
+    pub(crate) fn paths<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+        let back = self.names.iter().map(|(path, named)| (&*named.name, path));
+        let back: HashMap<&str, &String> = back.collect();
+        let path = |name: &'a str| {
+            back.get(name)
+                .map_or(name.to_owned(), |path| (*path).clone())
+        };
+        names.into_iter().map(path).collect()
+    }
+
+    pub(crate) fn of(&self, path: &str) -> String {
+        let named = self.names.get(path);
+        named.map_or_else(|| path.to_owned(), |named| named.name.clone())
+    }
+
+    /// What was captured, by these names.
+    pub(crate) fn rename(&self, mut captured: Captured) -> Captured {
+        let factors = std::mem::take(&mut captured.factors).into_iter();
+        let renamed = factors.map(|(path, factors)| {
+            let transposed = self.names.get(&path).and_then(|named| named.transposed);
+            let factors = match transposed {
+                Some(shape) => factors.map(|factors| factors.transpose(shape)),
+                None => factors,
+            };
+            (self.of(&path), factors)
+        });
+        captured.factors = renamed.collect();
+        captured
+    }
+
+    /// Gradients of the parameters at `paths`, by these names.
+    pub(crate) fn rename_batch(&self, paths: &[String], batch: &GradientBatch) -> GradientBatch {
+        let mut renamed = GradientBatch::new(batch.samples().to_vec());
+        for path in paths {
+            let Some(gradient) = batch.get(path) else {
+                continue;
+            };
+            let mut tensor = gradient.tensor().clone();
+            if let Some(shape) = self.names.get(path).and_then(|named| named.transposed) {
+                tensor = transpose(tensor, shape);
+            }
+            renamed.insert(self.of(path), Gradient::<TokenSum>::token_sum(tensor));
+        }
+        renamed
+    }
+}
