@@ -285,7 +285,7 @@ fn as_a_child() {
 fn child(prelude: &str, folder: &Path) -> Command {
     let program = std::env::current_exe().expect("this program");
     let mut command = Command::new("bash");
-    let line = format!("{prelude} exec \"$0\" --exact as_a_child --nocapture");
+    let line = format!("{prelude} exec \"$0\" --exact course::as_a_child --nocapture");
     command.args(["-c", &line]).arg(program).env(CHILD, folder);
     command.env_remove("RUST_BACKTRACE");
     command

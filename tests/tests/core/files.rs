@@ -517,14 +517,18 @@ fn a_full_disk_is_an_error_of_the_disk() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("file");
     std::fs::write(&path, "what was there").expect("written");
-    let status = Command::new("sh")
+    let output = Command::new("sh")
         .args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\""])
         .arg(std::env::current_exe().expect("this program"))
-        .args(["--exact", "a_full_disk_is_an_error_of_the_disk"])
+        .args(["--exact", "files::a_full_disk_is_an_error_of_the_disk"])
         .env(TARGET, &path)
-        .stdout(std::process::Stdio::null())
-        .status();
-    assert!(status.expect("a child").success());
+        .output()
+        .expect("a child");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}"
+    );
     let left = std::fs::read_dir(folder.path()).expect("a folder").count();
     assert_eq!(left, 1, "no temporary file is left");
 }
@@ -548,7 +552,7 @@ fn a_kill_in_the_middle_of_a_write_leaves_a_whole_file() {
         let mut child = Command::new(std::env::current_exe().expect("this program"))
             .args([
                 "--exact",
-                "a_kill_in_the_middle_of_a_write_leaves_a_whole_file",
+                "files::a_kill_in_the_middle_of_a_write_leaves_a_whole_file",
             ])
             .env(TARGET, &path)
             .stdout(std::process::Stdio::null())

@@ -1,4 +1,4 @@
-//! What a noise scale costs: alone in its process, whose peak of memory is looked at.
+//! What a noise scale costs.
 
 use std::time::Instant;
 
@@ -6,11 +6,12 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Distribution, Int, Tensor};
 use fisher_core::HeadLayout;
-use fisher_examples::memory::resident;
 use fisher_train::{
     CaptureConfig, Engine, HookConfig, HookSource, NoiseScaleConfig, SampleBatch, SampleLoss,
     SampleLosses, SampleMapper, Schedule,
 };
+
+use crate::{alone, resident};
 
 /// 8 MB of float32.
 const WIDTH: usize = 1448;
@@ -55,6 +56,11 @@ impl SampleLoss for Model {
 /// are 540 MB.
 #[test]
 fn a_noise_scale_holds_the_sums_of_its_blocks() {
+    let name = "noise_scale::a_noise_scale_holds_the_sums_of_its_blocks";
+    alone(name, measure);
+}
+
+fn measure() {
     let device = Device::flex().autodiff();
     let model = Model {
         linear: LinearConfig::new(WIDTH, WIDTH)
@@ -82,10 +88,7 @@ fn a_noise_scale_holds_the_sums_of_its_blocks() {
     let (without, _) = capture(None);
     let before = resident("VmHWM:");
     let (with, noise) = capture(Some(NoiseScaleConfig::new()));
-    let (Some(before), Some(after)) = (before, resident("VmHWM:")) else {
-        return; // this system does not tell
-    };
-    let megabytes = 1000.0 * (after - before);
+    let megabytes = (resident("VmHWM:") - before) as f64 / 1e6;
     println!("{megabytes:.0} MB more; {with:?} with, {without:?} without");
     assert!(noise.is_some());
     assert!(megabytes < 160.0, "{megabytes} MB more");

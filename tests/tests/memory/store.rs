@@ -1,4 +1,4 @@
-//! What memory a store takes. By itself in its program, whose memory is what is measured.
+//! What memory a store takes.
 
 use burn::tensor::{Device, Tensor};
 use fisher_core::{
@@ -6,22 +6,15 @@ use fisher_core::{
     StoreConfig,
 };
 
-/// A line of `/proc/self/status` in bytes.
-#[cfg(target_os = "linux")]
-fn resident(line: &str) -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
-    let line = status
-        .lines()
-        .find(|l| l.starts_with(line))
-        .expect("a line");
-    let kilobytes = line.split_whitespace().nth(1).expect("a number");
-    1024 * kilobytes.parse::<usize>().expect("a number")
-}
+use crate::{alone, resident};
 
 /// A push takes what `memory` allows and a few megabytes, not a multiple of its batch.
-#[cfg(target_os = "linux")]
 #[test]
 fn a_push_takes_no_multiple_of_its_batch() {
+    alone("store::a_push_takes_no_multiple_of_its_batch", measure);
+}
+
+fn measure() {
     // 16 samples of 2 M elements: 128 MB.
     const SAMPLES: usize = 16;
     const ELEMENTS: usize = 1 << 20;
