@@ -43,6 +43,9 @@ struct Arguments {
     /// Seed of the gradients
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// What `cargo bench` adds to every command line
+    #[arg(long = "bench", hide = true)]
+    _bench: bool,
 }
 
 fn main() -> ExitCode {

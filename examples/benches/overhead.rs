@@ -54,6 +54,9 @@ struct Arguments {
     /// Seed of weights and data
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// What `cargo bench` adds to every command line
+    #[arg(long = "bench", hide = true)]
+    _bench: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

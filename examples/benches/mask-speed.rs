@@ -22,6 +22,9 @@ struct Arguments {
     /// Rounds; the medians are printed
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// What `cargo bench` adds to every command line
+    #[arg(long = "bench", hide = true)]
+    _bench: bool,
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
