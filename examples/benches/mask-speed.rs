@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Tensor};
 use clap::Parser;
+use fisher_cli::memory::resident;
 use fisher_core::{
     Catalogue, Gradient, GradientBatch, HeadLayout, Orientation, Parameter, Role, Sample,
     Statistics, StatisticsConfig,
 };
-use fisher_examples::memory::resident;
 use fisher_metrics::{OverlapConfig, PruningConfig, Scores};
 
 /// Prune half of many elements, compare two such masks, and print the time of each beside that of

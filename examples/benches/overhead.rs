@@ -8,11 +8,11 @@ use burn::module::{Module, ParamGroup};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Distribution, Int, Tensor, activation};
 use clap::{Parser, ValueEnum};
+use fisher_cli::memory::resident;
 use fisher_core::{
     AttentionConfig, Catalogue, HeadLayout, Statistics, StatisticsConfig, StoreConfig, hash_weights,
 };
 use fisher_examples::device::Backend;
-use fisher_examples::memory::resident;
 use fisher_examples::model::{CausalTransformer, CausalTransformerConfig};
 use fisher_examples::tasks::{Item, Task, TaskBatch, TaskBatcher};
 use fisher_examples::usual::{DigitClassifier, Digits, Forecaster, Series, TextClassifier, Texts};

@@ -5,12 +5,12 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
+use fisher_cli::memory::resident;
 use fisher_core::{
     AttentionConfig, Catalogue, Gradient, GradientBatch, GradientStore, HeadLayout, Orientation,
     Parameter, Role, Sample, StoreConfig,
 };
 use fisher_examples::device::Backend;
-use fisher_examples::memory::resident;
 use fisher_metrics::{ConflictsConfig, InterferenceConfig, Pool, Variant};
 
 use burn::tensor::{Device, Distribution, Tensor};

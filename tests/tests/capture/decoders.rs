@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::Device;
-use fisher_examples::checkpoint::jsonl::{Reader, TaskFile, batches};
-use fisher_examples::decoder::{Checkpoint, Error, Model, ModelConfig, Sequence, Sequences};
+use fisher_cli::measure::{Reader, TaskFile, Text, batches};
+use fisher_cli::models::{Checkpoint, Error, Model, ModelConfig, Sequence, Sequences};
 use fisher_tests::backend::Backend;
 use fisher_tests::golden::{Golden, TASKS, folder};
 use fisher_tests::tolerance::{GOLDEN, assert_close};
@@ -117,6 +117,19 @@ fn decoders_are_traced(#[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)]
         let checkup = checkup.expect("a checkup");
         assert!(checkup.is_sound() && checkup.is_fast(), "{case}: {checkup}");
     }
+}
+
+/// Text needs a tokenizer: one that can be read, and a program that was built with them.
+#[test]
+fn a_tokenizer_that_cannot_be_had_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let told = || Text::read(folder.path()).expect_err("no tokenizer");
+    assert!(told().contains("give `input_ids`"));
+    std::fs::write(folder.path().join("tokenizer.json"), "{}").expect("a file");
+    let error = told();
+    let built_without = error.contains("--features tokenizers");
+    assert!(error.contains("cannot read") != built_without, "{error}");
+    assert!(error.contains("tokenizer.json"), "{error}");
 }
 
 /// A copy of a golden folder.

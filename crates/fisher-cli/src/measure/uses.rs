@@ -9,12 +9,13 @@ use fisher_metrics::Weights;
 use fisher_train::{MergeConfig, MergeReport, Term};
 use safetensors::tensor::{Dtype, TensorView};
 
-use super::Result;
-use super::args::{Analysis, Scale};
+use super::args::Analysis;
 use super::collect::STATISTICS;
 use super::measured::{Measured, key};
-use super::run::replace;
-use crate::decoder::Checkpoint;
+use super::outcome::Result;
+use super::replace::replace;
+use super::values::Scale;
+use crate::models::Checkpoint;
 
 /// The folder of the merged model, in a run's folder.
 pub const MERGED: &str = "merged";

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use fisher_metrics::{ConflictReport, InterferenceReport, SliceConflicts, Variant};
 
 use super::parts::{count, escaped, figure, maybe, number, percent, sentence};
-use crate::checkpoint::results::SENTENCES;
+use crate::measure::SENTENCES;
 
 /// Conflicts: in numbers, in words, by parameter, and every pair of the first of those.
 pub(super) fn collisions(text: &mut String, report: &ConflictReport) {

@@ -9,12 +9,12 @@ use fisher_core::{GradientStore, Statistics, StatisticsConfig, StoreConfig, hash
 use fisher_train::{Checkpoint as SavePoint, CollectorConfig, NonFinite, SampleBatch, SampleLoss};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::Result;
-use super::args::Run;
+use super::args::MeasureArgs;
 use super::inputs::Inputs;
 use super::jsonl::{TaskData, batches};
 use super::measured::Measured;
-use crate::decoder::{Checkpoint, Model, Sequence, Sequences};
+use super::outcome::Result;
+use crate::models::{Checkpoint, Model, Sequence, Sequences};
 
 /// Gradients of single samples, in a run's folder.
 pub const GRADIENTS: &str = "gradients";
@@ -41,7 +41,7 @@ pub fn collect(
     checkpoint: &Checkpoint,
     data: &[TaskData],
     inputs: &Inputs,
-    run: &Run,
+    run: &MeasureArgs,
     keep: bool,
     device: &Device,
 ) -> Result<Collection> {
@@ -56,7 +56,7 @@ fn of<M: SampleLoss<Batch = Sequences>>(
     checkpoint: &Checkpoint,
     data: &[TaskData],
     inputs: &Inputs,
-    run: &Run,
+    run: &MeasureArgs,
     keep: bool,
     device: &Device,
 ) -> Result<Collection> {
@@ -167,7 +167,7 @@ pub fn only_measured(
 
 fn statistics(
     checkpoint: &Checkpoint,
-    run: &Run,
+    run: &MeasureArgs,
     hash: String,
     device: &Device,
 ) -> Result<Statistics> {
@@ -184,7 +184,7 @@ fn statistics(
     Ok(config.init_for(&catalogue, heads, hash, device)?)
 }
 
-fn store(checkpoint: &Checkpoint, run: &Run, hash: String) -> Result<GradientStore> {
+fn store(checkpoint: &Checkpoint, run: &MeasureArgs, hash: String) -> Result<GradientStore> {
     let only = run.compare.of(&checkpoint.catalogue, &checkpoint.heads)?;
     let only = only.ok_or("--compare none leaves nothing to compare; leave phases 5 and 6 out")?;
     let config = StoreConfig::new(run.analysis.memory.0)

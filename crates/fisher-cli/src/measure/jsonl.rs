@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::text::Text;
-use crate::decoder::{Longest, ModelConfig, Sequence};
+use crate::models::{Longest, ModelConfig, Sequence};
 
 /// `NAME=FILE`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+/// The result of reading a checkpoint.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
 /// Errors of reading a checkpoint. Every one names the field, tensor or file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -125,14 +128,14 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
+    pub(super) fn io(path: &Path, source: std::io::Error) -> Self {
         Self::Io {
             path: path.into(),
             source,
         }
     }
 
-    pub(crate) fn json(path: &Path, reason: impl std::fmt::Display) -> Self {
+    pub(super) fn json(path: &Path, reason: impl std::fmt::Display) -> Self {
         Self::Json {
             path: path.into(),
             reason: reason.to_string(),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, Metadata};
 use serde_json::Value;
 
-use super::{Error, Result};
+use super::error::{Error, Result};
 
 /// A tensor in a file.
 #[derive(Debug, Clone)]

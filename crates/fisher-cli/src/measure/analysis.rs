@@ -211,38 +211,3 @@ fn by_element(statistics: &Statistics, task: &str) -> Result<bool, Error> {
     let mut parameters = statistics.task(task)?.parameters();
     Ok(parameters.any(|(path, parameter)| matrix(path) && parameter.elementwise().is_some()))
 }
-
-/// Settings of interference as they are written on the command line: `default`, or pairs such as
-/// `variant=signed,pool=pooled`.
-///
-/// # Errors
-/// What is not a setting.
-pub fn parse_interference(text: &str) -> Result<InterferenceConfig, String> {
-    let fail = |e: serde_json::Error| format!("`{text}`: {e}");
-    let mut json = serde_json::to_value(InterferenceConfig::new()).map_err(fail)?;
-    if text == "default" {
-        return serde_json::from_value(json).map_err(fail);
-    }
-    let mut seen = Vec::new();
-    for pair in text.split(',') {
-        let (key, value) = pair
-            .split_once('=')
-            .ok_or_else(|| format!("`{pair}` in `{text}` is not of the form key=value"))?;
-        if seen.contains(&key) {
-            return Err(format!("`{key}` comes twice in `{text}`"));
-        }
-        seen.push(key);
-        let value: serde_json::Value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
-        match key {
-            "ridge" | "ridge_rel" | "epsilon" => json["ridge"][key] = value,
-            "variant" | "pool" | "estimate" | "aggregate" | "normalize" => json[key] = value,
-            _ => {
-                return Err(format!(
-                    "`{key}` in `{text}` is not a setting; there are variant, pool, estimate, \
-                     aggregate, normalize, epsilon, ridge, ridge_rel"
-                ));
-            }
-        }
-    }
-    serde_json::from_value(json).map_err(fail)
-}

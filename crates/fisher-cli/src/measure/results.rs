@@ -22,10 +22,10 @@ use fisher_metrics::{ConflictReport, InterferenceReport, Masks, Pairs};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, Value, json};
 
-use super::Result;
 use super::analysis::Findings;
 use super::measured::{Measured, key};
-use super::run::replace;
+use super::outcome::Result;
+use super::replace::replace;
 use super::uses::Cost;
 
 /// Numbers in float64 with their shape, by name.
@@ -339,7 +339,7 @@ fn summary(report: &ConflictReport) -> Value {
 }
 
 /// Conflicts told in words.
-pub(super) const SENTENCES: usize = 12;
+pub(crate) const SENTENCES: usize = 12;
 
 /// `{key}` to a string of bits, 1 for what stays.
 fn bits(masks: &Masks) -> Value {

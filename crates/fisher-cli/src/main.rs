@@ -1,9 +1,9 @@
-//! From a Hugging Face folder and two files of samples to a report.
+//! The program `fisher`: exit code 0 when all is done, 1 when something kept it from that, 2 when the
+//! command line is wrong.
 
 use std::process::ExitCode;
 
-use fisher_examples::checkpoint::args::Cli;
-use fisher_examples::checkpoint::run::run;
+use fisher_cli::Cli;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -12,7 +12,7 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     let cli = Cli::read(std::env::args()).unwrap_or_else(|error| error.exit());
-    match run(&cli) {
+    match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{Error, Result};
+use super::error::{Error, Result};
 
 /// The shape of a decoder of the LLaMA family: LLaMA, Mistral, Qwen2.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,14 +1,11 @@
-//! The program `checkpoint`: from golden checkpoints to golden numbers, and what it refuses.
+//! The program: from golden checkpoints to golden numbers, and what it refuses.
 
 use std::path::Path;
 
+use fisher_cli::Cli;
+use fisher_cli::measure::{Measured, Plan, Tensors, parse_interference, report};
+use fisher_cli::models::Checkpoint;
 use fisher_core::{Statistics, StatisticsConfig, StoreConfig};
-use fisher_examples::checkpoint::analysis::{Plan, parse_interference};
-use fisher_examples::checkpoint::args::Cli;
-use fisher_examples::checkpoint::measured::Measured;
-use fisher_examples::checkpoint::results::{Tensors, report};
-use fisher_examples::checkpoint::run::run;
-use fisher_examples::decoder::Checkpoint;
 use fisher_metrics::{InterferenceConfig, Weights};
 use fisher_tests::backend::Backend;
 use fisher_tests::compare::against_golden;
@@ -87,9 +84,9 @@ fn what_is_no_setting_is_named(#[case] text: &str, #[case] named: &str) {
 
 /// Run the program with these arguments.
 fn program(arguments: &[&str]) -> Result<(), String> {
-    let arguments = std::iter::once(&"checkpoint").chain(arguments);
+    let arguments = std::iter::once(&"fisher").chain(arguments);
     let cli = Cli::read(arguments.map(|s| (*s).into())).map_err(|e| e.to_string())?;
-    run(&cli).map_err(|e| e.to_string())
+    cli.run().map_err(|e| e.to_string())
 }
 
 /// A golden case and where its results go.
@@ -113,7 +110,7 @@ impl Case {
     /// A run of both tasks into a folder inside `out`.
     fn run(&self, out: &str, more: &[&str]) -> Result<(), String> {
         let out = self.folder(out);
-        let mut arguments = vec!["--model", &self.model, "--out", &out];
+        let mut arguments = vec!["measure", "--model", &self.model, "--out", &out];
         arguments.extend(self.tasks.iter().flat_map(|task| ["--task", task]));
         arguments.extend(more);
         program(&arguments)
@@ -220,11 +217,21 @@ fn models_are_merged_by_their_fisher() {
     let [first, second] = case.tasks.each_ref().map(String::as_str);
     let run = |out: &str, more: &[&str]| {
         let out = case.folder(out);
-        let fixed = ["--model", &case.model, "--out", &out, "--phases", "1,7"];
+        let fixed = [
+            "measure",
+            "--model",
+            &case.model,
+            "--out",
+            &out,
+            "--phases",
+            "1,7",
+        ];
         program(&[&fixed[..], &["--task", first, "--task", second], more].concat())
     };
     let of_other = case.folder("other");
-    let alone = ["--model", &other, "--out", &of_other, "--task", second];
+    let alone = [
+        "measure", "--model", &other, "--out", &of_other, "--task", second,
+    ];
     program(&alone).expect("a run of the second model");
     let own = ["--merge-with", &other, "--merge-run", &of_other];
     run("own", &own).expect("a run");
@@ -498,7 +505,7 @@ fn parts_join_to_the_whole() {
         ["joined", "0-of-2", "1-of-2", "whole"].map(|out| case.folder(out));
     let merge = |out: &str, runs: [&str; 2]| {
         program(&[
-            "merge",
+            "join",
             "--model",
             &case.model,
             "--out",
@@ -547,14 +554,14 @@ fn parts_join_to_the_whole() {
     // A run that goes into what is joined is not the place for it.
     let gradients = Path::new(&first).join("gradients/index.jsonl");
     let before = std::fs::read(&gradients).expect("gradients");
-    let fixed = ["merge", "--resume", "--model", &case.model, "--out", &first];
+    let fixed = ["join", "--resume", "--model", &case.model, "--out", &first];
     let error = program(&[&fixed[..], &[&first, &second]].concat()).expect_err("a run");
     assert!(error.contains("is one of the runs"), "{error}");
     assert!(std::fs::read(&gradients).expect("gradients") == before);
     // Looked at again, with other settings, from what was joined or, of half of it, anew.
     let again = |settings: &str| {
         let fixed = [
-            "merge",
+            "join",
             "--model",
             &case.model,
             "--out",
@@ -578,7 +585,7 @@ fn parts_join_to_the_whole() {
     assert!(error.contains("inputs.json"), "{error}");
     let other = Case::new("llama-gqa");
     let error = program(&[
-        "merge",
+        "join",
         "--model",
         &other.model,
         "--out",
@@ -737,6 +744,7 @@ fn one_task_and_some_parameters_will_do() {
     case.tasks[1] = String::new();
     let out = case.folder("out");
     let arguments = [
+        "measure",
         "--model",
         &case.model,
         "--task",

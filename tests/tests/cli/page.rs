@@ -1,10 +1,9 @@
-//! The report of `checkpoint`, looked at by a real browser.
+//! The report of `fisher measure`, looked at by a real browser.
 
 use std::path::Path;
 use std::process::Command;
 
-use fisher_examples::checkpoint::args::Cli;
-use fisher_examples::checkpoint::run::run;
+use fisher_cli::Cli;
 use fisher_tests::backend::skip;
 use fisher_tests::golden::{TASKS, folder};
 use serde_json::Value;
@@ -99,7 +98,8 @@ fn a_browser_shows_maps_and_tables_on_a_desk_and_on_a_phone() {
     let hostile = "<script>alert(1)</script> & \"co\"";
     let [a, b] = TASKS.map(|task| format!("{task}.jsonl"));
     let arguments = [
-        "checkpoint",
+        "fisher",
+        "measure",
         "--model",
         &model.display().to_string(),
         "--out",
@@ -110,7 +110,7 @@ fn a_browser_shows_maps_and_tables_on_a_desk_and_on_a_phone() {
         &task("beta", &b),
     ];
     let cli = Cli::read(arguments.map(str::to_owned)).expect("arguments");
-    run(&cli).expect("a run");
+    cli.run().expect("a run");
     let page = std::fs::read_to_string(out.join("report.html")).expect("a page");
     for width in [360, 1200] {
         let seen = look(browser, &page, width, work.path());

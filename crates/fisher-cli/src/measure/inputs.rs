@@ -6,10 +6,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::Result;
 use super::jsonl::TaskData;
-use super::run::write;
-use crate::decoder::{ModelConfig, Sequence};
+use super::outcome::Result;
+use super::replace::write;
+use crate::models::{ModelConfig, Sequence};
 
 /// The file, in a run's folder.
 pub const INPUTS: &str = "inputs.json";

@@ -1,4 +1,4 @@
-//! `checkpoint merge`: the results of several runs as those of one.
+//! `fisher join`: the results of several runs as those of one.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -8,19 +8,18 @@ use burn::tensor::{Device, Tensor, TensorData};
 use fisher_core::{Gradient, GradientBatch, GradientStore, Statistics, StoreConfig};
 use serde_json::{Value, json};
 
-use super::Result;
-use super::args::Merge;
-use super::collect::{Collection, GRADIENTS, STATISTICS, only_measured};
-use super::inputs::{Inputs, model};
-use super::measured::{Measured, key};
-use super::run::{Work, done, load, phases};
+use crate::finish::{Work, done, load, phases};
+use crate::measure::{
+    Collection, GRADIENTS, Inputs, JoinArgs, Measured, Result, STATISTICS, key, model,
+    only_measured,
+};
 
 /// Join the runs and analyse them together.
 ///
 /// # Errors
 /// When a run is of another model or measured otherwise, a sample is in two runs, or a file cannot be
 /// read or written.
-pub fn join(merge: &Merge) -> Result {
+pub(crate) fn join(merge: &JoinArgs) -> Result {
     let start = Instant::now();
     let out = &merge.out;
     let mut there = [STATISTICS, GRADIENTS].iter();
@@ -162,7 +161,7 @@ fn extend(task: &mut Measured, other: Measured) {
 }
 
 /// The gradients that an earlier call has joined; what it left half done is removed.
-fn earlier(merge: &Merge, statistics: &Statistics, tasks: &[Measured]) -> Option<GradientStore> {
+fn earlier(merge: &JoinArgs, statistics: &Statistics, tasks: &[Measured]) -> Option<GradientStore> {
     let folder = merge.out.join(GRADIENTS);
     let store = GradientStore::open(&folder).ok();
     let whole = |store: &GradientStore| {
@@ -177,7 +176,7 @@ fn earlier(merge: &Merge, statistics: &Statistics, tasks: &[Measured]) -> Option
 }
 
 /// The gradients of all runs, in one store.
-fn gradients(merge: &Merge, tasks: &[Measured]) -> Result<GradientStore> {
+fn gradients(merge: &JoinArgs, tasks: &[Measured]) -> Result<GradientStore> {
     let mut joined: Option<GradientStore> = None;
     let folder = merge.out.join(GRADIENTS);
     if folder.exists() {

@@ -1,7 +1,4 @@
-//! `report.html`: one file, no script, nothing to fetch.
-
-mod parts;
-mod samples;
+//! The page, section by section.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -10,13 +7,11 @@ use fisher_core::Statistics;
 use fisher_metrics::{Advice, HeatMap, ImportanceReport, Scale};
 use serde_json::Value;
 
-use self::parts::{SHOWN, count, escaped, figure, maybe, note, number, percent, ranking};
-use self::samples::{collisions, state, worst};
-use super::analysis::Findings;
-use super::measured::Measured;
-use super::uses::{Cost, MERGED};
+use super::parts::{SHOWN, count, escaped, figure, maybe, note, number, percent, ranking};
+use super::samples::{collisions, state, worst};
+use crate::measure::{Cost, Findings, MERGED, Measured};
 
-const STYLE: &str = include_str!("page/style.css");
+const STYLE: &str = include_str!("style.css");
 
 /// What a page tells.
 #[derive(Debug)]

@@ -15,11 +15,11 @@ use fisher_metrics::Weights;
 use safetensors::tensor::Dtype;
 
 use super::config::{Architecture, ModelConfig};
+use super::error::{Error, Result};
 use super::files::{self, Stored};
 use super::gpt2::Gpt2;
 use super::llama::Llama;
 use super::names::{HEAD, Naming};
-use super::{Error, Result};
 
 /// A decoder.
 #[derive(Debug, Clone)]

@@ -6,8 +6,8 @@ use fisher_core::Statistics;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Result;
 use super::jsonl::BadLine;
+use super::outcome::Result;
 
 /// A task as it was measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
