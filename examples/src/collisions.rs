@@ -58,7 +58,6 @@ pub fn collide(setting: &Setting, model: &CausalTransformer, ablated: &[Ablated]
         .min_by(|x, y| x.q.unwrap_or(2.0).total_cmp(&y.q.unwrap_or(2.0)));
     if let Some(picture) = most.and_then(|slice| report.picture(&slice.name)) {
         picture.save(setting.folder.join("conflicts.svg"))?;
-        picture.save(setting.folder.join("conflicts.png"))?;
     }
 
     let interference = InterferenceConfig::new()
@@ -73,7 +72,6 @@ pub fn collide(setting: &Setting, model: &CausalTransformer, ablated: &[Ablated]
     std::fs::write(setting.folder.join("interference.json"), json)?;
     let picture = report.picture();
     picture.save(setting.folder.join("interference.svg"))?;
-    picture.save(setting.folder.join("interference.png"))?;
     let check = interference.self_check(&store, tasks, setting.heads, setting.device)?;
     println!("{check}\n");
     compare(&report, ablated);

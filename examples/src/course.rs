@@ -122,7 +122,6 @@ pub fn tell(history: &History, folder: &Path) -> Result<()> {
         maps,
     };
     picture.save(folder.join("history.svg"))?;
-    picture.save(folder.join("history.png"))?;
     Ok(())
 }
 

@@ -1,6 +1,5 @@
 //! Training and captures with tensors on a Burn remote server: the numbers are those of the server's
 //! device. Needs the feature `remote`.
-#![cfg(feature = "remote")]
 
 use std::net::TcpListener;
 

@@ -45,7 +45,7 @@ struct Arguments {
     /// Few samples and little training: shows that everything runs, learns nothing
     #[arg(long)]
     quick: bool,
-    /// Show Burn's dashboard during the first training
+    /// Show Burn's dashboard during the first training; built with the feature `tui`
     #[arg(long)]
     dashboard: bool,
     /// Only time training with captures against training without
@@ -72,6 +72,11 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let start = Instant::now();
+    if arguments.dashboard && !cfg!(feature = "tui") {
+        return Err(
+            "this program was built without the dashboard; build it with `--features tui`".into(),
+        );
+    }
     let device = arguments.device.device()?;
     let (sizes, epochs) = match arguments.quick {
         true => ([256, 32, 16], 1),
