@@ -145,9 +145,10 @@ impl fmt::Display for Checkup {
             "  squares below float32's range: {:.2} % of gradients that are not 0; below float16's: {:.2} %{}",
             100.0 * self.underflow,
             100.0 * self.underflow_half,
-            match self.underflow > 0.01 {
-                true => "; on a device without float64 they count as 0: scale the loss",
-                false => "",
+            if self.underflow > 0.01 {
+                "; on a device without float64 they count as 0: scale the loss"
+            } else {
+                ""
             }
         )?;
         if !self.batch_norms.is_empty() {

@@ -125,9 +125,10 @@ impl HookConfig {
                         }
                     }
                 }
-                match seen.is_empty() {
-                    true => refuse("there is no sample to capture; give at least one probe"),
-                    false => Ok(()),
+                if seen.is_empty() {
+                    refuse("there is no sample to capture; give at least one probe")
+                } else {
+                    Ok(())
                 }
             }
         }

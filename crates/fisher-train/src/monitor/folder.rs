@@ -39,9 +39,10 @@ fn replace_by(
     let parent = place.parent().unwrap_or(Path::new("."));
     if aside.exists() {
         // A program was ended here before.
-        take(match place.exists() {
-            true => Step::Remove(&aside),
-            false => Step::Rename(&aside, place),
+        take(if place.exists() {
+            Step::Remove(&aside)
+        } else {
+            Step::Rename(&aside, place)
         })?;
     }
     if place.exists() {
@@ -58,9 +59,10 @@ fn replace_by(
 /// Where the folder of this place is now.
 pub(super) fn whole(place: &Path) -> PathBuf {
     let aside = aside(place);
-    match !place.exists() && aside.exists() {
-        true => aside,
-        false => place.to_owned(),
+    if !place.exists() && aside.exists() {
+        aside
+    } else {
+        place.to_owned()
     }
 }
 

@@ -126,9 +126,10 @@ where
 
 fn device<M: LearnerModel>(model: &M) -> Device {
     let device = model.devices().first().cloned().unwrap_or_default();
-    match device.is_autodiff() {
-        true => device,
-        false => device.autodiff(),
+    if device.is_autodiff() {
+        device
+    } else {
+        device.autodiff()
     }
 }
 

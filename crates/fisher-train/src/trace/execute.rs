@@ -371,9 +371,12 @@ where
             for (tensor, axis, whole) in &cuts {
                 let length = tensor.shape[*axis] / samples;
                 let from = (sample * length) as isize;
-                let slices = (0..tensor.shape.num_dims()).map(|other| match other == *axis {
-                    true => Slice::new(from, Some(from + length as isize), 1),
-                    false => Slice::full(),
+                let slices = (0..tensor.shape.num_dims()).map(|other| {
+                    if other == *axis {
+                        Slice::new(from, Some(from + length as isize), 1)
+                    } else {
+                        Slice::full()
+                    }
                 });
                 let cut = cut(whole, &slices.collect::<Vec<_>>());
                 one.interpreter.register_tensor_to_device(tensor.id, cut);
@@ -381,9 +384,12 @@ where
             for &at in &tail.operations {
                 let mut operation = operations[at].clone();
                 let made: HashSet<TensorId> = operation.outputs().map(|t| t.id).collect();
-                operation.visit_mut(&mut Statuses(|id| match made.contains(&id) {
-                    true => TensorStatus::NotInit,
-                    false => TensorStatus::ReadOnly,
+                operation.visit_mut(&mut Statuses(|id| {
+                    if made.contains(&id) {
+                        TensorStatus::NotInit
+                    } else {
+                        TensorStatus::ReadOnly
+                    }
                 }));
                 one.interpreter.register_op(operation);
             }

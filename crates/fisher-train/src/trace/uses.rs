@@ -178,11 +178,12 @@ impl Graph<'_> {
 }
 
 fn product((left, right): (Side, Side), transposed: bool) -> Use {
-    match transposed {
-        false => Use::Product { left, right },
-        true => Use::Product {
+    if transposed {
+        Use::Product {
             left: right,
             right: left,
-        },
+        }
+    } else {
+        Use::Product { left, right }
     }
 }
