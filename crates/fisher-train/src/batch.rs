@@ -12,11 +12,22 @@ use crate::labels::Labels;
 use crate::losses::SampleLosses;
 use crate::placeholder::{id, placeholder};
 
-/// A batch that can name its samples and give each of them by itself.
+/// A batch that knows its samples and can give each of them by itself.
 pub trait SampleBatch: Sized {
-    /// The samples' ids, in order. Free text; unique within a task, so that shards can be merged
-    /// and pairs of samples reported by name.
-    fn ids(&self) -> Vec<String>;
+    /// The number of samples.
+    fn len(&self) -> usize;
+
+    /// Whether there is no sample.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The id of the sample at `index`: free text, unique within a task, so that shards can be merged and pairs
+    /// of samples reported by name. Samples without one are numbered in the order in which they come.
+    fn id(&self, index: usize) -> Option<String> {
+        let _ = index;
+        None
+    }
 
     /// The batch with everything in it passed through `mapper`: tensors by [`SampleMapper::tensor`], values
     /// on the host by [`SampleMapper::list`], what all samples share by [`SampleMapper::shared`].
@@ -26,7 +37,7 @@ pub trait SampleBatch: Sized {
     #[must_use]
     fn map_samples(&self, mapper: &mut SampleMapper) -> Self;
 
-    /// The batch that holds only the sample at `index`, which is less than the number of ids.
+    /// The batch that holds only the sample at `index`, which is less than their number.
     ///
     /// Write it yourself where it is more than a cut along the first axis of every tensor: where padding is left out
     /// ([`SampleMapper::cut`] and go on from there), or where samples are packed on one axis, which goes by the loop.
@@ -38,8 +49,8 @@ pub trait SampleBatch: Sized {
 
 /// Implements [`SampleBatch`] for a struct and [`SampleLoss`] for a model.
 ///
-/// Of the struct's fields name the tensors, whose first axis is the samples, and after a semicolon the samples' ids
-/// and other lists that have an entry a sample. Without the fields it is [`SampleLoss`] alone, for another model of the
+/// Of the struct's fields name the tensors, whose first axis is the samples, and after a semicolon the samples' ids,
+/// if they have some, and other lists that have an entry a sample. Without the fields it is [`SampleLoss`] alone, for another model of the
 /// same batches. What is more than that is written as the two traits.
 ///
 /// ```
@@ -52,7 +63,6 @@ pub trait SampleBatch: Sized {
 /// struct Digits {
 ///     images: Tensor<2>,
 ///     targets: Tensor<1, Int>,
-///     ids: Vec<String>,
 /// }
 ///
 /// #[derive(Module, Debug)]
@@ -60,7 +70,7 @@ pub trait SampleBatch: Sized {
 ///     linear: Linear,
 /// }
 ///
-/// sample_loss!(Model, Digits { images, targets; ids }, |model, batch| {
+/// sample_loss!(Model, Digits { images, targets }, |model, batch| {
 ///     let logits = model.linear.forward(batch.images.clone());
 ///     SampleLosses::classification(logits, batch.targets.clone())
 /// });
@@ -73,8 +83,12 @@ macro_rules! sample_loss {
         |$this:ident, $samples:ident| $losses:expr
     ) => {
         impl $crate::SampleBatch for $batch {
-            fn ids(&self) -> Vec<String> {
-                self.$ids.clone()
+            fn len(&self) -> usize {
+                self.$ids.len()
+            }
+
+            fn id(&self, index: usize) -> Option<String> {
+                Some(self.$ids[index].clone())
             }
 
             fn map_samples(&self, mapper: &mut $crate::SampleMapper) -> Self {
@@ -82,6 +96,26 @@ macro_rules! sample_loss {
                     $($tensor: mapper.tensor(&self.$tensor),)+
                     $ids: mapper.list(&self.$ids),
                     $($list: mapper.list(&self.$list),)*
+                }
+            }
+        }
+
+        $crate::sample_loss!($model, $batch, |$this, $samples| $losses);
+    };
+    (
+        $model:ty,
+        $batch:ident { $first:ident $(, $tensor:ident)* },
+        |$this:ident, $samples:ident| $losses:expr
+    ) => {
+        impl $crate::SampleBatch for $batch {
+            fn len(&self) -> usize {
+                self.$first.dims()[0]
+            }
+
+            fn map_samples(&self, mapper: &mut $crate::SampleMapper) -> Self {
+                Self {
+                    $first: mapper.tensor(&self.$first),
+                    $($tensor: mapper.tensor(&self.$tensor),)*
                 }
             }
         }
@@ -98,6 +132,16 @@ macro_rules! sample_loss {
             }
         }
     };
+}
+
+/// The ids of a batch's samples; those without one are numbered from `first` on.
+pub(crate) fn ids<B: SampleBatch>(batch: &B, first: usize) -> Vec<String> {
+    let id = |index| {
+        batch
+            .id(index)
+            .unwrap_or_else(|| (first + index).to_string())
+    };
+    (0..batch.len()).map(id).collect()
 }
 
 /// What [`SampleBatch::map_samples`] passes the parts of a batch through.
@@ -213,6 +257,6 @@ pub trait SampleLoss: Module {
     /// The batches that the model takes.
     type Batch: SampleBatch;
 
-    /// The loss and the active tokens of every sample, in the order of the batch's ids.
+    /// The loss and the active tokens of every sample, in the order of the batch.
     fn sample_losses(&self, batch: &Self::Batch) -> SampleLosses;
 }

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use burn::config::Config;
 use burn::data::dataloader::DataLoader;
-use fisher_core::{ContributionUnit, Statistics};
+use fisher_core::{ContributionUnit, GradientSink, Statistics};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::batch::{SampleBatch, SampleLoss};
-use crate::capture::{Capture, CaptureConfig, Destination, Engine, Names, NonFinite, Outcome};
+use crate::batch::{SampleLoss, ids};
+use crate::capture::{Capture, CaptureConfig, Engine, Names, NonFinite, Outcome};
+use crate::destination::Destination;
 use crate::error::{Error, Result};
 
 /// Where and how often a collection is saved so that it can go on after an interruption: also when
@@ -267,21 +268,23 @@ impl<M: SampleLoss> Pass<'_, M> {
             let batch = batch?;
             let before = position;
             let mut fresh = Vec::new();
-            for (index, id) in batch.ids().into_iter().enumerate() {
+            for (index, id) in ids(&batch, position).into_iter().enumerate() {
                 if let Some(expected) = done.get(position) {
                     check_resumed(task, position, &expected.id, &id)?;
                     self.collected.resumed += 1;
                     // A store that was only in memory is empty again.
                     if into.lacks(task, &id) && expected.skipped.is_none() {
                         let sample = self.capture.of(&batch, index, &id)?;
-                        into.check_kind(sample.kind)?;
+                        if let Some(expected) = into.refuses(sample.kind) {
+                            let found = sample.kind;
+                            return Err(Error::LossKind { expected, found });
+                        }
                         into.restore(task, &sample.gradients, self.config.non_finite)?;
                     }
                 } else if seen.insert(id.clone()) {
                     fresh.push((index, id));
                 } else {
-                    self.capture
-                        .run(&batch, &fresh, task, into, &mut Vec::new())?;
+                    self.take(&batch, &fresh, into, &mut Vec::new())?;
                     return Err(Error::DuplicateSample {
                         task: task.into(),
                         sample: id,
@@ -290,8 +293,7 @@ impl<M: SampleLoss> Pass<'_, M> {
                 position += 1;
             }
             let mut outcomes = Vec::new();
-            self.capture
-                .run(&batch, &fresh, task, into, &mut outcomes)?;
+            self.take(&batch, &fresh, into, &mut outcomes)?;
             self.count(outcomes);
             self.bar.inc((position - before) as u64);
             if let Some(Checkpoint { every, .. }) = &self.config.checkpoint
@@ -304,6 +306,24 @@ impl<M: SampleLoss> Pass<'_, M> {
             Some(expected) => check_resumed(task, position, &expected.id, "the end of the data"),
             None => Ok(()),
         }
+    }
+
+    /// Some samples of a batch; one by one where a store on disk is ahead of the statistics and has some of them.
+    fn take<C: ContributionUnit>(
+        &mut self,
+        batch: &M::Batch,
+        samples: &[(usize, String)],
+        into: &mut Destination<C>,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Result<()> {
+        let lacking = samples.iter().filter(|(_, id)| into.lacks(self.task, id));
+        let alike = [0, samples.len()].contains(&lacking.count());
+        let together = if alike { samples.len() } else { 1 };
+        for samples in samples.chunks(together.max(1)) {
+            self.capture
+                .run(batch, samples, self.task, into, outcomes)?;
+        }
+        Ok(())
     }
 
     fn count(&mut self, outcomes: Vec<Outcome>) {

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use burn::tensor::{Bool, DType, Device, Distribution, Int, Tensor};
 use fisher_core::FisherKind;
 
-use crate::precision::at_least_single;
+use fisher_core::at_least_single;
 
 /// The label of a position that does not count.
 pub const IGNORE: i64 = -100;

@@ -73,13 +73,13 @@ pub mod apply;
 mod batch;
 pub mod capture;
 mod collect;
+mod destination;
 mod error;
 mod gradients;
 mod labels;
 mod losses;
 pub mod monitor;
 mod placeholder;
-mod precision;
 mod read;
 mod sketch;
 mod trace;
@@ -90,10 +90,11 @@ pub use apply::{
 };
 pub use batch::{SampleBatch, SampleLoss, SampleMapper};
 pub use capture::{
-    Capture, CaptureConfig, Checkup, Destination, Difference, Engine, Names, NonFinite, Outcome,
-    PerSample, SampleGradient, check,
+    Capture, CaptureConfig, Checkup, Difference, Engine, LoopGradient, Names, NonFinite, Outcome,
+    PerSample, check,
 };
 pub use collect::{Checkpoint, Collected, Collector, CollectorConfig};
+pub use destination::Destination;
 pub use error::{Error, Result};
 pub use fisher_core::HeadLayout;
 pub use labels::{Aligned, Class, IGNORE, Labels, NextToken};

@@ -6,7 +6,7 @@ use fisher_core::{Error as CoreError, FisherKind, Sample};
 
 use crate::error::{Error, Result};
 use crate::labels::{Aligned, Class, IGNORE, Labels, NextToken, is_class};
-use crate::precision::at_least_single;
+use fisher_core::at_least_single;
 
 /// The token-sum loss `L_i = Σ_t −log p(y_it | ..)` of every sample and its active tokens `T_i`.
 ///

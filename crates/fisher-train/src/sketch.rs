@@ -11,7 +11,7 @@ use fisher_core::{
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
-use crate::batch::{SampleBatch, SampleLoss};
+use crate::batch::{SampleBatch, SampleLoss, ids};
 use crate::capture::{Alone, EVERY, Watch, deterministic};
 use crate::error::{Error, Result};
 use crate::gradients::{Rounding, Together, is_ragged};
@@ -107,7 +107,7 @@ impl Sketch {
             parameters: BTreeMap::new(),
         };
         for batch in batches {
-            let samples = batch.ids().len();
+            let samples = batch.len();
             for draw in 0..self.config.draws {
                 let together =
                     self.draw::<M, C>(&model, &batch, &paths, &mut signs, &mut fisher)?;
@@ -133,7 +133,7 @@ impl Sketch {
         signs: &mut ChaCha8Rng,
         fisher: &mut SketchedFisher,
     ) -> Result<Together> {
-        let ids = batch.ids();
+        let ids = ids(batch, fisher.samples);
         let losses = model.sample_losses(batch);
         let expected = *fisher.kind.get_or_insert(losses.kind());
         if expected != losses.kind() {

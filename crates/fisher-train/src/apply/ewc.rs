@@ -8,7 +8,7 @@ use fisher_core::{Catalogue, ContributionUnit, Provenance, Statistics};
 use fisher_metrics::{Growth, Weights, old_elements, old_part, same_fisher};
 
 use super::diagonal::{check_finite, elementwise, move_to};
-use crate::capture::check_model;
+use crate::destination::check_model;
 use crate::error::{Error, Result};
 
 /// A penalty that keeps the weights that earlier tasks depend on:

@@ -11,7 +11,7 @@ use fisher_core::{
 use fisher_metrics::{Health, Ridge, Weights, same_fisher, same_reduction};
 use serde::{Deserialize, Serialize};
 
-use crate::capture::check_model;
+use crate::destination::check_model;
 use crate::error::{Error, Result};
 
 /// Version of the form of [`MergeReport`].

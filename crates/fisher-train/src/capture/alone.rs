@@ -4,8 +4,8 @@ use super::per_sample::deterministic;
 use crate::batch::{SampleBatch, SampleLoss};
 use crate::error::{Error, Result};
 use crate::gradients::{Rounding, Together};
-use crate::precision::at_least_single;
 use crate::read::read;
+use fisher_core::at_least_single;
 
 /// Compares losses in a batch with losses alone, by forward passes that keep nothing for a backward one.
 #[derive(Debug, Clone)]
@@ -46,7 +46,7 @@ impl<M: SampleLoss> Alone<M> {
             Err(Error::Label { .. }) => return Ok(None),
             together => together?,
         };
-        let (samples, found) = (batch.ids().len(), together.losses.len());
+        let (samples, found) = (batch.len(), together.losses.len());
         if samples == found {
             return Ok(Some(together));
         }
@@ -63,7 +63,7 @@ impl<M: SampleLoss> Alone<M> {
         let alone = self.losses(&batch.sample(index))?;
         let (&[loss], &[tokens]) = (&*alone.losses, &*alone.tokens) else {
             return Err(Error::Losses {
-                sample: batch.ids().swap_remove(index),
+                sample: name(batch, index),
                 found: alone.losses.len(),
             });
         };
@@ -79,7 +79,7 @@ impl<M: SampleLoss> Alone<M> {
         alone: f64,
         tokens: u64,
     ) -> Result<()> {
-        let sample = || batch.ids().swap_remove(index);
+        let sample = || name(batch, index);
         if tokens != together.tokens[index] {
             return Err(Error::TokensDisagree {
                 sample: sample(),
@@ -113,4 +113,10 @@ impl<M: SampleLoss> Alone<M> {
             alone,
         })
     }
+}
+
+/// The id of a sample, for a message.
+fn name<B: SampleBatch>(batch: &B, index: usize) -> String {
+    let id = batch.id(index);
+    id.unwrap_or_else(|| format!("number {index} of a batch"))
 }

@@ -3,21 +3,22 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{DType, Device, Tensor};
-use fisher_core::{Catalogue, ContributionUnit, Error as CoreError, GradientBatch};
+use fisher_core::{
+    Catalogue, Error as CoreError, FisherKind, GradientBatch, GradientSink, SampleGradient,
+};
 
 use super::alone::Alone;
-use super::deliver::{Outcome, prepare, stream};
 use super::names::Names;
-use super::per_sample::{PerSample, SampleGradient};
+use super::outcome::Outcome;
+use super::per_sample::{LoopGradient, PerSample};
 use super::policy::{CaptureConfig, Engine, NonFinite};
-use super::sink::Destination;
 use super::watch::{EVERY, Watch};
-use crate::batch::{SampleBatch, SampleLoss};
+use crate::batch::{SampleBatch, SampleLoss, ids};
 use crate::error::{Error, Result};
-use crate::gradients::{Captured, Factors, HELD, Together, all_shortest};
-use crate::precision::at_least_single;
+use crate::gradients::{Captured, HELD, Together, all_shortest};
 use crate::read::read;
 use crate::trace::Tracer;
+use fisher_core::at_least_single;
 
 impl CaptureConfig {
     /// Ready `model`, as it is now, for the gradients of the parameters at `paths`.
@@ -61,6 +62,7 @@ impl CaptureConfig {
             alone: Alone::new(model),
             batches_watched: Watch::default(),
             loop_watched: Watch::default(),
+            numbered: BTreeMap::new(),
             paths,
             names,
         })
@@ -105,6 +107,8 @@ pub struct Capture<M> {
     alone: Alone<M>,
     batches_watched: Watch,
     loop_watched: Watch,
+    /// Samples of each task that came, for the numbers of those without an id.
+    numbered: BTreeMap<String, usize>,
 }
 
 /// Batches that come by the loop until all losses of one are.
@@ -118,45 +122,45 @@ impl<M: SampleLoss> Capture<M> {
     /// [`Error::LeftToTheLoop`] and [`Error::Mixed`] for [`Engine::Trace`]; [`Error::Disagree`],
     /// [`Error::LossesDisagree`] and [`Error::TokensDisagree`] when a batch says something else of a sample than
     /// the sample alone.
-    pub fn accumulate<'a, C: ContributionUnit>(
+    pub fn accumulate(
         &mut self,
         batch: &M::Batch,
         task: &str,
-        into: impl Into<Destination<'a, C>>,
+        mut into: impl GradientSink,
     ) -> Result<Vec<Outcome>> {
-        let mut into = into.into();
+        let numbered = self.numbered.entry(task.to_owned()).or_default();
+        let samples = ids(batch, *numbered)
+            .into_iter()
+            .enumerate()
+            .collect::<Vec<_>>();
+        *numbered += samples.len();
         let mut outcomes = Vec::new();
-        let ids = batch.ids();
-        let samples: Vec<(usize, String)> = ids.into_iter().enumerate().collect();
         self.run(batch, &samples, task, &mut into, &mut outcomes)?;
         Ok(outcomes)
     }
 
     /// Accumulate some samples of a batch; those that were are in `outcomes` also after an error.
-    pub(crate) fn run<C: ContributionUnit>(
+    pub(crate) fn run(
         &mut self,
         batch: &M::Batch,
         samples: &[(usize, String)],
         task: &str,
-        into: &mut Destination<C>,
+        into: &mut impl GradientSink,
         outcomes: &mut Vec<Outcome>,
     ) -> Result<()> {
-        into.check_device(&self.device)?;
-        let whole = samples.len() == batch.ids().len() && samples.len() > 1;
-        let stored = samples
-            .iter()
-            .filter(|(_, id)| !into.lacks(task, id))
-            .count();
-        let alike = stored == 0 || stored == samples.len();
-        if whole
-            && alike
-            && let Some(captured) = self.captured(batch)?
-        {
-            into.check_kind(captured.kind)?;
-            let captured = self.names.rename(captured);
-            if let Ok(prepared) = prepare(&captured, task, into)? {
-                let ghost = self.config.ghost;
-                outcomes.extend(stream(captured, prepared, task, ghost, into)?);
+        if let Some(device) = into.device().filter(|device| **device != self.device) {
+            return Err(Error::OtherDevice {
+                model: format!("{:?}", self.device),
+                statistics: format!("{device:?}"),
+            });
+        }
+        let whole = samples.len() == batch.len() && samples.len() > 1;
+        if whole {
+            let ids: Vec<String> = samples.iter().map(|(_, id)| id.clone()).collect();
+            if let Some(captured) = self.captured(batch, &ids)?
+                && let Some(delivered) = self.deliver(captured, task, into)?
+            {
+                outcomes.extend(delivered);
                 return Ok(());
             }
         }
@@ -169,10 +173,44 @@ impl<M: SampleLoss> Capture<M> {
         Ok(())
     }
 
+    /// A batch that was traced, to where it goes; `None` when a gradient is not finite after all, and the loop has to
+    /// tell whose it is.
+    fn deliver(
+        &self,
+        captured: Captured,
+        task: &str,
+        into: &mut impl GradientSink,
+    ) -> Result<Option<Vec<Outcome>>> {
+        check_kind(into, captured.kind)?;
+        let samples = captured.samples().to_vec();
+        into.begin(task, &samples)?;
+        let mut unreached = Vec::new();
+        for (path, gradient) in self.names.rename(captured.gradients) {
+            if matches!(gradient, SampleGradient::Zero { .. }) {
+                unreached.push(path.clone());
+            }
+            if into.wants(&path) {
+                match into.put(&path, gradient) {
+                    Err(CoreError::NonFinite { .. }) => return Ok(None),
+                    put => put?,
+                }
+            }
+        }
+        into.commit()?;
+        let outcomes = samples.iter().zip(captured.losses);
+        let outcomes = outcomes.map(|(sample, loss)| Outcome {
+            id: sample.id().into(),
+            tokens: sample.tokens(),
+            loss: Some(loss),
+            unreached: unreached.clone(),
+        });
+        Ok(Some(outcomes.collect()))
+    }
+
     /// One sample by the loop, whole.
-    pub(crate) fn of(&self, batch: &M::Batch, index: usize, id: &str) -> Result<SampleGradient> {
+    pub(crate) fn of(&self, batch: &M::Batch, index: usize, id: &str) -> Result<LoopGradient> {
         let mut sample = self.by_loop.of(batch, index, id.to_owned())?;
-        sample.gradients = self.names.rename_batch(&self.paths, &sample.gradients);
+        sample.gradients = self.names.rename(sample.gradients);
         let unreached = sample.unreached.iter().map(|path| self.names.of(path));
         sample.unreached = unreached.collect();
         Ok(sample)
@@ -180,7 +218,7 @@ impl<M: SampleLoss> Capture<M> {
 
     /// The losses of a batch that goes by the loop, where they are to be compared.
     fn together(&mut self, batch: &M::Batch) -> Result<Option<Together>> {
-        let samples = batch.ids().len();
+        let samples = batch.len();
         let watch = &mut self.loop_watched;
         if watch.is_new(samples) || watch.is_due(samples, EVERY_BATCHES * samples) {
             return self.alone.together(batch);
@@ -188,24 +226,24 @@ impl<M: SampleLoss> Capture<M> {
         Ok(None)
     }
 
-    fn one<C: ContributionUnit>(
+    fn one(
         &mut self,
         batch: &M::Batch,
         index: usize,
         id: &str,
         together: Option<&Together>,
         task: &str,
-        into: &mut Destination<C>,
+        into: &mut impl GradientSink,
     ) -> Result<Outcome> {
         let sample = self.of(batch, index, id)?;
-        into.check_kind(sample.kind)?;
+        check_kind(into, sample.kind)?;
         let counted = sample.gradients.samples()[0].clone();
         if let Some(together) = together {
             let (loss, tokens) = (sample.loss, counted.tokens());
             self.alone.agree(batch, index, together, loss, tokens)?;
         }
         let taken = if sample.loss.is_finite() {
-            into.push(task, sample.gradients)
+            into.push_batch(task, sample.gradients)
         } else {
             // Gradients of a loss that is no number are none of it, also where they are finite.
             Err(CoreError::NonFinite {
@@ -219,7 +257,7 @@ impl<M: SampleLoss> Capture<M> {
                 if self.config.non_finite == NonFinite::Skip =>
             {
                 tracing::warn!(id, parameter, "gradient not finite, sample skipped");
-                into.statistics.skip(task, &counted, parameter)?;
+                into.skip(task, &counted, &parameter)?;
                 None
             }
             Err(error) => return Err(error.into()),
@@ -233,11 +271,11 @@ impl<M: SampleLoss> Capture<M> {
     }
 
     /// The batch by a trace; `None` when the loop has to do it.
-    fn captured(&mut self, batch: &M::Batch) -> Result<Option<Captured>> {
+    fn captured(&mut self, batch: &M::Batch, ids: &[String]) -> Result<Option<Captured>> {
         let Some((tracer, _)) = &self.by_trace else {
             return Ok(None);
         };
-        let captured = match tracer.capture(batch) {
+        let captured = match tracer.capture(batch, ids) {
             // The loop tells which samples it could take before.
             Err(Error::Core(CoreError::NoActiveTokens { .. })) => return Ok(None),
             Err(Error::Untraced { reason }) if self.config.engine == Engine::Auto => {
@@ -262,7 +300,7 @@ impl<M: SampleLoss> Capture<M> {
         };
         if !captured.left.is_empty() {
             self.leave_to_the_loop(&captured.left)?;
-            return self.captured(batch);
+            return self.captured(batch, ids);
         }
         if !captured.finite {
             tracing::debug!("a gradient is not finite: the batch goes by the loop");
@@ -290,7 +328,7 @@ impl<M: SampleLoss> Capture<M> {
             if telling.is_empty() {
                 self.batches_watched.forget(captured.shape());
             }
-        } else if watch.is_due(captured.samples.len(), EVERY) {
+        } else if watch.is_due(captured.samples().len(), EVERY) {
             let shortest = watch.shortest(&together.tokens);
             self.alone.compare(batch, shortest, &together)?;
         }
@@ -306,7 +344,7 @@ impl<M: SampleLoss> Capture<M> {
         let catalogue = Catalogue::of(self.by_loop.model())?;
         let elements = |path: &String| catalogue.get(path).map_or(0, |p| p.elements());
         let held: usize = self.left.keys().map(elements).sum();
-        if held * captured.samples.len() > HELD {
+        if held * captured.samples().len() > HELD {
             tracing::warn!(
                 "the loop takes all parameters: those left to it are too many to hold for a batch"
             );
@@ -318,13 +356,13 @@ impl<M: SampleLoss> Capture<M> {
         };
         let together = captured.together();
         let mut rows: BTreeMap<&String, Vec<Tensor<2>>> = BTreeMap::new();
-        for (index, sample) in captured.samples.iter().enumerate() {
+        for (index, sample) in captured.samples().iter().enumerate() {
             let sample = by_loop.of(batch, index, sample.id().into())?;
             let tokens = sample.gradients.samples()[0].tokens();
             self.alone
                 .agree(batch, index, &together, sample.loss, tokens)?;
             for path in self.left.keys() {
-                let gradient = sample.gradients.get(path).map(|g| g.tensor().clone());
+                let gradient = sample.gradients.get(path).map(SampleGradient::to_full);
                 rows.entry(path).or_default().extend(gradient);
             }
         }
@@ -332,8 +370,9 @@ impl<M: SampleLoss> Capture<M> {
         for (path, rows) in rows {
             let gradient = Tensor::cat(rows, 0);
             probes.push(gradient.clone().cast(DType::F32).sum());
-            let factors = Some(Factors::Vector(gradient));
-            captured.factors.insert(path.clone(), factors);
+            captured
+                .gradients
+                .insert(path.clone(), SampleGradient::full(gradient));
         }
         let finite = read(Tensor::cat(probes, 0))?
             .iter()
@@ -377,7 +416,7 @@ impl<M: SampleLoss> Capture<M> {
         together: &Together,
         at: usize,
     ) -> Result<()> {
-        let id = captured.samples[at].id();
+        let id = captured.samples()[at].id();
         let sample = self.by_loop.of(batch, at, id.into())?;
         let tokens = sample.gradients.samples()[0].tokens();
         if tokens != together.tokens[at] {
@@ -391,16 +430,13 @@ impl<M: SampleLoss> Capture<M> {
         // would hide small ones.
         let size = |tensor: Tensor<2>| at_least_single(tensor).abs().mean().cast(DType::F32);
         let mut distances = Vec::new();
-        let factors = captured.factors.iter();
-        let factors: Vec<_> = factors
-            .filter_map(|(path, factors)| Some((path, factors, sample.gradients.get(path)?)))
+        let pairs = captured.gradients.iter();
+        let pairs: Vec<(&str, &SampleGradient, &SampleGradient)> = pairs
+            .filter_map(|(path, found)| Some((path, found, sample.gradients.get(path)?)))
             .collect();
-        for (_, factors, expected) in &factors {
-            let expected = at_least_single(expected.tensor().clone());
-            let distance = match factors {
-                Some(factors) => at_least_single(factors.sample(at).whole()) - expected.clone(),
-                None => expected.clone(),
-            };
+        for (_, found, expected) in &pairs {
+            let expected = at_least_single(expected.to_full());
+            let distance = at_least_single(found.sample(at).to_full()) - expected.clone();
             distances.extend([size(distance), size(expected)]);
         }
         let distances = if distances.is_empty() {
@@ -411,18 +447,18 @@ impl<M: SampleLoss> Capture<M> {
         let all = distances.chunks(2).map(|pair| pair[1]).fold(0.0, f64::max);
         let largest = together.largest(sample.loss);
         let rounding = captured.rounding.at_loss(sample.loss, tokens, largest);
-        for ((path, factors, _), pair) in factors.iter().zip(distances.chunks(2)) {
+        for ((path, found, _), pair) in pairs.iter().zip(distances.chunks(2)) {
             let (distance, norm) = (pair[0], pair[1]);
             // What was not seen at all is no rounding. And so that NaN does not agree.
-            let bound = if factors.is_some() {
-                rounding.of_gradient(norm, all)
-            } else {
+            let bound = if matches!(found, SampleGradient::Zero { .. }) {
                 0.0
+            } else {
+                rounding.of_gradient(norm, all)
             };
             let agrees = distance <= bound;
             if !agrees {
                 return Err(Error::Disagree {
-                    parameter: (*path).clone(),
+                    parameter: (*path).to_owned(),
                     sample: id.into(),
                     distance,
                     norm,
@@ -433,10 +469,17 @@ impl<M: SampleLoss> Capture<M> {
     }
 }
 
+fn check_kind(into: &impl GradientSink, found: FisherKind) -> Result<()> {
+    match into.refuses(found) {
+        Some(expected) => Err(Error::LossKind { expected, found }),
+        None => Ok(()),
+    }
+}
+
 /// The first parameter whose gradient is not finite.
 fn not_finite(gradients: &GradientBatch) -> Result<Option<&str>> {
     for (path, gradient) in gradients.iter() {
-        let sum = read(at_least_single(gradient.tensor().clone()).sum())?;
+        let sum = read(at_least_single(gradient.to_full()).sum())?;
         if !sum.iter().all(|sum| sum.is_finite()) {
             return Ok(Some(path));
         }

@@ -4,17 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{ModuleVisitor, Param};
 use burn::tensor::Tensor;
-use fisher_core::Catalogue;
+use fisher_core::{Catalogue, GradientBatch, SampleGradient};
 
 use super::alone::Alone;
 use super::checkup::{Checkup, Difference};
-use super::per_sample::{PerSample, SampleGradient};
-use crate::batch::{SampleBatch, SampleLoss};
+use super::per_sample::{LoopGradient, PerSample};
+use crate::batch::{SampleLoss, ids};
 use crate::error::{Error, Result};
-use crate::gradients::{Captured, Factors, Together, ratio};
-use crate::precision::at_least_single;
+use crate::gradients::{Captured, Together, form, ratio};
 use crate::read::read;
 use crate::trace::Tracer;
+use fisher_core::at_least_single;
 
 /// Try a batch on a model in every way, sample by sample, and say what is wrong and what is slow.
 ///
@@ -26,12 +26,12 @@ use crate::trace::Tracer;
 pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
     let catalogue = Catalogue::of(model)?;
     let paths = || catalogue.parameters().iter().map(|p| p.path());
-    let ids = batch.ids();
+    let ids = ids(batch, 0);
     if ids.len() < 2 {
         return Err(Error::OneSample);
     }
     let by_loop = PerSample::new(model, paths())?;
-    let attempt = Attempt::of(&Tracer::new(model, paths())?, batch)?;
+    let attempt = Attempt::of(&Tracer::new(model, paths())?, batch, &ids)?;
     let together = match &attempt.captured {
         Some(captured) => captured.together(),
         None => Alone::new(model).losses(batch)?,
@@ -40,7 +40,7 @@ pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
     model.visit(&mut norms);
     let mut comparison = Comparison {
         together: &together,
-        factors: attempt.captured.as_ref().map(|c| &c.factors),
+        traced: attempt.captured.as_ref().map(|c| &c.gradients),
         engines: Difference::none(),
         unreached: None,
         counts: Counts::default(),
@@ -77,9 +77,9 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn of<M: SampleLoss>(tracer: &Tracer<M>, batch: &M::Batch) -> Result<Self> {
+    fn of<M: SampleLoss>(tracer: &Tracer<M>, batch: &M::Batch, ids: &[String]) -> Result<Self> {
         let (mut untraced, mut mixed) = (None, None);
-        let captured = match tracer.capture(batch) {
+        let captured = match tracer.capture(batch, ids) {
             Ok(captured) => Some(captured),
             Err(Error::Untraced { reason }) => {
                 untraced = Some(reason);
@@ -100,8 +100,8 @@ impl Attempt {
 
     /// How the gradients of each parameter are had.
     fn ways(&self) -> BTreeMap<String, String> {
-        let factors = self.captured.iter().flat_map(|captured| &captured.factors);
-        let ways = factors.filter_map(|(path, f)| Some((path.clone(), f.as_ref()?.way())));
+        let gradients = self.captured.iter().flat_map(|c| c.gradients.iter());
+        let ways = gradients.filter_map(|(path, gradient)| Some((path.into(), form(gradient)?)));
         ways.collect()
     }
 
@@ -120,7 +120,7 @@ impl Attempt {
 /// Samples of a batch against the same by the loop.
 struct Comparison<'a> {
     together: &'a Together,
-    factors: Option<&'a BTreeMap<String, Option<Factors>>>,
+    traced: Option<&'a GradientBatch>,
     engines: Difference,
     unreached: Option<BTreeSet<String>>,
     counts: Counts,
@@ -132,7 +132,7 @@ impl Comparison<'_> {
         &mut self,
         index: usize,
         id: &str,
-        sample: &SampleGradient,
+        sample: &LoopGradient,
         paths: impl Iterator<Item = &'a str>,
     ) -> Result<()> {
         let (together, checkup) = (self.together, &mut self.checkup);
@@ -156,20 +156,20 @@ impl Comparison<'_> {
                 continue;
             };
             // On the host, in float64: squares would leave float32's range.
-            let values = flat(expected.tensor().clone())?;
+            let values = flat(expected.to_full())?;
             finite &= values.iter().all(|value| value.is_finite());
             self.counts.add(&values);
             let norm = values.iter().map(|v| v * v).sum::<f64>().sqrt();
-            if let Some(factors) = self.factors.and_then(|factors| factors.get(path)) {
-                let distance = match factors {
-                    Some(factors) => {
-                        let found = flat(factors.sample(index).whole())?;
+            if let Some(traced) = self.traced.and_then(|traced| traced.get(path)) {
+                let distance = match traced {
+                    // What was not seen at all is no rounding.
+                    SampleGradient::Zero { .. } if norm > 0.0 => f64::INFINITY,
+                    SampleGradient::Zero { .. } => 0.0,
+                    traced => {
+                        let found = flat(traced.sample(index).to_full())?;
                         let pairs = found.iter().zip(&values);
                         pairs.map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt()
                     }
-                    // What was not seen at all is no rounding.
-                    None if norm > 0.0 => f64::INFINITY,
-                    None => 0.0,
                 };
                 distances.push((path, distance, norm));
             }
@@ -187,7 +187,9 @@ impl Comparison<'_> {
     }
 
     fn finish(self) -> Checkup {
-        let compared = self.factors.is_some_and(|factors| !factors.is_empty());
+        let compared = self
+            .traced
+            .is_some_and(|traced| traced.iter().next().is_some());
         let [underflow, underflow_half] = self.counts.shares();
         Checkup {
             engines: compared.then_some(self.engines),

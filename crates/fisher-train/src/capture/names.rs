@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use burn::module::Module;
-use fisher_core::{Catalogue, Gradient, GradientBatch, TokenSum};
+use fisher_core::{Catalogue, GradientBatch};
 
 use crate::error::{Error, Result};
-use crate::gradients::{Captured, transpose};
 
 /// Names and orientations that parameters of a model have elsewhere, such as in the checkpoint it was
 /// loaded from. Statistics and stores that are collected with them speak of the checkpoint's
@@ -106,33 +105,19 @@ impl Names {
         named.map_or_else(|| path.to_owned(), |named| named.name.clone())
     }
 
-    /// What was captured, by these names.
-    pub(crate) fn rename(&self, mut captured: Captured) -> Captured {
-        let factors = std::mem::take(&mut captured.factors).into_iter();
-        let renamed = factors.map(|(path, factors)| {
-            let transposed = self.names.get(&path).and_then(|named| named.transposed);
-            let factors = match transposed {
-                Some(shape) => factors.map(|factors| factors.transpose(shape)),
-                None => factors,
-            };
-            (self.of(&path), factors)
-        });
-        captured.factors = renamed.collect();
-        captured
-    }
-
-    /// Gradients of the parameters at `paths`, by these names.
-    pub(crate) fn rename_batch(&self, paths: &[String], batch: &GradientBatch) -> GradientBatch {
+    /// Gradients of a model's parameters, by these names.
+    pub(crate) fn rename(&self, batch: GradientBatch) -> GradientBatch {
+        if self.names.is_empty() {
+            return batch;
+        }
         let mut renamed = GradientBatch::new(batch.samples().to_vec());
-        for path in paths {
-            let Some(gradient) = batch.get(path) else {
-                continue;
+        for (path, gradient) in batch {
+            let transposed = self.names.get(&path).and_then(|named| named.transposed);
+            let gradient = match transposed {
+                Some(shape) => gradient.transpose(shape),
+                None => gradient,
             };
-            let mut tensor = gradient.tensor().clone();
-            if let Some(shape) = self.names.get(path).and_then(|named| named.transposed) {
-                tensor = transpose(tensor, shape);
-            }
-            renamed.insert(self.of(path), Gradient::<TokenSum>::token_sum(tensor));
+            renamed.insert(self.of(&path), gradient);
         }
         renamed
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{GradientCheckpointingStrategy, Gradients, Tensor};
-use fisher_core::{Catalogue, FisherKind, Gradient, GradientBatch, Ties, TokenSum};
+use fisher_core::{Catalogue, FisherKind, GradientBatch, SampleGradient, Ties};
 
 use crate::batch::{SampleBatch, SampleLoss};
 use crate::error::{Error, Result};
@@ -22,10 +22,10 @@ pub struct PerSample<M> {
     paths: HashMap<ParamId, String>,
 }
 
-/// The token-sum gradient of one sample.
+/// What the backward pass of one sample gives.
 #[derive(Debug, Clone)]
-pub struct SampleGradient {
-    /// The gradients: a batch of one sample. A parameter that the loss does not reach has zeros.
+pub struct LoopGradient {
+    /// The gradients: a batch of one sample. A parameter that the loss does not reach is [`SampleGradient::Zero`].
     pub gradients: GradientBatch,
     /// `L_i`.
     pub loss: f64,
@@ -64,9 +64,9 @@ impl<M: SampleLoss> PerSample<M> {
     ///
     /// # Panics
     /// When the batch has no such sample.
-    pub fn gradient(&self, batch: &M::Batch, index: usize) -> Result<SampleGradient> {
-        let mut ids = batch.ids();
-        self.of(batch, index, ids.swap_remove(index))
+    pub fn gradient(&self, batch: &M::Batch, index: usize) -> Result<LoopGradient> {
+        let id = batch.id(index).unwrap_or_else(|| index.to_string());
+        self.of(batch, index, id)
     }
 
     /// The copy that gradients are taken of.
@@ -74,7 +74,7 @@ impl<M: SampleLoss> PerSample<M> {
         &self.model
     }
 
-    pub(crate) fn of(&self, batch: &M::Batch, index: usize, id: String) -> Result<SampleGradient> {
+    pub(crate) fn of(&self, batch: &M::Batch, index: usize, id: String) -> Result<LoopGradient> {
         let losses = self.model.sample_losses(&batch.sample(index));
         let samples = losses.samples(std::slice::from_ref(&id))?;
 
@@ -91,16 +91,11 @@ impl<M: SampleLoss> PerSample<M> {
         };
         self.model.visit(&mut taker);
         let Taker {
-            mut found,
-            unreached,
+            found,
+            mut unreached,
             ..
         } = taker;
-        let unreached: BTreeMap<_, _> = unreached
-            .into_iter()
-            .filter(|(path, _)| !found.contains_key(path))
-            .collect();
-        let names = unreached.keys().cloned().collect();
-        found.extend(unreached);
+        unreached.retain(|path, _| !found.contains_key(path));
 
         let loss: f64 = loss
             .try_into_scalar()
@@ -108,10 +103,13 @@ impl<M: SampleLoss> PerSample<M> {
                 reason: e.to_string(),
             })?;
         let mut batch = GradientBatch::new(samples);
-        for (path, gradient) in found {
-            batch.insert(path, Gradient::<TokenSum>::token_sum(gradient));
+        let names = unreached.keys().cloned().collect();
+        let found = found.into_iter();
+        let found = found.map(|(path, gradient)| (path, SampleGradient::full(gradient)));
+        for (path, gradient) in found.chain(unreached) {
+            batch.insert(path, gradient);
         }
-        Ok(SampleGradient {
+        Ok(LoopGradient {
             gradients: batch,
             loss,
             kind: losses.kind(),
@@ -168,8 +166,8 @@ struct Taker<'a> {
     paths: &'a HashMap<ParamId, String>,
     gradients: &'a mut Gradients,
     found: BTreeMap<String, Tensor<2>>,
-    /// Zeros for parameters without a gradient, of their size.
-    unreached: BTreeMap<String, Tensor<2>>,
+    /// Parameters without a gradient.
+    unreached: BTreeMap<String, SampleGradient>,
 }
 
 impl ModuleVisitor for Taker<'_> {
@@ -189,9 +187,12 @@ impl ModuleVisitor for Taker<'_> {
                 self.found.insert(path.clone(), sum);
             }
             None => {
-                let device = tensor.device().without_autodiff();
-                let zeros = Tensor::zeros(row, (&device, tensor.dtype()));
-                self.unreached.insert(path.clone(), zeros);
+                let zero = SampleGradient::Zero {
+                    samples: 1,
+                    elements: row[1],
+                    device: tensor.device().without_autodiff(),
+                };
+                self.unreached.insert(path.clone(), zero);
             }
         }
     }

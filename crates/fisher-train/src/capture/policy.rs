@@ -39,8 +39,4 @@ pub struct CaptureConfig {
     /// What to do with a sample whose gradient is NaN or infinite.
     #[config(default = "NonFinite::Error")]
     pub non_finite: NonFinite,
-    /// Take sums of squares over groups from products of positions with positions where that is
-    /// cheaper than the gradients themselves.
-    #[config(default = true)]
-    pub ghost: bool,
 }

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use fisher_core::{FisherKind, Sample};
+use fisher_core::{FisherKind, GradientBatch, Sample, SampleGradient};
 
-use super::factors::Factors;
 use super::rounding::Rounding;
 use super::together::{Together, is_ragged};
 
@@ -14,16 +13,14 @@ pub(crate) const HELD: usize = 1 << 26;
 /// The per-sample gradients of a batch.
 #[derive(Debug)]
 pub(crate) struct Captured {
-    pub(crate) samples: Vec<Sample>,
+    pub(crate) gradients: GradientBatch,
     /// `L_i`
     pub(crate) losses: Vec<f64>,
     /// Of which Fisher the gradients are.
     pub(crate) kind: FisherKind,
-    /// What gives the gradients of each parameter; `None` when the loss does not reach it.
-    pub(crate) factors: BTreeMap<String, Option<Factors>>,
     /// Parameters whose gradients the loop has to give, and why.
     pub(crate) left: BTreeMap<String, String>,
-    /// Whether losses and factors are finite.
+    /// Whether losses and gradients are finite.
     pub(crate) finite: bool,
     /// What rounding may do in the types that took part.
     pub(crate) rounding: Rounding,
@@ -38,18 +35,32 @@ impl Captured {
         }
     }
 
+    pub(crate) fn samples(&self) -> &[Sample] {
+        self.gradients.samples()
+    }
+
     fn tokens(&self) -> Vec<u64> {
-        self.samples.iter().map(Sample::tokens).collect()
+        self.samples().iter().map(Sample::tokens).collect()
     }
 
     /// What tells kinds of batches apart: how many samples there are, whether they differ in their active
-    /// tokens, and how the gradients of each parameter are had.
+    /// tokens, and in which form the gradients of each parameter are.
     pub(crate) fn shape(&self) -> (usize, bool, Vec<Option<String>>) {
-        let ways = self.factors.values().map(|f| f.as_ref().map(Factors::way));
-        (
-            self.samples.len(),
-            is_ragged(&self.tokens()),
-            ways.collect(),
-        )
+        let forms = self.gradients.iter().map(|(_, gradient)| form(gradient));
+        let tokens = self.tokens();
+        (tokens.len(), is_ragged(&tokens), forms.collect())
+    }
+}
+
+/// In which form gradients were traced; `None` where no loss reaches the parameter.
+pub(crate) fn form(gradient: &SampleGradient) -> Option<String> {
+    let positions = gradient.positions();
+    match gradient {
+        SampleGradient::Outer { .. } => {
+            Some(format!("traced, products over {positions} positions"))
+        }
+        SampleGradient::Rows { .. } => Some(format!("traced, lookups at {positions} positions")),
+        SampleGradient::Zero { .. } => None,
+        _ => Some("traced, whole gradients".into()),
     }
 }

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use burn::config::Config;
 use burn::module::ParamGroup;
-use fisher_core::{Catalogue, StatisticsConfig, StoreConfig};
+use fisher_core::{Catalogue, GradientStoreConfig, StatisticsConfig};
 use serde::{Deserialize, Serialize};
 
 use super::noise_scale::NoiseScaleConfig;
 use super::schedule::Schedule;
-use crate::batch::SampleBatch;
+use crate::batch::{SampleBatch, ids};
 use crate::capture::CaptureConfig;
 use crate::error::{Error, Result};
 
@@ -35,7 +35,7 @@ pub struct HookConfig {
     /// Keep the gradients of each capture whole: in `step-N` under the store's folder, in place of
     /// what an earlier run left there for this step, or those of the last capture in memory where
     /// it has none.
-    pub store: Option<StoreConfig>,
+    pub store: Option<GradientStoreConfig>,
     /// Put the means of all groups in the history, beside layers and heads.
     #[config(default = false)]
     pub groups_in_history: bool,
@@ -116,7 +116,11 @@ impl HookConfig {
             HookSource::Probes(probes) => {
                 let mut seen = HashSet::new();
                 for (task, batches) in probes {
-                    for id in batches.iter().flat_map(SampleBatch::ids) {
+                    let mut first = 0;
+                    for id in batches.iter().flat_map(|batch| {
+                        first += batch.len();
+                        ids(batch, first - batch.len())
+                    }) {
                         if !seen.insert((task, id.clone())) {
                             return Err(Error::DuplicateSample {
                                 task: task.clone(),

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::tensor::Tensor;
-use fisher_core::Sample;
+use fisher_core::{
+    Error as CoreError, GradientSink, Sample, SampleGradient, at_least_single, unit_rows,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::precision::{at_least_single, unit_rows};
 use crate::read::read;
 
 /// How samples of one task lie to samples of another, over all pairs and every two tasks.
@@ -23,13 +24,15 @@ pub struct AcrossTasks {
 
 /// Gradients of several tasks, kept until they are compared.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(super) struct AcrossSink {
     /// The parameters to compare.
     paths: BTreeSet<String>,
-    /// Task to path to batches, `[samples, elements]`; `None` where a batch does not reach the path.
     tasks: BTreeMap<String, Vec<Batch>>,
+    /// The batch that was begun, and its task.
+    pending: Option<(String, Batch)>,
 }
 
+/// The gradients of a batch; without those of parameters that no loss reaches.
 #[derive(Debug)]
 struct Batch {
     samples: usize,
@@ -45,41 +48,48 @@ struct Scaled {
     scales: Tensor<2>,
 }
 
-impl Kept {
-    pub(crate) fn new(paths: BTreeSet<String>) -> Self {
-        Self {
-            paths,
-            tasks: BTreeMap::new(),
-        }
-    }
-
-    pub(crate) fn wants(&self, path: &str) -> bool {
+impl GradientSink for AcrossSink {
+    fn wants(&self, path: &str) -> bool {
         self.paths.contains(path)
     }
 
-    /// Begin a batch; its parameters follow.
-    pub(crate) fn begin(&mut self, task: &str, samples: &[Sample]) {
-        self.tasks.entry(task.to_owned()).or_default().push(Batch {
+    fn begin(&mut self, task: &str, samples: &[Sample]) -> fisher_core::Result<()> {
+        let batch = Batch {
             samples: samples.len(),
             gradients: BTreeMap::new(),
-        });
+        };
+        self.pending = Some((task.to_owned(), batch));
+        Ok(())
     }
 
-    /// Take in one parameter of the last batch begun.
-    pub(crate) fn take(&mut self, task: &str, path: &str, gradient: Tensor<2>) {
-        let batch = self
-            .tasks
-            .get_mut(task)
-            .and_then(|batches| batches.last_mut());
-        if let Some(batch) = batch.filter(|_| self.paths.contains(path)) {
-            let (values, scales) = unit_rows(at_least_single(gradient));
+    fn put(&mut self, path: &str, gradient: SampleGradient) -> fisher_core::Result<()> {
+        let (_, batch) = self.pending.as_mut().ok_or(CoreError::NoBatch)?;
+        if !matches!(gradient, SampleGradient::Zero { .. }) {
+            let (values, scales) = unit_rows(at_least_single(gradient.to_full()));
             let scaled = Scaled { values, scales };
             batch.gradients.insert(path.to_owned(), scaled);
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self) -> fisher_core::Result<()> {
+        let (task, batch) = self.pending.take().ok_or(CoreError::NoBatch)?;
+        self.tasks.entry(task).or_default().push(batch);
+        Ok(())
+    }
+}
+
+impl AcrossSink {
+    pub(super) fn new(paths: BTreeSet<String>) -> Self {
+        Self {
+            paths,
+            tasks: BTreeMap::new(),
+            pending: None,
         }
     }
 
     /// All pairs across tasks; `None` where there are none.
-    pub(crate) fn read(&self) -> Result<Option<AcrossTasks>> {
+    pub(super) fn read(&self) -> Result<Option<AcrossTasks>> {
         let tasks: Vec<&Vec<Batch>> = self.tasks.values().collect();
         let mut cosines = Vec::new();
         for (i, a) in tasks.iter().enumerate() {
@@ -157,18 +167,21 @@ mod tests {
     fn gradients_of_any_size_have_directions() {
         let device = Device::flex();
         let paths = ["a", "b"].map(str::to_owned);
-        let mut kept = Kept::new(paths.into());
+        let mut sink = AcrossSink::new(paths.into());
         for (task, size, rows) in [
             ("one", 1e-25_f32, [[[3.0, 4.0]], [[0.0, 5.0]]]),
             ("two", 1e25, [[[3.0, -4.0]], [[5.0, 0.0]]]),
         ] {
-            kept.begin(task, &[Sample::new("0", 1).expect("a sample")]);
+            let samples = [Sample::new("0", 1).expect("a sample")];
+            sink.begin(task, &samples).expect("a batch");
             for (path, row) in ["a", "b"].into_iter().zip(rows) {
                 let gradient = Tensor::<2>::from_floats(row, &device) * size;
-                kept.take(task, path, gradient);
+                let gradient = SampleGradient::full(gradient);
+                sink.put(path, gradient).expect("a parameter");
             }
+            sink.commit().expect("a batch");
         }
-        let across = kept.read().expect("values").expect("a pair");
+        let across = sink.read().expect("values").expect("a pair");
         // (9 − 16 + 0 + 0) / 50
         assert!((across.mean_cosine + 0.14).abs() < 1e-6, "{across:?}");
         assert_eq!((across.pairs, across.conflict_rate), (1, 1.0));
@@ -178,14 +191,16 @@ mod tests {
     #[test]
     fn small_samples_count_beside_large_ones() {
         let device = Device::flex();
-        let mut kept = Kept::new(["a".to_owned()].into());
+        let mut sink = AcrossSink::new(["a".to_owned()].into());
         let samples = ["large", "small"].map(|id| Sample::new(id, 1).expect("a sample"));
         for task in ["one", "two"] {
-            kept.begin(task, &samples);
+            sink.begin(task, &samples).expect("a batch");
             let rows = Tensor::<2>::from_floats([[3e15, 4e15], [3e-15, -4e-15]], &device);
-            kept.take(task, "a", rows);
+            let rows = SampleGradient::full(rows);
+            sink.put("a", rows).expect("a parameter");
+            sink.commit().expect("a batch");
         }
-        let across = kept.read().expect("values").expect("pairs");
+        let across = sink.read().expect("values").expect("pairs");
         // Twice 1 and twice (9 − 16) / 25.
         assert_eq!((across.pairs, across.conflict_rate), (4, 0.5));
         assert!((across.mean_cosine - 0.36).abs() < 1e-6, "{across:?}");

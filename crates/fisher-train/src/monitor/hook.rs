@@ -83,12 +83,26 @@ impl HookConfig {
     pub fn init<M: SampleLoss>(
         &self,
         model: &M,
-        heads: &HeadLayout,
-        source: HookSource<M::Batch>,
+        source: impl Into<HookSource<M::Batch>>,
     ) -> Result<FisherHook<M::Batch>> {
+        let heads = self.statistics.heads(&Catalogue::of(model)?)?;
+        self.init_with_heads(model, &heads, source)
+    }
+
+    /// The same, with heads whose layout was made by hand.
+    ///
+    /// # Errors
+    /// As [`HookConfig::init`].
+    pub fn init_with_heads<M: SampleLoss>(
+        &self,
+        model: &M,
+        heads: &HeadLayout,
+        source: impl Into<HookSource<M::Batch>>,
+    ) -> Result<FisherHook<M::Batch>> {
+        let source = source.into();
         self.check(&source)?;
         let origin = hash_weights(model)?;
-        let fresh: Statistics = self.statistics.init(model, heads)?;
+        let fresh: Statistics = self.statistics.init_with_heads(model, heads)?;
         let device = fresh.device().clone();
         let catalogue = Catalogue::of(model)?;
         self.compared(&catalogue)?;

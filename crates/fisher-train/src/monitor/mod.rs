@@ -1,7 +1,6 @@
 //! The Fisher of a model while it is trained: a hook that captures on a schedule, in Burn's training or a loop of one's
 //! own, and what it finds: a history, the noise scale, the cosine across tasks.
 
-mod aside;
 mod checkpoint;
 mod config;
 mod cosine;
@@ -11,13 +10,13 @@ mod hook;
 mod journal;
 mod lines;
 mod metric;
+mod noise_by_task;
 mod noise_scale;
 mod schedule;
 mod state;
 mod stores;
 mod strategy;
 
-pub(crate) use aside::Aside;
 pub use config::{HookConfig, HookSource, OnFailure, Probes};
 pub use cosine::AcrossTasks;
 pub use history::{HISTORY_SCHEMA, History, Part, Reading, TaskReading};

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use burn::config::Config;
 use burn::tensor::Tensor;
-use fisher_core::{Error as CoreError, GradientBatch, Sample, accumulation_dtype};
+use fisher_core::{
+    Error as CoreError, GradientBatch, GradientSink, Sample, SampleGradient, SquaredNorms,
+    accumulation_dtype, unit_rows,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::gradients::{Factors, SquaredNorms};
-use crate::precision::unit_rows;
 use crate::read::read;
 
 /// The loss of a sample that training averages over the samples of a batch.
@@ -64,22 +65,21 @@ impl NoiseScaleConfig {
             weight: self.weight,
             seen: 0,
             blocks: vec![Block::default(); self.blocks],
-            norms: BTreeMap::new(),
+            pending: None,
         })
     }
 }
 
-/// Sums of gradients and of their squared norms over samples, in a few blocks.
+/// Sums of gradients and of their squared norms over samples, in a few blocks: a [`GradientSink`] for the samples of
+/// one task.
 ///
-/// A batch comes parameter by parameter, and no gradient of a sample is held: not more than the sums
-/// of the blocks.
+/// No gradient of a sample is multiplied out: not more is held than the sums of the blocks.
 #[derive(Debug, Clone)]
 pub struct GradientMoments {
     weight: SampleWeight,
     seen: usize,
     blocks: Vec<Block>,
-    /// Of the batch that is coming in, by parameter.
-    norms: BTreeMap<String, SquaredNorms>,
+    pending: Option<GradientBatch>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -125,41 +125,43 @@ pub struct NoiseScale {
     pub scale: Option<Estimate>,
 }
 
-impl GradientMoments {
-    /// Take in a batch of samples.
-    ///
+impl GradientSink for GradientMoments {
+    fn wants(&self, _path: &str) -> bool {
+        true
+    }
+
+    fn begin(&mut self, _task: &str, samples: &[Sample]) -> fisher_core::Result<()> {
+        self.pending = Some(GradientBatch::new(samples.to_vec()));
+        Ok(())
+    }
+
+    fn put(&mut self, path: &str, gradient: SampleGradient) -> fisher_core::Result<()> {
+        let pending = self.pending.as_mut().ok_or(CoreError::NoBatch)?;
+        if !matches!(gradient, SampleGradient::Zero { .. }) {
+            pending.insert(path, gradient);
+        }
+        Ok(())
+    }
+
     /// # Errors
     /// [`fisher_core::Error::NonFinite`] for a gradient that is NaN or infinite,
     /// [`fisher_core::Error::Device`]. Nothing is changed then.
-    pub fn push(&mut self, batch: &GradientBatch) -> fisher_core::Result<()> {
-        let gradients = batch.iter();
-        let factors = gradients.map(|(path, g)| (path, Factors::Vector(g.tensor().clone())));
-        let factors: Vec<(&str, Factors)> = factors.collect();
-        let norms = factors.iter();
-        let norms = norms.map(|(path, of)| ((*path).to_owned(), of.squared_norms()));
+    fn commit(&mut self) -> fisher_core::Result<()> {
+        let batch = self.pending.take().ok_or(CoreError::NoBatch)?;
+        let norms = batch.iter();
+        let norms = norms.map(|(path, gradient)| (path, gradient.squared_norms()));
         let squares = self.squares(batch.samples(), &norms.collect())?;
-        for (path, factors) in factors {
-            self.add(batch.samples(), path, &factors);
+        let samples = batch.samples().to_vec();
+        for (path, gradient) in batch {
+            self.add(&samples, &path, &gradient);
         }
         self.count(&squares);
         Ok(())
     }
+}
 
-    /// Take in one parameter of a batch; [`GradientMoments::end`] follows after the last.
-    pub(crate) fn take(&mut self, samples: &[Sample], path: &str, factors: &Factors) {
-        self.norms.insert(path.to_owned(), factors.squared_norms());
-        self.add(samples, path, factors);
-    }
-
-    /// Count samples whose every parameter was taken in.
-    pub(crate) fn end(&mut self, samples: &[Sample]) -> fisher_core::Result<()> {
-        let norms = std::mem::take(&mut self.norms);
-        let squares = self.squares(samples, &norms)?;
-        self.count(&squares);
-        Ok(())
-    }
-
-    fn add(&mut self, samples: &[Sample], path: &str, factors: &Factors) {
+impl GradientMoments {
+    fn add(&mut self, samples: &[Sample], path: &str, gradient: &SampleGradient) {
         let of_blocks = self.blocks.len();
         for (k, block) in self.blocks.iter_mut().enumerate() {
             let chosen = (0..samples.len()).filter(|i| (self.seen + i) % of_blocks == k);
@@ -170,7 +172,7 @@ impl GradientMoments {
             let weights = chosen.iter().map(|&i| self.weight.of(&samples[i]));
             let weights: Vec<f64> = weights.collect();
             let before = block.sums.remove(path);
-            let sum = factors.add_to(before, &chosen, &weights);
+            let sum = gradient.add_to(before, &chosen, &weights);
             block.sums.insert(path.to_owned(), sum);
         }
     }
@@ -179,7 +181,7 @@ impl GradientMoments {
     fn squares(
         &self,
         samples: &[Sample],
-        norms: &BTreeMap<String, SquaredNorms>,
+        norms: &BTreeMap<&str, SquaredNorms>,
     ) -> fisher_core::Result<Vec<f64>> {
         let mut squares = vec![0.0; samples.len()];
         if norms.is_empty() || samples.is_empty() {
@@ -199,7 +201,7 @@ impl GradientMoments {
                 if !sum.is_finite() {
                     return Err(CoreError::NonFinite {
                         sample: samples[i].id().into(),
-                        parameter: path.clone(),
+                        parameter: (*path).to_owned(),
                     });
                 }
             }

@@ -1,20 +1,20 @@
 //! What a hook is made of, and one capture.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Mutex;
 
 use burn::tensor::Device;
 use fisher_core::{Averages, Catalogue, GradientStore, HeadLayout, Statistics};
 
-use super::aside::Aside;
 use super::config::{HookConfig, Probes};
+use super::cosine::AcrossSink;
 use super::history::{History, HistoryFile, Reading, TaskReading};
 use super::journal::Journal;
+use super::noise_by_task::NoiseByTask;
 use super::noise_scale::NoiseScaleConfig;
 use super::schedule::Moment;
 use super::stores;
-use crate::batch::{SampleBatch, SampleLoss};
-use crate::capture::Destination;
+use crate::batch::{SampleBatch, SampleLoss, ids};
 use crate::error::{Error, Result};
 
 #[derive(Debug)]
@@ -80,7 +80,7 @@ impl<B: SampleBatch> Shared<B> {
         sources: &[(&str, &[B])],
     ) -> Result<Captured> {
         let config = &self.config;
-        let mut statistics: Statistics = config.statistics.init(model, &self.heads)?;
+        let mut statistics: Statistics = config.statistics.init_with_heads(model, &self.heads)?;
         let parted = |[_, second]: &&[String; 2]| statistics.shape(second).is_some();
         if let Some([first, second]) = self.ties.iter().find(parted) {
             return Err(Error::Hook {
@@ -93,26 +93,32 @@ impl<B: SampleBatch> Shared<B> {
         }
         let mut store = self.store(model)?;
         let compared = config.compared(&Catalogue::of(model)?)?;
+        let mut paths: BTreeSet<String> = statistics.paths().map(str::to_owned).collect();
+        let stored = store.iter().flat_map(|s| s.catalogue().parameters());
+        paths.extend(stored.map(|parameter| parameter.path().to_owned()));
+        paths.extend(compared.iter().flatten().cloned());
         let moments = config.noise.as_ref().map(NoiseScaleConfig::init);
-        let mut aside = Aside::new(moments.transpose()?, compared);
-        let mut into = Destination {
-            statistics: &mut statistics,
-            store: store.as_mut(),
-            aside: Some(&mut aside),
-        };
-        let mut capture = config.capture.init(model, into.paths())?;
+        let mut noise = moments.transpose()?.map(NoiseByTask::new);
+        let mut across = compared.map(AcrossSink::new);
+        let mut capture = config
+            .capture
+            .init(model, paths.iter().map(String::as_str))?;
         let mut losses = BTreeMap::new();
         for (task, batches) in sources {
             let loss: &mut f64 = losses.entry(*task).or_default();
             let mut seen = HashSet::new();
             for batch in *batches {
-                if let Some(twice) = batch.ids().into_iter().find(|id| !seen.insert(id.clone())) {
+                let samples = ids(batch, seen.len());
+                if let Some(twice) = samples.iter().find(|id| !seen.insert((*id).clone())) {
                     return Err(Error::DuplicateSample {
                         task: (*task).to_owned(),
-                        sample: twice,
+                        sample: twice.clone(),
                     });
                 }
-                let outcomes = capture.accumulate(batch, task, into.reborrow())?;
+                // What is committed first counts first: a store keeps what all others have taken in.
+                let statistics = (&mut statistics, noise.as_mut());
+                let into = (statistics, (across.as_mut(), store.as_mut()));
+                let outcomes = capture.accumulate(batch, task, into)?;
                 *loss += outcomes
                     .iter()
                     .filter_map(|outcome| outcome.loss)
@@ -124,13 +130,19 @@ impl<B: SampleBatch> Shared<B> {
         }
         let mut tasks = BTreeMap::new();
         for (task, loss) in losses {
-            let (groups, noise) = (config.groups_in_history, aside.noise_of(task)?);
-            let reading = TaskReading::of(&statistics, task, loss, groups, noise)?;
+            let (groups, noise) = (config.groups_in_history, noise.as_ref().map(|n| n.of(task)));
+            let reading = TaskReading::of(
+                &statistics,
+                task,
+                loss,
+                groups,
+                noise.transpose()?.flatten(),
+            )?;
             tasks.insert(task.to_owned(), reading);
         }
         let reading = Reading {
-            noise: aside.noise()?,
-            across: aside.across()?,
+            noise: noise.map_or(Ok(None), |noise| noise.of_all())?,
+            across: across.map_or(Ok(None), |across| across.read())?,
             ..Reading::new(moment, tasks)
         };
         Ok(Captured {

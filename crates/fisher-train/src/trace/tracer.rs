@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use burn::module::ParamId;
 use burn::tensor::{DType, Device, Tensor};
-use fisher_core::{Catalogue, Ties};
+use fisher_core::{Catalogue, GradientBatch, SampleGradient, Ties};
 
 use super::execute::{Executed, execute};
 use super::graph::Graph;
@@ -14,7 +14,7 @@ use super::record::{caught, record};
 use super::samples::{Places, Samples};
 use crate::batch::{SampleBatch, SampleLoss};
 use crate::error::{Error, Result};
-use crate::gradients::{Captured, Factors, HELD, Rounding};
+use crate::gradients::{Captured, HELD, Rounding};
 use crate::losses::SampleLosses;
 use crate::read::read;
 
@@ -64,27 +64,28 @@ impl<M: SampleLoss> Tracer<M> {
         })
     }
 
-    /// The gradients of a batch.
-    pub(crate) fn capture(&self, batch: &M::Batch) -> Result<Captured> {
-        let ids = batch.ids();
+    /// The gradients of a batch, whose samples have these ids.
+    pub(crate) fn capture(&self, batch: &M::Batch, ids: &[String]) -> Result<Captured> {
         let Traced {
             losses,
-            factors,
+            found,
             left,
         } = self.traced(batch, ids.len())?;
-        let samples = losses.samples(&ids)?;
-        let known = || factors.values().flatten();
-        let dtypes = known().flat_map(Factors::dtypes);
+        let mut gradients = GradientBatch::new(losses.samples(ids)?);
+        for (path, gradient) in found {
+            gradients.insert(path, gradient);
+        }
+        let all = || gradients.iter().map(|(_, gradient)| gradient);
+        let dtypes = all().flat_map(SampleGradient::dtypes);
         let rounding = Rounding::of(dtypes.chain([losses.sums().dtype()]));
         let mut probes = vec![losses.sums().clone().cast(DType::F32)];
-        probes.extend(known().flat_map(Factors::probes));
+        probes.extend(all().flat_map(SampleGradient::probes));
         let probes = read(Tensor::cat(probes, 0))?;
         Ok(Captured {
             finite: probes.iter().all(|probe| probe.is_finite()),
             losses: read(losses.sums().clone())?,
             kind: losses.kind(),
-            samples,
-            factors,
+            gradients,
             left,
             rounding: self.rounding.coarser(rounding),
         })
@@ -152,39 +153,67 @@ impl<M: SampleLoss> Tracer<M> {
         let planned = start.elapsed() - recorded;
         let executed = caught(|| {
             let executed = execute(trace, &recipes, &self.device, samples)?;
-            Ok((executed.operations, self.summed(executed)))
+            Ok((executed.operations, self.summed(executed, samples)))
         });
-        let ((done, all), (losses, mut factors)) = executed.map_err(untraced)?;
+        let ((done, all), (losses, mut found)) = executed.map_err(untraced)?;
         let executed = start.elapsed() - planned - recorded;
         tracing::debug!(?recorded, ?planned, ?executed, done, all, "traced a batch");
-        factors.retain(|path, _| !left.contains_key(path));
+        found.retain(|path, _| !left.contains_key(path));
         Ok(Traced {
             losses,
-            factors,
+            found,
             left,
         })
     }
 
-    /// The factors of all uses of each parameter together.
-    fn summed(&self, executed: Executed) -> (SampleLosses, BTreeMap<String, Option<Factors>>) {
-        let mut parts: HashMap<ParamId, Vec<Factors>> = HashMap::new();
-        for (id, part) in executed.factors {
-            parts.entry(id).or_default().push(part);
+    /// The gradients of all uses of each parameter together.
+    fn summed(
+        &self,
+        executed: Executed,
+        samples: usize,
+    ) -> (SampleLosses, BTreeMap<String, SampleGradient>) {
+        let mut uses: HashMap<ParamId, Vec<SampleGradient>> = HashMap::new();
+        for (id, gradient) in executed.uses {
+            uses.entry(id).or_default().push(gradient);
         }
-        let factors = self.parameters.iter().map(|(id, parameter)| {
-            let parts = parts.remove(id).unwrap_or_default().into_iter();
-            let parts = parts.map(|part| part.with_sides(parameter.sides, parameter.matrix));
-            (parameter.path.clone(), Factors::sum(parts.collect()))
+        let found = self.parameters.iter().map(|(id, parameter)| {
+            let uses = uses.remove(id).unwrap_or_default().into_iter();
+            let sum = SampleGradient::sum(uses.map(|gradient| parameter.fit(gradient)));
+            let sum = sum.unwrap_or_else(|| SampleGradient::Zero {
+                samples,
+                elements: parameter.sides.iter().product(),
+                device: self.device.clone(),
+            });
+            (parameter.path.clone(), sum)
         });
-        (executed.losses, factors.collect())
+        (executed.losses, found.collect())
+    }
+}
+
+impl Parameter {
+    /// A gradient in a form that a parameter of this shape can have.
+    fn fit(&self, gradient: SampleGradient) -> SampleGradient {
+        match gradient {
+            SampleGradient::Rows { ids, delta, .. } => SampleGradient::Rows {
+                ids,
+                delta,
+                table: self.sides[0],
+            },
+            SampleGradient::Outer {
+                ref left,
+                ref right,
+            } if !self.matrix || [left.dims()[2], right.dims()[2]] != self.sides => {
+                SampleGradient::full(gradient.to_full())
+            }
+            gradient => gradient,
+        }
     }
 }
 
 /// What a trace gives of a batch.
 struct Traced {
     losses: SampleLosses,
-    /// `None` where no loss reaches the parameter.
-    factors: BTreeMap<String, Option<Factors>>,
+    found: BTreeMap<String, SampleGradient>,
     /// Parameters whose gradients are not to be had so, and why.
     left: BTreeMap<String, String>,
 }
