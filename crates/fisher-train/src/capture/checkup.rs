@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::unbounded;
 
-/// What [`check`](super::check) found. `Display` says it in words, with what to do.
+/// What [`check`](fn@super::check) found. `Display` says it in words, with what to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Checkup {
     /// Samples of the batch.

@@ -1,4 +1,4 @@
-//! How a hook is set.
+//! The settings of a hook, and what it captures.
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;

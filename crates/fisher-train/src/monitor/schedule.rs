@@ -1,4 +1,4 @@
-//! When to capture.
+//! The steps at which a hook captures.
 
 use burn::config::Config;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! What a hook is made of, and one capture.
+//! The state of a hook, and one capture.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Mutex;
