@@ -60,7 +60,8 @@ const LEAST: f64 = 1e-100;
 
 impl Ridge {
     /// # Errors
-    /// [`Error::Argument`](crate::Error::Argument) when a number is negative or not finite, or nothing keeps F above 0.
+    /// [`Error::Argument`](crate::Error::Argument) when a number is negative or not finite, or nothing
+    /// keeps F above 0.
     pub(crate) fn check(&self) -> Result<()> {
         for (name, found) in [
             ("epsilon", self.epsilon),

@@ -28,7 +28,8 @@ impl ScalingConfig {
     /// The operator.
     ///
     /// # Errors
-    /// [`Error::Argument`](crate::Error::Argument) unless λ is finite and above 0 and α finite and not negative.
+    /// [`Error::Argument`](crate::Error::Argument) unless λ is finite and above 0 and α finite and not
+    /// negative.
     pub fn init(&self) -> Result<Scaling> {
         let (Damping::Absolute(lambda) | Damping::Relative(lambda)) = self.damping;
         let fits = lambda > 0.0 && lambda.is_finite();

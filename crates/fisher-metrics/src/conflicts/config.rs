@@ -22,7 +22,7 @@ pub enum SliceBy {
     Chosen(Vec<(String, ParamGroup)>),
 }
 
-/// Configuration of [`Conflicts`].
+/// Configuration of [`Conflicts`](super::Conflicts).
 #[derive(Config, Debug)]
 pub struct ConflictsConfig {
     /// What is compared at a time.

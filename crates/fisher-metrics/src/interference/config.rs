@@ -76,7 +76,7 @@ pub enum Normalize {
     PerTokenSum,
 }
 
-/// Configuration of [`Interference`].
+/// Configuration of [`Interference`](super::Interference).
 ///
 /// The defaults are those of the measure's first description: see [`Variant::Unsigned`] for what
 /// their averaged map cannot say, and prefer [`Pool::B`] or [`Variant::Signed`] for one.

@@ -42,7 +42,7 @@ impl InterferenceConfig {
 
 /// Scores the interference of two tasks in the heads of every block Q, K, V and O.
 ///
-/// `Î = D(F) = max(F, ε) + λ` over each head's slice ([`Ridge`]), `F` from the contributions
+/// `Î = D(F) = max(F, ε) + λ` over each head's slice ([`Ridge`](crate::Ridge)), `F` from the contributions
 /// `C_i = g_i ⊙ g_i / T_i` of the samples in the store, elementwise. Query heads that share a
 /// key/value head share its scores.
 ///

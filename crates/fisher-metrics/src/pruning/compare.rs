@@ -33,8 +33,10 @@ pub struct Comparison {
 /// Compare the scores of two tasks.
 ///
 /// # Errors
-/// [`Error::Keys`], [`Error::Sizes`] or [`Error::Groups`] when they are not of the same groups,
-/// [`Error::OtherFisher`] when groups' F are means on one side and sums on the other.
+/// [`Error::Keys`](crate::Error::Keys), [`Error::Sizes`](crate::Error::Sizes) or
+/// [`Error::Groups`](crate::Error::Groups) when they are not of the same groups,
+/// [`Error::OtherFisher`](crate::Error::OtherFisher) when groups' F are means on one side and sums on
+/// the other.
 pub fn compare(a: &Scores, b: &Scores) -> Result<Comparison> {
     join(a, b)?;
     let values = |scores: &Scores| -> Vec<f64> {
