@@ -16,6 +16,9 @@ pub struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    #[command(
+        about = "Measure a checkpoint: what each task depends on, and where two tasks collide"
+    )]
     Measure(Box<MeasureArgs>),
     Join(Box<JoinArgs>),
 }
