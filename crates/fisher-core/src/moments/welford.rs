@@ -142,9 +142,10 @@ impl Welford {
                 m2: m2.as_ref().map(|m2| m2.narrow(start, length)),
             }
         };
-        self.runs = match elements <= width {
-            true => vec![Run { mean, m2 }],
-            false => (0..elements).step_by(width).map(cut).collect(),
+        self.runs = if elements <= width {
+            vec![Run { mean, m2 }]
+        } else {
+            (0..elements).step_by(width).map(cut).collect()
         };
     }
 

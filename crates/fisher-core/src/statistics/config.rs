@@ -145,9 +145,10 @@ impl StatisticsConfig {
             role: parameter.role(),
             elementwise: self.elementwise && self.elementwise_only.as_ref().is_none_or(matches),
             variance: self.variance,
-            groupings: match self.grouped {
-                true => Grouping::of(parameter, &scheme, heads)?,
-                false => Vec::new(),
+            groupings: if self.grouped {
+                Grouping::of(parameter, &scheme, heads)?
+            } else {
+                Vec::new()
             },
         })
     }
