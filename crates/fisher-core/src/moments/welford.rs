@@ -66,7 +66,7 @@ impl Moments {
     /// `mean ± q · standard error` for every element; `None` for fewer than two samples.
     ///
     /// # Errors
-    /// [`Error::Argument`] unless `0 < level < 1`.
+    /// [`Error::Argument`](crate::Error::Argument) unless `0 < level < 1`.
     pub fn confidence_interval(
         &self,
         level: f64,
@@ -316,7 +316,7 @@ impl Welford {
     /// `mean ± q · standard error` as tensors `(lower, upper)`; `None` for fewer than two samples.
     ///
     /// # Errors
-    /// [`Error::Argument`] unless `0 < level < 1`.
+    /// [`Error::Argument`](crate::Error::Argument) unless `0 < level < 1`.
     pub fn confidence_interval(
         &self,
         level: f64,
@@ -334,7 +334,7 @@ impl Welford {
     /// Everything in float64 on the host, the compensation included.
     ///
     /// # Errors
-    /// [`Error::Device`] when the device does not give the values.
+    /// [`Error::Device`](crate::Error::Device) when the device does not give the values.
     pub fn read(&self) -> Result<Moments> {
         let n = self.count as f64;
         let (mean, m2) = self.joined();
