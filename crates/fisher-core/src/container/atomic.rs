@@ -43,7 +43,7 @@ pub fn ensure_writable(path: impl AsRef<Path>) -> Result<()> {
 
 /// Write beside the target, sync, rename over it, sync the folder. What killed programs left there
 /// goes first.
-pub(crate) fn write_atomically(
+pub(super) fn write_atomically(
     path: &Path,
     views: BTreeMap<&str, TensorView>,
     header: HashMap<String, String>,

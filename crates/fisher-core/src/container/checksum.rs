@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use safetensors::tensor::TensorView;
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 /// SHA-256, in hexadecimal, over the metadata without its digest and all tensors.
-pub(crate) fn checksum(
+pub(super) fn checksum<S: Serialize>(
     metadata: &str,
-    views: &BTreeMap<&str, TensorView>,
+    views: &BTreeMap<S, TensorView>,
 ) -> Result<String, serde_json::Error> {
     let mut hash = Sha256::new();
     hash.update(metadata);

@@ -2,10 +2,14 @@
 
 mod atomic;
 mod checksum;
+mod partial;
 mod tensors;
+mod whole;
 
 pub use atomic::ensure_writable;
 
-pub(crate) use atomic::{HEADER_LIMIT, write_atomically};
-pub(crate) use checksum::{checksum, hex};
-pub(crate) use tensors::{data, encode, view};
+pub(crate) use atomic::HEADER_LIMIT;
+pub(crate) use checksum::hex;
+pub(crate) use partial::Partial;
+pub(crate) use tensors::{data, encode};
+pub(crate) use whole::{Contents, write};

@@ -21,7 +21,7 @@ pub(crate) fn data(name: &str, view: &TensorView) -> Result<TensorData, String> 
     ))
 }
 
-pub(crate) fn view(data: &TensorData) -> Result<TensorView<'_>, String> {
+pub(super) fn view(data: &TensorData) -> Result<TensorView<'_>, String> {
     let dtype = match data.dtype() {
         DType::F64 => Dtype::F64,
         DType::F32 => Dtype::F32,

@@ -76,7 +76,7 @@ impl Attention {
     /// Separate projections, Q, K, V and O, found in `catalogue` at the four paths.
     ///
     /// # Errors
-    /// [`Error::HeadLayout`] when a path is not there or a shape does not fit.
+    /// [`Error::HeadLayout`](crate::Error::HeadLayout) when a path is not there or a shape does not fit.
     pub fn separate(
         name: impl Into<String>,
         [q, k, v, o]: [&str; 4],
@@ -121,7 +121,7 @@ impl Attention {
     /// `d_k = d_v` unless the configuration gives one of them.
     ///
     /// # Errors
-    /// [`Error::HeadLayout`] when a path is not there or a shape does not fit.
+    /// [`Error::HeadLayout`](crate::Error::HeadLayout) when a path is not there or a shape does not fit.
     pub fn fused(
         name: impl Into<String>,
         [qkv, o]: [&str; 2],

@@ -65,12 +65,15 @@ impl<'a> Finder<'a> {
         let path = parameter.path();
         let axis = axis.filter(|_| parameter.shape().len() == 2);
         let axis = axis.ok_or_else(|| format!("`{path}` is not a matrix"));
-        let axis = axis.and_then(|axis| match parameter.is_oriented() {
-            true => Ok(axis),
-            false => Err(format!(
-                "nothing tells which axis of `{path}` is its output, since it is no layer of \
+        let axis = axis.and_then(|axis| {
+            if parameter.is_oriented() {
+                Ok(axis)
+            } else {
+                Err(format!(
+                    "nothing tells which axis of `{path}` is its output, since it is no layer of \
                  Burn's; say it with `Catalogue::with_orientation`"
-            )),
+                ))
+            }
         });
         self.check(axis).map(|axis| (axis, parameter.shape()[axis]))
     }

@@ -173,10 +173,9 @@ impl Margins {
 
 #[cfg(test)]
 mod tests {
-    use super::super::heads::HeadLayout;
-    use super::super::scheme::Scheme;
     use super::*;
     use crate::gradient::{Gradient, Raw};
+    use crate::grouping::{HeadLayout, Scheme};
     use crate::model::{Orientation, Parameter, Role};
     use crate::sample::{Sample, Tokens};
     use burn::tensor::Device;

@@ -144,9 +144,10 @@ impl Totals {
                 .filter(|&end| end == first)
                 .and_then(|end| end.checked_add(width));
         }
-        match every_layer && every_parameter && end == Some(self.heads.len()) {
-            true => Ok(()),
-            false => Err("the totals do not cover the layers and heads they name".into()),
+        if every_layer && every_parameter && end == Some(self.heads.len()) {
+            Ok(())
+        } else {
+            Err("the totals do not cover the layers and heads they name".into())
         }
     }
 }

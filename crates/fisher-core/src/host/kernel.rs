@@ -127,9 +127,10 @@ impl<const C: usize> WithSimd for Share<'_, C> {
             for left in self.blocks.clone() {
                 let left_weights = product.left.weights(left, of_left);
                 let local = left - self.blocks.start;
-                let of_rows = match self.sides.rows {
-                    true => &mut part.rows[local * R * samples..][..R * samples],
-                    false => &mut [],
+                let of_rows = if self.sides.rows {
+                    &mut part.rows[local * R * samples..][..R * samples]
+                } else {
+                    &mut []
                 };
                 let side = SidesOfBlock {
                     rows: of_rows,

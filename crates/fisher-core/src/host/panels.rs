@@ -113,9 +113,10 @@ impl<const W: usize> Panels<W> {
 /// count as a large one.
 pub(super) fn power_of_two(x: f32) -> f32 {
     let power = f32::from_bits(x.to_bits() & 0xff80_0000);
-    match power.is_finite() {
-        true => power.clamp(SMALLEST, SMALLEST.recip()),
-        false => 1.0,
+    if power.is_finite() {
+        power.clamp(SMALLEST, SMALLEST.recip())
+    } else {
+        1.0
     }
 }
 

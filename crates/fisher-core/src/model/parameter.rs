@@ -138,8 +138,9 @@ impl Parameter {
     }
 
     /// Whether the orientation is known, from the layer, from the length of a bias or by
-    /// [`Catalogue::with_orientation`]. For a matrix that lies bare in a module it is not: its
-    /// channels are the last axis by convention, and heads are not looked for in it.
+    /// [`Catalogue::with_orientation`](crate::Catalogue::with_orientation). For a matrix that lies
+    /// bare in a module it is not: its channels are the last axis by convention, and heads are not
+    /// looked for in it.
     pub fn is_oriented(&self) -> bool {
         self.oriented
     }

@@ -287,9 +287,10 @@ impl ModuleVisitor for Uses<'_> {
             return;
         }
         let tensor = param.val().inner();
-        let tensor = match tensor.dtype().is_float() {
-            true => tensor,
-            false => tensor.dequantize(),
+        let tensor = if tensor.dtype().is_float() {
+            tensor
+        } else {
+            tensor.dequantize()
         };
         let shape = tensor.dims().to_vec();
         let elements = shape.iter().product::<usize>();

@@ -87,7 +87,7 @@ impl Moments {
     /// `mean ± q · standard error` for every element; `None` for fewer than two samples.
     ///
     /// # Errors
-    /// [`Error::Argument`] unless `0 < level < 1`.
+    /// [`Error::Argument`](crate::Error::Argument) unless `0 < level < 1`.
     pub fn confidence_interval(
         &self,
         level: f64,
@@ -163,9 +163,10 @@ impl Welford {
                 m2: m2.as_ref().map(|m2| m2.narrow(start, length)),
             }
         };
-        self.runs = match elements <= width {
-            true => vec![Run { mean, m2 }],
-            false => (0..elements).step_by(width).map(cut).collect(),
+        self.runs = if elements <= width {
+            vec![Run { mean, m2 }]
+        } else {
+            (0..elements).step_by(width).map(cut).collect()
         };
     }
 
@@ -336,7 +337,7 @@ impl Welford {
     /// `mean ± q · standard error` as tensors `(lower, upper)`; `None` for fewer than two samples.
     ///
     /// # Errors
-    /// [`Error::Argument`] unless `0 < level < 1`.
+    /// [`Error::Argument`](crate::Error::Argument) unless `0 < level < 1`.
     pub fn confidence_interval(
         &self,
         level: f64,
@@ -354,7 +355,7 @@ impl Welford {
     /// Everything in float64 on the host, the compensation included.
     ///
     /// # Errors
-    /// [`Error::Device`] when the device does not give the values.
+    /// [`Error::Device`](crate::Error::Device) when the device does not give the values.
     pub fn read(&self) -> Result<Moments> {
         let n = self.count as f64;
         let (mean, m2) = self.joined();

@@ -41,15 +41,16 @@ impl Outer {
         let sides = 1 + usize::from(wanted.rows && wanted.columns);
         // A product costs positions × rows × columns, and less for its flops than a ghost.
         let cheaper = 2 * sides * positions * (rows + columns) <= rows * columns;
-        match () {
-            () if positions > 1 && !wanted.elements && ghost && cheaper => Way::Ghost,
-            () if self.on_host => Way::Kernel,
-            // Sums of fourth powers would have no digits left for a variance where samples hardly
-            // differ.
-            () if positions == 1 && samples > 1 && !(wanted.elements && wanted.variance) => {
-                Way::Squares
-            }
-            () => Way::Tiles,
+        // Sums of fourth powers would have no digits left for a variance where samples hardly differ.
+        let squares = positions == 1 && samples > 1 && !(wanted.elements && wanted.variance);
+        if positions > 1 && !wanted.elements && ghost && cheaper {
+            Way::Ghost
+        } else if self.on_host {
+            Way::Kernel
+        } else if squares {
+            Way::Squares
+        } else {
+            Way::Tiles
         }
     }
 
@@ -63,9 +64,10 @@ impl Outer {
         let [_, _, rows] = self.left.dims();
         let of = |tensor: &Tensor<3>| tensor.clone().narrow(0, range.start, samples);
         let left = of(&self.left).swap_dims(1, 2);
-        let right = match self.on_host {
-            true => of(&self.right),
-            false => of(&self.weighted()),
+        let right = if self.on_host {
+            of(&self.right)
+        } else {
+            of(&self.weighted())
         };
         let width = right.dims()[2];
         let step = (CELLS / (samples * width)).clamp(1, rows);
@@ -95,9 +97,10 @@ impl Outer {
 
     /// By a way that takes in elements itself.
     pub(crate) fn fold(self, elements: Option<&mut Welford>, wanted: &Wanted) -> Result<Margins> {
-        match self.on_host {
-            true => self.by_kernel(elements, wanted),
-            false => Ok(self.by_tiles(elements, wanted)),
+        if self.on_host {
+            self.by_kernel(elements, wanted)
+        } else {
+            Ok(self.by_tiles(elements, wanted))
         }
     }
 
@@ -174,17 +177,19 @@ impl Outer {
 
     /// By [`Way::Ghost`]; `None` where too few digits would be left.
     pub(crate) fn ghost(&self, wanted: &Wanted) -> Result<Option<Sums>> {
-        let (left, right, scale) = match self.on_host {
-            true => (self.left.clone(), self.right.clone(), 1.0),
-            false => {
-                let (left, of_left) = unit(self.left.clone());
-                let (right, of_right) = unit(self.weighted());
-                (left, right, of_left * of_right)
-            }
+        let (left, right, scale) = if self.on_host {
+            (self.left.clone(), self.right.clone(), 1.0)
+        } else {
+            let (left, of_left) = unit(self.left.clone());
+            let (right, of_right) = unit(self.weighted());
+            (left, right, of_left * of_right)
         };
-        let over = |outer: &Tensor<3>, inner: &Tensor<3>| match self.on_host {
-            true => self.ghost_on_host(outer.clone(), inner.clone()),
-            false => ghost_on_device(outer.clone(), inner.clone()),
+        let over = |outer: &Tensor<3>, inner: &Tensor<3>| {
+            if self.on_host {
+                self.ghost_on_host(outer.clone(), inner.clone())
+            } else {
+                ghost_on_device(outer.clone(), inner.clone())
+            }
         };
         let mut margins = Margins::default();
         if wanted.rows || !wanted.columns {
@@ -304,8 +309,9 @@ fn scatter_squares(gradients: &[f32], groups: &[Option<usize>], sums: &mut [f64]
 /// Divided by its largest absolute value, which is returned (1 for all zeros).
 fn unit(tensor: Tensor<3>) -> (Tensor<3>, f64) {
     let largest: f64 = tensor.clone().max_abs().into_scalar();
-    match largest > 0.0 {
-        true => (tensor.div_scalar(largest), largest),
-        false => (tensor, 1.0),
+    if largest > 0.0 {
+        (tensor.div_scalar(largest), largest)
+    } else {
+        (tensor, 1.0)
     }
 }

@@ -37,9 +37,10 @@ impl<C: ContributionUnit> Statistics<C> {
     /// # Errors
     /// [`Error::HalfBatch`]
     pub(super) fn check_whole(&self) -> Result<()> {
-        match self.half {
-            true => Err(Error::HalfBatch),
-            false => Ok(()),
+        if self.half {
+            Err(Error::HalfBatch)
+        } else {
+            Ok(())
         }
     }
 
@@ -162,20 +163,22 @@ impl<C: ContributionUnit> Statistics<C> {
     pub fn same_configuration(&self, other: &Self) -> Result<()> {
         self.compatible(other)?;
         let describe = |s: &Self| {
-            let precision = match s.plan.compensated {
-                true => "compensated float32",
-                false => "the device's float64",
+            let precision = if s.plan.compensated {
+                "compensated float32"
+            } else {
+                "the device's float64"
             };
             format!("seeds {:?}, {precision}", s.provenance.seeds)
         };
         let (ours, theirs) = (describe(self), describe(other));
-        match ours == theirs {
-            true => Ok(()),
-            false => Err(Error::Incompatible {
+        if ours == theirs {
+            Ok(())
+        } else {
+            Err(Error::Incompatible {
                 what: "the configuration".into(),
                 ours,
                 theirs,
-            }),
+            })
         }
     }
 

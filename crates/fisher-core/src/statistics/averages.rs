@@ -1,17 +1,16 @@
 //! Moving averages of whole statistics, over the course of training.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::path::Path;
 
 use burn::tensor::{DType, Device, Tensor};
-use safetensors::tensor::{SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::accumulators::Statistics;
 use super::task::TaskStatistics;
-use crate::container::{checksum, data, encode, view, write_atomically};
-use crate::error::{Error, Result, format_error, io_error, list};
+use crate::container::{Contents, data, encode, write};
+use crate::error::{Error, Result, format_error, list};
 use crate::gradient::{ContributionUnit, PerToken};
 use crate::moments::{Ema, accumulation_dtype};
 
@@ -157,11 +156,7 @@ impl<C: ContributionUnit> Averages<C> {
                 tensors.insert(format!("{}/{name}", encode(task)), data);
             }
         }
-        let views: BTreeMap<&str, TensorView> = tensors
-            .iter()
-            .map(|(name, data)| Ok((&**name, view(data).map_err(|e| format_error(path, e))?)))
-            .collect::<Result<_>>()?;
-        let mut metadata = Metadata {
+        let metadata = Metadata {
             schema: SCHEMA,
             writer: concat!("fisher-core ", env!("CARGO_PKG_VERSION")).into(),
             unit: C::NAME.into(),
@@ -169,12 +164,7 @@ impl<C: ContributionUnit> Averages<C> {
             steps: self.tasks().map(|t| (t.into(), self.steps(t))).collect(),
             sha256: String::new(),
         };
-        let json = |metadata: &Metadata| {
-            serde_json::to_string(metadata).map_err(|e| format_error(path, e))
-        };
-        metadata.sha256 = checksum(&json(&metadata)?, &views).map_err(|e| format_error(path, e))?;
-        let header = HashMap::from([(METADATA.to_owned(), json(&metadata)?)]);
-        write_atomically(path, views, header)
+        write(path, METADATA, &tensors, metadata, |m| &mut m.sha256)
     }
 
     /// Read averages from `path` to `device`, as they were; in float32 where they were float64 and
@@ -184,19 +174,10 @@ impl<C: ContributionUnit> Averages<C> {
     /// As [`Statistics::load`].
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(|e| io_error(path, e))?;
         let format = |reason: String| format_error(path, reason);
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| format_error(path, e))?;
-        let json = header.metadata().as_ref().and_then(|m| m.get(METADATA));
-        let json = json.ok_or_else(|| format(format!("it has no `{METADATA}` metadata")))?;
-        let metadata: Metadata = serde_json::from_str(json).map_err(|e| format_error(path, e))?;
-        if metadata.schema != SCHEMA {
-            return Err(Error::Version {
-                path: path.into(),
-                found: metadata.schema,
-                supported: SCHEMA,
-            });
-        }
+        let file = Contents::read(path, METADATA)?;
+        file.check_version(SCHEMA..=SCHEMA)?;
+        let metadata: Metadata = file.metadata()?;
         if metadata.unit != C::NAME {
             return Err(Error::Incompatible {
                 what: "the contribution unit".into(),
@@ -204,19 +185,7 @@ impl<C: ContributionUnit> Averages<C> {
                 theirs: metadata.unit,
             });
         }
-        let file = SafeTensors::deserialize(&bytes).map_err(|e| format_error(path, e))?;
-        let views = file.tensors();
-        let views: BTreeMap<&str, TensorView> =
-            views.iter().map(|(n, v)| (&**n, v.clone())).collect();
-        let undigested = json.replacen(&metadata.sha256, "", 1);
-        let found = checksum(&undigested, &views).map_err(|e| format_error(path, e))?;
-        if found != metadata.sha256 {
-            return Err(Error::Checksum {
-                path: path.into(),
-                expected: metadata.sha256,
-                found,
-            });
-        }
+        let views = file.tensors(&metadata.sha256)?;
         let device = device.clone().without_autodiff();
         let mut averages = Self::new(metadata.beta)?;
         let mut found = 0;

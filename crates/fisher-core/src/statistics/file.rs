@@ -28,19 +28,19 @@
 //!     ids = [s["id"] for s in json.loads(file.get_tensor("alpha/samples").tobytes())]
 //! ```
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::path::Path;
 
 use burn::tensor::{DType, Device, TensorData};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::accumulators::Statistics;
 use super::plan::Plan;
 use super::task::TaskStatistics;
-use crate::container::{HEADER_LIMIT, checksum, encode, ensure_writable, view, write_atomically};
-use crate::error::{Error, Result, format_error, io_error};
+use crate::container::{Contents, HEADER_LIMIT, encode, ensure_writable, write};
+use crate::error::{Error, Result, format_error};
 use crate::gradient::{ContributionUnit, GradientUnit, TokenSum};
 use crate::grouping::{Grouping, Unchecked};
 use crate::moments::Welford;
@@ -121,7 +121,7 @@ impl<C: ContributionUnit> Statistics<C> {
             }
             Ok(grouping)
         });
-        let mut metadata = Metadata {
+        let metadata = Metadata {
             schema: SCHEMA_VERSION,
             writer: concat!("fisher-core ", env!("CARGO_PKG_VERSION")).into(),
             provenance: self.provenance.clone(),
@@ -129,18 +129,7 @@ impl<C: ContributionUnit> Statistics<C> {
             tasks,
             sha256: String::new(),
         };
-        let views: BTreeMap<&str, TensorView> = tensors
-            .iter()
-            .map(|(name, data)| Ok((&**name, view(data).map_err(|e| format_error(path, e))?)))
-            .collect::<Result<_>>()?;
-        let json = |metadata: &Metadata| {
-            serde_json::to_string(metadata).map_err(|e| format_error(path, e))
-        };
-        let undigested = json(&metadata)?;
-        metadata.sha256 = checksum(&undigested, &views).map_err(|e| format_error(path, e))?;
-        let json = json(&metadata)?;
-        let header = HashMap::from([(METADATA.to_owned(), json)]);
-        write_atomically(path, views, header)
+        write(path, METADATA, &tensors, metadata, |m| &mut m.sha256)
     }
 
     /// Make sure, before long work begins, that these statistics can be saved to `path` when they have
@@ -217,36 +206,11 @@ impl<C: ContributionUnit> Statistics<C> {
         device: &Device,
         mut kept: Option<BTreeMap<String, Vec<SampleRecord>>>,
     ) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| io_error(path, e))?;
-        let format = |reason: String| Error::Format {
-            path: path.into(),
-            reason,
-        };
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| format_error(path, e))?;
-        let json = header.metadata().as_ref().and_then(|m| m.get(METADATA));
-        let json = json.ok_or_else(|| format(format!("it has no `{METADATA}` metadata")))?;
-        check_version(path, json)?;
-        let metadata: Metadata = serde_json::from_str(json).map_err(|e| format_error(path, e))?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|e| format_error(path, e))?;
-        let names = file.names();
-        let views: BTreeMap<&str, TensorView> = names
-            .iter()
-            .map(|name| {
-                Ok((
-                    &**name,
-                    file.tensor(name).map_err(|e| format_error(path, e))?,
-                ))
-            })
-            .collect::<Result<_>>()?;
-        let undigested = json.replacen(&metadata.sha256, "", 1);
-        let found = checksum(&undigested, &views).map_err(|e| format_error(path, e))?;
-        if found != metadata.sha256 {
-            return Err(Error::Checksum {
-                path: path.into(),
-                expected: metadata.sha256,
-                found,
-            });
-        }
+        let format = |reason: String| format_error(path, reason);
+        let file = Contents::read(path, METADATA)?;
+        file.check_version(1..=SCHEMA_VERSION)?;
+        let metadata: Metadata = file.metadata()?;
+        let views = file.tensors(&metadata.sha256)?;
         if metadata.provenance.loss != TokenSum::NAME {
             return Err(format(format!(
                 "its losses are `{}`",
@@ -329,7 +293,7 @@ fn groups_name(parameter: &str, label: &str) -> String {
 fn custom_ids(
     name: &str,
     shape: &[usize],
-    views: &BTreeMap<&str, TensorView>,
+    views: &BTreeMap<String, TensorView>,
 ) -> Result<Vec<u32>, String> {
     let view = views.get(name).ok_or_else(|| format!("no `{name}`"))?;
     if view.dtype() != Dtype::U32 || view.shape() != shape {
@@ -338,20 +302,4 @@ fn custom_ids(
     let ids = view.data().chunks_exact(4);
     let ids = ids.map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
     Ok(ids.collect())
-}
-
-fn check_version(path: &Path, json: &str) -> Result<()> {
-    #[derive(Deserialize)]
-    struct Version {
-        schema: u64,
-    }
-    let Version { schema } = serde_json::from_str(json).map_err(|e| format_error(path, e))?;
-    if !(1..=SCHEMA_VERSION).contains(&schema) {
-        return Err(Error::Version {
-            path: path.into(),
-            found: schema,
-            supported: SCHEMA_VERSION,
-        });
-    }
-    Ok(())
 }

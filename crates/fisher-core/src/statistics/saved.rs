@@ -1,16 +1,14 @@
 //! What a statistics file is of, read without its accumulators.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use serde::Deserialize;
 
 use super::accumulators::Statistics;
 use super::file::METADATA;
-use crate::container::encode;
-use crate::error::{Result, format_error, io_error};
+use crate::container::{Partial, encode};
+use crate::error::{Result, format_error};
 use crate::gradient::ContributionUnit;
 use crate::provenance::Provenance;
 use crate::sample::SampleRecord;
@@ -21,19 +19,6 @@ use crate::sample::SampleRecord;
 pub struct SavedSamples {
     provenance: Provenance,
     tasks: BTreeMap<String, Vec<SampleRecord>>,
-}
-
-#[derive(Deserialize)]
-struct Header {
-    #[serde(rename = "__metadata__")]
-    metadata: HashMap<String, String>,
-    #[serde(flatten)]
-    tensors: HashMap<String, Place>,
-}
-
-#[derive(Deserialize)]
-struct Place {
-    data_offsets: [u64; 2],
 }
 
 #[derive(Deserialize)]
@@ -50,36 +35,11 @@ impl SavedSamples {
     /// when it is no statistics file.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let io = |e| io_error(path, e);
-        let format = |reason: String| format_error(path, reason);
-        let mut file = File::open(path).map_err(io)?;
-        let length = file.metadata().map_err(io)?.len();
-        let mut size = [0; 8];
-        if length < 8 {
-            return Err(format("it is too short for a header".into()));
-        }
-        file.read_exact(&mut size).map_err(io)?;
-        let header = u64::from_le_bytes(size);
-        // Sizes come from the file's length, never from its numbers alone.
-        let data = header.checked_add(8).filter(|&data| data <= length);
-        let data = data.ok_or_else(|| format("its header is longer than the file".into()))?;
-        let header = bytes(&mut file, 8, header).map_err(io)?;
-        let header: Header = serde_json::from_slice(&header).map_err(|e| format_error(path, e))?;
-        let metadata = header.metadata.get(METADATA);
-        let metadata =
-            metadata.ok_or_else(|| format(format!("it has no `{METADATA}` metadata")))?;
-        let metadata: Metadata =
-            serde_json::from_str(metadata).map_err(|e| format_error(path, e))?;
+        let mut file = Partial::open(path)?;
+        let metadata: Metadata = file.metadata(METADATA)?;
         let mut tasks = BTreeMap::new();
         for task in metadata.tasks.into_keys() {
-            let name = format!("{}/samples", encode(&task));
-            let place = header.tensors.get(&name);
-            let [start, end] = place.map(|p| p.data_offsets).unwrap_or_default();
-            let there = start < end && end <= length - data;
-            if !there {
-                return Err(format(format!("no `{name}`")));
-            }
-            let samples = bytes(&mut file, data + start, end - start).map_err(io)?;
+            let samples = file.bytes(&format!("{}/samples", encode(&task)))?;
             let samples = serde_json::from_slice(&samples).map_err(|e| format_error(path, e))?;
             tasks.insert(task, samples);
         }
@@ -113,11 +73,4 @@ impl SavedSamples {
         }
         None
     }
-}
-
-fn bytes(file: &mut File, start: u64, length: u64) -> std::io::Result<Vec<u8>> {
-    let mut bytes = vec![0; length as usize];
-    file.seek(SeekFrom::Start(start))?;
-    file.read_exact(&mut bytes)?;
-    Ok(bytes)
 }

@@ -82,7 +82,7 @@ impl Slot<'_> {
     pub(super) fn read(
         self,
         count: u64,
-        views: &BTreeMap<&str, TensorView>,
+        views: &BTreeMap<String, TensorView>,
         device: &Device,
         dtype: DType,
     ) -> Result<(), String> {

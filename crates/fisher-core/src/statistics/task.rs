@@ -21,9 +21,12 @@ pub struct TaskStatistics {
 
 impl TaskStatistics {
     pub(super) fn new(plan: &Plan, device: &Device) -> Self {
-        Self::with(plan, |elements| match plan.compensated {
-            true => Welford::compensated(elements, device),
-            false => Welford::new(elements, device),
+        Self::with(plan, |elements| {
+            if plan.compensated {
+                Welford::compensated(elements, device)
+            } else {
+                Welford::new(elements, device)
+            }
         })
     }
 
@@ -32,9 +35,10 @@ impl TaskStatistics {
         let parameter = |plan: &ParameterPlan| ParameterStatistics {
             elementwise: plan.elementwise.then(|| {
                 let welford = welford(plan.shape.iter().product());
-                match plan.variance {
-                    true => welford,
-                    false => welford.without_variance(),
+                if plan.variance {
+                    welford
+                } else {
+                    welford.without_variance()
                 }
             }),
             groups: plan
@@ -119,12 +123,12 @@ impl TaskStatistics {
         self.parameters.iter().map(|(path, p)| (&**path, p))
     }
 
-    /// Traces of whole layers: see [`Totals`].
+    /// Traces of whole layers: see [`Totals`](crate::Totals).
     pub fn layers(&self) -> &Welford {
         &self.layers
     }
 
-    /// Traces of whole heads: see [`Totals`].
+    /// Traces of whole heads: see [`Totals`](crate::Totals).
     pub fn heads(&self) -> &Welford {
         &self.heads
     }

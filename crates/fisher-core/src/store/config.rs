@@ -48,10 +48,12 @@ impl GradientStoreConfig {
     /// A store for gradients of `model`, with what its folder already has.
     ///
     /// # Errors
-    /// [`Error::NoParameters`] when no trainable parameter is to be kept; with a folder,
-    /// [`Error::Io`], [`Error::Format`] or [`Error::Version`] when it cannot be used,
-    /// [`Error::OtherStore`] when it is of other weights, parameters, kind or precision, and
-    /// [`Error::StoreLocked`] when another program writes to it.
+    /// [`Error::NoParameters`](crate::Error::NoParameters) when no trainable parameter is to be
+    /// kept; with a folder, [`Error::Io`](crate::Error::Io),
+    /// [`Error::Format`](crate::Error::Format) or [`Error::Version`](crate::Error::Version) when it
+    /// cannot be used, [`Error::OtherStore`](crate::Error::OtherStore) when it is of other weights,
+    /// parameters, kind or precision, and [`Error::StoreLocked`](crate::Error::StoreLocked) when
+    /// another program writes to it.
     pub fn init<M: Module>(&self, model: &M) -> Result<GradientStore> {
         let device = model.devices().first().cloned().unwrap_or_default();
         let store = self.init_for(&Catalogue::of(model)?, hash_weights(model)?)?;

@@ -230,11 +230,12 @@ pub(super) fn same(folder: &Path, ours: &Header, theirs: &Header) -> Result<()> 
             });
         }
     }
-    match ours.parameters == theirs.parameters {
-        true => Ok(()),
-        false => Err(format(
+    if ours.parameters == theirs.parameters {
+        Ok(())
+    } else {
+        Err(format(
             &folder.join("index.jsonl"),
             "its parameters have other roles",
-        )),
+        ))
     }
 }

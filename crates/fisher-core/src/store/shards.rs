@@ -326,10 +326,10 @@ impl Shards {
 
 #[cfg(test)]
 mod tests {
-    use super::super::precision::Precision;
     use super::*;
     use crate::kind::FisherKind;
     use crate::sample::SampleRecord;
+    use crate::store::Precision;
 
     fn header() -> Header {
         Header::new(
