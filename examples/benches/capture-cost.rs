@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let hook = HookConfig::new(Schedule::new().with_every_steps(Some(1)))
         .with_folder(Some(folder.clone()))
         .with_checkpoints(Some(folder.join("checkpoint")))
-        .init(&model, &HeadLayout::none(), HookSource::Probes(probes))?;
+        .init(&model, HookSource::Probes(probes))?;
     println!("captures  ms a capture  ms a checkpoint  bytes of its state  bytes of all captures");
     let start = Instant::now();
     let mut recent = Vec::new();

@@ -10,7 +10,8 @@ use burn::tensor::{Device, Distribution, Int, Tensor, activation};
 use clap::{Parser, ValueEnum};
 use fisher_cli::memory::resident;
 use fisher_core::{
-    AttentionConfig, Catalogue, HeadLayout, Statistics, StatisticsConfig, StoreConfig, hash_weights,
+    AttentionConfig, Catalogue, GradientStoreConfig, HeadLayout, Statistics, StatisticsConfig,
+    hash_weights,
 };
 use fisher_examples::device::Backend;
 use fisher_examples::model::{CausalTransformer, CausalTransformerConfig};
@@ -352,7 +353,7 @@ fn runner<'a, M: Subject>(way: Way, model: &'a M, batch: &'a M::Batch) -> Outcom
                 .init(model, paths)?;
             Box::new(move || {
                 let mut statistics = empty.clone();
-                let store = StoreConfig::new(usize::MAX).with_only(Some(attention.clone()));
+                let store = GradientStoreConfig::new(usize::MAX).with_only(Some(attention.clone()));
                 let mut store = store.init(model)?;
                 capture.accumulate(batch, "task", (&mut statistics, &mut store))?;
                 Ok(())

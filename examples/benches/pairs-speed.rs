@@ -7,8 +7,8 @@ use std::time::Instant;
 use clap::Parser;
 use fisher_cli::memory::resident;
 use fisher_core::{
-    AttentionConfig, Catalogue, Gradient, GradientBatch, GradientStore, HeadLayout, Orientation,
-    Parameter, Role, Sample, StoreConfig,
+    AttentionConfig, Catalogue, Gradient, GradientBatch, GradientStore, GradientStoreConfig,
+    HeadLayout, Orientation, Parameter, Role, Sample,
 };
 use fisher_examples::device::Backend;
 use fisher_metrics::{ConflictsConfig, InterferenceConfig, Pool, Variant};
@@ -167,7 +167,7 @@ fn fill(
     device: &Device,
 ) -> Result<GradientStore, Box<dyn std::error::Error>> {
     let memory = if folder.is_some() { 0 } else { usize::MAX };
-    let config = StoreConfig::new(memory).with_folder(folder);
+    let config = GradientStoreConfig::new(memory).with_folder(folder);
     let mut store = config.init_for(catalogue, "random".into())?;
     for task in ["a", "b"] {
         for start in (0..count).step_by(32) {

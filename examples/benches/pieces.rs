@@ -42,9 +42,7 @@ impl Piece {
             Tensor::random(shape, Distribution::Normal(0.0, 1.0), &device)
         };
         Self {
-            statistics: config
-                .init(&model, &HeadLayout::none())
-                .expect("a model with parameters"),
+            statistics: config.init(&model).expect("a model with parameters"),
             left: factor(),
             right: factor(),
             seen: 0,

@@ -44,7 +44,7 @@ impl Setting<'_> {
     /// What kept them from being collected.
     pub fn collect(&self, model: &CausalTransformer, tasks: &[Task]) -> Result<Statistics> {
         let config = StatisticsConfig::new().with_seed(Some(self.seed));
-        let mut statistics = config.init(model, self.heads)?;
+        let mut statistics = config.init_with_heads(model, self.heads)?;
         for task in tasks {
             let batches = loader(self.data.probe(*task), &self.device.clone().autodiff());
             let collector = CollectorConfig::new().init();

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use fisher_core::{Statistics, StatisticsConfig, StoreConfig};
+use fisher_core::{GradientStoreConfig, Statistics, StatisticsConfig};
 use fisher_metrics::{
     ConflictsConfig, InterferenceConfig, InterferenceReport, Pool, SliceBy, Variant, spearman,
 };
@@ -27,11 +27,12 @@ const SAMPLES: usize = 64;
 pub fn collide(setting: &Setting, model: &CausalTransformer, ablated: &[Ablated]) -> Result<()> {
     heading("Collisions: samples of one task against samples of the other");
     let only = setting.heads.group();
-    let mut store = StoreConfig::new(1 << 30)
+    let mut store = GradientStoreConfig::new(1 << 30)
         .with_only(Some(only))
-        .init(model)?;
+        .init(model)?
+        .with_heads(setting.heads.clone());
     let config = StatisticsConfig::new().with_elementwise(false);
-    let mut statistics: Statistics = config.init(model, setting.heads)?;
+    let mut statistics: Statistics = config.init_with_heads(model, setting.heads)?;
     for task in Task::ALL {
         let items = setting.data.probe(task);
         let items = &items[..items.len().min(SAMPLES)];
@@ -48,7 +49,7 @@ pub fn collide(setting: &Setting, model: &CausalTransformer, ablated: &[Ablated]
         .with_keep_pairs(true)
         .with_seed(setting.seed)
         .init()?;
-    let report = conflicts.forward(&store, tasks, setting.heads, setting.device)?;
+    let report = conflicts.forward(&store, tasks)?;
     println!("{report}");
     let json = serde_json::to_string(&report)?;
     std::fs::write(setting.folder.join("conflicts.json"), json)?;
@@ -66,13 +67,13 @@ pub fn collide(setting: &Setting, model: &CausalTransformer, ablated: &[Ablated]
         .with_relabellings(Some(1000))
         .with_seed(setting.seed)
         .init()?;
-    let report = interference.forward(&store, tasks, setting.heads, setting.device)?;
+    let report = interference.forward(&store, tasks)?;
     println!("{report}");
     let json = serde_json::to_string(&report)?;
     std::fs::write(setting.folder.join("interference.json"), json)?;
     let picture = report.picture();
     picture.save(setting.folder.join("interference.svg"))?;
-    let check = interference.self_check(&store, tasks, setting.heads, setting.device)?;
+    let check = interference.self_check(&store, tasks)?;
     println!("{check}\n");
     compare(&report, ablated);
     Ok(())

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use burn::module::ParamGroup;
 use burn::tensor::Device;
-use fisher_core::{AttentionConfig, Catalogue, HeadLayout, StatisticsConfig};
+use fisher_core::{AttentionConfig, StatisticsConfig};
 use fisher_metrics::Picture;
 use fisher_train::{
     FisherHook, History, HookConfig, HookSource, NoiseScaleConfig, Reading, SampleWeight, Schedule,
@@ -50,8 +50,6 @@ pub fn watch(
     hook: &HookConfig,
 ) -> Result<FisherHook<TaskBatch>> {
     let pupil = Pupil::new(model.clone(), None);
-    let catalogue = Catalogue::of(&pupil)?;
-    let heads = HeadLayout::recognize(&catalogue, &AttentionConfig::new(config.heads))?;
     let mut probes = Vec::new();
     for task in Task::ALL {
         let items = data.probe(task);
@@ -60,7 +58,10 @@ pub fn watch(
         let batches: std::result::Result<Vec<_>, _> = batches.iter().collect();
         probes.push((task.name().to_owned(), batches.map_err(|e| e.to_string())?));
     }
-    Ok(hook.init(&pupil, &heads, HookSource::Probes(probes))?)
+    let attention = AttentionConfig::new(config.heads);
+    let statistics = hook.statistics.clone().with_attention(Some(attention));
+    let hook = hook.clone().with_statistics(statistics);
+    Ok(hook.init(&pupil, HookSource::Probes(probes))?)
 }
 
 /// What a hook found, as a table, and a picture in `folder`.

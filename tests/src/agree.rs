@@ -1,7 +1,8 @@
 //! All that one engine accumulates, against the loop.
 
 use fisher_core::{
-    ContributionUnit, GradientStore, HeadLayout, Statistics, StatisticsConfig, StoreConfig, Welford,
+    ContributionUnit, GradientStore, GradientStoreConfig, HeadLayout, Statistics, StatisticsConfig,
+    Welford,
 };
 use fisher_train::{CollectorConfig, Engine, SampleLoss};
 
@@ -45,8 +46,9 @@ pub fn agree<M: SampleLoss, C: ContributionUnit>(
     M::Batch: Clone,
 {
     let collect = |engine| {
-        let mut statistics: Statistics<C> = config.init(model, heads).expect("statistics");
-        let store = StoreConfig::new(1 << 26).init(model);
+        let mut statistics: Statistics<C> =
+            config.init_with_heads(model, heads).expect("statistics");
+        let store = GradientStoreConfig::new(1 << 26).init(model);
         let mut store: GradientStore = store.expect("a store");
         let collector = CollectorConfig::new().with_engine(engine).init();
         let collected = collector

@@ -44,7 +44,8 @@ pub fn hook(config: &HookConfig, pupil: &Pupil) -> FisherHook<Sequences> {
 pub fn hook_of(config: &HookConfig, pupil: &Pupil, tasks: [&str; 2]) -> FisherHook<Sequences> {
     let catalogue = Catalogue::of(pupil).expect("a catalogue");
     let heads = HeadLayout::recognize(&catalogue, &AttentionConfig::new(2)).expect("heads");
-    config.init(pupil, &heads, probes(tasks)).expect("a hook")
+    let hook = config.init_with_heads(pupil, &heads, probes(tasks));
+    hook.expect("a hook")
 }
 
 /// Four batches an epoch; from a checkpoint, where there is one.

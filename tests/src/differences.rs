@@ -20,10 +20,10 @@ pub fn by_loop<M: SampleLoss>(
 ) -> BTreeMap<String, Vec<Vec<f64>>> {
     let engine = PerSample::new(model, paths.iter().map(String::as_str)).expect("an engine");
     let mut rows: BTreeMap<String, Vec<Vec<f64>>> = BTreeMap::new();
-    for index in 0..data.ids().len() {
+    for index in 0..data.len() {
         let sample = engine.gradient(data, index).expect("a gradient");
         for path in paths {
-            let gradient = sample.gradients.get(path).expect("a gradient").tensor();
+            let gradient = sample.gradients.get(path).expect("a gradient").to_full();
             let row = gradient.to_data().iter::<f64>().collect();
             rows.entry(path.clone()).or_default().push(row);
         }

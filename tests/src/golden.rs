@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use burn::tensor::{Device, Tensor, TensorData};
 use fisher_core::{
     AttentionConfig, Catalogue, ContributionUnit, Gradient, GradientBatch, GradientStore,
-    HeadLayout, Orientation, Parameter, Role, Sample, Statistics, StatisticsConfig, StoreConfig,
+    GradientStoreConfig, HeadLayout, Orientation, Parameter, Role, Sample, Statistics,
+    StatisticsConfig,
 };
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -150,7 +151,12 @@ impl Golden {
     }
 
     /// A store of both tasks' gradients, filled in batches of `size`.
-    pub fn store(&self, config: &StoreConfig, size: usize, device: &Device) -> GradientStore {
+    pub fn store(
+        &self,
+        config: &GradientStoreConfig,
+        size: usize,
+        device: &Device,
+    ) -> GradientStore {
         let store = config.init_for(&self.catalogue(), self.name.into());
         let mut store = store.expect("a store");
         for task in TASKS {

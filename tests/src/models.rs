@@ -61,8 +61,12 @@ impl Sequences {
 }
 
 impl SampleBatch for Sequences {
-    fn ids(&self) -> Vec<String> {
-        self.ids.clone()
+    fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    fn id(&self, index: usize) -> Option<String> {
+        Some(self.ids[index].clone())
     }
 
     fn map_samples(&self, mapper: &mut SampleMapper) -> Self {

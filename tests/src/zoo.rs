@@ -55,8 +55,12 @@ impl Texts {
 }
 
 impl SampleBatch for Texts {
-    fn ids(&self) -> Vec<String> {
-        self.ids.clone()
+    fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    fn id(&self, index: usize) -> Option<String> {
+        Some(self.ids[index].clone())
     }
 
     fn map_samples(&self, mapper: &mut SampleMapper) -> Self {

@@ -39,9 +39,7 @@ fn train(device: &Device, engine: Engine) -> (Statistics, Vec<Reading>) {
         .with_noise(Some(NoiseScaleConfig::new()));
     let probes = Sequences::made_up(6, 5, &device).batches(3);
     let source = HookSource::Probes(vec![("task".into(), probes)]);
-    let hook = config
-        .init(&model, &HeadLayout::none(), source)
-        .expect("a hook");
+    let hook = config.init(&model, source).expect("a hook");
     let mut optimizer = SgdConfig::new().init();
     for batch in data.batches(4) {
         hook.step(&model, &batch).expect("a capture");

@@ -89,8 +89,7 @@ impl Work<'_> {
             true => self.checkpoint.weights()?,
             false => Default::default(),
         };
-        let heads = &self.checkpoint.heads;
-        let mut findings = plan.run(&names, statistics, &weights, store, heads, device)?;
+        let mut findings = plan.run(&names, statistics, &weights, store)?;
         if self.phases.contains(&7) {
             let (analysis, checkpoint) = (self.analysis, self.checkpoint);
             findings.uses = uses(analysis, checkpoint, tasks, statistics, store, device)?;

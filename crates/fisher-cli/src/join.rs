@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use fisher_core::{Gradient, GradientBatch, GradientStore, Statistics, StoreConfig};
+use fisher_core::{Gradient, GradientBatch, GradientStore, GradientStoreConfig, Statistics};
 use serde_json::{Value, json};
 
 use crate::finish::{Work, done, load, phases};
@@ -86,6 +86,8 @@ pub(crate) fn join(merge: &JoinArgs) -> Result {
         },
         false => None,
     };
+    let heads = &checkpoint.heads;
+    let store = store.map(|store| store.with_heads(heads.clone()).with_device(&device));
     for task in &tasks {
         only_measured(&statistics, store.as_ref(), &task.name, out)?;
     }
@@ -189,7 +191,7 @@ fn gradients(merge: &JoinArgs, tasks: &[Measured]) -> Result<GradientStore> {
             Some(joined) if joined.catalogue() == store.catalogue() => joined,
             Some(_) => return Err("the runs kept gradients of different parameters".into()),
             None => {
-                let config = StoreConfig::new(merge.analysis.memory.0);
+                let config = GradientStoreConfig::new(merge.analysis.memory.0);
                 let config = config.with_folder(Some(folder.clone()));
                 config.init_for(store.catalogue(), store.model().into())?
             }

@@ -62,7 +62,7 @@
 //!     ids: (0..8).map(|i| format!("digit-{i}")).collect(),
 //! };
 //!
-//! let mut statistics: Statistics = StatisticsConfig::new().init(&model, &HeadLayout::none())?;
+//! let mut statistics: Statistics = StatisticsConfig::new().init(&model)?;
 //! let collector = CollectorConfig::new().init();
 //! collector.collect_batches(&model, "zeros", [batch], &mut statistics)?;
 //! assert_eq!(statistics.task("zeros")?.count(), 8);

@@ -137,7 +137,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let catalogue = Catalogue::of(&model)?;
     let heads = HeadLayout::recognize(&catalogue, &AttentionConfig::new(config.heads))?;
     let statistics_config = StatisticsConfig::new().with_seed(Some(arguments.seed));
-    let mut statistics: Statistics = statistics_config.init(&model, &heads)?;
+    let mut statistics: Statistics = statistics_config.init_with_heads(&model, &heads)?;
     let collector = CollectorConfig::new().init();
     println!("Collecting per-sample gradients of other held-out samples, a batch at a time.");
     for task in Task::ALL {
@@ -153,7 +153,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         );
     }
     let task = Task::ALL[0];
-    let mut by_loop: Statistics = statistics_config.init(&model, &heads)?;
+    let mut by_loop: Statistics = statistics_config.init_with_heads(&model, &heads)?;
     let batches = loader(data.probe(task), &device.clone().autodiff());
     let slow = CollectorConfig::new().with_engine(Engine::Loop).init();
     let slow = slow.collect(&model, task.name(), &*batches, &mut by_loop)?;

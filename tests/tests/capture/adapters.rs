@@ -5,9 +5,9 @@ use burn::nn::attention::{MhaInput, MultiHeadAttention, MultiHeadAttentionConfig
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor, TensorData};
 use fisher_core::{
-    Attention, AttentionConfig, Block, Catalogue, Fused, GradientStore, Grouping, HeadLayout,
-    Orientation, Parameter, PerToken, Reduction, Role, Scheme, Statistics, StatisticsConfig,
-    StoreConfig,
+    Attention, AttentionConfig, Block, Catalogue, Fused, GradientStore, GradientStoreConfig,
+    Grouping, HeadLayout, Orientation, Parameter, PerToken, Reduction, Role, Scheme, Statistics,
+    StatisticsConfig,
 };
 use fisher_metrics::{ConflictsConfig, SliceBy};
 use fisher_tests::backend::Backend;
@@ -50,8 +50,8 @@ impl Rows {
 }
 
 impl SampleBatch for Rows {
-    fn ids(&self) -> Vec<String> {
-        (0..self.0.dims()[0]).map(|i| format!("{i}")).collect()
+    fn len(&self) -> usize {
+        self.0.dims()[0]
     }
 
     fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
@@ -112,7 +112,7 @@ fn burns_adapters_have_the_heads_of_what_they_adapt(
 
     let statistics = StatisticsConfig::new().with_reduction(Reduction::Sum);
     let mut statistics: Statistics = statistics.init(&model, &layout).expect("statistics");
-    let store = StoreConfig::new(1 << 24).with_only(Some(layout.group()));
+    let store = GradientStoreConfig::new(1 << 24).with_only(Some(layout.group()));
     let mut store: GradientStore = store.init(&model).expect("a store");
     for (task, count) in [("task", 5), ("other", 3)] {
         let data = Rows::made_up(count, &device);

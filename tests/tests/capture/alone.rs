@@ -23,9 +23,7 @@ fn collect<M: SampleLoss>(
     batches: Vec<M::Batch>,
     engine: Engine,
 ) -> (Result<Collected>, usize) {
-    let mut statistics: Statistics = StatisticsConfig::new()
-        .init(model, &HeadLayout::none())
-        .expect("statistics");
+    let mut statistics: Statistics = StatisticsConfig::new().init(model).expect("statistics");
     let collector = CollectorConfig::new().with_engine(engine).init();
     let collected = collector.collect_batches(model, "task", batches, &mut statistics);
     let counted = statistics.task("task").map_or(0, |task| task.count());
@@ -63,8 +61,12 @@ impl Packed {
 }
 
 impl SampleBatch for Packed {
-    fn ids(&self) -> Vec<String> {
-        self.ids.clone()
+    fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    fn id(&self, index: usize) -> Option<String> {
+        Some(self.ids[index].clone())
     }
 
     fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
@@ -218,8 +220,12 @@ impl Padded {
 }
 
 impl SampleBatch for Padded {
-    fn ids(&self) -> Vec<String> {
-        self.sequences.ids()
+    fn len(&self) -> usize {
+        self.sequences.len()
+    }
+
+    fn id(&self, index: usize) -> Option<String> {
+        self.sequences.id(index)
     }
 
     fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
@@ -324,8 +330,12 @@ fn the_loop_is_compared_with_the_batch() {
 struct Mistaken(Sequences, fn(usize, usize) -> usize);
 
 impl SampleBatch for Mistaken {
-    fn ids(&self) -> Vec<String> {
-        self.0.ids()
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn id(&self, index: usize) -> Option<String> {
+        self.0.id(index)
     }
 
     fn map_samples(&self, mapper: &mut SampleMapper) -> Self {

@@ -8,8 +8,8 @@ use burn::data::dataset::{DatasetError, InMemDataset};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use fisher_core::{
-    AttentionConfig, Catalogue, Error as CoreError, FisherKind, HeadLayout, PerToken, Precision,
-    Statistics, StatisticsConfig, StoreConfig,
+    AttentionConfig, Catalogue, Error as CoreError, FisherKind, GradientStoreConfig, HeadLayout,
+    PerToken, Precision, Statistics, StatisticsConfig,
 };
 use fisher_tests::backend::Backend;
 use fisher_tests::models::{Sequences, Small};
@@ -30,7 +30,7 @@ fn fresh(model: &Small) -> Statistics {
     let catalogue = Catalogue::of(model).expect("parameters");
     let heads = HeadLayout::recognize(&catalogue, &AttentionConfig::new(2)).expect("heads");
     StatisticsConfig::new()
-        .init(model, &heads)
+        .init_with_heads(model, &heads)
         .expect("statistics")
 }
 
@@ -255,9 +255,7 @@ fn an_error_does_not_take_what_came_before(
     let collector = config.init();
     let everything = || -> Statistics {
         let config = StatisticsConfig::new();
-        config
-            .init(&model, &HeadLayout::none())
-            .expect("statistics")
+        config.init(&model).expect("statistics")
     };
     let numbers = |numbers: &[f32]| Numbers(numbers.to_vec(), device.clone());
     let last = match fault {
@@ -482,9 +480,7 @@ fn a_monte_carlo_fisher_comes_to_the_true_one() {
 fn the_kind_is_on_record() {
     let (_, model, data) = setup(Backend::Flex).expect("a CPU");
     let config = StatisticsConfig::new().with_seed(Some(11));
-    let mut statistics: Statistics<PerToken> = config
-        .init(&model, &HeadLayout::none())
-        .expect("statistics");
+    let mut statistics: Statistics<PerToken> = config.init(&model).expect("statistics");
     let collector = CollectorConfig::new().init();
     collector
         .collect_batches(&model, "task", data.batches(4), &mut statistics)
@@ -515,14 +511,12 @@ fn a_store_is_filled_in_the_same_pass(#[values(true, false)] on_disk: bool) {
         .init();
     // Statistics of one part of the model, gradients of another.
     let only = ParamGroup::from_predicate("attention");
-    let stored = StoreConfig::new(1 << 20)
+    let stored = GradientStoreConfig::new(1 << 20)
         .with_only(Some(only))
         .with_folder(on_disk.then(|| folder.path().join("store")));
     let fresh = || {
         let config = StatisticsConfig::new().with_elementwise(false);
-        let statistics: Statistics = config
-            .init(&model, &HeadLayout::none())
-            .expect("statistics");
+        let statistics: Statistics = config.init(&model).expect("statistics");
         statistics
     };
 
@@ -568,7 +562,9 @@ fn a_store_is_filled_in_the_same_pass(#[values(true, false)] on_disk: bool) {
     }
 
     let other = Small::init_with(&device, 2.0);
-    let mut wrong = StoreConfig::new(1 << 20).init(&other).expect("a store");
+    let mut wrong = GradientStoreConfig::new(1 << 20)
+        .init(&other)
+        .expect("a store");
     let error = collector.collect_batches(&model, "u", [], (&mut statistics, &mut wrong));
     assert!(matches!(error, Err(fisher_train::Error::OtherModel { .. })));
 }
@@ -585,8 +581,12 @@ struct Rooted {
 struct Numbers(Vec<f32>, Device);
 
 impl SampleBatch for Numbers {
-    fn ids(&self) -> Vec<String> {
-        self.0.iter().map(ToString::to_string).collect()
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn id(&self, index: usize) -> Option<String> {
+        Some(self.0[index].to_string())
     }
 
     fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
@@ -645,7 +645,8 @@ fn a_sample_that_the_store_refuses_is_not_counted(
     let checkpoint = Checkpoint::new(folder.path().join("partial.safetensors"), 1);
     let config = CollectorConfig::new().with_checkpoint(Some(checkpoint));
     let skipping = config.clone().with_non_finite(NonFinite::Skip).init();
-    let stored = StoreConfig::new(1 << 20).with_folder(on_disk.then(|| folder.path().join("s")));
+    let stored =
+        GradientStoreConfig::new(1 << 20).with_folder(on_disk.then(|| folder.path().join("s")));
     for resumed in [0, 4] {
         let mut statistics = skipping.resume(model.statistics()).expect("statistics");
         let mut store = stored.init(&model).expect("a store");
@@ -668,7 +669,9 @@ fn a_sample_that_the_store_refuses_is_not_counted(
     // Without leave to skip it is an error, and the samples before it are in both.
     let strict = CollectorConfig::new().init();
     let mut statistics = model.statistics();
-    let mut store = StoreConfig::new(1 << 20).init(&model).expect("a store");
+    let mut store = GradientStoreConfig::new(1 << 20)
+        .init(&model)
+        .expect("a store");
     let into = (&mut statistics, &mut store);
     let error = strict.collect_batches(&model, "t", batches(), into);
     assert!(
@@ -697,7 +700,9 @@ fn a_store_that_comes_late_skips_what_it_cannot_take() {
 
     let run = |collector: &Collector| {
         let mut statistics = collector.resume(model.statistics()).expect("statistics");
-        let mut store = StoreConfig::new(1 << 20).init(&model).expect("a store");
+        let mut store = GradientStoreConfig::new(1 << 20)
+            .init(&model)
+            .expect("a store");
         let into = (&mut statistics, &mut store);
         let collected = collector.collect_batches(&model, "t", batches(), into)?;
         Ok::<_, Error>((collected.resumed, store.samples("t").len()))
@@ -718,7 +723,7 @@ fn a_store_may_be_ahead_of_the_checkpoint(
     let model = Small::init(&device);
     let data = Sequences::made_up(6, 5, &device);
     let folder = tempfile::tempdir().expect("a folder");
-    let stored = StoreConfig::new(0)
+    let stored = GradientStoreConfig::new(0)
         .with_precision(precision)
         .with_folder(Some(folder.path().into()));
     let collector = CollectorConfig::new().init();
@@ -770,12 +775,10 @@ fn a_store_is_of_one_kind_of_fisher() {
     let device = Backend::Flex.device().expect("a CPU").autodiff();
     let model = Small::init(&device);
     let config = StatisticsConfig::new().with_kind(FisherKind::MonteCarlo);
-    let mut drawn: Statistics = config
-        .init(&model, &HeadLayout::none())
-        .expect("statistics");
+    let mut drawn: Statistics = config.init(&model).expect("statistics");
     let collector = CollectorConfig::new().init();
     let folder = tempfile::tempdir().expect("a folder");
-    let stored = StoreConfig::new(0).with_folder(Some(folder.path().into()));
+    let stored = GradientStoreConfig::new(0).with_folder(Some(folder.path().into()));
     let mut store = stored.init(&model).expect("a store");
     let error = collector.collect_batches(&model, "t", [], (&mut drawn, &mut store));
     let error = error.expect_err("another kind").to_string();
@@ -790,7 +793,7 @@ fn a_store_is_of_one_kind_of_fisher() {
         .expect_err("another kind")
         .to_string();
     assert!(error.contains("Fisher kind"), "{error}");
-    let store = StoreConfig::new(1 << 20).with_kind(FisherKind::MonteCarlo);
+    let store = GradientStoreConfig::new(1 << 20).with_kind(FisherKind::MonteCarlo);
     let mut store = store.init(&model).expect("a store");
     let collected = collector.collect_batches(&model, "t", [], (&mut drawn, &mut store));
     assert_eq!(collected.expect("nothing").samples, 0);

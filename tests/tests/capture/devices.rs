@@ -111,7 +111,7 @@ fn products_go_on_after_pairs() {
         .init(&device.clone().autodiff());
     let config = |compensated| StatisticsConfig::new().with_compensated(compensated);
     let fresh = |compensated: bool| -> Statistics {
-        let statistics = config(compensated).init(&model, &HeadLayout::none());
+        let statistics = config(compensated).init(&model);
         statistics.expect("statistics")
     };
     let add = |statistics: &mut Statistics, ids: [&str; 2]| {

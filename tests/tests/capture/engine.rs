@@ -167,9 +167,7 @@ fn a_table_is_a_table_also_where_it_is_seen_first_as_a_matrix() {
 fn frozen_parameters_stay_frozen_and_are_left_out() {
     let (_, mut model, data) = setup(Backend::Flex).expect("a CPU");
     model.attention = model.attention.no_grad();
-    let mut statistics: Statistics = StatisticsConfig::new()
-        .init(&model, &HeadLayout::none())
-        .expect("statistics");
+    let mut statistics: Statistics = StatisticsConfig::new().init(&model).expect("statistics");
     assert!(
         statistics
             .paths()
@@ -237,9 +235,7 @@ fn parameters_that_no_loss_reaches_are_zero_and_named() {
         .with_bias(false)
         .init(&device);
     let model = Spare { used, unused };
-    let mut statistics: Statistics = StatisticsConfig::new()
-        .init(&model, &HeadLayout::none())
-        .expect("statistics");
+    let mut statistics: Statistics = StatisticsConfig::new().init(&model).expect("statistics");
     let collector = CollectorConfig::new().init();
     let collected = collector.collect_batches(&model, "task", [data], &mut statistics);
     assert_eq!(

@@ -176,7 +176,7 @@ fn what_no_trace_follows_goes_by_the_loop_or_is_named(
     let heads = HeadLayout::none();
     agree::<_, PerToken>(&model, &heads, &data.batches(3), &config, Engine::Auto);
 
-    let mut statistics: Statistics = config.init(&model, &heads).expect("statistics");
+    let mut statistics: Statistics = config.init_with_heads(&model, &heads).expect("statistics");
     let collector = CollectorConfig::new().with_engine(Engine::Trace).init();
     let error = collector
         .collect_batches(&model, "task", data.batches(3), &mut statistics)
@@ -354,9 +354,7 @@ fn a_checkup_tells_sound_models_from_unsound_ones() {
 
     // A collection notices too, on its first batch.
     let model = Mixing::init(&device);
-    let mut statistics: Statistics = StatisticsConfig::new()
-        .init(&model, &HeadLayout::none())
-        .expect("statistics");
+    let mut statistics: Statistics = StatisticsConfig::new().init(&model).expect("statistics");
     let collector = CollectorConfig::new().init();
     let error = collector.collect_batches(&model, "task", [data], &mut statistics);
     let told = matches!(error, Err(Error::LossesDisagree { .. }));
@@ -418,9 +416,7 @@ fn large_parameters_do_not_hide_small_ones() {
     let data = Sequences::made_up(4, 5, &device);
     for (oddity, sound) in [(Oddity::None, true), (Oddity::MixesLittle, false)] {
         let model = Odd::init(oddity, 20_000, &device);
-        let mut statistics: Statistics = StatisticsConfig::new()
-            .init(&model, &HeadLayout::none())
-            .expect("statistics");
+        let mut statistics: Statistics = StatisticsConfig::new().init(&model).expect("statistics");
         let collector = CollectorConfig::new().with_engine(Engine::Trace).init();
         let collected = collector.collect_batches(&model, "task", [data.clone()], &mut statistics);
         match collected {
@@ -440,7 +436,7 @@ fn what_depends_on_the_batch_or_on_nothing_is_told() {
     assert!(!checkup.is_sound(), "{checkup}");
     assert_eq!(checkup.tokens.len(), 3, "{checkup}");
     let mut statistics: Statistics = StatisticsConfig::new()
-        .init(&miscounting, &HeadLayout::none())
+        .init(&miscounting)
         .expect("statistics");
     let collector = CollectorConfig::new().init();
     let batches = [data.clone()];
@@ -509,9 +505,7 @@ fn other_names_and_orientations_are_the_same_numbers() {
         let mut named: Statistics = config
             .init_for(&catalogue, &HeadLayout::none(), weights, &device)
             .expect("statistics");
-        let mut own: Statistics = config
-            .init(&model, &HeadLayout::none())
-            .expect("statistics");
+        let mut own: Statistics = config.init(&model).expect("statistics");
         collector
             .collect_batches(&model, "task", data.batches(3), &mut own)
             .expect("a collection");

@@ -35,7 +35,7 @@ impl Head {
 /// F of sample gradients `1, 2, 3, ..`, squared.
 fn statistics(head: &Head, task: &str, device: &Device) -> Statistics {
     let config = StatisticsConfig::new();
-    let mut statistics: Statistics = config.init(head, &HeadLayout::none()).expect("empty");
+    let mut statistics: Statistics = config.init(head).expect("empty");
     let mut batch = GradientBatch::new(vec![Sample::new("a", 1).expect("a token")]);
     let classes = head.bias.dims()[0];
     for (path, elements) in [("weight", 2 * classes), ("bias", classes)] {

@@ -125,9 +125,7 @@ fn means<M: SampleLoss>(
 where
     M::Batch: Clone,
 {
-    let mut statistics: Statistics = StatisticsConfig::new()
-        .init(model, &HeadLayout::none())
-        .expect("statistics");
+    let mut statistics: Statistics = StatisticsConfig::new().init(model).expect("statistics");
     let collector = CollectorConfig::new().with_engine(engine).init();
     collector
         .collect_batches(model, "task", batches.to_vec(), &mut statistics)
@@ -213,9 +211,7 @@ fn samples_that_mix_are_found_in_half_precision(
     {
         let checkup = check(model, data).expect("a checkup");
         assert!(!checkup.is_sound(), "{checkup}");
-        let mut statistics: Statistics = StatisticsConfig::new()
-            .init(model, &HeadLayout::none())
-            .expect("statistics");
+        let mut statistics: Statistics = StatisticsConfig::new().init(model).expect("statistics");
         let collector = CollectorConfig::new().with_engine(engine).init();
         let error = collector
             .collect_batches(model, "task", [data.clone()], &mut statistics)
@@ -277,9 +273,7 @@ fn batch_norms_between_a_step_and_valid(
 
     // Engines keep the model of when they were made, and leave the user's alone.
     let kept = floats(&model.valid());
-    let mut statistics: Statistics = StatisticsConfig::new()
-        .init(&model, &HeadLayout::none())
-        .expect("statistics");
+    let mut statistics: Statistics = StatisticsConfig::new().init(&model).expect("statistics");
     step();
     step();
     assert_ne!(floats(&model.valid()), kept);

@@ -5,7 +5,7 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
-use fisher_core::{FisherKind, HeadLayout, Statistics, StatisticsConfig, StoreConfig};
+use fisher_core::{FisherKind, GradientStoreConfig, HeadLayout, Statistics, StatisticsConfig};
 use fisher_tests::backend::Backend;
 use fisher_train::{
     Aligned, Class, CollectorConfig, Engine, Error, HookConfig, HookSource, IGNORE, Labels,
@@ -268,8 +268,12 @@ impl Points {
 }
 
 impl SampleBatch for Points {
-    fn ids(&self) -> Vec<String> {
-        self.ids.clone()
+    fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    fn id(&self, index: usize) -> Option<String> {
+        Some(self.ids[index].clone())
     }
 
     fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
@@ -303,7 +307,7 @@ fn model(device: &Device) -> Model {
 
 fn statistics(model: &Model, kind: FisherKind) -> Statistics {
     let config = StatisticsConfig::new().with_kind(kind);
-    config.init(model, &HeadLayout::none()).expect("statistics")
+    config.init(model).expect("statistics")
 }
 
 /// A Monte-Carlo Fisher is one whose labels were drawn, whatever the configuration claims.
@@ -317,7 +321,9 @@ fn the_kind_follows_from_the_labels(#[values(Engine::Loop, Engine::Trace)] engin
     let (of_data, of_draws) = (FisherKind::Empirical, FisherKind::MonteCarlo);
     for (kind, right, wrong) in [(of_data, &data, &drawn), (of_draws, &drawn, &data)] {
         let mut statistics = statistics(&model, kind);
-        let store = StoreConfig::new(1 << 20).with_kind(kind).init(&model);
+        let store = GradientStoreConfig::new(1 << 20)
+            .with_kind(kind)
+            .init(&model);
         let mut store = store.expect("a store");
         let into = (&mut statistics, &mut store);
         let error = collector.collect_batches(&model, "task", [wrong.clone()], into);
@@ -344,7 +350,7 @@ fn the_kind_follows_from_the_labels(#[values(Engine::Loop, Engine::Trace)] engin
         .with_statistics(StatisticsConfig::new().with_kind(of_draws));
     for (batch, right) in [(data, false), (drawn, true)] {
         let source = HookSource::Probes(vec![("task".into(), vec![batch])]);
-        let hook = config.init(&model, &HeadLayout::none(), source);
+        let hook = config.init(&model, source);
         let finished = hook.expect("a hook").finish(&model);
         assert_eq!(finished.is_ok(), right, "{finished:?}");
     }
@@ -411,9 +417,7 @@ fn a_loss_that_is_no_number_is_not_counted(#[values(Engine::Loop, Engine::Auto)]
     let config = CollectorConfig::new().with_engine(engine);
     let init = || {
         let config = StatisticsConfig::new();
-        config
-            .init(&model, &HeadLayout::none())
-            .expect("statistics")
+        config.init(&model).expect("statistics")
     };
     let mut statistics: Statistics = init();
     let collector = config.clone().init();

@@ -200,7 +200,7 @@ fn nothing_is_added_to_the_estimate(
 
 fn collected(size: usize, data: &Sequences, model: &Small) -> Statistics {
     let config = StatisticsConfig::new();
-    let mut statistics = config.init(model, &HeadLayout::none()).expect("statistics");
+    let mut statistics = config.init(model).expect("statistics");
     let collector = CollectorConfig::new().init();
     collector
         .collect_batches(model, "task", data.batches(size), &mut statistics)
@@ -342,9 +342,7 @@ fn a_sample_without_active_tokens_is_refused_by_name() {
     let row = Tensor::<2, Int>::full([1, 4], IGNORE, &device);
     data.labels = data.labels.slice_assign([1..2, 0..4], row);
     let config = StatisticsConfig::new();
-    let mut statistics: Statistics = config
-        .init(&model, &HeadLayout::none())
-        .expect("statistics");
+    let mut statistics: Statistics = config.init(&model).expect("statistics");
     let error = CollectorConfig::new()
         .init()
         .collect_batches(&model, "task", [data], &mut statistics)
@@ -387,11 +385,14 @@ struct Line {
 struct Points(Tensor<2>);
 
 impl SampleBatch for Points {
-    fn ids(&self) -> Vec<String> {
-        (0..self.0.dims()[0])
-            .map(|i| format!("point-{i}"))
-            .collect()
+    fn len(&self) -> usize {
+        self.0.dims()[0]
     }
+
+    fn id(&self, index: usize) -> Option<String> {
+        Some(format!("point-{index}"))
+    }
+
     fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
         Self(mapper.tensor(&self.0))
     }
@@ -424,9 +425,7 @@ fn gradients_that_are_not_finite_are_named_or_skipped(
         &device,
     ));
     let config = StatisticsConfig::new();
-    let mut statistics: Statistics = config
-        .init(&model, &HeadLayout::none())
-        .expect("statistics");
+    let mut statistics: Statistics = config.init(&model).expect("statistics");
     let error = CollectorConfig::new()
         .init()
         .collect_batches(&model, "task", [points.clone()], &mut statistics)
@@ -436,9 +435,7 @@ fn gradients_that_are_not_finite_are_named_or_skipped(
     };
     assert_eq!((&**sample, &**parameter), ("point-1", "linear.weight"));
 
-    let mut statistics: Statistics = config
-        .init(&model, &HeadLayout::none())
-        .expect("statistics");
+    let mut statistics: Statistics = config.init(&model).expect("statistics");
     let collected = CollectorConfig::new()
         .with_non_finite(NonFinite::Skip)
         .init()
@@ -476,9 +473,7 @@ fn patterns_that_match_nothing_are_errors() {
     }
     let some = burn::module::ParamGroup::from_predicate("attention");
     let config = StatisticsConfig::new().with_elementwise_only(Some(some));
-    let mut statistics: Statistics = config
-        .init(&model, &HeadLayout::none())
-        .expect("statistics");
+    let mut statistics: Statistics = config.init(&model).expect("statistics");
     let collector = CollectorConfig::new().init();
     let data = Sequences::made_up(2, 4, &device);
     collector

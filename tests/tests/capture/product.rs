@@ -111,9 +111,7 @@ impl Factors {
         let [_, _, rows, columns] = self.shape;
         let linear = LinearConfig::new(rows, columns).with_bias(false);
         let model: Linear = linear.init(&device.clone().autodiff());
-        config
-            .init(&model, &HeadLayout::none())
-            .expect("statistics")
+        config.init(&model).expect("statistics")
     }
 
     /// In batches of `batch` samples; the ways they took.
@@ -514,8 +512,8 @@ struct Saturating {
 struct Numbers(Tensor<2>);
 
 impl SampleBatch for Numbers {
-    fn ids(&self) -> Vec<String> {
-        (0..self.0.dims()[0]).map(|i| format!("{i}")).collect()
+    fn len(&self) -> usize {
+        self.0.dims()[0]
     }
 
     fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
@@ -548,7 +546,7 @@ fn an_infinite_input_is_one_samples_fault(
     let batch = Numbers(Tensor::from_data(numbers, &device));
     let config = StatisticsConfig::new().with_elementwise(elementwise);
     let collect = |non_finite| {
-        let mut statistics: Statistics = config.init(&model, &HeadLayout::none()).expect("some");
+        let mut statistics: Statistics = config.init(&model).expect("some");
         let collector = CollectorConfig::new()
             .with_engine(engine)
             .with_non_finite(non_finite)

@@ -148,7 +148,7 @@ fn a_trace_leaves_the_model_as_it_is() {
     let before = floats(&model.valid());
     let mut statistics: Statistics = StatisticsConfig::new()
         .with_elementwise(false)
-        .init(&model, &HeadLayout::none())
+        .init(&model)
         .expect("statistics");
     let paths: Vec<String> = statistics.paths().map(str::to_owned).collect();
     let mut capture = CaptureConfig::new()
@@ -168,9 +168,7 @@ fn threads_do_not_get_in_each_others_way() {
     let mean = || {
         let device = Device::flex().autodiff();
         let model = Small::init(&device);
-        let mut statistics: Statistics = StatisticsConfig::new()
-            .init(&model, &HeadLayout::none())
-            .expect("statistics");
+        let mut statistics: Statistics = StatisticsConfig::new().init(&model).expect("statistics");
         let collector = CollectorConfig::new().with_engine(Engine::Trace).init();
         let batches = Sequences::made_up(12, 6, &device).batches(4);
         collector
@@ -237,7 +235,7 @@ fn a_remembered_device_goes_by_the_loop() {
         checkup.to_string().contains("a device it remembers"),
         "{checkup}"
     );
-    let mut statistics: Statistics = config.init(&model, &heads).expect("statistics");
+    let mut statistics: Statistics = config.init_with_heads(&model, &heads).expect("statistics");
     let collector = CollectorConfig::new().with_engine(Engine::Trace).init();
     let error = collector.collect_batches(&model, "task", [batch], &mut statistics);
     assert!(matches!(error, Err(Error::Untraced { .. })), "{error:?}");
@@ -270,9 +268,7 @@ fn a_mean_over_the_batch_is_named() {
         linear: LinearConfig::new(2, 3).init(&device),
         norm: BatchNormConfig::new(2).init(&device),
     };
-    let mut statistics: Statistics = StatisticsConfig::new()
-        .init(&model, &HeadLayout::none())
-        .expect("statistics");
+    let mut statistics: Statistics = StatisticsConfig::new().init(&model).expect("statistics");
     let batch = Points::of(4, &device);
     let mut refused = |engine| {
         let collector = CollectorConfig::new().with_engine(engine).init();

@@ -5,7 +5,7 @@ use std::path::Path;
 use fisher_cli::Cli;
 use fisher_cli::measure::{Measured, Plan, Tensors, parse_interference, report};
 use fisher_cli::models::Checkpoint;
-use fisher_core::{Statistics, StatisticsConfig, StoreConfig};
+use fisher_core::{GradientStoreConfig, Statistics, StatisticsConfig};
 use fisher_metrics::{InterferenceConfig, Weights};
 use fisher_tests::backend::Backend;
 use fisher_tests::compare::against_golden;
@@ -42,7 +42,7 @@ fn findings_are_written_under_golden_keys() {
             let samples = list("ids").into_iter().zip(losses);
             tasks.push(Measured::of(&statistics, task, samples, Vec::new()).expect("samples"));
         }
-        let store = golden.store(&StoreConfig::new(1 << 24), 3, &device);
+        let store = golden.store(&GradientStoreConfig::new(1 << 24), 3, &device);
         let parse = |text: &String| (text.clone(), parse_interference(text).expect("settings"));
         let plan = Plan {
             phases: (1..=6).collect(),

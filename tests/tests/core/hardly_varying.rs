@@ -47,7 +47,7 @@ fn check(name: &str, found: &Welford, expected: &[f64], cv: f64) {
 fn statistics<M: Module>(model: &M, compensated: bool) -> Statistics {
     StatisticsConfig::new()
         .with_compensated(compensated)
-        .init(model, &HeadLayout::none())
+        .init(model)
         .expect("statistics")
 }
 

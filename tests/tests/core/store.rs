@@ -7,8 +7,8 @@ use std::path::Path;
 use burn::module::ParamGroup;
 use burn::tensor::{Device, Tensor};
 use fisher_core::{
-    Catalogue, Error, Gradient, GradientBatch, GradientStore, Orientation, Parameter, Precision,
-    Role, Sample, StatisticsConfig, StoreConfig,
+    Catalogue, Error, Gradient, GradientBatch, GradientStore, GradientStoreConfig, Orientation,
+    Parameter, Precision, Role, Sample, StatisticsConfig,
 };
 use fisher_tests::backend::Backend;
 use fisher_tests::golden::{CASES, Golden, TASKS};
@@ -80,7 +80,7 @@ const SAMPLE: usize = 36;
 #[case::in_part(5 * SAMPLE, true)]
 fn what_goes_in_comes_out(#[case] memory: usize, #[case] on_disk: bool) {
     let folder = tempfile::tempdir().expect("a folder");
-    let config = StoreConfig::new(memory)
+    let config = GradientStoreConfig::new(memory)
         .with_folder(on_disk.then(|| folder.path().join("store")))
         .with_shard(3 * SAMPLE as u64);
     let mut store = config.init_for(&catalogue(), "m".into()).expect("a store");
@@ -110,7 +110,7 @@ fn what_goes_in_comes_out(#[case] memory: usize, #[case] on_disk: bool) {
 
 #[test]
 fn memory_without_a_folder_has_an_end() {
-    let config = StoreConfig::new(5 * SAMPLE);
+    let config = GradientStoreConfig::new(5 * SAMPLE);
     let mut store = config.init_for(&catalogue(), "m".into()).expect("a store");
     fill(&mut store, 0..4, 2);
     let error = store.push("t", &batch(4..6)).expect_err("full");
@@ -127,7 +127,7 @@ fn memory_without_a_folder_has_an_end() {
 #[test]
 fn a_killed_writer_leaves_a_store_that_goes_on() {
     let folder = tempfile::tempdir().expect("a folder");
-    let config = StoreConfig::new(0)
+    let config = GradientStoreConfig::new(0)
         .with_folder(Some(folder.path().into()))
         .with_shard(4 * SAMPLE as u64);
     let open = || config.init_for(&catalogue(), "m".into()).expect("a store");
@@ -158,7 +158,7 @@ fn a_killed_writer_leaves_a_store_that_goes_on() {
 fn a_copy_that_broke_off_is_refused_until_it_is_repaired() {
     let folder = tempfile::tempdir().expect("a folder");
     let whole = folder.path().join("whole");
-    let config = StoreConfig::new(0)
+    let config = GradientStoreConfig::new(0)
         .with_folder(Some(whole.clone()))
         .with_shard(2 * SAMPLE as u64);
     let store = config.init_for(&catalogue(), "m".into());
@@ -218,7 +218,7 @@ fn a_copy_that_broke_off_is_refused_until_it_is_repaired() {
 #[test]
 fn a_reader_does_not_mind_a_line_that_is_being_written() {
     let folder = tempfile::tempdir().expect("a folder");
-    let config = StoreConfig::new(0).with_folder(Some(folder.path().into()));
+    let config = GradientStoreConfig::new(0).with_folder(Some(folder.path().into()));
     let mut writer = config.init_for(&catalogue(), "m".into()).expect("a store");
     fill(&mut writer, 0..2, 2);
     let index = OpenOptions::new()
@@ -236,7 +236,7 @@ fn a_reader_does_not_mind_a_line_that_is_being_written() {
 #[test]
 fn a_store_opened_for_reading_writes_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
-    let config = StoreConfig::new(0)
+    let config = GradientStoreConfig::new(0)
         .with_folder(Some(folder.path().into()))
         .with_shard(2 * SAMPLE as u64);
     let mut writer = config.init_for(&catalogue(), "m".into()).expect("a store");
@@ -257,7 +257,7 @@ fn a_store_opened_for_reading_writes_nothing() {
 #[test]
 fn a_file_without_a_line_does_not_stand_in_the_way() {
     let folder = tempfile::tempdir().expect("a folder");
-    let config = StoreConfig::new(0)
+    let config = GradientStoreConfig::new(0)
         .with_folder(Some(folder.path().into()))
         .with_shard(2 * SAMPLE as u64);
     let open = || config.init_for(&catalogue(), "m".into()).expect("a store");
@@ -273,7 +273,7 @@ fn a_file_without_a_line_does_not_stand_in_the_way() {
 #[test]
 fn gradients_that_are_not_what_was_written_are_given_up_at_the_end_only() {
     let folder = tempfile::tempdir().expect("a folder");
-    let config = StoreConfig::new(0).with_folder(Some(folder.path().into()));
+    let config = GradientStoreConfig::new(0).with_folder(Some(folder.path().into()));
     let open = || config.init_for(&catalogue(), "m".into());
     fill(&mut open().expect("a store"), 0..8, 2);
     let shard = folder.path().join("shard-00000.bin");
@@ -297,7 +297,7 @@ fn gradients_that_are_not_what_was_written_are_given_up_at_the_end_only() {
 #[test]
 fn damaged_exponents_are_seen() {
     let folder = tempfile::tempdir().expect("a folder");
-    let config = StoreConfig::new(0)
+    let config = GradientStoreConfig::new(0)
         .with_folder(Some(folder.path().into()))
         .with_precision(Precision::Float16);
     let store = config.init_for(&catalogue(), "m".into());
@@ -313,7 +313,7 @@ fn damaged_exponents_are_seen() {
 #[test]
 fn lines_whose_gradients_did_not_reach_the_disk_are_given_up() {
     let folder = tempfile::tempdir().expect("a folder");
-    let config = StoreConfig::new(0).with_folder(Some(folder.path().into()));
+    let config = GradientStoreConfig::new(0).with_folder(Some(folder.path().into()));
     let open = || config.init_for(&catalogue(), "m".into()).expect("a store");
     fill(&mut open(), 0..6, 2);
     let shard = folder.path().join("shard-00000.bin");
@@ -333,7 +333,7 @@ fn what_is_damaged_is_an_error() {
     let folder = tempfile::tempdir().expect("a folder");
     let fresh = |name: &str| {
         let path = folder.path().join(name);
-        let config = StoreConfig::new(0)
+        let config = GradientStoreConfig::new(0)
             .with_folder(Some(path.clone()))
             .with_shard(2 * SAMPLE as u64);
         let store = config.init_for(&catalogue(), "m".into());
@@ -404,7 +404,7 @@ fn what_is_damaged_is_an_error() {
 #[test]
 fn a_folder_of_something_else_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
-    let config = StoreConfig::new(0).with_folder(Some(folder.path().into()));
+    let config = GradientStoreConfig::new(0).with_folder(Some(folder.path().into()));
     let held = config.init_for(&catalogue(), "m".into()).expect("a store");
     // While one writes no other may.
     let error = config
@@ -413,7 +413,7 @@ fn a_folder_of_something_else_is_refused() {
     assert!(matches!(error, Error::StoreLocked { .. }), "{error}");
     drop(held);
 
-    let refused = |config: StoreConfig, model: &str, what: &str| {
+    let refused = |config: GradientStoreConfig, model: &str, what: &str| {
         let error = config.init_for(&catalogue(), model.into()).expect_err(what);
         assert!(error.to_string().contains(what), "{error}");
     };
@@ -429,7 +429,7 @@ fn a_folder_of_something_else_is_refused() {
 
 #[test]
 fn only_what_was_asked_for_is_kept() {
-    let config = StoreConfig::new(1 << 20).with_only(Some(ParamGroup::from_path("b")));
+    let config = GradientStoreConfig::new(1 << 20).with_only(Some(ParamGroup::from_path("b")));
     let mut store = config.init_for(&catalogue(), "m".into()).expect("a store");
     fill(&mut store, 0..2, 2);
     assert_eq!(store.bytes_per_sample(), 12);
@@ -452,7 +452,7 @@ fn only_what_was_asked_for_is_kept() {
 
 #[test]
 fn bad_gradients_are_refused_by_name() {
-    let config = StoreConfig::new(1 << 20);
+    let config = GradientStoreConfig::new(1 << 20);
     let mut store = config.init_for(&catalogue(), "m".into()).expect("a store");
     fill(&mut store, 0..2, 2);
     assert!(
@@ -495,7 +495,7 @@ fn a_batch_comes_in_parts(
 ) {
     let folder = tempfile::tempdir().expect("a folder");
     let open = |name: &str| {
-        let config = StoreConfig::new(memory)
+        let config = GradientStoreConfig::new(memory)
             .with_precision(precision)
             .with_folder(Some(folder.path().join(name)));
         config.init_for(&catalogue(), "m".into()).expect("a store")
@@ -574,7 +574,7 @@ fn large_parameters_come_in_slices(
     let parameters = vec![of("wide", wide), of("small", 3), of("high", high)];
     let catalogue = Catalogue::new(parameters).expect("parameters");
     let folder = tempfile::tempdir().expect("a folder");
-    let config = StoreConfig::new(memory)
+    let config = GradientStoreConfig::new(memory)
         .with_precision(precision)
         .with_folder(Some(folder.path().into()));
     let mut store = config.init_for(&catalogue, "m".into()).expect("a store");
@@ -633,7 +633,7 @@ fn the_fisher_is_the_statistics(
     };
     for case in CASES {
         let golden = Golden::load(case);
-        let store = golden.store(&StoreConfig::new(1 << 24), 4, &device);
+        let store = golden.store(&GradientStoreConfig::new(1 << 24), 4, &device);
         let mut statistics: fisher_core::Statistics =
             golden.statistics(&StatisticsConfig::new(), &device);
         for task in TASKS {
@@ -660,10 +660,10 @@ fn the_fisher_is_the_statistics(
 fn half_precision_is_as_good_as_it_says(#[case] precision: Precision, #[case] relative: f64) {
     let golden = Golden::load("llama-gqa");
     let folder = tempfile::tempdir().expect("a folder");
-    let full = golden.store(&StoreConfig::new(1 << 24), 3, &flex());
-    let config = StoreConfig::new(1 << 24).with_precision(precision);
+    let full = golden.store(&GradientStoreConfig::new(1 << 24), 3, &flex());
+    let config = GradientStoreConfig::new(1 << 24).with_precision(precision);
     let held = golden.store(&config, 3, &flex());
-    let config = StoreConfig::new(0)
+    let config = GradientStoreConfig::new(0)
         .with_precision(precision)
         .with_folder(Some(folder.path().into()));
     let on_disk = golden.store(&config, 3, &flex());

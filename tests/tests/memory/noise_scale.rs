@@ -22,9 +22,12 @@ const POSITIONS: usize = 8;
 struct Points(Tensor<3>, usize);
 
 impl SampleBatch for Points {
-    fn ids(&self) -> Vec<String> {
-        let [samples, _, _] = self.0.dims();
-        (0..samples).map(|i| format!("{}", self.1 + i)).collect()
+    fn len(&self) -> usize {
+        self.0.dims()[0]
+    }
+
+    fn id(&self, index: usize) -> Option<String> {
+        Some(format!("{}", self.1 + index))
     }
 
     fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
@@ -77,7 +80,7 @@ fn measure() {
         let hook = HookConfig::new(Schedule::new().with_at_end(true))
             .with_capture(CaptureConfig::new().with_engine(Engine::Trace))
             .with_noise(noise)
-            .init(&model, &HeadLayout::none(), source)
+            .init(&model, source)
             .expect("a hook");
         let start = Instant::now();
         hook.finish(&model).expect("a capture");

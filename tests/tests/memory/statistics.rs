@@ -30,7 +30,7 @@ fn scattered_groups_need_no_gradients(#[case] scheme: Scheme) {
             .with_elementwise(false)
             .with_schemes(vec![(ParamGroup::all(), scheme)]);
         let model = model.init(&device.clone().autodiff());
-        let mut statistics: Statistics = config.init(&model, &HeadLayout::none()).expect("some");
+        let mut statistics: Statistics = config.init(&model).expect("some");
         let side = Tensor::<3>::ones([32, 2, 1024], &device);
         let mut stream = statistics.stream("task", samples(32)).expect("new samples");
         let pushed = stream.product("weight", side.clone(), side, true);
@@ -51,7 +51,9 @@ fn a_lookup_needs_no_pairs_of_positions() {
         let device = Device::flex();
         let model = EmbeddingConfig::new(1000, 16).init(&device.clone().autodiff());
         let heads = HeadLayout::none();
-        let mut statistics: Statistics = StatisticsConfig::new().init(&model, &heads).expect("one");
+        let mut statistics: Statistics = StatisticsConfig::new()
+            .init_with_heads(&model, &heads)
+            .expect("one");
         let ids = Tensor::<1, Int>::arange(0..8192, &device).remainder_scalar(1000);
         let delta = Tensor::<3>::ones([1, 8192, 16], &device);
         let mut stream = statistics.stream("task", samples(1)).expect("a new sample");

@@ -2,8 +2,8 @@
 
 use burn::tensor::{Device, Tensor};
 use fisher_core::{
-    Catalogue, Gradient, GradientBatch, Orientation, Parameter, Precision, Role, Sample,
-    StoreConfig,
+    Catalogue, Gradient, GradientBatch, GradientStoreConfig, Orientation, Parameter, Precision,
+    Role, Sample,
 };
 
 use crate::{alone, resident};
@@ -26,7 +26,7 @@ fn measure() {
     let catalogue = Catalogue::new(parameters).expect("parameters");
     for precision in [Precision::Float32, Precision::Float16] {
         let folder = tempfile::tempdir().expect("a folder");
-        let config = StoreConfig::new(0)
+        let config = GradientStoreConfig::new(0)
             .with_precision(precision)
             .with_folder(Some(folder.path().into()));
         let mut store = config.init_for(&catalogue, "m".into()).expect("a store");

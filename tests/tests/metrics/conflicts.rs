@@ -3,8 +3,8 @@
 use burn::module::ParamGroup;
 use burn::tensor::{Device, Tensor};
 use fisher_core::{
-    Catalogue, Gradient, GradientBatch, GradientStore, HeadLayout, Orientation, Parameter,
-    Precision, Role, Sample, StoreConfig,
+    Catalogue, Gradient, GradientBatch, GradientStore, GradientStoreConfig, HeadLayout,
+    Orientation, Parameter, Precision, Role, Sample,
 };
 use fisher_metrics::{
     ConflictReport, ConflictsConfig, Correction, Error, Ridge, SliceBy, SliceConflicts,
@@ -50,7 +50,7 @@ fn golden_numbers_agree(
     let space = if whitening.is_some() { "fisher" } else { "raw" };
     for case in CASES {
         let golden = Golden::load(case);
-        let store = golden.store(&StoreConfig::new(1 << 24), 3, &device);
+        let store = golden.store(&GradientStoreConfig::new(1 << 24), 3, &device);
         let config = quiet()
             .with_whitening(whitening.clone())
             .with_keep_pairs(true);
@@ -106,7 +106,7 @@ fn golden_numbers_agree(
 #[test]
 fn slices_are_what_they_say() {
     let golden = Golden::load("llama-gqa");
-    let store = golden.store(&StoreConfig::new(1 << 24), 3, &flex());
+    let store = golden.store(&GradientStoreConfig::new(1 << 24), 3, &flex());
     let run = |by: SliceBy| {
         let conflicts = quiet().with_by(by).with_keep_pairs(true).init();
         let conflicts = conflicts.expect("settings");
@@ -227,7 +227,7 @@ impl Made {
             )
         };
         let catalogue = Catalogue::new((0..slices).map(parameter).collect()).expect("parameters");
-        let store = StoreConfig::new(1 << 28).init_for(&catalogue, "made".into());
+        let store = GradientStoreConfig::new(1 << 28).init_for(&catalogue, "made".into());
         let mut store = store.expect("a store");
         for (task, count) in counts.into_iter().enumerate() {
             let samples = (0..count).map(|i| Sample::new(format!("{i}"), 1 + i as u64 % 3));
@@ -403,7 +403,7 @@ fn planted_conflicts_are_told_with_their_names() {
 fn rounding_is_not_significant() {
     let parameter = Parameter::new("p", [5], Role::Vector, Orientation::InputOutput);
     let catalogue = Catalogue::new(vec![parameter]).expect("parameters");
-    let store = StoreConfig::new(1 << 20).init_for(&catalogue, "made".into());
+    let store = GradientStoreConfig::new(1 << 20).init_for(&catalogue, "made".into());
     let mut store = store.expect("a store");
     for task in ["a", "b"] {
         let samples = (0..12).map(|i| Sample::new(format!("{i}"), 1));
@@ -483,9 +483,9 @@ fn streamed_conflicts_are_the_same(
 ) {
     let golden = Golden::load("llama-gqa");
     let folder = tempfile::tempdir().expect("a folder");
-    let kept = StoreConfig::new(1 << 24).with_precision(precision);
+    let kept = GradientStoreConfig::new(1 << 24).with_precision(precision);
     let held = golden.store(&kept, 3, &flex());
-    let config = StoreConfig::new(0)
+    let config = GradientStoreConfig::new(0)
         .with_precision(precision)
         .with_folder(Some(folder.path().into()));
     let on_disk = golden.store(&config, 2, &flex());
@@ -626,7 +626,7 @@ fn small_and_large_gradients_have_directions(
     };
     let parameter = Parameter::new("p", [6], Role::Vector, Orientation::InputOutput);
     let catalogue = Catalogue::new(vec![parameter]).expect("parameters");
-    let store = StoreConfig::new(1 << 20).init_for(&catalogue, "made".into());
+    let store = GradientStoreConfig::new(1 << 20).init_for(&catalogue, "made".into());
     let mut store = store.expect("a store");
     let value = |task: usize, k: usize| ((1 + k * k + 50 * task) as f32).sin();
     for (task, name) in ["a", "b"].into_iter().enumerate() {

@@ -9,8 +9,8 @@ use burn::module::ParamGroup;
 use burn::tensor::{Device, Tensor};
 use fisher_core::{
     Attention, AttentionConfig, Averages, Catalogue, Gradient, GradientBatch, GradientStore,
-    HeadLayout, Orientation, Parameter, PerToken, Precision, Role, Sample, Scheme, Statistics,
-    StatisticsConfig, StoreConfig, Usage,
+    GradientStoreConfig, HeadLayout, Orientation, Parameter, PerToken, Precision, Role, Sample,
+    Scheme, Statistics, StatisticsConfig, Usage,
 };
 use fisher_metrics::{ImportanceConfig, RankingConfig, Scores};
 use fisher_tests::backend::Backend;
@@ -325,7 +325,7 @@ fn a_store_is_refused_or_sound(
     let folder = tempfile::tempdir().expect("a folder");
     let catalogue = catalogue();
     let shapes = shapes(&catalogue);
-    let config = StoreConfig::new(0)
+    let config = GradientStoreConfig::new(0)
         .with_folder(Some(folder.path().into()))
         .with_precision(precision)
         .with_shard(500);

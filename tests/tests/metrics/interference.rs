@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor};
 use fisher_core::{
-    AttentionConfig, Block, Catalogue, Gradient, GradientBatch, GradientStore, HeadLayout,
-    Orientation, Parameter, Precision, Role, Sample, StoreConfig,
+    AttentionConfig, Block, Catalogue, Gradient, GradientBatch, GradientStore, GradientStoreConfig,
+    HeadLayout, Orientation, Parameter, Precision, Role, Sample,
 };
 use fisher_metrics::{
     Aggregate, Error, Estimate, InterferenceConfig, InterferenceReport, Normalize, Pool, Ridge,
@@ -62,7 +62,7 @@ fn golden_scores_agree(#[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)]
     };
     for case in CASES {
         let golden = Golden::load(case);
-        let store = golden.store(&StoreConfig::new(1 << 24), 3, &device);
+        let store = golden.store(&GradientStoreConfig::new(1 << 24), 3, &device);
         let heads = golden.heads();
         let mut settings: Vec<&str> = golden
             .names("interference/")
@@ -111,7 +111,7 @@ fn golden_health_agrees(
     };
     for case in CASES {
         let golden = Golden::load(case);
-        let store = golden.store(&StoreConfig::new(1 << 24), 3, &device);
+        let store = golden.store(&GradientStoreConfig::new(1 << 24), 3, &device);
         let report = run(&quiet(), &store, TASKS, &golden.heads(), &device);
         for block in BLOCKS {
             for (layer, heads) in report.kv_heads.iter().enumerate() {
@@ -142,7 +142,7 @@ fn golden_significance_agrees(
     };
     for case in CASES {
         let golden = Golden::load(case);
-        let store = golden.store(&StoreConfig::new(1 << 24), 3, &device);
+        let store = golden.store(&GradientStoreConfig::new(1 << 24), 3, &device);
         let config = quiet().with_variant(variant).with_relabellings(Some(100));
         let report = run(&config, &store, TASKS, &golden.heads(), &device);
         let name = serde_json::to_value(variant).expect("JSON");
@@ -196,7 +196,7 @@ fn golden_significance_agrees(
 
 /// A golden store whose gradients are multiplied.
 fn scaled(golden: &Golden, factor: [f32; 2]) -> GradientStore {
-    let config = StoreConfig::new(1 << 24);
+    let config = GradientStoreConfig::new(1 << 24);
     let mut store = config
         .init_for(&golden.catalogue(), "scaled".into())
         .expect("a store");
@@ -250,7 +250,7 @@ fn self_checks_hold_on_real_gradients(
 ) {
     let case = CASES.into_iter().find(|c| *c == case).expect("a case");
     let golden = Golden::load(case);
-    let store = golden.store(&StoreConfig::new(1 << 24), 3, &flex());
+    let store = golden.store(&GradientStoreConfig::new(1 << 24), 3, &flex());
     let config = quiet().with_variant(variant).with_estimate(estimate);
     let interference = config.init().expect("settings");
     let check = interference.self_check(&store, TASKS, &golden.heads(), &flex());
@@ -272,7 +272,7 @@ fn heads_that_leave_something_out_are_seen(
 ) {
     let case = CASES.into_iter().find(|c| *c == case).expect("a case");
     let golden = Golden::load(case);
-    let store = golden.store(&StoreConfig::new(1 << 24), 3, &flex());
+    let store = golden.store(&GradientStoreConfig::new(1 << 24), 3, &flex());
     // The layout of a model of half the width, whose slices fit into this one's matrices.
     let smaller = golden.catalogue();
     let halved = smaller.parameters().iter().map(|p| {
@@ -299,7 +299,7 @@ fn heads_that_leave_something_out_are_seen(
 #[test]
 fn the_symmetric_variant_is_symmetric() {
     let golden = Golden::load("gpt2-fused");
-    let store = golden.store(&StoreConfig::new(1 << 24), 3, &flex());
+    let store = golden.store(&GradientStoreConfig::new(1 << 24), 3, &flex());
     let config = quiet()
         .with_variant(Variant::Symmetric)
         .with_pool(Pool::Pooled);
@@ -321,7 +321,7 @@ fn the_symmetric_variant_is_symmetric() {
 #[test]
 fn the_default_map_is_degenerate_and_says_so() {
     let golden = Golden::load("llama-gqa");
-    let store = golden.store(&StoreConfig::new(1 << 24), 3, &flex());
+    let store = golden.store(&GradientStoreConfig::new(1 << 24), 3, &flex());
     let tiny = Ridge::new()
         .with_epsilon(1e-30)
         .with_ridge(1e-30)
@@ -347,7 +347,7 @@ fn the_default_map_is_degenerate_and_says_so() {
 #[test]
 fn an_empty_task_gives_zeros_and_a_warning() {
     let golden = Golden::load("llama-gqa");
-    let store = golden.store(&StoreConfig::new(1 << 24), 3, &flex());
+    let store = golden.store(&GradientStoreConfig::new(1 << 24), 3, &flex());
     for tasks in [["alpha", "nobody"], ["nobody", "alpha"]] {
         for variant in [Variant::Unsigned, Variant::Full] {
             let config = quiet().with_variant(variant).with_relabellings(Some(10));
@@ -363,7 +363,7 @@ fn an_empty_task_gives_zeros_and_a_warning() {
 fn what_is_missing_is_an_error() {
     let golden = Golden::load("llama-gqa");
     let only = burn::module::ParamGroup::from_predicate("q_proj");
-    let config = StoreConfig::new(1 << 24).with_only(Some(only));
+    let config = GradientStoreConfig::new(1 << 24).with_only(Some(only));
     let store = golden.store(&config, 3, &flex());
     let interference = quiet().init().expect("settings");
     let error = interference.forward(&store, TASKS, &golden.heads(), &flex());
@@ -394,9 +394,9 @@ fn streamed_scores_are_the_same(
     for case in CASES {
         let golden = Golden::load(case);
         let folder = tempfile::tempdir().expect("a folder");
-        let kept = StoreConfig::new(1 << 24).with_precision(precision);
+        let kept = GradientStoreConfig::new(1 << 24).with_precision(precision);
         let held = golden.store(&kept, 3, &flex());
-        let config = StoreConfig::new(0)
+        let config = GradientStoreConfig::new(0)
             .with_precision(precision)
             .with_folder(Some(folder.path().into()));
         let on_disk = golden.store(&config, 2, &flex());
@@ -429,7 +429,7 @@ fn streamed_scores_are_the_same(
 #[test]
 fn the_worst_pairs_are_the_worst() {
     let golden = Golden::load("llama-gqa");
-    let store = golden.store(&StoreConfig::new(1 << 24), 3, &flex());
+    let store = golden.store(&GradientStoreConfig::new(1 << 24), 3, &flex());
     for (variant, sign) in [(Variant::Unsigned, 1.0), (Variant::Signed, -1.0)] {
         let config = quiet().with_variant(variant).with_top(13);
         let report = run(&config, &store, TASKS, &golden.heads(), &flex());
@@ -473,7 +473,7 @@ fn biases_belong_to_their_heads() {
     let catalogue = Catalogue::new(parameters).expect("parameters");
     let config = AttentionConfig::new(2).with_biases(true);
     let heads = HeadLayout::recognize(&catalogue, &config).expect("a layout");
-    let store = StoreConfig::new(1 << 20).init_for(&catalogue, "made".into());
+    let store = GradientStoreConfig::new(1 << 20).init_for(&catalogue, "made".into());
     let mut store = store.expect("a store");
     let value = |task: usize, i: usize, p: usize, e: usize| {
         ((task * 97 + i * 31 + p * 7 + e * 3) as f32).sin()
@@ -529,7 +529,7 @@ fn extreme() -> (GradientStore, HeadLayout) {
     let catalogue = ["query", "key", "value", "output"].map(matrix).to_vec();
     let catalogue = Catalogue::new(catalogue).expect("parameters");
     let heads = HeadLayout::recognize(&catalogue, &AttentionConfig::new(2)).expect("a layout");
-    let store = StoreConfig::new(1 << 20).init_for(&catalogue, "made".into());
+    let store = GradientStoreConfig::new(1 << 20).init_for(&catalogue, "made".into());
     let mut store = store.expect("a store");
     let sizes = [0.0, 0.0, 1e-3, 0.0, 3e-30, 0.0, 1e4, 0.0, 2e-45];
     for (task, name) in ["a", "b"].into_iter().enumerate() {
@@ -599,7 +599,7 @@ fn scores_are_their_definition(
     #[values(Estimate::All, Estimate::LeaveOneOut)] estimate: Estimate,
 ) {
     let golden = Golden::load("llama-gqa");
-    let store = golden.store(&StoreConfig::new(1 << 24), 3, &flex());
+    let store = golden.store(&GradientStoreConfig::new(1 << 24), 3, &flex());
     let config = quiet()
         .with_variant(variant)
         .with_pool(pool)
@@ -673,7 +673,7 @@ fn mirrored_relabellings_are_ties(
     let catalogue = ["query", "key", "value", "output"].map(matrix).to_vec();
     let catalogue = Catalogue::new(catalogue).expect("parameters");
     let heads = HeadLayout::recognize(&catalogue, &AttentionConfig::new(2)).expect("a layout");
-    let store = StoreConfig::new(1 << 20).init_for(&catalogue, "made".into());
+    let store = GradientStoreConfig::new(1 << 20).init_for(&catalogue, "made".into());
     let mut store = store.expect("a store");
     let (n, elements) = (4, 24 * 24);
     // Of one size all over, so that statistics are small beside the scores.
@@ -770,7 +770,7 @@ fn mirrored_relabellings_are_ties(
 fn only_what_is_used_is_needed() {
     let golden = Golden::load("llama-gqa");
     let only = burn::module::ParamGroup::from_predicate("q_proj");
-    let config = StoreConfig::new(1 << 24).with_only(Some(only));
+    let config = GradientStoreConfig::new(1 << 24).with_only(Some(only));
     let store = golden.store(&config, 3, &flex());
     let config = quiet().with_blocks(vec![Block::Q]);
     let report = run(&config, &store, TASKS, &golden.heads(), &flex());
@@ -779,7 +779,7 @@ fn only_what_is_used_is_needed() {
     let check = check.self_check(&store, TASKS, &golden.heads(), &flex());
     assert!(check.expect("a check").holds());
 
-    let one = StoreConfig::new(1 << 24).init_for(&golden.catalogue(), "one".into());
+    let one = GradientStoreConfig::new(1 << 24).init_for(&golden.catalogue(), "one".into());
     let mut one = one.expect("a store");
     one.push("a", &golden.batch("alpha", 0..1, &flex()))
         .expect("it");

@@ -359,7 +359,7 @@ fn a_mask_goes_on_and_comes_off() {
     let catalogue = Catalogue::of(&model).expect("parameters");
     let attention = fisher_core::AttentionConfig::new(2);
     let heads = HeadLayout::recognize(&catalogue, &attention).expect("heads");
-    let mut statistics: Statistics = config.init(&model, &heads).expect("statistics");
+    let mut statistics: Statistics = config.init_with_heads(&model, &heads).expect("statistics");
     let data = Sequences::made_up(4, 5, &device);
     let collector = CollectorConfig::new().init();
     collector
@@ -476,9 +476,7 @@ fn pruned_weights_stay_zero_through_training() {
     let device = Device::flex().autodiff();
     let model = Small::init(&device);
     let config = StatisticsConfig::new();
-    let mut statistics: Statistics = config
-        .init(&model, &HeadLayout::none())
-        .expect("statistics");
+    let mut statistics: Statistics = config.init(&model).expect("statistics");
     let data = Sequences::made_up(4, 5, &device);
     let collector = CollectorConfig::new().init();
     collector

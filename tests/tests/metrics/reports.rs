@@ -8,8 +8,8 @@ use burn::serde::Serialize;
 use burn::serde::de::DeserializeOwned;
 use burn::tensor::{Device, Tensor, TensorData};
 use fisher_core::{
-    AttentionConfig, Catalogue, Gradient, GradientBatch, GradientStore, HeadLayout, Orientation,
-    Parameter, Role, Sample, Statistics, StatisticsConfig, StoreConfig,
+    AttentionConfig, Catalogue, Gradient, GradientBatch, GradientStore, GradientStoreConfig,
+    HeadLayout, Orientation, Parameter, Role, Sample, Statistics, StatisticsConfig,
 };
 use fisher_metrics::{
     ConflictsConfig, Error, Estimate, ImportanceConfig, InterferenceConfig, OverlapConfig,
@@ -105,7 +105,7 @@ fn statistics(sizes: &[f32], compensated: bool) -> Statistics {
 
 fn store(sizes: &[f32]) -> (GradientStore, HeadLayout) {
     let (catalogue, heads) = catalogue();
-    let store = StoreConfig::new(1 << 20).init_for(&catalogue, "made".into());
+    let store = GradientStoreConfig::new(1 << 20).init_for(&catalogue, "made".into());
     let mut store = store.expect("a store");
     for (task, phase) in TASKS.into_iter().zip([0.3, 1.9]) {
         store.push(task, &batch(sizes, phase)).expect("gradients");

@@ -39,8 +39,12 @@ impl Points {
 }
 
 impl SampleBatch for Points {
-    fn ids(&self) -> Vec<String> {
-        self.ids.clone()
+    fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    fn id(&self, index: usize) -> Option<String> {
+        Some(self.ids[index].clone())
     }
 
     fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
@@ -143,7 +147,7 @@ fn weights<M: Module>(model: &M) -> BTreeMap<String, Vec<f64>> {
 
 fn collected(learner: &Learner, engine: Engine, device: &Device) -> Statistics {
     let config = StatisticsConfig::new();
-    let mut statistics: Statistics = config.init(learner, &HeadLayout::none()).expect("empty");
+    let mut statistics: Statistics = config.init(learner).expect("empty");
     let collector = CollectorConfig::new().with_engine(engine).init();
     collector
         .collect_batches(
@@ -264,9 +268,7 @@ fn ties_are_written_together(
 fn a_mask_on_what_is_tied_comes_off_everywhere() {
     let device = Device::flex().autodiff();
     let model = Small::init(&device);
-    let mut statistics: Statistics = StatisticsConfig::new()
-        .init(&model, &HeadLayout::none())
-        .expect("statistics");
+    let mut statistics: Statistics = StatisticsConfig::new().init(&model).expect("statistics");
     CollectorConfig::new()
         .init()
         .collect_batches(
@@ -456,9 +458,7 @@ fn the_penalty_is_the_students() {
 fn checkpoints_of_gradients_stay_as_the_device_has_them() {
     let device = Device::flex().autodiff().gradient_checkpointing();
     let net = Net::init(0.4, &device);
-    let mut statistics: Statistics = StatisticsConfig::new()
-        .init(&net, &HeadLayout::none())
-        .expect("statistics");
+    let mut statistics: Statistics = StatisticsConfig::new().init(&net).expect("statistics");
     let batch = Points::made_up(4, &device);
     CollectorConfig::new()
         .with_engine(Engine::Loop)

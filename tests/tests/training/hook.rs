@@ -10,8 +10,8 @@ use burn::train::logger::MetricLogger;
 use burn::train::metric::store::{EpochSummary, MetricsUpdate, NumericMetricUpdate, Split};
 use burn::train::metric::{MetricDefinition, MetricId, NumericEntry};
 use fisher_core::{
-    AttentionConfig, Catalogue, GradientStore, HeadLayout, Statistics, StatisticsConfig,
-    StoreConfig, hash_weights,
+    AttentionConfig, Catalogue, GradientStore, GradientStoreConfig, HeadLayout, Statistics,
+    StatisticsConfig, hash_weights,
 };
 use fisher_tests::models::Sequences;
 use fisher_tests::pupil::{Happens, Pupil, launch, loader, optimizer, training};
@@ -251,7 +251,7 @@ fn gradients_of_each_capture_are_kept() {
     let _alone = alone();
     let folder = tempfile::tempdir().expect("a folder");
     let pupil = Pupil::init(&device());
-    let store = StoreConfig::new(0).with_folder(Some(folder.path().into()));
+    let store = GradientStoreConfig::new(0).with_folder(Some(folder.path().into()));
     let schedule = Schedule::new().with_every_steps(Some(2));
     let hook = hook(&HookConfig::new(schedule).with_store(Some(store)), &pupil);
     let mut models = Vec::new();
@@ -274,7 +274,7 @@ fn a_folder_of_gradients_is_used_again() {
     let _alone = alone();
     let folder = tempfile::tempdir().expect("a folder");
     let stores = folder.path().join("stores");
-    let stored = StoreConfig::new(1 << 20).with_folder(Some(stores.clone()));
+    let stored = GradientStoreConfig::new(1 << 20).with_folder(Some(stores.clone()));
     let config = HookConfig::new(Schedule::new().with_every_steps(Some(2)))
         .with_store(Some(stored))
         .with_checkpoints(Some(folder.path().join("checkpoint")));
@@ -292,7 +292,7 @@ fn a_folder_of_gradients_is_used_again() {
     assert_eq!(open(2).model(), of_first[2]);
     // The first hook is still there, and has what it captured last.
     assert!(
-        StoreConfig::new(0)
+        GradientStoreConfig::new(0)
             .with_folder(Some(stores.join("step-0")))
             .init(&pupil)
             .is_ok()
@@ -445,7 +445,7 @@ fn what_cannot_work_is_refused() {
     let workers = never.clone().with_workers(2).with_ema(Some(0.9));
     assert!(refused(workers, in_flight()).contains("order that workers come in"));
     let workers = never.clone().with_workers(2);
-    let workers = workers.with_store(Some(StoreConfig::new(0)));
+    let workers = workers.with_store(Some(GradientStoreConfig::new(0)));
     assert!(refused(workers, in_flight()).contains("each worker has its own"));
     let none = HookSource::Probes(vec![("task".into(), Vec::new())]);
     assert!(refused(never.clone(), none).contains("no sample to capture"));
@@ -565,7 +565,7 @@ fn folders_can_be_written_before_training() {
         config.clone().with_checkpoints(wrong.clone()),
         config
             .clone()
-            .with_store(Some(StoreConfig::new(0).with_folder(wrong.clone()))),
+            .with_store(Some(GradientStoreConfig::new(0).with_folder(wrong.clone()))),
     ] {
         let error = config.init(&pupil, &heads(&pupil), probes(&device()));
         let error = error.expect_err("it cannot be written");

@@ -100,9 +100,7 @@ fn check<M: SampleLoss<Batch = Sequences>>(
             NoiseScaleConfig::new().with_weight(weight).with_blocks(5),
         ));
     let source = HookSource::Probes(vec![("task".into(), batches)]);
-    let hook = config
-        .init(model, &HeadLayout::none(), source)
-        .expect("a hook");
+    let hook = config.init(model, source).expect("a hook");
     hook.finish(model).expect("a capture");
     let history = hook.history();
     let reading = &history.readings()[0];
@@ -289,7 +287,7 @@ fn tasks_are_pooled() {
     let source = HookSource::Probes(vec![task("one", 0..5), task("two", 5..12)]);
     let config = HookConfig::new(Schedule::new().with_at_end(true))
         .with_noise(Some(NoiseScaleConfig::new().with_blocks(5)));
-    let hook = config.init(&model, &HeadLayout::none(), source);
+    let hook = config.init(&model, source);
     let hook = hook.expect("a hook");
     hook.finish(&model).expect("a capture");
     let history = hook.history();

@@ -110,7 +110,7 @@ fn a_capture_counts_a_sample_once(
     let model = Talker::init(&device);
     let data = Sequences::made_up(4, 5, &device);
     let config = StatisticsConfig::new().with_elementwise(false);
-    let statistics = config.init(&model, &HeadLayout::none());
+    let statistics = config.init(&model);
     let mut statistics: Statistics = statistics.expect("statistics");
     let paths: Vec<String> = statistics.paths().map(str::to_owned).collect();
     let config = CaptureConfig::new().with_engine(engine);

@@ -117,9 +117,7 @@ fn workers_joined_are_one_device(
             false => HookSource::Probes(vec![("task".into(), probes.batches(3))]),
         };
         let worker = Worker::init(&device);
-        config
-            .init(&worker, &HeadLayout::none(), source)
-            .expect("a hook")
+        config.init(&worker, source).expect("a hook")
     };
 
     // Two workers, each with one half of the data: one step of training is a batch of each.

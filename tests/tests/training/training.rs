@@ -41,7 +41,7 @@ fn values(tensor: &Tensor<1>) -> Vec<f64> {
 /// Statistics of the parameter `path` for both tasks, under the name `weight`.
 fn statistics(golden: &Golden, path: &str, model: &Single, device: &Device) -> Statistics {
     let config = StatisticsConfig::new();
-    let mut statistics: Statistics = config.init(model, &HeadLayout::none()).expect("statistics");
+    let mut statistics: Statistics = config.init(model).expect("statistics");
     for task in TASKS {
         let count = golden.samples(task).len();
         let all = golden.batch(task, 0..count, &device.clone().inner());
@@ -155,7 +155,7 @@ fn collected_as(task: &str, model: &Small, device: &Device) -> Statistics {
     let catalogue = Catalogue::of(model).expect("parameters");
     let attention = fisher_core::AttentionConfig::new(2);
     let heads = HeadLayout::recognize(&catalogue, &attention).expect("heads");
-    let mut statistics: Statistics = config.init(model, &heads).expect("statistics");
+    let mut statistics: Statistics = config.init_with_heads(model, &heads).expect("statistics");
     let data = Sequences::made_up(4, 5, device);
     let collector = CollectorConfig::new().init();
     collector
@@ -390,9 +390,7 @@ fn the_wrapped_optimizer_steps_on_scaled_gradients() {
     let new = new.get("linear.weight", 64).expect("weights");
     assert_close("step", new, &expected, 1e-5, 1.0);
     // Refreshed from statistics of other samples, the same gradient is scaled otherwise.
-    let mut other: Statistics = StatisticsConfig::new()
-        .init(&model, &HeadLayout::none())
-        .expect("statistics");
+    let mut other: Statistics = StatisticsConfig::new().init(&model).expect("statistics");
     let collector = CollectorConfig::new().init();
     collector
         .collect_batches(&model, "task", [data.clone()], &mut other)
@@ -427,9 +425,7 @@ fn the_wrapped_optimizer_steps_on_scaled_gradients() {
 
     let some = burn::module::ParamGroup::from_predicate("attention");
     let config = StatisticsConfig::new().with_elementwise_only(Some(some));
-    let mut partial: Statistics = config
-        .init(&model, &HeadLayout::none())
-        .expect("statistics");
+    let mut partial: Statistics = config.init(&model).expect("statistics");
     let collector = CollectorConfig::new().init();
     collector
         .collect_batches(&model, "task", [data.clone()], &mut partial)
@@ -452,7 +448,7 @@ fn a_merge_that_epsilon_decides_is_reported() {
     let models = models.map(|weights| Single::new(&weights, &device));
     let collect = |model: &Single, roots: [f32; 4]| {
         let config = StatisticsConfig::new();
-        let mut statistics: Statistics = config.init(model, &HeadLayout::none()).expect("empty");
+        let mut statistics: Statistics = config.init(model).expect("empty");
         let mut batch = GradientBatch::new(vec![fisher_core::Sample::new("a", 1).expect("tokens")]);
         let gradient = Tensor::<1>::from_floats(roots, &device.clone().inner());
         batch.insert("weight", Gradient::token_sum(gradient.unsqueeze::<2>()));
@@ -562,7 +558,7 @@ fn numbers_that_mean_nothing_are_refused() {
     let weights = Weights::from(nan_somewhere.collect::<BTreeMap<_, _>>());
     let broken = weights.write(model.clone()).expect("its own parameters");
     let config = StatisticsConfig::new();
-    let mut of_broken: Statistics = config.init(&broken, &HeadLayout::none()).expect("empty");
+    let mut of_broken: Statistics = config.init(&broken).expect("empty");
     let mut batch = GradientBatch::new(vec![fisher_core::Sample::new("a", 1).expect("tokens")]);
     for path in of_broken.paths() {
         let shape = of_broken.shape(path).expect("a shape");
@@ -638,7 +634,7 @@ fn a_transposed_matrix_is_another_shape() {
     };
     let (model, transposed) = (matrix([2, 3]), matrix([3, 2]));
     let config = StatisticsConfig::new();
-    let mut statistics: Statistics = config.init(&model, &HeadLayout::none()).expect("empty");
+    let mut statistics: Statistics = config.init(&model).expect("empty");
     let mut batch = GradientBatch::new(vec![fisher_core::Sample::new("a", 1).expect("tokens")]);
     let gradient = [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]];
     let gradient = Tensor::<2>::from_floats(gradient, &device.clone().inner());

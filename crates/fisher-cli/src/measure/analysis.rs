@@ -72,8 +72,6 @@ impl Plan {
         statistics: &Statistics,
         weights: &Weights,
         store: Option<&GradientStore>,
-        heads: &HeadLayout,
-        device: &Device,
     ) -> Result<Findings, Error> {
         let mut findings = Findings::default();
         for task in tasks {
@@ -104,7 +102,7 @@ impl Plan {
             findings.comparison = Some(compare(&scores(a)?, &scores(b)?)?);
         }
         if let Some(store) = store {
-            self.collide([a, b], store, heads, device, &mut findings)?;
+            self.collide([a, b], store, &mut findings)?;
         }
         Ok(findings)
     }
@@ -144,8 +142,6 @@ impl Plan {
         &self,
         tasks: [&String; 2],
         store: &GradientStore,
-        heads: &HeadLayout,
-        device: &Device,
         findings: &mut Findings,
     ) -> Result<(), Error> {
         let tasks = tasks.map(String::as_str);
@@ -164,16 +160,13 @@ impl Plan {
                     .with_memory(self.memory)
                     .with_progress(self.progress)
                     .with_keep_pairs(keep_pairs);
-                let report = conflicts.init()?.forward(store, tasks, heads, device)?;
+                let report = conflicts.init()?.forward(store, tasks)?;
                 findings.conflicts.push((space, report));
             }
         }
-        if self.wants(6) && !heads.attention().is_empty() {
-            let cells: usize = heads
-                .attention()
-                .iter()
-                .map(|layer| 4 * layer.heads())
-                .sum();
+        let heads = store.heads().attention();
+        if self.wants(6) && !heads.is_empty() {
+            let cells: usize = heads.iter().map(|layer| 4 * layer.heads()).sum();
             let keep_scores = self.fits(
                 "scores of pairs",
                 2 * pairs * cells * self.interference.len(),
@@ -185,7 +178,7 @@ impl Plan {
                     .with_seed(self.seed)
                     .with_progress(self.progress)
                     .with_keep_scores(keep_scores);
-                let report = config.init()?.forward(store, tasks, heads, device)?;
+                let report = config.init()?.forward(store, tasks)?;
                 findings.interference.push((name.clone(), report));
             }
         }

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
-use fisher_core::{GradientStore, Statistics, StatisticsConfig, StoreConfig, hash_weights};
-use fisher_train::{Checkpoint as SavePoint, CollectorConfig, NonFinite, SampleBatch, SampleLoss};
+use fisher_core::{GradientStore, GradientStoreConfig, Statistics, StatisticsConfig, hash_weights};
+use fisher_train::{Checkpoint as SavePoint, CollectorConfig, NonFinite, SampleLoss};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::MeasureArgs;
@@ -75,7 +75,7 @@ fn of<M: SampleLoss<Batch = Sequences>>(
         .with_names(checkpoint.naming.names());
     let mut statistics = collector.resume(fresh)?;
     let mut store = match keep {
-        true => Some(store(checkpoint, run, hash)?),
+        true => Some(store(checkpoint, run, hash, device)?),
         false => None,
     };
     // A run that cannot go on leaves the folder as it was.
@@ -184,13 +184,21 @@ fn statistics(
     Ok(config.init_for(&catalogue, heads, hash, device)?)
 }
 
-fn store(checkpoint: &Checkpoint, run: &MeasureArgs, hash: String) -> Result<GradientStore> {
+fn store(
+    checkpoint: &Checkpoint,
+    run: &MeasureArgs,
+    hash: String,
+    device: &Device,
+) -> Result<GradientStore> {
     let only = run.compare.of(&checkpoint.catalogue, &checkpoint.heads)?;
     let only = only.ok_or("--compare none leaves nothing to compare; leave phases 5 and 6 out")?;
-    let config = StoreConfig::new(run.analysis.memory.0)
+    let config = GradientStoreConfig::new(run.analysis.memory.0)
         .with_folder(Some(run.out.join(GRADIENTS)))
         .with_only(Some(only));
     let store = config.init_for(&checkpoint.catalogue, hash)?;
+    let store = store
+        .with_heads(checkpoint.heads.clone())
+        .with_device(device);
     println!(
         "Gradients of {} parameters are kept to compare samples: {} a sample, on disk.",
         store.catalogue().parameters().len(),
@@ -230,12 +238,8 @@ where
         let batch = Sequences::new(&samples, device);
         let sums = model.sample_losses(&batch).sums().clone().try_into_data();
         let sums = sums.map_err(|e| format!("the device did not give the losses: {e}"))?;
-        found.extend(
-            batch
-                .ids()
-                .into_iter()
-                .zip(sums.iter::<f64>().collect::<Vec<_>>()),
-        );
+        let ids = samples.iter().map(|sample| sample.id.clone());
+        found.extend(ids.zip(sums.iter::<f64>().collect::<Vec<_>>()));
     }
     let loss = |sample: &Sequence| found.get(&sample.id).copied();
     let losses: Option<Vec<f64>> = task.samples.iter().map(loss).collect();

@@ -1,7 +1,6 @@
 //! The operator that finds which samples of two tasks collide, where, and how surely.
 
 use burn::module::ParamGroup;
-use burn::tensor::Device;
 use fisher_core::{Catalogue, GradientStore, HeadLayout, Parameter, Sample};
 
 use super::config::{ConflictsConfig, SliceBy};
@@ -71,20 +70,14 @@ pub struct Conflicts {
 impl Conflicts {
     /// Compare every sample of task `a` with every sample of task `b`.
     ///
-    /// `heads` is asked when slices are heads, and may be [`HeadLayout::none`] otherwise. Products
-    /// are computed on `device`, in float64 where it has that.
+    /// Where slices are heads, they are those of the store ([`GradientStore::heads`]). Products are
+    /// computed on its device, in float64 where that has it.
     ///
     /// # Errors
     /// [`Error::Settings`] when both tasks are the same, [`Error::TooFewSamples`] when a task has
     /// fewer than two samples, [`Error::NotCollected`] when there
     /// is no head, errors of a pattern that matches nothing, and those of reading the store.
-    pub fn forward(
-        &self,
-        store: &GradientStore,
-        [a, b]: [&str; 2],
-        heads: &HeadLayout,
-        device: &Device,
-    ) -> Result<ConflictReport> {
+    pub fn forward(&self, store: &GradientStore, [a, b]: [&str; 2]) -> Result<ConflictReport> {
         let config = &self.config;
         if a == b {
             return Err(Error::Settings {
@@ -96,8 +89,8 @@ impl Conflicts {
                 return Err(Error::too_few_samples(store, task));
             }
         }
-        let units = self.units(store.catalogue(), heads)?;
-        let work = Work::new(device, config.memory);
+        let units = self.units(store.catalogue(), store.heads())?;
+        let work = Work::new(store.device(), config.memory);
         let bar = bar(config.progress, "conflicts", units.len());
         let rows = [Rows::of(store, &[a]), Rows::of(store, &[b])];
         let both = Rows::of(store, &[a, b]);

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use burn::tensor::Device;
 use fisher_core::{Block, Catalogue, GradientStore, Grouping, HeadLayout, Scheme};
 use serde::{Deserialize, Serialize};
 
@@ -91,13 +90,7 @@ impl Interference {
     ///
     /// # Errors
     /// As [`Interference::forward`], and [`Error::TooFewSamples`] for fewer than two samples.
-    pub fn self_check(
-        &self,
-        store: &GradientStore,
-        tasks: [&str; 2],
-        heads: &HeadLayout,
-        device: &Device,
-    ) -> Result<SelfCheck> {
+    pub fn self_check(&self, store: &GradientStore, tasks: [&str; 2]) -> Result<SelfCheck> {
         for task in tasks {
             if store.samples(task).len() < 2 {
                 return Err(Error::too_few_samples(store, task));
@@ -111,12 +104,10 @@ impl Interference {
             ..self.config.clone()
         };
         let laws = Laws {
-            blocks: head_slices(heads, store.catalogue(), &base.blocks)?,
+            blocks: head_slices(store.heads(), store.catalogue(), &base.blocks)?,
             base,
             store,
             tasks,
-            heads,
-            device,
         };
         let additivity = laws.additivity()?;
         let once = laws.run(&laws.base, &laws.blocks, tasks, &View::default())?;
@@ -154,8 +145,6 @@ struct Laws<'a> {
     blocks: Vec<BlockSlices>,
     store: &'a GradientStore,
     tasks: [&'a str; 2],
-    heads: &'a HeadLayout,
-    device: &'a Device,
 }
 
 impl Laws<'_> {
@@ -171,7 +160,7 @@ impl Laws<'_> {
             ..view.clone()
         };
         let interference = config.init()?;
-        let scored = interference.scored_blocks(blocks, self.store, tasks, self.device, &view)?;
+        let scored = interference.scored_blocks(blocks, self.store, tasks, &view)?;
         Ok(Scores::of(scored))
     }
 
@@ -186,7 +175,11 @@ impl Laws<'_> {
             ridge: self.base.ridge.clone().with_ridge_rel(0.0),
             ..self.base.clone()
         };
-        let [sliced, whole] = families(self.heads, self.store.catalogue(), &self.base.blocks)?;
+        let [sliced, whole] = families(
+            self.store.heads(),
+            self.store.catalogue(),
+            &self.base.blocks,
+        )?;
         let run = |blocks: &[BlockSlices]| self.run(&config, blocks, self.tasks, &View::default());
         Ok(run(&sliced)?.summed().deviation(&run(&whole)?, 1.0))
     }
@@ -228,7 +221,7 @@ impl Laws<'_> {
             let mut view = View::default();
             for part in &block.slices[unit].parts {
                 let parameter = catalogue.require(&part.path)?;
-                let groupings = Grouping::of(parameter, &Scheme::Head, self.heads)?;
+                let groupings = Grouping::of(parameter, &Scheme::Head, self.store.heads())?;
                 for grouping in groupings.iter().filter(|g| g.label() == label) {
                     let groups = grouping.group_of_elements().into_iter();
                     let zero = groups.map(|group| group == Some(unit)).collect();

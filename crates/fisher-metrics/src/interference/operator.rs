@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use burn::tensor::Device;
-use fisher_core::{GradientStore, HeadLayout};
+use fisher_core::GradientStore;
 
 use super::config::{Aggregate, Estimate, InterferenceConfig, Normalize, Pool, Variant};
 use super::full;
@@ -59,35 +58,18 @@ pub struct Interference {
 impl Interference {
     /// Score every sample of task `a` against every sample of task `b`.
     ///
-    /// A task without samples gives zeros and a warning in the report. Products are computed on
-    /// `device`, in float32; those of the full variant and of significance in float64 where the device
+    /// Heads are those of the store ([`GradientStore::heads`]). A task without samples gives zeros and a
+    /// warning in the report. Products are computed on the store's device, in float32; those of the full variant and of significance in float64 where the device
     /// has it (the full variant needs it). What is multiplied is weighed in float64.
     ///
     /// # Errors
     /// [`fisher_core::Error::UnknownParameter`] when the store lacks an attention parameter,
     /// [`Error::NotCollected`] when there is no head, [`Error::TooFewSamples`] when leaving one
     /// out leaves none, [`Error::Singular`], and those of reading the store.
-    pub fn forward(
-        &self,
-        store: &GradientStore,
-        [a, b]: [&str; 2],
-        heads: &HeadLayout,
-        device: &Device,
-    ) -> Result<InterferenceReport> {
-        let scored = self.scored(store, [a, b], heads, device, &View::default())?;
-        Ok(assemble(&self.config, store, [a, b], heads, scored))
-    }
-
-    fn scored(
-        &self,
-        store: &GradientStore,
-        [a, b]: [&str; 2],
-        heads: &HeadLayout,
-        device: &Device,
-        view: &View,
-    ) -> Result<Vec<ScoredBlock>> {
-        let blocks = head_slices(heads, store.catalogue(), &self.config.blocks)?;
-        self.scored_blocks(&blocks, store, [a, b], device, view)
+    pub fn forward(&self, store: &GradientStore, [a, b]: [&str; 2]) -> Result<InterferenceReport> {
+        let blocks = head_slices(store.heads(), store.catalogue(), &self.config.blocks)?;
+        let scored = self.scored_blocks(&blocks, store, [a, b], &View::default())?;
+        Ok(assemble(&self.config, store, [a, b], store.heads(), scored))
     }
 
     pub(super) fn scored_blocks(
@@ -95,11 +77,10 @@ impl Interference {
         blocks: &[BlockSlices],
         store: &GradientStore,
         [a, b]: [&str; 2],
-        device: &Device,
         view: &View,
     ) -> Result<Vec<ScoredBlock>> {
         let config = &self.config;
-        let work = Work::new(device, config.memory);
+        let work = Work::new(store.device(), config.memory);
         let rows = [[a].as_slice(), &[b], &[a, b]].map(|tasks| Rows::viewed(store, tasks, view));
         let counts = [rows[0].len(), rows[1].len()];
         let leaves_out = config.estimate == Estimate::LeaveOneOut && config.pool != Pool::B;
