@@ -1,7 +1,6 @@
 //! Every analysis of one or two tasks.
 
-use burn::tensor::Device;
-use fisher_core::{GradientStore, HeadLayout, Role, Statistics};
+use fisher_core::{GradientStore, Role, Statistics};
 use fisher_metrics::{
     Comparison, ConflictReport, ConflictsConfig, Error, ImportanceConfig, ImportanceReport,
     InterferenceConfig, InterferenceReport, Masks, OverlapConfig, OverlapReport, PruningConfig,
