@@ -6,8 +6,8 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use fisher_core::{Catalogue, Grouping, HeadLayout, Scheme, Statistics, StatisticsConfig};
-use fisher_metrics::{OverlapConfig, PruningConfig, Scores, Weights, compare, spearman};
-use fisher_train::{CollectorConfig, Ewc, MergeConfig, Source};
+use fisher_metrics::{ComparisonConfig, OverlapConfig, PruningConfig, Scores, Weights, spearman};
+use fisher_train::{CollectorConfig, Ewc, EwcConfig, MergeConfig, Source};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -47,7 +47,7 @@ impl Setting<'_> {
         let mut statistics = config.init_with_heads(model, self.heads)?;
         for task in tasks {
             let batches = loader(self.data.probe(*task), &self.device.clone().autodiff());
-            let collector = CollectorConfig::new().init();
+            let collector = CollectorConfig::new().init()?;
             collector.collect(model, task.name(), &*batches, &mut statistics)?;
         }
         Ok(statistics)
@@ -91,7 +91,10 @@ pub fn overlap(statistics: &Statistics) -> Result<()> {
     heading("Overlap: which half of the groups each task needs most");
     let [a, b] = Task::ALL.map(|task| Scores::grouped(statistics, task.name()));
     let (a, b) = (a?, b?);
-    println!("Shares of the groups, {}.\n", compare(&a, &b)?);
+    println!(
+        "Shares of the groups, {}.\n",
+        ComparisonConfig::new().init().forward(&a, &b)?
+    );
     let pruning = PruningConfig::new(0.5).init()?;
     let report = OverlapConfig::new().init()?;
     println!(
@@ -291,7 +294,7 @@ pub fn sequence(setting: &Setting, base: &CausalTransformer) -> Result<()> {
     let (model, epochs) = setting.teach(&first, Task::Induction, None)?;
     row(&format!("then induction, {epochs} epochs"), &model)?;
     for strength in [100.0, 1_000.0, 10_000.0] {
-        let mut ewc = Ewc::new(strength)?;
+        let mut ewc = EwcConfig::new(strength).init()?;
         ewc.protect(&statistics, Task::Maximum.name(), &first)?;
         let (model, epochs) = setting.teach(&first, Task::Induction, Some(&ewc))?;
         row(&format!("EWC λ = {strength}, {epochs} epochs"), &model)?;

@@ -38,7 +38,7 @@ pub fn collide(setting: &Setting, model: &CausalTransformer, ablated: &[Ablated]
         let items = &items[..items.len().min(SAMPLES)];
         let batches = loader(items, &setting.device.clone().autodiff());
         let into = (&mut statistics, &mut store);
-        let collector = CollectorConfig::new().init();
+        let collector = CollectorConfig::new().init()?;
         collector.collect(model, task.name(), &*batches, into)?;
     }
     println!("Gradients of the attention: {}.\n", store.usage());

@@ -8,6 +8,7 @@ use crate::error::{Result, check_argument};
 /// What is added to F before it divides.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Damping {
     /// λ itself, in the unit of F.
     Absolute(f64),

@@ -250,6 +250,16 @@ pub(crate) fn check_argument(
     })
 }
 
+/// [`Error::Argument`], unless intervals can be of this level.
+pub(crate) fn check_level(level: f64) -> Result<()> {
+    check_argument(
+        level > 0.0 && level < 1.0,
+        "level",
+        "between 0 and 1",
+        level,
+    )
+}
+
 /// The result of this crate's fallible functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 

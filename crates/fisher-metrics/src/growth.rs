@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 /// classifier that learns new classes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Growth {
     /// Another shape is an error.
     #[default]

@@ -9,7 +9,7 @@ use fisher_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_level};
 use crate::report::{bounded, finite, if_finite};
 
 /// Version of [`ImportanceReport`]'s form.
@@ -28,11 +28,15 @@ pub struct ImportanceConfig {
 
 impl ImportanceConfig {
     /// The operator.
-    pub fn init(&self) -> Importance {
-        Importance {
+    ///
+    /// # Errors
+    /// [`Error::Argument`] unless the level is between 0 and 1.
+    pub fn init(&self) -> Result<Importance> {
+        check_level(self.level)?;
+        Ok(Importance {
             level: self.level,
             distribution: self.distribution,
-        }
+        })
     }
 }
 

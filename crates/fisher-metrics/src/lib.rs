@@ -42,8 +42,8 @@ pub use interference::{
 pub use permutation::Relabelled;
 pub use picture::{HeatMap, Picture, Scale};
 pub use pruning::{
-    Advice, Agreement, Comparison, Mask, Masks, Overlap, OverlapConfig, OverlapReport, Pruning,
-    PruningConfig, Removed, Scope, Score, Scores, compare, spearman,
+    Advice, Agreement, Comparison, ComparisonConfig, ComparisonReport, Mask, Masks, Overlap,
+    OverlapConfig, OverlapReport, Pruning, PruningConfig, Removed, Scope, Score, Scores, spearman,
 };
 pub use ranking::{MassSet, RankedGroup, Ranking, RankingConfig, RankingReport};
 pub use report::{SampleRef, Source, same_fisher, same_reduction};

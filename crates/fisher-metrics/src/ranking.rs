@@ -7,7 +7,7 @@ use burn::config::Config;
 use fisher_core::{ConfidenceInterval, ContributionUnit, Distribution, Provenance, Statistics};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result, check_argument};
+use crate::error::{Error, Result, check_argument, check_level};
 use crate::report::{bounded, finite, if_finite};
 
 /// Version of the form of [`RankingReport`].
@@ -32,10 +32,18 @@ pub struct RankingConfig {
 
 impl RankingConfig {
     /// The operator.
-    pub fn init(&self) -> Ranking {
-        Ranking {
-            config: self.clone(),
+    ///
+    /// # Errors
+    /// [`Error::Argument`] unless the level is between 0 and 1, and every mass from 0 to 1.
+    pub fn init(&self) -> Result<Ranking> {
+        check_level(self.level)?;
+        for &mass in &self.masses {
+            let fits = (0.0..=1.0).contains(&mass);
+            check_argument(fits, "masses", "between 0 and 1", mass)?;
         }
+        Ok(Ranking {
+            config: self.clone(),
+        })
     }
 }
 
@@ -118,10 +126,6 @@ impl Ranking {
         task: &str,
     ) -> Result<RankingReport> {
         let config = &self.config;
-        for &mass in &config.masses {
-            let fits = (0.0..=1.0).contains(&mass);
-            check_argument(fits, "masses", "between 0 and 1", mass)?;
-        }
         let mut ranked = Vec::new();
         let mut by_key: BTreeMap<String, f64> = BTreeMap::new();
         let mut layers: BTreeMap<String, f64> = BTreeMap::new();

@@ -42,11 +42,17 @@ pub struct CollectorConfig {
 
 impl CollectorConfig {
     /// A collector.
-    pub fn init(&self) -> Collector {
-        Collector {
+    ///
+    /// # Errors
+    /// [`Error::CheckpointEvery`] for checkpoints every 0 samples.
+    pub fn init(&self) -> Result<Collector> {
+        if let Some(Checkpoint { every: 0, .. }) = self.checkpoint {
+            return Err(Error::CheckpointEvery);
+        }
+        Ok(Collector {
             config: self.clone(),
             names: Names::new(),
-        }
+        })
     }
 }
 
@@ -169,7 +175,6 @@ impl Collector {
         let _span = tracing::info_span!("collect", task).entered();
         let start = Instant::now();
         let saved = match &self.config.checkpoint {
-            Some(Checkpoint { every: 0, .. }) => return Err(Error::CheckpointEvery),
             Some(Checkpoint { path, .. }) => into.check_path(path)?,
             None => false,
         };

@@ -85,8 +85,8 @@ mod sketch;
 mod trace;
 
 pub use apply::{
-    Average, Decided, Ewc, FisherOptimizer, Granularity, MergeConfig, MergeReport, Merged, Merging,
-    Source, Term,
+    Average, Decided, Ewc, EwcConfig, FisherOptimizer, FisherOptimizerConfig, Granularity,
+    MergeConfig, MergeReport, Merged, Merging, Source, Term,
 };
 pub use batch::{SampleBatch, SampleLoss, SampleMapper};
 pub use capture::{

@@ -138,7 +138,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let heads = HeadLayout::recognize(&catalogue, &AttentionConfig::new(config.heads))?;
     let statistics_config = StatisticsConfig::new().with_seed(Some(arguments.seed));
     let mut statistics: Statistics = statistics_config.init_with_heads(&model, &heads)?;
-    let collector = CollectorConfig::new().init();
+    let collector = CollectorConfig::new().init()?;
     println!("Collecting per-sample gradients of other held-out samples, a batch at a time.");
     for task in Task::ALL {
         let batches = loader(data.probe(task), &device.clone().autodiff());
@@ -155,7 +155,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let task = Task::ALL[0];
     let mut by_loop: Statistics = statistics_config.init_with_heads(&model, &heads)?;
     let batches = loader(data.probe(task), &device.clone().autodiff());
-    let slow = CollectorConfig::new().with_engine(Engine::Loop).init();
+    let slow = CollectorConfig::new().with_engine(Engine::Loop).init()?;
     let slow = slow.collect(&model, task.name(), &*batches, &mut by_loop)?;
     println!(
         "  {:<10} one backward pass a sample instead: {:.1} s",
@@ -165,7 +165,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let statistics_path = arguments.out.join("statistics.safetensors");
     statistics.save(&statistics_path)?;
 
-    let importance = ImportanceConfig::new().init();
+    let importance = ImportanceConfig::new().init()?;
     let mut reports: Vec<ImportanceReport> = Vec::new();
     for task in Task::ALL {
         let report = importance.forward(&statistics, task.name())?;

@@ -2,9 +2,9 @@
 
 use fisher_core::{GradientStore, Role, Statistics};
 use fisher_metrics::{
-    Comparison, ConflictReport, ConflictsConfig, Error, ImportanceConfig, ImportanceReport,
-    InterferenceConfig, InterferenceReport, Masks, OverlapConfig, OverlapReport, PruningConfig,
-    RankingConfig, RankingReport, Ridge, Scope, Scores, Weights, compare,
+    ComparisonConfig, ComparisonReport, ConflictReport, ConflictsConfig, Error, ImportanceConfig,
+    ImportanceReport, InterferenceConfig, InterferenceReport, Masks, OverlapConfig, OverlapReport,
+    PruningConfig, RankingConfig, RankingReport, Ridge, Scope, Scores, Weights,
 };
 
 use super::uses::Uses;
@@ -36,7 +36,7 @@ pub struct Findings {
     /// Phase 2 over all groups, of each task.
     pub ranking: Vec<RankingReport>,
     /// How alike the tasks' shares are.
-    pub comparison: Option<Comparison>,
+    pub comparison: Option<ComparisonReport>,
     /// Phase 3: task, scope and sparsity, masks of groups.
     pub masks: Vec<(String, String, Masks)>,
     /// Phase 3: task, masks of single weights of matrices by ½Fθ², half removed.
@@ -75,8 +75,8 @@ impl Plan {
         let mut findings = Findings::default();
         for task in tasks {
             if self.wants(2) {
-                let importance = ImportanceConfig::new().init();
-                let ranking = RankingConfig::new().init();
+                let importance = ImportanceConfig::new().init()?;
+                let ranking = RankingConfig::new().init()?;
                 findings
                     .importance
                     .push(importance.forward(statistics, task)?);
@@ -98,7 +98,8 @@ impl Plan {
         };
         if self.wants(2) {
             let scores = |task: &String| Scores::grouped(statistics, task);
-            findings.comparison = Some(compare(&scores(a)?, &scores(b)?)?);
+            let comparison = ComparisonConfig::new().init();
+            findings.comparison = Some(comparison.forward(&scores(a)?, &scores(b)?)?);
         }
         if let Some(store) = store {
             self.collide([a, b], store, &mut findings)?;

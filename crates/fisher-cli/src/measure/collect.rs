@@ -71,7 +71,7 @@ fn of<M: SampleLoss<Batch = Sequences>>(
         .with_non_finite(non_finite)
         .with_checkpoint(Some(save_point))
         .with_progress(false)
-        .init()
+        .init()?
         .with_names(checkpoint.naming.names());
     let mut statistics = collector.resume(fresh)?;
     let mut store = match keep {

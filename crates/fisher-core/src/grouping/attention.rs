@@ -44,6 +44,7 @@ impl fmt::Display for Block {
 
 /// How Q, K and V lie in one fused matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Fused {
     /// All of Q, then all of K, then all of V (GPT-2).
     Concatenated,

@@ -8,6 +8,7 @@ use crate::model::{Parameter, Role};
 /// What one number of a group stands for: `r_iG`, the mean or the sum of `C_i` over its elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Reduction {
     /// The mean over the group's elements: comparable between groups of different size.
     #[default]
@@ -19,6 +20,7 @@ pub enum Reduction {
 /// How a parameter's elements are put in groups.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Scheme {
     /// Every element by itself.
     Element,

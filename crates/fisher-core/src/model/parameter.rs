@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 /// What a parameter is for; it decides the default [`Scheme`](crate::Scheme).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Role {
     /// A matrix that maps inputs to outputs.
     Matrix,

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 /// The distribution an interval's width is taken from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Distribution {
     /// The standard normal: the large-sample interval.
     Normal,

@@ -2,6 +2,7 @@
 
 /// How a parameter's contributions were had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Way {
     /// From gradients that were given whole, `[samples, elements]`.
     Whole,

@@ -9,7 +9,7 @@ use super::gradients::GradientStore;
 use super::index::{Header, Stored};
 use super::precision::Precision;
 use super::shards::Shards;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::grouping::{AttentionConfig, HeadLayout};
 use crate::kind::FisherKind;
 use crate::model::{Catalogue, hash_weights};
@@ -49,7 +49,9 @@ impl GradientStoreConfig {
     ///
     /// # Errors
     /// [`Error::NoParameters`](crate::Error::NoParameters) when no trainable parameter is to be
-    /// kept; with a folder, [`Error::Io`](crate::Error::Io),
+    /// kept, [`Error::HeadLayout`](crate::Error::HeadLayout) when attention is configured and not
+    /// recognized, [`Error::Argument`](crate::Error::Argument) for files of 0 bytes; with a folder,
+    /// [`Error::Io`](crate::Error::Io),
     /// [`Error::Format`](crate::Error::Format) or [`Error::Version`](crate::Error::Version) when it
     /// cannot be used, [`Error::OtherStore`](crate::Error::OtherStore) when it is of other weights,
     /// parameters, kind or precision, and [`Error::StoreLocked`](crate::Error::StoreLocked) when
@@ -66,6 +68,13 @@ impl GradientStoreConfig {
     /// # Errors
     /// As [`GradientStoreConfig::init`].
     pub fn init_for(&self, catalogue: &Catalogue, model: String) -> Result<GradientStore> {
+        if self.shard == 0 {
+            return Err(Error::Argument {
+                name: "shard",
+                expected: "above 0",
+                found: "0".into(),
+            });
+        }
         let heads = match &self.attention {
             Some(attention) => HeadLayout::recognize(catalogue, attention)?,
             None => HeadLayout::none(),

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 /// | `BFloat16` | 2⁻⁸ `\|x\|` | 2⁻¹⁴⁸ `\|m\|` |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Precision {
     /// As computed, four bytes an element.
     #[default]

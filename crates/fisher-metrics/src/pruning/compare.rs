@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use burn::config::Config;
 use fisher_core::Provenance;
 use serde::{Deserialize, Serialize};
 
@@ -9,12 +10,12 @@ use super::scores::{Scores, join};
 use crate::error::Result;
 use crate::report::if_finite;
 
-/// Version of the form of [`Comparison`].
+/// Version of the form of [`ComparisonReport`].
 const SCHEMA: u64 = 1;
 
 /// Likeness of two tasks' scores over the same groups or elements.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Comparison {
+pub struct ComparisonReport {
     /// Version of this form.
     pub schema: u64,
     /// The tasks.
@@ -30,28 +31,45 @@ pub struct Comparison {
     pub jensen_shannon: Option<f64>,
 }
 
-/// Compare the scores of two tasks.
-///
-/// # Errors
-/// [`Error::Keys`](crate::Error::Keys), [`Error::Sizes`](crate::Error::Sizes) or
-/// [`Error::Groups`](crate::Error::Groups) when they are not of the same groups,
-/// [`Error::OtherFisher`](crate::Error::OtherFisher) when groups' F are means on one side and sums on
-/// the other.
-pub fn compare(a: &Scores, b: &Scores) -> Result<Comparison> {
-    join(a, b)?;
-    let values = |scores: &Scores| -> Vec<f64> {
-        let sets = scores.sets.iter();
-        sets.flat_map(|set| set.values.iter().copied()).collect()
-    };
-    let (x, y) = (values(a), values(b));
-    Ok(Comparison {
-        schema: SCHEMA,
-        tasks: [a.task.clone(), b.task.clone()],
-        provenance: [a.provenance.clone(), b.provenance.clone()],
-        cosine: cosine(&x, &y),
-        spearman: spearman(&x, &y),
-        jensen_shannon: jensen_shannon(&x, &y),
-    })
+/// Configuration of [`Comparison`].
+#[derive(Config, Debug)]
+pub struct ComparisonConfig {}
+
+impl ComparisonConfig {
+    /// The operator.
+    pub fn init(&self) -> Comparison {
+        Comparison {}
+    }
+}
+
+/// How alike two tasks' scores are over the same groups or elements.
+#[derive(Debug, Clone)]
+pub struct Comparison {}
+
+impl Comparison {
+    /// Compare the scores of two tasks.
+    ///
+    /// # Errors
+    /// [`Error::Keys`](crate::Error::Keys), [`Error::Sizes`](crate::Error::Sizes) or
+    /// [`Error::Groups`](crate::Error::Groups) when they are not of the same groups,
+    /// [`Error::OtherFisher`](crate::Error::OtherFisher) when groups' F are means on one side and sums on
+    /// the other.
+    pub fn forward(&self, a: &Scores, b: &Scores) -> Result<ComparisonReport> {
+        join(a, b)?;
+        let values = |scores: &Scores| -> Vec<f64> {
+            let sets = scores.sets.iter();
+            sets.flat_map(|set| set.values.iter().copied()).collect()
+        };
+        let (x, y) = (values(a), values(b));
+        Ok(ComparisonReport {
+            schema: SCHEMA,
+            tasks: [a.task.clone(), b.task.clone()],
+            provenance: [a.provenance.clone(), b.provenance.clone()],
+            cosine: cosine(&x, &y),
+            spearman: spearman(&x, &y),
+            jensen_shannon: jensen_shannon(&x, &y),
+        })
+    }
 }
 
 /// Spearman's rank correlation, ties at their mean rank; `None` where one side is constant.
@@ -63,7 +81,7 @@ pub fn spearman(x: &[f64], y: &[f64]) -> Option<f64> {
     cosine(&centred(ranks(x)), &centred(ranks(y)))
 }
 
-impl fmt::Display for Comparison {
+impl fmt::Display for ComparisonReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = |x: Option<f64>| x.map_or("–".into(), |x| format!("{x:.3}"));
         write!(

@@ -7,7 +7,7 @@ mod masks;
 mod overlap;
 mod scores;
 
-pub use compare::{Comparison, compare, spearman};
+pub use compare::{Comparison, ComparisonConfig, ComparisonReport, spearman};
 pub use masks::{Mask, Masks, Pruning, PruningConfig, Removed, Scope};
 pub use overlap::{Advice, Agreement, Overlap, OverlapConfig, OverlapReport};
 pub use scores::{Score, Scores};

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use burn::config::Config;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Tensor, TensorData};
 use fisher_core::{Catalogue, ContributionUnit, Provenance, Statistics};
@@ -10,6 +11,42 @@ use fisher_metrics::{Growth, Weights, old_elements, old_part, same_fisher};
 use super::diagonal::{check_finite, elementwise, move_to};
 use crate::destination::check_model;
 use crate::error::{Error, Result};
+
+/// Configuration of [`Ewc`].
+#[derive(Config, Debug)]
+pub struct EwcConfig {
+    /// The strength λ.
+    pub strength: f64,
+    /// What to do with parameters that grow after they were protected, such as the head of a classifier
+    /// that learns new classes: refuse them, or hold the old rows and columns and leave the new ones
+    /// free.
+    #[config(default = "Growth::Refuse")]
+    pub growth: Growth,
+}
+
+impl EwcConfig {
+    /// A penalty that protects nothing yet.
+    ///
+    /// # Errors
+    /// [`fisher_metrics::Error::Argument`] unless λ is finite and not negative.
+    pub fn init(&self) -> Result<Ewc> {
+        let strength = self.strength;
+        if !(strength >= 0.0 && strength.is_finite()) {
+            return Err(Error::Metrics(fisher_metrics::Error::Argument {
+                name: "strength",
+                expected: "finite and at least 0",
+                found: strength,
+            }));
+        }
+        Ok(Ewc {
+            strength,
+            growth: self.growth,
+            provenance: None,
+            tasks: BTreeSet::new(),
+            anchors: Vec::new(),
+        })
+    }
+}
 
 /// A penalty that keeps the weights that earlier tasks depend on:
 /// `½ λ Σ_t Σ_k F_tk (θ_k − θ*_tk)²` (Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting
@@ -36,36 +73,6 @@ struct Anchor {
 }
 
 impl Ewc {
-    /// A penalty of strength λ that protects nothing yet.
-    ///
-    /// # Errors
-    /// [`fisher_metrics::Error::Argument`] unless λ is finite and not negative.
-    pub fn new(strength: f64) -> Result<Self> {
-        if !(strength >= 0.0 && strength.is_finite()) {
-            return Err(Error::Metrics(fisher_metrics::Error::Argument {
-                name: "strength",
-                expected: "finite and at least 0",
-                found: strength,
-            }));
-        }
-        Ok(Self {
-            strength,
-            growth: Growth::Refuse,
-            provenance: None,
-            tasks: BTreeSet::new(),
-            anchors: Vec::new(),
-        })
-    }
-
-    /// What to do with parameters that grow after they were protected, such as the head of a
-    /// classifier that learns new classes: refuse them, as by default, or hold the old rows and
-    /// columns and leave the new ones free.
-    #[must_use]
-    pub fn with_growth(mut self, growth: Growth) -> Self {
-        self.growth = growth;
-        self
-    }
-
     /// Protect what `model` knows of `task`, beside what is protected already.
     ///
     /// # Errors
@@ -93,7 +100,7 @@ impl Ewc {
     ///
     /// # Errors
     /// As [`Ewc::protect`]; [`Error::NoFisher`] also when a protected parameter is gone,
-    /// [`fisher_metrics::Error::Shape`] when it has another shape (see [`Ewc::with_growth`]),
+    /// [`fisher_metrics::Error::Shape`] when it has another shape (see [`EwcConfig::growth`]),
     /// [`fisher_metrics::Error::Argument`] unless the decay γ is between 0 and 1.
     pub fn protect_online<M: Module, C: ContributionUnit>(
         &mut self,
@@ -132,7 +139,7 @@ impl Ewc {
     /// # Errors
     /// [`fisher_metrics::Error::Keys`] naming a protected parameter that the model lacks,
     /// [`fisher_metrics::Error::Shape`] one that has another shape there (see
-    /// [`Ewc::with_growth`]).
+    /// [`EwcConfig::growth`]).
     pub fn penalty<M: Module>(&self, model: &M) -> Result<Option<Tensor<1>>> {
         let mut sum = None;
         for anchors in &self.anchors {

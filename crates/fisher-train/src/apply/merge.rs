@@ -22,6 +22,7 @@ const MANY: f64 = 0.05;
 /// What one weight of the average is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Granularity {
     /// F of every element.
     Element,

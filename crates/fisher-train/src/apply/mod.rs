@@ -6,8 +6,8 @@ mod ewc;
 mod merge;
 mod optimizer;
 
-pub use ewc::Ewc;
+pub use ewc::{Ewc, EwcConfig};
 pub use merge::{
     Average, Decided, Granularity, MergeConfig, MergeReport, Merged, Merging, Source, Term,
 };
-pub use optimizer::FisherOptimizer;
+pub use optimizer::{FisherOptimizer, FisherOptimizerConfig};

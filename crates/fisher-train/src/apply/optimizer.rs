@@ -2,15 +2,51 @@
 
 use std::collections::BTreeMap;
 
+use burn::config::Config;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
 use fisher_core::{Catalogue, ContributionUnit, Provenance, Statistics, Ties};
-use fisher_metrics::{Scaling, same_fisher};
+use fisher_metrics::{Scaling, ScalingConfig, same_fisher};
 
 use super::diagonal::{Diagonal, elementwise};
 use crate::error::{Error, Result};
+
+/// Configuration of [`FisherOptimizer`].
+#[derive(Config, Debug)]
+pub struct FisherOptimizerConfig {
+    /// How gradients are scaled.
+    #[config(default = "ScalingConfig::new()")]
+    pub scaling: ScalingConfig,
+}
+
+impl FisherOptimizerConfig {
+    /// Wrap `optimizer`, with the Fisher of `task` for every trainable parameter of `model`.
+    ///
+    /// # Errors
+    /// Those of [`ScalingConfig::init`]; [`Error::NoFisher`] naming a trainable parameter without
+    /// elementwise statistics: nothing is left unscaled in silence; [`fisher_metrics::Error::Shape`]
+    /// naming one that has another shape in the statistics, where the scaling does not let it grow;
+    /// [`fisher_metrics::Error::NotFinite`] naming one whose F is NaN or infinite;
+    /// [`Error::SharedId`] when two trainable parameters share an id and are not tied.
+    pub fn init<M: Module, C: ContributionUnit>(
+        &self,
+        optimizer: ModuleOptimizer,
+        statistics: &Statistics<C>,
+        task: &str,
+        model: &M,
+    ) -> Result<FisherOptimizer> {
+        ties(model)?;
+        let scaling = self.scaling.init()?;
+        Ok(FisherOptimizer {
+            fisher: elementwise(statistics, task, &Catalogue::of(model)?, scaling.growth())?,
+            optimizer,
+            scaling,
+            provenance: statistics.provenance().clone(),
+        })
+    }
+}
 
 /// Wraps a Burn optimizer: each gradient becomes `g ⊘ (F + λ)^α` before the step.
 ///
@@ -30,34 +66,10 @@ pub struct FisherOptimizer {
 }
 
 impl FisherOptimizer {
-    /// Wrap `optimizer`, with the Fisher of `task` for every trainable parameter of `model`.
-    ///
-    /// # Errors
-    /// [`Error::NoFisher`] naming a trainable parameter without
-    /// elementwise statistics: nothing is left unscaled in silence; [`fisher_metrics::Error::Shape`]
-    /// naming one that has another shape in the statistics, where the scaling does not let it grow;
-    /// [`fisher_metrics::Error::NotFinite`] naming one whose F is NaN or infinite;
-    /// [`Error::SharedId`] when two trainable parameters share an id and are not tied.
-    pub fn new<M: Module, C: ContributionUnit>(
-        optimizer: ModuleOptimizer,
-        scaling: Scaling,
-        statistics: &Statistics<C>,
-        task: &str,
-        model: &M,
-    ) -> Result<Self> {
-        ties(model)?;
-        Ok(Self {
-            fisher: elementwise(statistics, task, &Catalogue::of(model)?, scaling.growth())?,
-            optimizer,
-            scaling,
-            provenance: statistics.provenance().clone(),
-        })
-    }
-
     /// Take the Fisher anew from statistics that have moved on.
     ///
     /// # Errors
-    /// As [`FisherOptimizer::new`]; [`fisher_metrics::Error::OtherFisher`] when F is of another kind or
+    /// As [`FisherOptimizerConfig::init`]; [`fisher_metrics::Error::OtherFisher`] when F is of another kind or
     /// unit than before: steps would be of another size. Nothing is changed then.
     pub fn refresh<M: Module, C: ContributionUnit>(
         &mut self,
@@ -76,7 +88,7 @@ impl FisherOptimizer {
     /// # Errors
     /// [`Error::NoFisher`] naming a parameter that has a gradient but no Fisher, such as one that
     /// was frozen before; [`fisher_metrics::Error::Shape`] naming one that has grown since, where the
-    /// scaling does not let it; [`Error::SharedId`] as for [`FisherOptimizer::new`].
+    /// scaling does not let it; [`Error::SharedId`] as for [`FisherOptimizerConfig::init`].
     pub fn scale<M: Module>(
         &self,
         module: &M,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use burn::module::Module;
-use fisher_core::{Catalogue, GradientBatch};
+use fisher_core::{Catalogue, GradientBatch, Orientation, Role};
 
 use crate::error::{Error, Result};
 
@@ -44,6 +44,50 @@ impl Names {
         };
         self.names.insert(path.into(), named);
         self
+    }
+
+    /// The names of a checkpoint's tensors, `keys`, of parameters that `remapper` loads them into.
+    ///
+    /// ```
+    /// use burn_store::KeyRemapper;
+    /// use fisher_train::Names;
+    ///
+    /// let remapper = KeyRemapper::new().add_pattern(r"^model\.", "")?;
+    /// let names = Names::from_remapper(&remapper, ["model.embed_tokens.weight"]);
+    /// assert_eq!(names, Names::new().with("embed_tokens.weight", "model.embed_tokens.weight", false));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "store")]
+    pub fn from_remapper<'a>(
+        remapper: &burn_store::KeyRemapper,
+        keys: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
+        keys.into_iter().fold(Self::new(), |names, key| {
+            let path = remapper
+                .patterns
+                .iter()
+                .fold(key.to_owned(), |path, (from, to)| {
+                    from.replace_all(&path, to.as_str()).into_owned()
+                });
+            names.with(path, key, false)
+        })
+    }
+
+    /// With the matrices of `model` transposed that Burn's `Linear` holds as `[inputs, outputs]`, and PyTorch as
+    /// `[outputs, inputs]`.
+    ///
+    /// # Errors
+    /// Those of reading the model's parameters.
+    pub fn with_linear_transposed<M: Module>(mut self, model: &M) -> Result<Self> {
+        for parameter in Catalogue::of(model)?.parameters() {
+            let linear = parameter.role() == Role::Matrix
+                && parameter.orientation() == Orientation::InputOutput;
+            if linear && parameter.shape().len() == 2 {
+                let name = self.of(parameter.path());
+                self = self.with(parameter.path(), name, true);
+            }
+        }
+        Ok(self)
     }
 
     /// The trainable parameters of `model` under these names.

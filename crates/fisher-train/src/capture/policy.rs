@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 /// How per-sample gradients are had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Engine {
     /// Traces, and the loop for what they do not cover.
     #[default]
@@ -19,6 +20,7 @@ pub enum Engine {
 /// What to do with a sample whose gradient is NaN or infinite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum NonFinite {
     /// Stop with an error that names sample and parameter.
     #[default]

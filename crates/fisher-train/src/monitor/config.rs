@@ -57,6 +57,7 @@ pub struct HookConfig {
 /// What happens to training when a capture fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum OnFailure {
     /// It stops, with the error in its result.
     #[default]
@@ -70,6 +71,7 @@ pub type Probes<B> = Vec<(String, Vec<B>)>;
 
 /// What is captured.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum HookSource<B> {
     /// The batch that is about to be trained on, as a task of this name.
     InFlight(String),

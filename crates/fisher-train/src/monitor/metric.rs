@@ -14,6 +14,7 @@ use super::hook::FisherHook;
 
 /// A number that a capture finds.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Quantity {
     /// The Fisher of all parameters together, of this task.
     Trace(String),

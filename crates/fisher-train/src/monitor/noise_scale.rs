@@ -19,6 +19,7 @@ use crate::read::read;
 /// tokens of a batch is near enough to [`SampleWeight::TokenSum`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum SampleWeight {
     /// `L_i`: long samples weigh more, as where a batch's loss is the mean over all its tokens.
     #[default]
