@@ -5,9 +5,13 @@ use std::error::Error;
 use std::path::Path;
 
 use burn::tensor::Device;
-use fisher_core::{Catalogue, Grouping, HeadLayout, Scheme, Statistics, StatisticsConfig};
-use fisher_metrics::{ComparisonConfig, OverlapConfig, PruningConfig, Scores, Weights, spearman};
-use fisher_train::{CollectorConfig, Ewc, EwcConfig, MergeConfig, Source};
+use fisher_core::grouping::{Grouping, HeadLayout, Scheme};
+use fisher_core::model::Catalogue;
+use fisher_core::statistics::{Statistics, StatisticsConfig};
+use fisher_metrics::pruning::{ComparisonConfig, OverlapConfig, PruningConfig, Scores, spearman};
+use fisher_metrics::weights::Weights;
+use fisher_train::apply::{Ewc, EwcConfig, MergeConfig, MergeSource};
+use fisher_train::collect::CollectorConfig;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -261,12 +265,14 @@ pub fn merge(setting: &Setting, base: &CausalTransformer) -> Result<()> {
         let statistics = setting.collect(&model, &[task])?;
         specialists.push((model, statistics, task));
     }
-    let sources = specialists.iter().map(|(model, statistics, task)| Source {
-        model,
-        statistics,
-        task: task.name(),
-        weight: 1.0,
-    });
+    let sources = specialists
+        .iter()
+        .map(|(model, statistics, task)| MergeSource {
+            model,
+            statistics,
+            task: task.name(),
+            weight: 1.0,
+        });
     let sources: Vec<_> = sources.collect();
     // An epsilon far above every F is a plain average.
     let plain = MergeConfig::new().with_epsilon(1e12).init()?;

@@ -2,11 +2,12 @@
 
 use std::error::Error;
 
-use fisher_core::{GradientStoreConfig, Statistics, StatisticsConfig};
-use fisher_metrics::{
-    ConflictsConfig, InterferenceConfig, InterferenceReport, Pool, SliceBy, Variant, spearman,
-};
-use fisher_train::CollectorConfig;
+use fisher_core::statistics::{Statistics, StatisticsConfig};
+use fisher_core::store::GradientStoreConfig;
+use fisher_metrics::conflicts::{ConflictsConfig, SliceBy};
+use fisher_metrics::interference::{InterferenceConfig, InterferenceReport, Pool, Variant};
+use fisher_metrics::pruning::spearman;
+use fisher_train::collect::CollectorConfig;
 
 use crate::chapters::{Ablated, Setting, heading};
 use crate::model::CausalTransformer;

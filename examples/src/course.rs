@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use burn::module::ParamGroup;
 use burn::tensor::Device;
-use fisher_core::{AttentionConfig, StatisticsConfig};
-use fisher_metrics::Picture;
-use fisher_train::{
+use fisher_core::grouping::AttentionConfig;
+use fisher_core::statistics::StatisticsConfig;
+use fisher_metrics::picture::Picture;
+use fisher_train::monitor::{
     FisherHook, History, HookConfig, HookSource, NoiseScaleConfig, Reading, SampleWeight, Schedule,
     TaskReading,
 };

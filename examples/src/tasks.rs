@@ -13,7 +13,8 @@
 
 use burn::data::dataloader::batcher::Batcher;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use fisher_train::{IGNORE, SampleBatch, SampleMapper};
+use fisher_train::batch::{SampleBatch, SampleMapper};
+use fisher_train::labels::IGNORE;
 use rand::rngs::StdRng;
 use rand::seq::index;
 use rand::{RngExt, SeedableRng};

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use burn::tensor::Device;
-use fisher_core::{GradientStore, Statistics};
+use fisher_core::statistics::Statistics;
+use fisher_core::store::GradientStore;
 use serde_json::{Value, json};
 
 use crate::measure::{

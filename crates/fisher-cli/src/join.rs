@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use fisher_core::{Gradient, GradientBatch, GradientStore, GradientStoreConfig, Statistics};
+use fisher_core::gradient::{Gradient, GradientBatch};
+use fisher_core::statistics::Statistics;
+use fisher_core::store::{GradientStore, GradientStoreConfig};
 use serde_json::{Value, json};
 
 use crate::finish::{Work, done, load, phases};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use burn::tensor::Device;
-use fisher_core::Catalogue;
+use fisher_core::model::Catalogue;
 use serde_json::json;
 
 use crate::finish::{Work, done, load, phases};

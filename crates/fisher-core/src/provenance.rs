@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::grouping::Reduction;
+use crate::grouping::GroupReduction;
 use crate::kind::FisherKind;
 
 /// Where statistics come from.
@@ -18,7 +18,7 @@ pub struct Provenance {
     /// Unit of the contributions: `per_token` or `raw`.
     pub unit: String,
     /// What a group's number stands for.
-    pub reduction: Reduction,
+    pub reduction: GroupReduction,
     /// [`hash_weights`](crate::model::hash_weights) of the model; or, of statistics whose weights moved while they were
     /// accumulated, `training from` and the hash of the weights that training began with.
     pub model: String,

@@ -74,7 +74,7 @@ pub struct SampleRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skipped: Option<String>,
     /// The step of training at whose weights it was seen, where weights moved meanwhile: see
-    /// [`Statistics::during_training`](crate::Statistics::during_training).
+    /// [`Statistics::during_training`](crate::statistics::Statistics::during_training).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<u64>,
 }

@@ -21,7 +21,7 @@ impl Correction {
     /// rate at α.
     ///
     /// ```
-    /// use fisher_metrics::Correction;
+    /// use fisher_metrics::correction::Correction;
     /// let q = Correction::BenjaminiHochberg.q_values(&[0.01, 0.04, 0.03]);
     /// assert_eq!(q, [0.03, 0.04, 0.04]);
     /// ```

@@ -1,6 +1,6 @@
 //! The errors of an analysis, and the kinds of scores that they name.
 
-use fisher_core::GradientStore;
+use fisher_core::store::GradientStore;
 use serde::{Deserialize, Serialize};
 
 /// Errors of this crate. Every variant names what it is about and says what to do.

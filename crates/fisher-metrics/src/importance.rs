@@ -4,9 +4,10 @@ use std::fmt;
 
 use burn::config::Config;
 use burn::module::Module;
-use fisher_core::{
-    ConfidenceInterval, ContributionUnit, Distribution, Provenance, Statistics, Welford,
-};
+use fisher_core::gradient::ContributionUnit;
+use fisher_core::moments::{ConfidenceInterval, IntervalMethod, Welford};
+use fisher_core::provenance::Provenance;
+use fisher_core::statistics::Statistics;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, check_level};
@@ -22,8 +23,8 @@ pub struct ImportanceConfig {
     #[config(default = 0.95)]
     pub level: f64,
     /// Where the intervals' widths come from.
-    #[config(default = "Distribution::StudentT")]
-    pub distribution: Distribution,
+    #[config(default = "IntervalMethod::StudentT")]
+    pub distribution: IntervalMethod,
 }
 
 impl ImportanceConfig {
@@ -50,7 +51,7 @@ impl ImportanceConfig {
 pub struct Importance {
     level: f64,
     #[module(skip)]
-    distribution: Distribution,
+    distribution: IntervalMethod,
 }
 
 /// The ranking of one task.
@@ -69,7 +70,7 @@ pub struct ImportanceReport {
     /// Level of the intervals.
     pub level: f64,
     /// Where the intervals' widths come from.
-    pub distribution: Distribution,
+    pub distribution: IntervalMethod,
     /// `Σ F` over all layers.
     pub trace: f64,
     /// Layers by falling F.

@@ -1,51 +1,33 @@
-//! What Fisher statistics say.
+#![doc = include_str!("../README.md")]
+//! # Rooms
 //!
-//! Every analysis is an operator in Burn's manner: a configuration, `init()`, and
-//! `forward(..)` that gives a report. Reports are serializable and print as tables.
+//! Every analysis is an operator in Burn's manner: a configuration, `init()`, and `forward(..)` that gives a report.
+//! Reports are serializable and print as tables.
 //!
-//! 1. [`Importance`] ranks whole layers and heads, [`Ranking`] every group, with error bars;
-//! 2. [`Scores`] of groups or elements become [`Masks`] by [`Pruning`];
-//! 3. [`Scaling`] divides gradients by the Fisher;
-//! 4. [`Overlap`] compares the masks of two tasks, [`compare`] their scores;
-//! 5. [`Conflicts`] says which samples of two tasks collide, where and how surely;
-//! 6. [`Interference`] scores attention heads, sample against sample.
+//! 1. [`importance`] ranks whole layers and heads, [`ranking`] every group, with error bars.
+//! 2. [`pruning`]: scores of groups or elements, the masks that prune the lowest, and how far those of two tasks agree.
+//! 3. [`scaling`] divides gradients by the Fisher, [`damping`] says what is added to it.
+//! 4. [`conflicts`]: which samples of two tasks collide, where and how surely.
+//! 5. [`interference`] scores attention heads, sample against sample.
+//! 6. [`picture`]: maps of numbers as SVG.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod conflicts;
-mod correction;
-mod damping;
+pub mod correction;
+pub mod damping;
 mod error;
-mod growth;
-mod importance;
+pub mod growth;
+pub mod importance;
 pub mod interference;
 mod pairs;
-mod permutation;
-mod picture;
+pub mod permutation;
+pub mod picture;
+pub mod prelude;
 pub mod pruning;
-mod ranking;
-mod report;
-mod scaling;
-mod weights;
+pub mod ranking;
+pub mod report;
+pub mod scaling;
+pub mod weights;
 
-pub use conflicts::{
-    Cluster, Conflict, ConflictReport, Conflicts, ConflictsConfig, HotSpot, Involved, MeanCosine,
-    Pairs, SliceBy, SliceConflicts,
-};
-pub use correction::Correction;
-pub use damping::{Damping, Health, Ridge};
-pub use error::{Error, Result, ScoreKind};
-pub use growth::{Growth, old_elements, old_part};
-pub use importance::{Importance, ImportanceConfig, ImportanceReport, Ranked};
-pub use interference::{
-    Aggregate, Check, Collision, Estimate, Interference, InterferenceConfig, InterferenceReport,
-    Normalize, Pool, SelfCheck, Significance, SliceScores, Variant,
-};
-pub use permutation::Relabelled;
-pub use picture::{HeatMap, Picture, Scale};
-pub use pruning::{
-    Advice, Agreement, Comparison, ComparisonConfig, ComparisonReport, Mask, Masks, Overlap,
-    OverlapConfig, OverlapReport, Pruning, PruningConfig, Removed, Scope, Score, Scores, spearman,
-};
-pub use ranking::{MassSet, RankedGroup, Ranking, RankingConfig, RankingReport};
-pub use report::{SampleRef, Source, same_fisher, same_reduction};
-pub use scaling::{Scaling, ScalingConfig};
-pub use weights::Weights;
+pub use error::{Error, Result};

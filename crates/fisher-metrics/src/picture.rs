@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 /// What the shades of a [`HeatMap`] stand for. Dark and light differ in black and white too.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
-pub enum Scale {
+pub enum ColorScale {
     /// From light (the smallest value) to dark (the largest).
     Sequential,
     /// From dark (negative) to light (positive), as far on either side of 0; what each end means.
@@ -39,7 +39,7 @@ pub struct HeatMap {
     /// Cells that are marked, by row.
     pub marked: Vec<Vec<bool>>,
     /// What the shades stand for.
-    pub scale: Scale,
+    pub scale: ColorScale,
     /// What the numbers are.
     pub quantity: String,
 }
@@ -200,11 +200,11 @@ impl HeatMap {
     fn range(&self) -> [f64; 2] {
         let values = self.values.iter().flatten().flatten().copied();
         match self.scale {
-            Scale::Sequential => [
+            ColorScale::Sequential => [
                 values.clone().fold(f64::INFINITY, f64::min),
                 values.fold(f64::NEG_INFINITY, f64::max),
             ],
-            Scale::Signed { .. } => {
+            ColorScale::Signed { .. } => {
                 let largest = values.fold(0.0, |m: f64, x| m.max(x.abs()));
                 [-largest, largest]
             }
@@ -307,8 +307,8 @@ impl HeatMap {
              stroke=\"#444\"/>"
         );
         let ends = match &self.scale {
-            Scale::Sequential => [String::new(), String::new()],
-            Scale::Signed { negative, positive } => {
+            ColorScale::Sequential => [String::new(), String::new()],
+            ColorScale::Signed { negative, positive } => {
                 text(
                     out,
                     [x + 0.5 * WIDTH, y + 22.0],
@@ -336,14 +336,14 @@ impl HeatMap {
     /// The shade of a share of the scale: brightness always rises or falls along it.
     fn shade(&self, share: f64) -> [u8; 3] {
         let stops: &[[u8; 3]] = match self.scale {
-            Scale::Sequential => &[
+            ColorScale::Sequential => &[
                 [247, 251, 255],
                 [198, 219, 239],
                 [107, 174, 214],
                 [33, 113, 181],
                 [8, 38, 84],
             ],
-            Scale::Signed { .. } => &[
+            ColorScale::Signed { .. } => &[
                 [40, 9, 60],
                 [122, 32, 92],
                 [190, 110, 110],
@@ -435,7 +435,7 @@ fn luminance(shade: [u8; 3]) -> f64 {
 mod tests {
     use super::*;
 
-    fn map(scale: Scale) -> HeatMap {
+    fn map(scale: ColorScale) -> HeatMap {
         HeatMap {
             title: "a <title> & \"more\"".into(),
             rows: vec!["r\u{1}0".into(), "r1".into()],
@@ -451,8 +451,8 @@ mod tests {
     #[test]
     fn brightness_tells_values_apart_without_color() {
         for scale in [
-            Scale::Sequential,
-            Scale::Signed {
+            ColorScale::Sequential,
+            ColorScale::Signed {
                 negative: String::new(),
                 positive: String::new(),
             },
@@ -471,7 +471,7 @@ mod tests {
         let svg = Picture {
             title: "<script>".into(),
             note: String::new(),
-            maps: vec![map(Scale::Sequential)],
+            maps: vec![map(ColorScale::Sequential)],
         }
         .svg();
         assert!(!svg.contains("<script") && !svg.contains('\u{1}'));

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use burn::config::Config;
-use fisher_core::{ConfidenceInterval, ContributionUnit, Distribution, Provenance, Statistics};
+use fisher_core::gradient::ContributionUnit;
+use fisher_core::moments::{ConfidenceInterval, IntervalMethod};
+use fisher_core::provenance::Provenance;
+use fisher_core::statistics::Statistics;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, check_argument, check_level};
@@ -23,8 +26,8 @@ pub struct RankingConfig {
     #[config(default = 0.95)]
     pub level: f64,
     /// Where the intervals' widths come from.
-    #[config(default = "Distribution::StudentT")]
-    pub distribution: Distribution,
+    #[config(default = "IntervalMethod::StudentT")]
+    pub distribution: IntervalMethod,
     /// Shares of the mass for which the smallest set of groups is counted.
     #[config(default = "vec![0.5, 0.9, 0.99]")]
     pub masses: Vec<f64>,
@@ -98,7 +101,7 @@ pub struct RankingReport {
     /// Level of the intervals.
     pub level: f64,
     /// Where the intervals' widths come from.
-    pub distribution: Distribution,
+    pub distribution: IntervalMethod,
     /// `Σ F` over all groups.
     pub total: f64,
     /// The number of groups.

@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use fisher_core::{
-    ConfidenceInterval, ContributionUnit, FisherKind, GradientStore, GradientUnit, PerToken,
-    Precision, Provenance, TokenSum,
-};
+use fisher_core::gradient::{ContributionUnit, GradientUnit, PerToken, TokenSum};
+use fisher_core::kind::FisherKind;
+use fisher_core::moments::ConfidenceInterval;
+use fisher_core::provenance::Provenance;
+use fisher_core::store::{GradientStore, Precision};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -38,7 +39,7 @@ fn same(what: &'static str, ours: String, theirs: String) -> Result<()> {
 
 /// The gradients that a report compares.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Source {
+pub struct GradientSource {
     /// Which Fisher they are of.
     pub kind: FisherKind,
     /// Unit of the losses: always `token_sum`.
@@ -49,7 +50,7 @@ pub struct Source {
     pub precision: Precision,
 }
 
-impl Source {
+impl GradientSource {
     pub(crate) fn of(store: &GradientStore) -> Self {
         Self {
             kind: store.kind(),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
-use fisher_core::{Ties, for_each_weight};
+use fisher_core::model::{Ties, for_each_weight};
 
 use crate::error::{Error, Result};
 

@@ -57,7 +57,8 @@ pub trait SampleBatch: Sized {
 /// use burn::module::Module;
 /// use burn::nn::Linear;
 /// use burn::tensor::{Int, Tensor};
-/// use fisher_train::{SampleLosses, sample_loss};
+/// use fisher_train::sample_loss;
+/// use fisher_train::losses::SampleLosses;
 ///
 /// #[derive(Clone)]
 /// struct Digits {
@@ -82,7 +83,7 @@ macro_rules! sample_loss {
         $batch:ident { $($tensor:ident),+ ; $ids:ident $(, $list:ident)* },
         |$this:ident, $samples:ident| $losses:expr
     ) => {
-        impl $crate::SampleBatch for $batch {
+        impl $crate::batch::SampleBatch for $batch {
             fn len(&self) -> usize {
                 self.$ids.len()
             }
@@ -91,7 +92,7 @@ macro_rules! sample_loss {
                 Some(self.$ids[index].clone())
             }
 
-            fn map_samples(&self, mapper: &mut $crate::SampleMapper) -> Self {
+            fn map_samples(&self, mapper: &mut $crate::batch::SampleMapper) -> Self {
                 Self {
                     $($tensor: mapper.tensor(&self.$tensor),)+
                     $ids: mapper.list(&self.$ids),
@@ -107,12 +108,12 @@ macro_rules! sample_loss {
         $batch:ident { $first:ident $(, $tensor:ident)* },
         |$this:ident, $samples:ident| $losses:expr
     ) => {
-        impl $crate::SampleBatch for $batch {
+        impl $crate::batch::SampleBatch for $batch {
             fn len(&self) -> usize {
                 self.$first.dims()[0]
             }
 
-            fn map_samples(&self, mapper: &mut $crate::SampleMapper) -> Self {
+            fn map_samples(&self, mapper: &mut $crate::batch::SampleMapper) -> Self {
                 Self {
                     $first: mapper.tensor(&self.$first),
                     $($tensor: mapper.tensor(&self.$tensor),)*
@@ -123,10 +124,10 @@ macro_rules! sample_loss {
         $crate::sample_loss!($model, $batch, |$this, $samples| $losses);
     };
     ($model:ty, $batch:ident, |$this:ident, $samples:ident| $losses:expr) => {
-        impl $crate::SampleLoss for $model {
+        impl $crate::batch::SampleLoss for $model {
             type Batch = $batch;
 
-            fn sample_losses(&self, batch: &$batch) -> $crate::SampleLosses {
+            fn sample_losses(&self, batch: &$batch) -> $crate::losses::SampleLosses {
                 let ($this, $samples) = (self, batch);
                 $losses
             }
@@ -252,7 +253,7 @@ impl Carrier {
 ///
 /// The losses must not mix samples: what sample `i` loses may not depend on which others are in
 /// the batch, nor on how many (a batch norm in training mode would do that; collection turns it off).
-/// Collection compares some with those of [`SampleBatch::sample`] alone: see [`Capture`](crate::Capture).
+/// Collection compares some with those of [`SampleBatch::sample`] alone: see [`Capture`](crate::capture::Capture).
 pub trait SampleLoss: Module {
     /// The batches that the model takes.
     type Batch: SampleBatch;

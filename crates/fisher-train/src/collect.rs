@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use burn::config::Config;
 use burn::data::dataloader::DataLoader;
-use fisher_core::{ContributionUnit, GradientSink, Statistics};
+use fisher_core::gradient::{ContributionUnit, GradientSink};
+use fisher_core::statistics::Statistics;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::batch::{SampleLoss, ids};
@@ -17,7 +18,7 @@ use crate::error::{Error, Result};
 /// Where and how often a collection is saved so that it can go on after an interruption: also when
 /// it ends, or stops with an error.
 #[derive(Config, Debug)]
-pub struct Checkpoint {
+pub struct CheckpointConfig {
     /// The file: a statistics file like any other. Its folder is made where it is not there.
     pub path: PathBuf,
     /// Samples between two writes.
@@ -34,7 +35,7 @@ pub struct CollectorConfig {
     #[config(default = "NonFinite::Error")]
     pub non_finite: NonFinite,
     /// Save on the way.
-    pub checkpoint: Option<Checkpoint>,
+    pub checkpoint: Option<CheckpointConfig>,
     /// Show a progress bar, where standard error is a terminal.
     #[config(default = true)]
     pub progress: bool,
@@ -46,7 +47,7 @@ impl CollectorConfig {
     /// # Errors
     /// [`Error::CheckpointEvery`] for checkpoints every 0 samples.
     pub fn init(&self) -> Result<Collector> {
-        if let Some(Checkpoint { every: 0, .. }) = self.checkpoint {
+        if let Some(CheckpointConfig { every: 0, .. }) = self.checkpoint {
             return Err(Error::CheckpointEvery);
         }
         Ok(Collector {
@@ -149,8 +150,8 @@ impl Collector {
     /// when the data does not begin with what a checkpoint holds, [`Error::DuplicateSample`] when
     /// an id comes twice, [`Error::OtherCheckpoint`] when the checkpoint's file has samples that the
     /// statistics lack (it is another collection's, or was not resumed), errors of single samples
-    /// ([`PerSample::gradient`](crate::PerSample::gradient), [`NonFinite`](fisher_core::Error::NonFinite)), and those of [`Statistics::save`] and
-    /// [`GradientStore::push`](fisher_core::GradientStore::push).
+    /// ([`PerSample::gradient`](crate::capture::PerSample::gradient), [`NonFinite`](fisher_core::Error::NonFinite)), and those of [`Statistics::save`] and
+    /// [`GradientStore::push`](fisher_core::store::GradientStore::push).
     /// Samples collected before an error stay in the statistics and are in the checkpoint, unless it
     /// came amid a batch that was traced: the statistics say so then
     /// ([`HalfBatch`](fisher_core::Error::HalfBatch)), and the checkpoint is the last one.
@@ -175,7 +176,7 @@ impl Collector {
         let _span = tracing::info_span!("collect", task).entered();
         let start = Instant::now();
         let saved = match &self.config.checkpoint {
-            Some(Checkpoint { path, .. }) => into.check_path(path)?,
+            Some(CheckpointConfig { path, .. }) => into.check_path(path)?,
             None => false,
         };
         into.check_model(model)?;
@@ -301,7 +302,7 @@ impl<M: SampleLoss> Pass<'_, M> {
             self.take(&batch, &fresh, into, &mut outcomes)?;
             self.count(outcomes);
             self.bar.inc((position - before) as u64);
-            if let Some(Checkpoint { every, .. }) = &self.config.checkpoint
+            if let Some(CheckpointConfig { every, .. }) = &self.config.checkpoint
                 && position / every > before / every
             {
                 self.save(into)?;
@@ -348,7 +349,7 @@ impl<M: SampleLoss> Pass<'_, M> {
     /// Write the checkpoint, if there is one and it lacks anything: nothing is put in a file's place
     /// before there is something to put.
     fn save<C: ContributionUnit>(&mut self, into: &mut Destination<C>) -> Result<()> {
-        let Some(Checkpoint { path, .. }) = &self.config.checkpoint else {
+        let Some(CheckpointConfig { path, .. }) = &self.config.checkpoint else {
             return Ok(());
         };
         let seen = Some(into.seen(self.task));

@@ -5,10 +5,13 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::Device;
-use fisher_core::{
-    ContributionUnit, Error as CoreError, FisherKind, GradientBatch, GradientSink, GradientStore,
-    Parameter, Sample, SampleGradient, SavedSamples, Statistics, hash_weights,
-};
+use fisher_core::Error as CoreError;
+use fisher_core::gradient::{ContributionUnit, GradientBatch, GradientSink, SampleGradient};
+use fisher_core::kind::FisherKind;
+use fisher_core::model::{Parameter, hash_weights};
+use fisher_core::sample::Sample;
+use fisher_core::statistics::{SavedSamples, Statistics};
+use fisher_core::store::GradientStore;
 
 use crate::capture::NonFinite;
 use crate::error::{Error, Result};

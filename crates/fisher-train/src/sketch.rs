@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use burn::config::Config;
 use burn::module::{ModuleVisitor, Param, ParamId};
 use burn::tensor::{DType, Gradients, Tensor};
-use fisher_core::{
-    Catalogue, ContributionUnit, Error as CoreError, FisherKind, Ties, Welford, accumulation_dtype,
-};
+use fisher_core::Error as CoreError;
+use fisher_core::gradient::ContributionUnit;
+use fisher_core::kind::FisherKind;
+use fisher_core::model::{Catalogue, Ties};
+use fisher_core::moments::{Welford, accumulation_dtype};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 

@@ -4,12 +4,14 @@ use std::error::Error;
 
 use burn::optim::AdamWConfig;
 use burn::optim::GradientsParams;
-use fisher_core::{AttentionConfig, StatisticsConfig};
+use fisher_core::grouping::AttentionConfig;
+use fisher_core::statistics::StatisticsConfig;
 use fisher_examples::device::Backend;
 use fisher_examples::model::CausalTransformerConfig;
 use fisher_examples::tasks::{CONTEXT, Data, Task, VOCABULARY};
 use fisher_examples::training::loader;
-use fisher_train::{HookConfig, HookSource, SampleLoss, Schedule};
+use fisher_train::batch::SampleLoss;
+use fisher_train::monitor::{HookConfig, HookSource, Schedule};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let device = Backend::Flex.device()?.autodiff();

@@ -5,15 +5,18 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use fisher_core::{AttentionConfig, Catalogue, HeadLayout, Statistics, StatisticsConfig};
+use fisher_core::grouping::{AttentionConfig, HeadLayout};
+use fisher_core::model::Catalogue;
+use fisher_core::statistics::{Statistics, StatisticsConfig};
 use fisher_examples::chapters::Setting;
 use fisher_examples::device::Backend;
 use fisher_examples::model::CausalTransformerConfig;
 use fisher_examples::tasks::{CONTEXT, Data, Task, VOCABULARY};
 use fisher_examples::training::{LEARNT, Lesson, loader, marks, train};
 use fisher_examples::{chapters, chart, collisions, course, tasks};
-use fisher_metrics::{ImportanceConfig, ImportanceReport};
-use fisher_train::{CollectorConfig, Engine};
+use fisher_metrics::importance::{ImportanceConfig, ImportanceReport};
+use fisher_train::capture::Engine;
+use fisher_train::collect::CollectorConfig;
 use tracing_subscriber::EnvFilter;
 
 /// Train a small causal transformer on two algorithmic tasks, then measure which attention heads

@@ -1,11 +1,19 @@
 //! Every analysis of one or two tasks.
 
-use fisher_core::{GradientStore, Role, Statistics};
-use fisher_metrics::{
-    ComparisonConfig, ComparisonReport, ConflictReport, ConflictsConfig, Error, ImportanceConfig,
-    ImportanceReport, InterferenceConfig, InterferenceReport, Masks, OverlapConfig, OverlapReport,
-    PruningConfig, RankingConfig, RankingReport, Ridge, Scope, Scores, Weights,
+use fisher_core::model::Role;
+use fisher_core::statistics::Statistics;
+use fisher_core::store::GradientStore;
+use fisher_metrics::Error;
+use fisher_metrics::conflicts::{ConflictReport, ConflictsConfig};
+use fisher_metrics::damping::Ridge;
+use fisher_metrics::importance::{ImportanceConfig, ImportanceReport};
+use fisher_metrics::interference::{InterferenceConfig, InterferenceReport};
+use fisher_metrics::pruning::{
+    ComparisonConfig, ComparisonReport, Masks, OverlapConfig, OverlapReport, PruningConfig, Scope,
+    Scores,
 };
+use fisher_metrics::ranking::{RankingConfig, RankingReport};
+use fisher_metrics::weights::Weights;
 
 use super::uses::Uses;
 

@@ -5,8 +5,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
-use fisher_core::{GradientStore, GradientStoreConfig, Statistics, StatisticsConfig, hash_weights};
-use fisher_train::{Checkpoint as SavePoint, CollectorConfig, NonFinite, SampleLoss};
+use fisher_core::model::hash_weights;
+use fisher_core::statistics::{Statistics, StatisticsConfig};
+use fisher_core::store::{GradientStore, GradientStoreConfig};
+use fisher_train::batch::SampleLoss;
+use fisher_train::capture::NonFinite;
+use fisher_train::collect::{CheckpointConfig as SavePoint, CollectorConfig};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::MeasureArgs;
@@ -36,7 +40,7 @@ pub struct Collection {
 /// that the run can go on.
 ///
 /// # Errors
-/// What the library refused: see [`fisher_train::Collector::collect_batches`].
+/// What the library refused: see [`fisher_train::collect::Collector::collect_batches`].
 pub fn collect(
     checkpoint: &Checkpoint,
     data: &[TaskData],

@@ -18,7 +18,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use fisher_train::IGNORE;
+use fisher_train::labels::IGNORE;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use fisher_core::Statistics;
+use fisher_core::statistics::Statistics;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

@@ -17,8 +17,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use fisher_core::{Block, GradientStore, Statistics, Welford};
-use fisher_metrics::{ConflictReport, InterferenceReport, Masks, Pairs};
+use fisher_core::grouping::Block;
+use fisher_core::moments::Welford;
+use fisher_core::statistics::Statistics;
+use fisher_core::store::GradientStore;
+use fisher_metrics::conflicts::{ConflictReport, Pairs};
+use fisher_metrics::interference::InterferenceReport;
+use fisher_metrics::pruning::Masks;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, Value, json};
 
@@ -343,7 +348,7 @@ pub(crate) const SENTENCES: usize = 12;
 
 /// `{key}` to a string of bits, 1 for what stays.
 fn bits(masks: &Masks) -> Value {
-    let text = |mask: &fisher_metrics::Mask| -> String {
+    let text = |mask: &fisher_metrics::pruning::Mask| -> String {
         let bits = 0..mask.keep.len();
         bits.map(|i| if mask.keep.contains(i) { '1' } else { '0' })
             .collect()

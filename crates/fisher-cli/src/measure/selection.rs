@@ -3,7 +3,8 @@
 use std::str::FromStr;
 
 use burn::module::ParamGroup;
-use fisher_core::{Catalogue, HeadLayout};
+use fisher_core::grouping::HeadLayout;
+use fisher_core::model::Catalogue;
 use serde::{Deserialize, Serialize};
 
 /// Some of the parameters.

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use fisher_core::{GradientStore, Statistics};
-use fisher_metrics::Weights;
-use fisher_train::{MergeConfig, MergeReport, Term};
+use fisher_core::statistics::Statistics;
+use fisher_core::store::GradientStore;
+use fisher_metrics::weights::Weights;
+use fisher_train::apply::{MergeConfig, MergeReport, Term};
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::args::Analysis;

@@ -2,7 +2,9 @@
 
 use std::str::FromStr;
 
-use fisher_metrics::{Damping, InterferenceConfig, ScalingConfig};
+use fisher_metrics::damping::Damping;
+use fisher_metrics::interference::InterferenceConfig;
+use fisher_metrics::scaling::ScalingConfig;
 use serde::{Deserialize, Serialize};
 
 /// Which phases, from 1 to 7.

@@ -5,7 +5,8 @@ use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::module::linear;
 use burn::tensor::{Device, Int, Tensor};
-use fisher_train::{SampleLoss, SampleLosses};
+use fisher_train::batch::SampleLoss;
+use fisher_train::losses::SampleLosses;
 
 use super::attention::{causal_attention, split_heads};
 use super::config::Gpt2Config;

@@ -5,7 +5,8 @@ use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig, RmsNorm, RmsNor
 use burn::tensor::activation::silu;
 use burn::tensor::module::linear;
 use burn::tensor::{Device, Int, Tensor};
-use fisher_train::{SampleLoss, SampleLosses};
+use fisher_train::batch::SampleLoss;
+use fisher_train::losses::SampleLosses;
 
 use super::attention::{Rotation, causal_attention, split_heads};
 use super::config::LlamaConfig;

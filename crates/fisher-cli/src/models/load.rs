@@ -10,8 +10,9 @@ use burn_store::{
     FloatCastAdapter, ModuleAdapter, ModuleContext, ModuleSnapshot, PyTorchToBurnAdapter,
     SafetensorsStore,
 };
-use fisher_core::{AttentionConfig, Catalogue, HeadLayout, for_each_weight, hash_weights};
-use fisher_metrics::Weights;
+use fisher_core::grouping::{AttentionConfig, HeadLayout};
+use fisher_core::model::{Catalogue, for_each_weight, hash_weights};
+use fisher_metrics::weights::Weights;
 use safetensors::tensor::Dtype;
 
 use super::config::{Architecture, ModelConfig};

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use fisher_core::{Catalogue, Role};
-use fisher_train::Names;
+use fisher_core::model::{Catalogue, Role};
+use fisher_train::capture::Names;
 
 /// One parameter in both worlds.
 #[derive(Debug, Clone, PartialEq, Eq)]

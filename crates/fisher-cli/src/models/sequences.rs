@@ -1,7 +1,8 @@
 //! Batches of token sequences.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use fisher_train::{IGNORE, SampleBatch, SampleMapper};
+use fisher_train::batch::{SampleBatch, SampleMapper};
+use fisher_train::labels::IGNORE;
 
 /// One sample: tokens, and for each what counts of it.
 #[derive(Debug, Clone, PartialEq, Eq)]

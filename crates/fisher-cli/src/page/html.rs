@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use fisher_core::Statistics;
-use fisher_metrics::{Advice, HeatMap, ImportanceReport, Scale};
+use fisher_core::statistics::Statistics;
+use fisher_metrics::importance::ImportanceReport;
+use fisher_metrics::picture::ColorScale;
+use fisher_metrics::picture::HeatMap;
+use fisher_metrics::pruning::Advice;
 use serde_json::Value;
 
 use super::parts::{SHOWN, count, escaped, figure, maybe, note, number, percent, ranking};
@@ -195,7 +198,7 @@ impl Page<'_> {
                 .into_iter()
                 .map(|(_, shares)| percent(shares))
                 .collect(),
-            scale: Scale::Sequential,
+            scale: ColorScale::Sequential,
             quantity: "per cent of all Fisher information: dark is more".into(),
         })
     }

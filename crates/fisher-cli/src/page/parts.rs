@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use fisher_metrics::{HeatMap, Ranked};
+use fisher_metrics::importance::Ranked;
+use fisher_metrics::picture::HeatMap;
 
 /// Words as HTML, also inside attributes.
 pub(super) fn escaped(words: &str) -> String {

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use fisher_metrics::{ConflictReport, InterferenceReport, SliceConflicts, Variant};
+use fisher_metrics::conflicts::{ConflictReport, SliceConflicts};
+use fisher_metrics::interference::{InterferenceReport, Variant};
 
 use super::parts::{count, escaped, figure, maybe, number, percent, sentence};
 use crate::measure::SENTENCES;

@@ -21,7 +21,7 @@ const SUFFIX: &str = ".tmp";
 /// where it is not there, and a file is begun in it and taken away again.
 ///
 /// ```no_run
-/// fisher_core::ensure_writable("runs/first/statistics.safetensors")?;
+/// fisher_core::container::ensure_writable("runs/first/statistics.safetensors")?;
 /// # Ok::<(), fisher_core::Error>(())
 /// ```
 ///

@@ -17,7 +17,7 @@ pub use attention::{Attention, Block, Fused};
 pub use config::AttentionConfig;
 pub use groups::Grouping;
 pub use heads::HeadLayout;
-pub use scheme::{Reduction, Scheme};
+pub use scheme::{GroupReduction, Scheme};
 pub use traces::{HeadKey, Totals};
 
 pub(crate) use groups::Unchecked;

@@ -4,7 +4,7 @@ use burn::tensor::{DType, Int, Tensor, TensorData};
 
 use super::groups::{Grouping, Plan};
 use super::margins::Margins;
-use super::scheme::Reduction;
+use super::scheme::GroupReduction;
 use super::slices::AxisSlices;
 use crate::gradient::add_at;
 use crate::gradient::{Contribution, ContributionUnit};
@@ -20,7 +20,7 @@ impl Grouping {
     pub fn reduce<C: ContributionUnit>(
         &self,
         contribution: &Contribution<C>,
-        reduction: Reduction,
+        reduction: GroupReduction,
     ) -> Contribution<C> {
         contribution.map(|tensor| {
             let elements: usize = self.shape.iter().product();
@@ -30,17 +30,17 @@ impl Grouping {
     }
 
     /// What sums over groups, `[samples, groups]`, come to.
-    pub(crate) fn reduced(&self, sums: Tensor<2>, reduction: Reduction) -> Tensor<2> {
+    pub(crate) fn reduced(&self, sums: Tensor<2>, reduction: GroupReduction) -> Tensor<2> {
         let elements: usize = self.shape.iter().product();
         match (&self.plan, reduction) {
-            (Plan::Element, _) | (_, Reduction::Sum) => sums,
-            (Plan::Axis(slices), Reduction::Mean) => {
+            (Plan::Element, _) | (_, GroupReduction::Sum) => sums,
+            (Plan::Axis(slices), GroupReduction::Mean) => {
                 sums.div_scalar((elements / self.shape[slices.axis] * slices.width) as f64)
             }
-            (Plan::Blocks { .. }, Reduction::Mean) => {
+            (Plan::Blocks { .. }, GroupReduction::Mean) => {
                 sums.div_scalar((elements / self.groups) as f64)
             }
-            (Plan::Buckets { .. } | Plan::Custom { .. }, Reduction::Mean) => {
+            (Plan::Buckets { .. } | Plan::Custom { .. }, GroupReduction::Mean) => {
                 let sizes: Vec<f32> = self.sizes().iter().map(|&n| n as f32).collect();
                 let (device, dtype) = (sums.device(), sums.dtype());
                 let sizes = Tensor::<1>::from_data(sizes.as_slice(), (&device, DType::F32));
@@ -95,7 +95,7 @@ impl Grouping {
     pub(crate) fn reduce_margins(
         &self,
         margins: &Margins,
-        reduction: Reduction,
+        reduction: GroupReduction,
     ) -> Option<Tensor<2>> {
         if self.is_whole() {
             // It can be had from either side.
@@ -103,8 +103,8 @@ impl Grouping {
             let sums = any.clone().sum_dim(1);
             let elements: usize = self.shape.iter().product();
             return Some(match reduction {
-                Reduction::Sum => sums,
-                Reduction::Mean => sums.div_scalar(elements as f64),
+                GroupReduction::Sum => sums,
+                GroupReduction::Mean => sums.div_scalar(elements as f64),
             });
         }
         let Plan::Axis(slices) = &self.plan else {
@@ -167,7 +167,7 @@ impl Grouping {
 impl Margins {
     /// As if they were contributions.
     pub(crate) fn sum(&self, grouping: &Grouping) -> Option<Tensor<2>> {
-        grouping.reduce_margins(self, Reduction::Sum)
+        grouping.reduce_margins(self, GroupReduction::Sum)
     }
 }
 
@@ -189,7 +189,7 @@ mod tests {
         let tokens = Tokens::of(&[Sample::new("0", 1).expect("tokens")], &device);
         let gradient = Tensor::<4>::from_floats([[[[1.0, 2.0]], [[3.0, 4.0]]]], &device);
         let contribution = Gradient::token_sum(gradient).contribution::<Raw>(&tokens);
-        let sums = grouping.expect("a grouping")[0].reduce(&contribution, Reduction::Sum);
+        let sums = grouping.expect("a grouping")[0].reduce(&contribution, GroupReduction::Sum);
         assert_eq!(
             sums.tensor().try_to_vec_as::<f32>().expect("data"),
             [5.0, 25.0]

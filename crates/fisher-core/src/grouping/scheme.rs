@@ -9,7 +9,7 @@ use crate::model::{Parameter, Role};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Reduction {
+pub enum GroupReduction {
     /// The mean over the group's elements: comparable between groups of different size.
     #[default]
     Mean,

@@ -17,7 +17,7 @@ use crate::model::Catalogue;
 /// The error bar of a sum over parameters does not follow from the error bars of its parts, which
 /// vary together. So the contributions of each sample are summed first, over the whole layer or
 /// the whole head, and the sums are accumulated. They are traces of the diagonal Fisher: sums,
-/// whatever the statistics' [`Reduction`] is.
+/// whatever the statistics' [`GroupReduction`] is.
 ///
 /// A layer is everything under one numbered path, such as `decoder.layers.3`; outside of those it
 /// is the module that holds the parameters, such as `embedding`. A head is its slices of Q, K, V

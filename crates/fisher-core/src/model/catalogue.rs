@@ -93,7 +93,7 @@ impl Catalogue {
     ///
     /// ```
     /// use burn::module::ParamGroup;
-    /// use fisher_core::{Catalogue, Orientation::InputOutput, Parameter, Role::Matrix};
+    /// use fisher_core::model::{Catalogue, Orientation::InputOutput, Parameter, Role::Matrix};
     ///
     /// let of = |path| Parameter::new(path, [4, 4], Matrix, InputOutput);
     /// let all = Catalogue::new(vec![of("layers.0.query.weight"), of("layers.0.mlp.weight")])?;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// What a parameter is for; it decides the default [`Scheme`](crate::Scheme).
+/// What a parameter is for; it decides the default [`Scheme`](crate::grouping::Scheme).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -139,7 +139,7 @@ impl Parameter {
     }
 
     /// Whether the orientation is known, from the layer, from the length of a bias or by
-    /// [`Catalogue::with_orientation`](crate::Catalogue::with_orientation). For a matrix that lies
+    /// [`Catalogue::with_orientation`](crate::model::Catalogue::with_orientation). For a matrix that lies
     /// bare in a module it is not: its channels are the last axis by convention, and heads are not
     /// looked for in it.
     pub fn is_oriented(&self) -> bool {

@@ -163,7 +163,7 @@ impl Ties {
 ///
 /// ```
 /// use burn::{module::Module, nn::LinearConfig, tensor::Device};
-/// use fisher_core::new_ids;
+/// use fisher_core::model::new_ids;
 ///
 /// let student = LinearConfig::new(2, 3).init(&Device::flex());
 /// let teacher = new_ids(student.clone());

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Distribution {
+pub enum IntervalMethod {
     /// The standard normal: the large-sample interval.
     Normal,
     /// Student's t with `n − 1` degrees of freedom: wider where samples are few.
@@ -29,7 +29,7 @@ pub struct ConfidenceInterval {
     pub upper: f64,
 }
 
-impl Distribution {
+impl IntervalMethod {
     /// The quantile `q` for a two-sided interval of `level` from `count` samples; `None` for
     /// fewer than two.
     ///
@@ -75,14 +75,14 @@ mod tests {
 
     // Table values of any statistics book.
     #[rstest]
-    #[case(Distribution::Normal, 0.95, 10, 1.959_963_984_5)]
-    #[case(Distribution::StudentT, 0.95, 2, 12.706_204_736_4)]
-    #[case(Distribution::StudentT, 0.95, 11, 2.228_138_852_0)]
-    #[case(Distribution::StudentT, 0.99, 31, 2.749_995_653_6)]
-    #[case(Distribution::StudentT, 0.95, 101, 1.983_971_518_5)]
-    #[case(Distribution::StudentT, 0.95, 1_001, 1.962_339_080_8)]
-    #[case(Distribution::StudentT, 0.95, 1_000_001, 1.959_966_358_8)]
-    fn quantiles(#[case] d: Distribution, #[case] level: f64, #[case] n: u64, #[case] q: f64) {
+    #[case(IntervalMethod::Normal, 0.95, 10, 1.959_963_984_5)]
+    #[case(IntervalMethod::StudentT, 0.95, 2, 12.706_204_736_4)]
+    #[case(IntervalMethod::StudentT, 0.95, 11, 2.228_138_852_0)]
+    #[case(IntervalMethod::StudentT, 0.99, 31, 2.749_995_653_6)]
+    #[case(IntervalMethod::StudentT, 0.95, 101, 1.983_971_518_5)]
+    #[case(IntervalMethod::StudentT, 0.95, 1_001, 1.962_339_080_8)]
+    #[case(IntervalMethod::StudentT, 0.95, 1_000_001, 1.959_966_358_8)]
+    fn quantiles(#[case] d: IntervalMethod, #[case] level: f64, #[case] n: u64, #[case] q: f64) {
         let found = d.quantile(level, n).expect("level").expect("n");
         assert!((found - q).abs() < 1e-7 * q, "{found} against {q}");
     }
@@ -90,9 +90,9 @@ mod tests {
     #[test]
     fn undefined_is_none() {
         assert_eq!(
-            Distribution::StudentT.quantile(0.95, 1).expect("level"),
+            IntervalMethod::StudentT.quantile(0.95, 1).expect("level"),
             None
         );
-        assert!(Distribution::Normal.quantile(1.0, 5).is_err());
+        assert!(IntervalMethod::Normal.quantile(1.0, 5).is_err());
     }
 }

@@ -7,8 +7,8 @@ mod welford;
 
 pub use compensated::accumulation_dtype;
 pub use ema::Ema;
-pub use interval::{ConfidenceInterval, Distribution};
-pub use welford::{Moments, Welford};
+pub use interval::{ConfidenceInterval, IntervalMethod};
+pub use welford::{SampleMoments, Welford};
 
 pub(crate) use compensated::to_device;
 pub(crate) use welford::BatchMoments;

@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Device, Tensor};
 
 use super::compensated::{Moment, accumulation_dtype, sum_rows};
-use super::interval::{ConfidenceInterval, Distribution};
+use super::interval::{ConfidenceInterval, IntervalMethod};
 use crate::error::Result;
 use crate::host::{self, Product, SideSums, Sides, give, is_host, take};
 
@@ -72,7 +72,7 @@ impl BatchMoments {
 
 /// What a [`Welford`] accumulator says, on the host in float64. Undefined is `None`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Moments {
+pub struct SampleMoments {
     /// The number of samples.
     pub count: u64,
     /// The mean; needs one sample.
@@ -83,7 +83,7 @@ pub struct Moments {
     pub standard_error: Option<Vec<f64>>,
 }
 
-impl Moments {
+impl SampleMoments {
     /// `mean ± q · standard error` for every element; `None` for fewer than two samples.
     ///
     /// # Errors
@@ -91,7 +91,7 @@ impl Moments {
     pub fn confidence_interval(
         &self,
         level: f64,
-        distribution: Distribution,
+        distribution: IntervalMethod,
     ) -> Result<Option<Vec<ConfidenceInterval>>> {
         let quantile = distribution.quantile(level, self.count)?;
         let (Some(q), Some(mean), Some(error)) = (quantile, &self.mean, &self.standard_error)
@@ -341,7 +341,7 @@ impl Welford {
     pub fn confidence_interval(
         &self,
         level: f64,
-        distribution: Distribution,
+        distribution: IntervalMethod,
     ) -> Result<Option<(Tensor<1>, Tensor<1>)>> {
         let quantile = distribution.quantile(level, self.count)?;
         let (Some(q), Some(mean), Some(error)) = (quantile, self.mean(), self.standard_error())
@@ -356,7 +356,7 @@ impl Welford {
     ///
     /// # Errors
     /// [`Error::Device`](crate::Error::Device) when the device does not give the values.
-    pub fn read(&self) -> Result<Moments> {
+    pub fn read(&self) -> Result<SampleMoments> {
         let n = self.count as f64;
         let (mean, m2) = self.joined();
         let mean = (self.count > 0).then(|| mean.read()).transpose()?;
@@ -367,7 +367,7 @@ impl Welford {
         let standard_error = variance
             .as_ref()
             .map(|v| v.iter().map(|v| (v / n).sqrt()).collect());
-        Ok(Moments {
+        Ok(SampleMoments {
             count: self.count,
             mean,
             variance,

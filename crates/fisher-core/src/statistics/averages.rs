@@ -123,7 +123,7 @@ impl<C: ContributionUnit> Averages<C> {
         self.get(task, &format!("group_mean/{label}/{path}"))
     }
 
-    /// The averages of whole layers: see [`Totals`](crate::Totals).
+    /// The averages of whole layers: see [`Totals`](crate::grouping::Totals).
     pub fn layers(&self, task: &str) -> Option<Tensor<1>> {
         self.get(task, "total_mean/layer")
     }

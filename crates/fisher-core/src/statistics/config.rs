@@ -11,7 +11,7 @@ use super::accumulators::Statistics;
 use super::plan::{ParameterPlan, Plan};
 use crate::error::{Error, Result, list};
 use crate::gradient::{ContributionUnit, GradientUnit, TokenSum};
-use crate::grouping::{AttentionConfig, Grouping, HeadLayout, Reduction, Scheme, Totals};
+use crate::grouping::{AttentionConfig, GroupReduction, Grouping, HeadLayout, Scheme, Totals};
 use crate::kind::FisherKind;
 use crate::model::{Catalogue, Parameter, hash_weights};
 use crate::provenance::Provenance;
@@ -39,8 +39,8 @@ pub struct StatisticsConfig {
     #[config(default = "Vec::new()")]
     pub schemes: Vec<(ParamGroup, Scheme)>,
     /// What a group's number stands for.
-    #[config(default = "Reduction::Mean")]
-    pub reduction: Reduction,
+    #[config(default = "GroupReduction::Mean")]
+    pub reduction: GroupReduction,
     /// The heads of the model's attention, which are then found by the names of its projections; no
     /// heads when absent.
     pub attention: Option<AttentionConfig>,
@@ -65,7 +65,8 @@ impl StatisticsConfig {
     /// Empty statistics of all trainable parameters of `model`, on its device, per token.
     ///
     /// ```
-    /// use fisher_core::{AttentionConfig, StatisticsConfig};
+    /// use fisher_core::grouping::AttentionConfig;
+    /// use fisher_core::statistics::StatisticsConfig;
     /// # fn example(model: burn::nn::attention::MultiHeadAttention) -> fisher_core::Result<()> {
     /// let attention = AttentionConfig::new(8);
     /// let statistics = StatisticsConfig::new().with_attention(Some(attention)).init(&model)?;
@@ -81,7 +82,7 @@ impl StatisticsConfig {
         self.init_as(model)
     }
 
-    /// The same, of contributions in another unit, such as [`Raw`](crate::Raw).
+    /// The same, of contributions in another unit, such as [`Raw`](crate::gradient::Raw).
     ///
     /// # Errors
     /// As [`StatisticsConfig::init`].

@@ -133,7 +133,7 @@ impl<C: ContributionUnit> Statistics<C> {
     }
 
     /// Make sure, before long work begins, that these statistics can be saved to `path` when they have
-    /// `task` as well: see [`ensure_writable`](crate::ensure_writable). All names of all tasks stand in
+    /// `task` as well: see [`ensure_writable`](crate::container::ensure_writable). All names of all tasks stand in
     /// the file's header, whose length has an end.
     ///
     /// # Errors

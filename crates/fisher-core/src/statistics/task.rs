@@ -123,12 +123,12 @@ impl TaskStatistics {
         self.parameters.iter().map(|(path, p)| (&**path, p))
     }
 
-    /// Traces of whole layers: see [`Totals`](crate::Totals).
+    /// Traces of whole layers: see [`Totals`](crate::grouping::Totals).
     pub fn layers(&self) -> &Welford {
         &self.layers
     }
 
-    /// Traces of whole heads: see [`Totals`](crate::Totals).
+    /// Traces of whole heads: see [`Totals`](crate::grouping::Totals).
     pub fn heads(&self) -> &Welford {
         &self.heads
     }

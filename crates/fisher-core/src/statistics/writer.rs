@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::gradient::{
     Contribution, ContributionUnit, Gradient, SampleGradient, TokenSum, at_least_single, sides,
 };
-use crate::grouping::{BatchTotals, Grouping, Margins, Reduction, Totals};
+use crate::grouping::{BatchTotals, GroupReduction, Grouping, Margins, Totals};
 use crate::host::{self, give, is_host, sum_columns, take};
 use crate::moments::{BatchMoments, Welford};
 use crate::sample::{Sample, Tokens};
@@ -173,7 +173,7 @@ impl<C: ContributionUnit> Writer<C> {
         path: &str,
         reduced: Reduced,
         totals: &Totals,
-        reduction: Reduction,
+        reduction: GroupReduction,
         into: &mut ParameterStatistics,
     ) -> Result<Way> {
         let Reduced {
@@ -257,7 +257,7 @@ impl<C: ContributionUnit> Writer<C> {
         path: &str,
         full: &Full,
         totals: &Totals,
-        reduction: Reduction,
+        reduction: GroupReduction,
         into: &mut ParameterStatistics,
     ) {
         let elements = full.elements(self.samples.len());
@@ -265,7 +265,7 @@ impl<C: ContributionUnit> Writer<C> {
         for range in chunks(self.samples.len(), elements) {
             let (contribution, sum) = self.contributions(full, elements, range);
             let of_heads = totals.groupings(path).map(|grouping| {
-                let sums = grouping.reduce(&contribution, Reduction::Sum);
+                let sums = grouping.reduce(&contribution, GroupReduction::Sum);
                 sums.tensor().clone()
             });
             heads.push(of_heads.collect::<Vec<_>>());
@@ -293,7 +293,7 @@ impl<C: ContributionUnit> Writer<C> {
         path: &str,
         margins: &Margins,
         totals: &Totals,
-        reduction: Reduction,
+        reduction: GroupReduction,
         into: &mut ParameterStatistics,
     ) -> Result<()> {
         let missing = || Error::MissingParameter {
@@ -405,7 +405,7 @@ fn trace_of(margins: &Margins) -> Result<Tensor<2>> {
 fn scatter(
     into: &mut ParameterStatistics,
     samples: usize,
-    reduction: Reduction,
+    reduction: GroupReduction,
     sums: impl Fn(&Grouping, Range<usize>) -> Result<Tensor<2>>,
 ) -> Result<()> {
     for (grouping, welford) in &mut into.groups {

@@ -18,7 +18,7 @@ use crate::model::{Catalogue, hash_weights};
 ///
 /// A sample takes four bytes (two in half precision) for every element of the parameters that are
 /// kept: 64 samples of the attention of a 7-billion-parameter model take half a terabyte, so choose
-/// parameters with `only`, such as [`HeadLayout::group`](crate::HeadLayout::group).
+/// parameters with `only`, such as [`HeadLayout::group`](crate::grouping::HeadLayout::group).
 #[derive(Config, Debug)]
 pub struct GradientStoreConfig {
     /// Bytes of gradients to hold in memory. Taking in a batch needs some 20 MB besides, whatever

@@ -29,9 +29,10 @@ use crate::sample::Sample;
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
-/// use fisher_core::{
-///     Catalogue, Gradient, GradientBatch, Orientation, Parameter, Role, Sample, GradientStoreConfig,
-/// };
+/// use fisher_core::gradient::{Gradient, GradientBatch};
+/// use fisher_core::model::{Catalogue, Orientation, Parameter, Role};
+/// use fisher_core::sample::Sample;
+/// use fisher_core::store::GradientStoreConfig;
 ///
 /// let weight = Parameter::new("w", [2], Role::Vector, Orientation::InputOutput);
 /// let config = GradientStoreConfig::new(1 << 20);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use fisher_core::Sample;
+use fisher_core::sample::Sample;
 use serde::{Deserialize, Serialize};
 
 use super::test::{Candidate, Tested};

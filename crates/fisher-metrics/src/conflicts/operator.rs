@@ -1,7 +1,10 @@
 //! The operator that finds which samples of two tasks collide, where, and how surely.
 
 use burn::module::ParamGroup;
-use fisher_core::{Catalogue, GradientStore, HeadLayout, Parameter, Sample};
+use fisher_core::grouping::HeadLayout;
+use fisher_core::model::{Catalogue, Parameter};
+use fisher_core::sample::Sample;
+use fisher_core::store::GradientStore;
 
 use super::config::{ConflictsConfig, SliceBy};
 use super::report::{ConflictReport, summarize};

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use fisher_core::{GradientStore, Sample};
+use fisher_core::sample::Sample;
+use fisher_core::store::GradientStore;
 use serde::{Deserialize, Serialize};
 
 use super::cluster::{Cluster, Hit, HotSpot, Involved, clusters, hot_spots, involved};
@@ -10,8 +11,8 @@ use super::config::ConflictsConfig;
 use super::test::{MeanCosine, Tested, separation};
 use crate::damping::Health;
 use crate::permutation::Relabelled;
-use crate::picture::{HeatMap, Picture, Scale};
-use crate::report::{SampleRef, Source};
+use crate::picture::{ColorScale, HeatMap, Picture};
+use crate::report::{GradientSource, SampleRef};
 
 /// Version of the form of [`ConflictReport`].
 const SCHEMA: u64 = 1;
@@ -106,7 +107,7 @@ pub struct ConflictReport {
     /// Hash of the model's weights.
     pub model: String,
     /// The gradients compared.
-    pub gradients: Source,
+    pub gradients: GradientSource,
     /// The settings.
     pub settings: ConflictsConfig,
     /// Ids of the samples compared.
@@ -209,7 +210,7 @@ pub(super) fn summarize(
         schema: SCHEMA,
         tasks: tasks.map(Into::into),
         model: store.model().into(),
-        gradients: Source::of(store),
+        gradients: GradientSource::of(store),
         settings: config.clone(),
         samples: [0, 1].map(|task| samples[task].iter().map(|s| s.id().into()).collect()),
         tested: q.iter().flatten().count(),
@@ -307,7 +308,7 @@ impl ConflictReport {
                     .map(|row| row.iter().copied().map(Some).collect())
                     .collect(),
                 marked: marked.collect(),
-                scale: Scale::Signed {
+                scale: ColorScale::Signed {
                     negative: "conflict".into(),
                     positive: "agreement".into(),
                 },

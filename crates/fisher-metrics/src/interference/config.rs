@@ -1,7 +1,7 @@
 //! The settings of [`Interference`](super::Interference).
 
 use burn::config::Config;
-use fisher_core::Block;
+use fisher_core::grouping::Block;
 use serde::{Deserialize, Serialize};
 
 use crate::correction::Correction;
@@ -46,7 +46,7 @@ pub enum Pool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Estimate {
+pub enum FisherEstimate {
     /// All.
     All,
     /// Sample `i` leaves `F_A` when it is scored.
@@ -57,7 +57,7 @@ pub enum Estimate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Aggregate {
+pub enum PairAggregate {
     /// The mean over its elements: heads and blocks of different size compare.
     Mean,
     /// The sum: heads add up to their block.
@@ -90,11 +90,11 @@ pub struct InterferenceConfig {
     #[config(default = "Pool::A")]
     pub pool: Pool,
     /// Which samples it is of.
-    #[config(default = "Estimate::All")]
-    pub estimate: Estimate,
+    #[config(default = "FisherEstimate::All")]
+    pub estimate: FisherEstimate,
     /// What a slice's score stands for.
-    #[config(default = "Aggregate::Mean")]
-    pub aggregate: Aggregate,
+    #[config(default = "PairAggregate::Mean")]
+    pub aggregate: PairAggregate,
     /// What `g_j` is divided by.
     #[config(default = "Normalize::None")]
     pub normalize: Normalize,
@@ -137,7 +137,7 @@ impl InterferenceConfig {
     /// What is scored, as `key=value,..`: the settings that are not the default, or `default`.
     ///
     /// ```
-    /// use fisher_metrics::{InterferenceConfig, Pool, Variant};
+    /// use fisher_metrics::interference::{InterferenceConfig, Pool, Variant};
     /// let config = InterferenceConfig::new();
     /// assert_eq!(config.label(), "default");
     /// let config = config.with_variant(Variant::Signed).with_pool(Pool::Pooled);

@@ -7,7 +7,7 @@
 //! samples are needed, and a system of their number. The former is used wherever it can be: λ is
 //! small, and the latter's difference would lose the digits.
 
-use super::config::{Estimate, InterferenceConfig, Normalize, Pool};
+use super::config::{FisherEstimate, InterferenceConfig, Normalize, Pool};
 use crate::error::{Error, Result};
 use crate::pairs::{Rows, Slice};
 
@@ -40,7 +40,7 @@ pub(super) fn scores(
     };
     let mut scores = vec![0.0; n_a * n_b];
     match (config.pool, config.estimate) {
-        (Pool::A | Pool::Pooled, Estimate::LeaveOneOut) => {
+        (Pool::A | Pool::Pooled, FisherEstimate::LeaveOneOut) => {
             for i in 0..n_a {
                 let others: Vec<usize> = a.iter().copied().filter(|m| *m != i).collect();
                 let into = &mut scores[i * n_b..(i + 1) * n_b];
@@ -56,7 +56,7 @@ pub(super) fn scores(
                 }
             }
         }
-        (Pool::A | Pool::Pooled, Estimate::All) => {
+        (Pool::A | Pool::Pooled, FisherEstimate::All) => {
             let mut of = match config.pool {
                 Pool::A => weights(&a, 1.0, n_a),
                 _ => weights(&a, 0.5, n_a),

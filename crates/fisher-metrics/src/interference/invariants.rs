@@ -2,10 +2,12 @@
 
 use std::fmt;
 
-use fisher_core::{Block, Catalogue, GradientStore, Grouping, HeadLayout, Scheme};
+use fisher_core::grouping::{Block, Grouping, HeadLayout, Scheme};
+use fisher_core::model::Catalogue;
+use fisher_core::store::GradientStore;
 use serde::{Deserialize, Serialize};
 
-use super::config::{Aggregate, Estimate, InterferenceConfig, Normalize, Pool, Variant};
+use super::config::{FisherEstimate, InterferenceConfig, Normalize, PairAggregate, Pool, Variant};
 use super::operator::Interference;
 use super::score::ScoredBlock;
 use crate::error::{Error, Result};
@@ -171,7 +173,7 @@ impl Laws<'_> {
                 Variant::Full => Variant::Signed,
                 other => other,
             },
-            aggregate: Aggregate::Sum,
+            aggregate: PairAggregate::Sum,
             ridge: self.base.ridge.clone().with_ridge_rel(0.0),
             ..self.base.clone()
         };
@@ -241,7 +243,7 @@ impl Laws<'_> {
         let config = InterferenceConfig {
             variant: Variant::Symmetric,
             pool: Pool::Pooled,
-            estimate: Estimate::All,
+            estimate: FisherEstimate::All,
             normalize: Normalize::None,
             ..self.base.clone()
         };

@@ -8,7 +8,7 @@ mod operator;
 mod report;
 mod score;
 
-pub use config::{Aggregate, Estimate, InterferenceConfig, Normalize, Pool, Variant};
+pub use config::{FisherEstimate, InterferenceConfig, Normalize, PairAggregate, Pool, Variant};
 pub use invariants::{Check, SelfCheck};
 pub use operator::Interference;
 pub use report::{Collision, InterferenceReport, Significance, SliceScores};

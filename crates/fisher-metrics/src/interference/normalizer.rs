@@ -1,6 +1,6 @@
 //! The Fisher that normalizes scores, and what each side of a score is weighed by.
 
-use super::config::{Estimate, InterferenceConfig, Normalize, Pool, Variant};
+use super::config::{FisherEstimate, InterferenceConfig, Normalize, Pool, Variant};
 use crate::damping::Health;
 use crate::error::Result;
 use crate::pairs::{Rows, Slice, Work, fisher, for_each_run};
@@ -39,7 +39,7 @@ impl Fishers {
             Pool::B => (&[(b, 1.0)], 0.0),
             Pool::Pooled => (&[(a, 0.5), (b, 0.5)], 0.5),
         };
-        if config.estimate == Estimate::LeaveOneOut && share > 0.0 {
+        if config.estimate == FisherEstimate::LeaveOneOut && share > 0.0 {
             return Self::leaving_out(config, slices, tasks, share, work);
         }
         let mut fisher = fisher(slices, tasks, work.bytes)?;

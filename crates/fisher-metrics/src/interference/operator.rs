@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use fisher_core::GradientStore;
+use fisher_core::store::GradientStore;
 
-use super::config::{Aggregate, Estimate, InterferenceConfig, Normalize, Pool, Variant};
+use super::config::{FisherEstimate, InterferenceConfig, Normalize, PairAggregate, Pool, Variant};
 use super::full;
 use super::normalizer::{Fishers, weigh_left, weigh_right};
 use super::report::{InterferenceReport, assemble};
@@ -41,7 +41,7 @@ impl InterferenceConfig {
 
 /// Scores the interference of two tasks in the heads of every block Q, K, V and O.
 ///
-/// `Î = D(F) = max(F, ε) + λ` over each head's slice ([`Ridge`](crate::Ridge)), `F` from the contributions
+/// `Î = D(F) = max(F, ε) + λ` over each head's slice ([`Ridge`](crate::damping::Ridge)), `F` from the contributions
 /// `C_i = g_i ⊙ g_i / T_i` of the samples in the store, elementwise. Query heads that share a
 /// key/value head share its scores.
 ///
@@ -83,7 +83,7 @@ impl Interference {
         let work = Work::new(store.device(), config.memory);
         let rows = [[a].as_slice(), &[b], &[a, b]].map(|tasks| Rows::viewed(store, tasks, view));
         let counts = [rows[0].len(), rows[1].len()];
-        let leaves_out = config.estimate == Estimate::LeaveOneOut && config.pool != Pool::B;
+        let leaves_out = config.estimate == FisherEstimate::LeaveOneOut && config.pool != Pool::B;
         if leaves_out && counts[0] == 1 {
             return Err(Error::too_few_samples(store, a));
         }
@@ -194,7 +194,7 @@ impl Interference {
     ) -> Result<Relabelled> {
         let config = InterferenceConfig {
             pool: Pool::A,
-            estimate: Estimate::All,
+            estimate: FisherEstimate::All,
             ..self.config.clone()
         };
         let fishers = Fishers::new(&config, slice, [rows, rows], work)?;
@@ -212,7 +212,7 @@ impl Interference {
             };
             scores.swap_remove(0)
         };
-        if config.aggregate == Aggregate::Mean {
+        if config.aggregate == PairAggregate::Mean {
             let elements = slice[0].elements as f64;
             scores.iter_mut().for_each(|score| *score /= elements);
         }

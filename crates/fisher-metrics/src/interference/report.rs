@@ -2,16 +2,17 @@
 
 use std::fmt;
 
-use fisher_core::{Block, GradientStore, HeadLayout};
+use fisher_core::grouping::{Block, HeadLayout};
+use fisher_core::store::GradientStore;
 use serde::{Deserialize, Serialize};
 
-use super::config::{Aggregate, Estimate, InterferenceConfig, Pool, Variant};
+use super::config::{FisherEstimate, InterferenceConfig, PairAggregate, Pool, Variant};
 use super::score::{ScoredBlock, Worst, ids};
 use crate::damping::Health;
 use crate::pairs::BLOCKS;
 use crate::permutation::Relabelled;
-use crate::picture::{HeatMap, Picture, Scale};
-use crate::report::{SampleRef, Source};
+use crate::picture::{ColorScale, HeatMap, Picture};
+use crate::report::{GradientSource, SampleRef};
 
 /// Version of the form of [`InterferenceReport`].
 const SCHEMA: u64 = 1;
@@ -74,7 +75,7 @@ pub struct InterferenceReport {
     /// Hash of the model's weights.
     pub model: String,
     /// The gradients compared.
-    pub gradients: Source,
+    pub gradients: GradientSource,
     /// The settings.
     pub settings: InterferenceConfig,
     /// Ids of the samples.
@@ -163,7 +164,7 @@ pub(super) fn assemble(
         schema: SCHEMA,
         tasks: tasks.map(Into::into),
         model: store.model().into(),
-        gradients: Source::of(store),
+        gradients: GradientSource::of(store),
         settings: config.clone(),
         layers: attention.iter().map(|a| a.name().into()).collect(),
         kv_heads: attention
@@ -191,7 +192,8 @@ fn warnings(
              and mean nothing"
         ));
     }
-    if (config.variant, config.pool, config.estimate) == (Variant::Unsigned, Pool::A, Estimate::All)
+    if (config.variant, config.pool, config.estimate)
+        == (Variant::Unsigned, Pool::A, FisherEstimate::All)
     {
         let [a, b] = tasks;
         warnings.push(format!(
@@ -267,12 +269,12 @@ impl InterferenceReport {
                     .map(|row| (0..heads).map(|h| row.get(h).copied()).collect())
                     .collect(),
                 scale: if signed {
-                    Scale::Signed {
+                    ColorScale::Signed {
                         negative: "conflict".into(),
                         positive: "synergy".into(),
                     }
                 } else {
-                    Scale::Sequential
+                    ColorScale::Sequential
                 },
                 quantity: if signed {
                     "mean score: dark is conflict, light is synergy".into()
@@ -313,8 +315,8 @@ impl fmt::Display for InterferenceReport {
         let [a, b] = &self.tasks;
         let [n_a, n_b] = self.samples.each_ref().map(Vec::len);
         let unit = match self.settings.aggregate {
-            Aggregate::Mean => "mean over the slice",
-            Aggregate::Sum => "sum over the slice",
+            PairAggregate::Mean => "mean over the slice",
+            PairAggregate::Sum => "sum over the slice",
         };
         writeln!(
             f,

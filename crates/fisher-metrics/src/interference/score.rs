@@ -4,9 +4,10 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 use std::ops::Range;
 
-use fisher_core::{Block, Sample};
+use fisher_core::grouping::Block;
+use fisher_core::sample::Sample;
 
-use super::config::{Aggregate, InterferenceConfig, Variant};
+use super::config::{InterferenceConfig, PairAggregate, Variant};
 use crate::damping::Health;
 use crate::pairs::BlockSlices;
 use crate::permutation::Relabelled;
@@ -68,7 +69,7 @@ impl ScoredBlock {
             block: block.block,
             names: block.slices.iter().map(|s| s.name.clone()).collect(),
             counts,
-            divide: config.aggregate == Aggregate::Mean,
+            divide: config.aggregate == PairAggregate::Mean,
             sums: vec![0.0; slices],
             top: BinaryHeap::new(),
             limit: config.top,

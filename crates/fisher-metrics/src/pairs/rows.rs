@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use fisher_core::GradientStore;
+use fisher_core::store::GradientStore;
 
 use super::slices::Slice;
 use crate::error::Result;

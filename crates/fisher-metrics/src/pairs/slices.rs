@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use fisher_core::{Block, Catalogue, Grouping, HeadLayout, Scheme};
+use fisher_core::grouping::{Block, Grouping, HeadLayout, Scheme};
+use fisher_core::model::Catalogue;
 
 use crate::error::{Error, Result};
 

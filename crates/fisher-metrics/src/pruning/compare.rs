@@ -3,7 +3,7 @@
 use std::fmt;
 
 use burn::config::Config;
-use fisher_core::Provenance;
+use fisher_core::provenance::Provenance;
 use serde::{Deserialize, Serialize};
 
 use super::scores::{Scores, join};

@@ -5,7 +5,9 @@ use std::fmt;
 
 use burn::config::Config;
 use burn::module::{Module, ParamGroup, ParamId};
-use fisher_core::{Grouping, Provenance, Role};
+use fisher_core::grouping::Grouping;
+use fisher_core::model::Role;
+use fisher_core::provenance::Provenance;
 use fixedbitset::FixedBitSet;
 use serde::{Deserialize, Serialize};
 
@@ -251,7 +253,7 @@ impl Masks {
     /// [`Masks::enforce`] after each optimizer step.
     ///
     /// Parameters that are tied to a masked one are masked with it; copies, such as a frozen teacher in
-    /// the same module, stay as they are (see [`fisher_core::Ties`]).
+    /// the same module, stay as they are (see [`fisher_core::model::Ties`]).
     ///
     /// # Errors
     /// [`Error::Keys`] or [`Error::Shape`] when the model does not have the masks' parameters,

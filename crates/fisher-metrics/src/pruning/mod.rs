@@ -11,3 +11,5 @@ pub use compare::{Comparison, ComparisonConfig, ComparisonReport, spearman};
 pub use masks::{Mask, Masks, Pruning, PruningConfig, Removed, Scope};
 pub use overlap::{Advice, Agreement, Overlap, OverlapConfig, OverlapReport};
 pub use scores::{Score, Scores};
+
+pub use crate::error::ScoreKind;

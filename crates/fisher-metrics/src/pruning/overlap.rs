@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use burn::config::Config;
-use fisher_core::Provenance;
+use fisher_core::provenance::Provenance;
 use serde::{Deserialize, Serialize};
 
 use super::masks::{Mask, Masks};

@@ -1,8 +1,10 @@
 //! Scores of groups or elements: what rankings and masks put in order.
 
-use fisher_core::{
-    ContributionUnit, Grouping, Orientation, Parameter, Provenance, Role, Scheme, Statistics,
-};
+use fisher_core::gradient::ContributionUnit;
+use fisher_core::grouping::{Grouping, Scheme};
+use fisher_core::model::{Orientation, Parameter, Role};
+use fisher_core::provenance::Provenance;
+use fisher_core::statistics::Statistics;
 
 use crate::error::{Error, Result, ScoreKind};
 use crate::report::{same_fisher, same_reduction};
@@ -255,7 +257,7 @@ fn set<C: ContributionUnit>(statistics: &Statistics<C>, path: &str, grouping: Gr
 fn by_element<C: ContributionUnit>(statistics: &Statistics<C>, path: &str) -> Result<Grouping> {
     let shape = statistics.shape(path).unwrap_or_default();
     let parameter = Parameter::new(path, shape, Role::Vector, Orientation::InputOutput);
-    let heads = fisher_core::HeadLayout::none();
+    let heads = fisher_core::grouping::HeadLayout::none();
     let mut groupings = Grouping::of(&parameter, &Scheme::Element, &heads)?;
     Ok(groupings.swap_remove(0))
 }

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{DType, Device, Tensor};
-use fisher_core::{Catalogue, ContributionUnit, Statistics, accumulation_dtype};
-use fisher_metrics::Growth;
+use fisher_core::gradient::ContributionUnit;
+use fisher_core::model::Catalogue;
+use fisher_core::moments::accumulation_dtype;
+use fisher_core::statistics::Statistics;
+use fisher_metrics::growth::Growth;
 
 use crate::error::{Error, Result};
 

@@ -5,8 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::config::Config;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Tensor, TensorData};
-use fisher_core::{Catalogue, ContributionUnit, Provenance, Statistics};
-use fisher_metrics::{Growth, Weights, old_elements, old_part, same_fisher};
+use fisher_core::gradient::ContributionUnit;
+use fisher_core::model::Catalogue;
+use fisher_core::provenance::Provenance;
+use fisher_core::statistics::Statistics;
+use fisher_metrics::growth::{Growth, old_elements, old_part};
+use fisher_metrics::report::same_fisher;
+use fisher_metrics::weights::Weights;
 
 use super::diagonal::{check_finite, elementwise, move_to};
 use crate::destination::check_model;

@@ -5,10 +5,14 @@ use std::fmt;
 
 use burn::config::Config;
 use burn::module::Module;
-use fisher_core::{
-    Catalogue, ContributionUnit, Grouping, Parameter, PerToken, Provenance, Statistics,
-};
-use fisher_metrics::{Health, Ridge, Weights, same_fisher, same_reduction};
+use fisher_core::gradient::{ContributionUnit, PerToken};
+use fisher_core::grouping::Grouping;
+use fisher_core::model::{Catalogue, Parameter};
+use fisher_core::provenance::Provenance;
+use fisher_core::statistics::Statistics;
+use fisher_metrics::damping::{Health, Ridge};
+use fisher_metrics::report::{same_fisher, same_reduction};
+use fisher_metrics::weights::Weights;
 use serde::{Deserialize, Serialize};
 
 use crate::destination::check_model;
@@ -74,7 +78,7 @@ pub struct Merging {
 
 /// One of the models to merge.
 #[derive(Debug)]
-pub struct Source<'a, M, C: ContributionUnit = PerToken> {
+pub struct MergeSource<'a, M, C: ContributionUnit = PerToken> {
     /// The model.
     pub model: &'a M,
     /// Its statistics.
@@ -86,9 +90,9 @@ pub struct Source<'a, M, C: ContributionUnit = PerToken> {
 }
 
 // By hand: a derive would ask the model to be `Copy`.
-impl<M, C: ContributionUnit> Copy for Source<'_, M, C> {}
+impl<M, C: ContributionUnit> Copy for MergeSource<'_, M, C> {}
 
-impl<M, C: ContributionUnit> Clone for Source<'_, M, C> {
+impl<M, C: ContributionUnit> Clone for MergeSource<'_, M, C> {
     fn clone(&self) -> Self {
         *self
     }
@@ -167,7 +171,7 @@ impl Merging {
     /// naming a parameter whose F or weights are not.
     pub fn forward<M: Module, C: ContributionUnit>(
         &self,
-        sources: &[Source<'_, M, C>],
+        sources: &[MergeSource<'_, M, C>],
     ) -> Result<Merged<M>> {
         let Some(first) = sources.first() else {
             return Err(Error::NothingToMerge);
@@ -204,7 +208,7 @@ impl Merging {
             merged.insert(path.to_owned(), average.weights);
             parameters.insert(path.to_owned(), average.decided);
         }
-        let named = |source: &Source<'_, M, C>| {
+        let named = |source: &MergeSource<'_, M, C>| {
             (source.task.into(), source.statistics.provenance().clone())
         };
         Ok(Merged {
@@ -345,7 +349,7 @@ impl Merging {
     /// F of every element, or that of its group.
     fn fisher<M, C: ContributionUnit>(
         &self,
-        source: &Source<'_, M, C>,
+        source: &MergeSource<'_, M, C>,
         parameter: &Parameter,
     ) -> Result<Vec<f64>> {
         let path = parameter.path();
@@ -388,10 +392,10 @@ impl Merging {
 /// Whether two models' F are of the same groups.
 fn check_groups<M, C: ContributionUnit>(
     path: &str,
-    first: &Source<'_, M, C>,
-    other: &Source<'_, M, C>,
+    first: &MergeSource<'_, M, C>,
+    other: &MergeSource<'_, M, C>,
 ) -> Result<()> {
-    let groupings = |source: &Source<'_, M, C>| -> Result<Vec<Grouping>> {
+    let groupings = |source: &MergeSource<'_, M, C>| -> Result<Vec<Grouping>> {
         let parameter = source.statistics.task(source.task)?.parameter(path)?;
         let groups = parameter.groups().iter();
         Ok(groups.map(|(grouping, _)| grouping.clone()).collect())

@@ -8,6 +8,6 @@ mod optimizer;
 
 pub use ewc::{Ewc, EwcConfig};
 pub use merge::{
-    Average, Decided, Granularity, MergeConfig, MergeReport, Merged, Merging, Source, Term,
+    Average, Decided, Granularity, MergeConfig, MergeReport, MergeSource, Merged, Merging, Term,
 };
 pub use optimizer::{FisherOptimizer, FisherOptimizerConfig};

@@ -7,8 +7,12 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
-use fisher_core::{Catalogue, ContributionUnit, Provenance, Statistics, Ties};
-use fisher_metrics::{Scaling, ScalingConfig, same_fisher};
+use fisher_core::gradient::ContributionUnit;
+use fisher_core::model::{Catalogue, Ties};
+use fisher_core::provenance::Provenance;
+use fisher_core::statistics::Statistics;
+use fisher_metrics::report::same_fisher;
+use fisher_metrics::scaling::{Scaling, ScalingConfig};
 
 use super::diagonal::{Diagonal, elementwise};
 use crate::error::{Error, Result};
@@ -56,7 +60,7 @@ impl FisherOptimizerConfig {
 /// A frozen copy of the model in the same module, such as a teacher, bears the model's ids
 /// and would be stepped in its place by Burn's optimizers where it comes first:
 /// [`FisherOptimizer::step`] leaves it as it is, the `Learner` does not; give a copy ids of its
-/// own with [`fisher_core::new_ids`].
+/// own with [`fisher_core::model::new_ids`].
 #[derive(Clone)]
 pub struct FisherOptimizer {
     optimizer: ModuleOptimizer,

@@ -5,7 +5,7 @@ use crate::batch::{SampleBatch, SampleLoss};
 use crate::error::{Error, Result};
 use crate::gradients::{Rounding, Together};
 use crate::read::read;
-use fisher_core::at_least_single;
+use fisher_core::gradient::at_least_single;
 
 /// Compares losses in a batch with losses alone, by forward passes that keep nothing for a backward one.
 #[derive(Debug, Clone)]

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{DType, Device, Tensor};
-use fisher_core::{
-    Catalogue, Error as CoreError, FisherKind, GradientBatch, GradientSink, SampleGradient,
-};
+use fisher_core::Error as CoreError;
+use fisher_core::gradient::{GradientBatch, GradientSink, SampleGradient};
+use fisher_core::kind::FisherKind;
+use fisher_core::model::Catalogue;
 
 use super::alone::Alone;
 use super::names::Names;
@@ -18,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::gradients::{Captured, HELD, Together, all_shortest};
 use crate::read::read;
 use crate::trace::Tracer;
-use fisher_core::at_least_single;
+use fisher_core::gradient::at_least_single;
 
 impl CaptureConfig {
     /// Ready `model`, as it is now, for the gradients of the parameters at `paths`.
@@ -89,7 +90,7 @@ impl CaptureConfig {
 /// without its gradients. A loss that draws anew each time cannot be compared: by the loop it is told by a warning, by a
 /// trace it is an error.
 ///
-/// The model is taken as it is when this is made. [`Collector`](crate::Collector) does the rest:
+/// The model is taken as it is when this is made. [`Collector`](crate::collect::Collector) does the rest:
 /// loaders, progress, checkpoints.
 #[derive(Debug)]
 pub struct Capture<M> {
@@ -117,7 +118,7 @@ impl<M: SampleLoss> Capture<M> {
     /// Accumulate all samples of a batch.
     ///
     /// # Errors
-    /// Those of [`Collector::collect_batches`](crate::Collector::collect_batches) that concern
+    /// Those of [`Collector::collect_batches`](crate::collect::Collector::collect_batches) that concern
     /// samples; [`Error::OtherDevice`] when the statistics lie elsewhere; [`Error::Untraced`] and
     /// [`Error::LeftToTheLoop`] and [`Error::Mixed`] for [`Engine::Trace`]; [`Error::Disagree`],
     /// [`Error::LossesDisagree`] and [`Error::TokensDisagree`] when a batch says something else of a sample than

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{ModuleVisitor, Param};
 use burn::tensor::Tensor;
-use fisher_core::{Catalogue, GradientBatch, SampleGradient};
+use fisher_core::gradient::{GradientBatch, SampleGradient};
+use fisher_core::model::Catalogue;
 
 use super::alone::Alone;
 use super::checkup::{Checkup, Difference};
@@ -14,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::gradients::{Captured, Together, form, ratio};
 use crate::read::read;
 use crate::trace::Tracer;
-use fisher_core::at_least_single;
+use fisher_core::gradient::at_least_single;
 
 /// Try a batch on a model in every way, sample by sample, and say what is wrong and what is slow.
 ///

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use burn::module::Module;
-use fisher_core::{Catalogue, GradientBatch, Orientation, Role};
+use fisher_core::gradient::GradientBatch;
+use fisher_core::model::{Catalogue, Orientation, Role};
 
 use crate::error::{Error, Result};
 
@@ -50,7 +51,7 @@ impl Names {
     ///
     /// ```
     /// use burn_store::KeyRemapper;
-    /// use fisher_train::Names;
+    /// use fisher_train::capture::Names;
     ///
     /// let remapper = KeyRemapper::new().add_pattern(r"^model\.", "")?;
     /// let names = Names::from_remapper(&remapper, ["model.embed_tokens.weight"]);

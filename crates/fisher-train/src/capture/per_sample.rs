@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{GradientCheckpointingStrategy, Gradients, Tensor};
-use fisher_core::{Catalogue, FisherKind, GradientBatch, SampleGradient, Ties};
+use fisher_core::gradient::{GradientBatch, SampleGradient};
+use fisher_core::kind::FisherKind;
+use fisher_core::model::{Catalogue, Ties};
 
 use crate::batch::{SampleBatch, SampleLoss};
 use crate::error::{Error, Result};

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use fisher_core::{FisherKind, GradientBatch, Sample, SampleGradient};
+use fisher_core::gradient::{GradientBatch, SampleGradient};
+use fisher_core::kind::FisherKind;
+use fisher_core::sample::Sample;
 
 use super::rounding::Rounding;
 use super::together::{Together, is_ragged};

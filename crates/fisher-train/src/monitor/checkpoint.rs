@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use fisher_core::{Averages, Statistics};
+use fisher_core::statistics::{Averages, Statistics};
 use serde::{Deserialize, Serialize};
 
 use super::folder::{self, failed};
@@ -37,7 +37,7 @@ struct About {
 
 impl<B> FisherHook<B> {
     /// Save the state in `fisher-{epoch}` in the folder of the configuration's `checkpoints`, and
-    /// remove those whose checkpoint of the learner has gone before. A [`FisherStrategy`](crate::FisherStrategy)
+    /// remove those whose checkpoint of the learner has gone before. A [`FisherStrategy`](crate::monitor::FisherStrategy)
     /// does this with each of the learner's checkpoints; call it after
     /// [`FisherHook::end_epoch`].
     ///

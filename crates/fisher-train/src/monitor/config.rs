@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use burn::config::Config;
 use burn::module::ParamGroup;
-use fisher_core::{Catalogue, GradientStoreConfig, StatisticsConfig};
+use fisher_core::model::Catalogue;
+use fisher_core::statistics::StatisticsConfig;
+use fisher_core::store::GradientStoreConfig;
 use serde::{Deserialize, Serialize};
 
 use super::noise_scale::NoiseScaleConfig;
@@ -14,7 +16,7 @@ use crate::batch::{SampleBatch, ids};
 use crate::capture::CaptureConfig;
 use crate::error::{Error, Result};
 
-/// Configuration of a [`FisherHook`](crate::FisherHook).
+/// Configuration of a [`FisherHook`](crate::monitor::FisherHook).
 #[derive(Config, Debug)]
 pub struct HookConfig {
     /// When to capture.
@@ -30,7 +32,7 @@ pub struct HookConfig {
     /// Estimate the gradient noise scale at each capture.
     pub noise: Option<NoiseScaleConfig>,
     /// Compare the gradients of these parameters across tasks at each capture. All samples'
-    /// gradients of them are in memory then: attention alone ([`HeadLayout::group`](fisher_core::HeadLayout::group)) is less.
+    /// gradients of them are in memory then: attention alone ([`HeadLayout::group`](fisher_core::grouping::HeadLayout::group)) is less.
     pub compare: Option<ParamGroup>,
     /// Keep the gradients of each capture whole: in `step-N` under the store's folder, in place of
     /// what an earlier run left there for this step, or those of the last capture in memory where
@@ -46,10 +48,10 @@ pub struct HookConfig {
     /// The folder of the learner's checkpoints, `checkpoint` in that of `SupervisedTraining`: the
     /// state of the hook is saved beside them and comes back with them.
     pub checkpoints: Option<PathBuf>,
-    /// The workers that call [`FisherHook::step`](crate::FisherHook::step) once in every step.
+    /// The workers that call [`FisherHook::step`](crate::monitor::FisherHook::step) once in every step.
     #[config(default = 1)]
     pub workers: usize,
-    /// What a [`FisherStrategy`](crate::FisherStrategy) does when a capture fails.
+    /// What a [`FisherStrategy`](crate::monitor::FisherStrategy) does when a capture fails.
     #[config(default = "OnFailure::Stop")]
     pub on_failure: OnFailure,
 }
@@ -62,7 +64,7 @@ pub enum OnFailure {
     /// It stops, with the error in its result.
     #[default]
     Stop,
-    /// It goes on without captures. The error is logged, and [`FisherHook::failure`](crate::FisherHook::failure) has it.
+    /// It goes on without captures. The error is logged, and [`FisherHook::failure`](crate::monitor::FisherHook::failure) has it.
     Detach,
 }
 

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::tensor::Tensor;
-use fisher_core::{
-    Error as CoreError, GradientSink, Sample, SampleGradient, at_least_single, unit_rows,
-};
+use fisher_core::Error as CoreError;
+use fisher_core::gradient::{GradientSink, SampleGradient, at_least_single, unit_rows};
+use fisher_core::sample::Sample;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;

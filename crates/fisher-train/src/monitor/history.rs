@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use fisher_core::{Statistics, Welford};
-use fisher_metrics::{HeatMap, Picture, Scale};
+use fisher_core::moments::Welford;
+use fisher_core::statistics::Statistics;
+use fisher_metrics::picture::{ColorScale, HeatMap, Picture};
 use serde::{Deserialize, Serialize};
 
 use super::cosine::AcrossTasks;
 use super::folder::failed;
 use super::lines::Lines;
 use super::noise_scale::NoiseScale;
-use super::schedule::Moment;
+use super::schedule::TrainingPoint;
 use crate::error::{Error, Result};
 
 /// The version of the lines that this library writes and reads.
@@ -49,9 +50,9 @@ pub struct TaskReading {
     /// The Fisher of all parameters together; `None` likewise.
     pub trace: Option<f64>,
     /// Whole layers.
-    pub layers: Vec<Part>,
+    pub layers: Vec<PartReading>,
     /// Whole attention heads.
-    pub heads: Vec<Part>,
+    pub heads: Vec<PartReading>,
     /// Groups, where that was asked for: path to label to means (in the statistics' reduction).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub groups: BTreeMap<String, BTreeMap<String, Vec<f64>>>,
@@ -61,7 +62,7 @@ pub struct TaskReading {
 
 /// The Fisher of a layer or head.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Part {
+pub struct PartReading {
     /// Its name.
     pub name: String,
     /// Its Fisher.
@@ -112,14 +113,14 @@ impl TaskReading {
     }
 
     /// The largest share that one of `parts` has of the trace, and which.
-    pub(crate) fn top(&self, parts: &[Part]) -> Option<f64> {
+    pub(crate) fn top(&self, parts: &[PartReading]) -> Option<f64> {
         let trace = self.trace.filter(|trace| *trace > 0.0)?;
         let top = parts.iter().map(|part| part.fisher).reduce(f64::max);
         top.map(|top| top / trace)
     }
 }
 
-fn parts(names: impl Iterator<Item = String>, welford: &Welford) -> Result<Vec<Part>> {
+fn parts(names: impl Iterator<Item = String>, welford: &Welford) -> Result<Vec<PartReading>> {
     let read = welford.read()?;
     let Some(means) = read.mean else {
         return Ok(Vec::new());
@@ -132,7 +133,7 @@ fn parts(names: impl Iterator<Item = String>, welford: &Welford) -> Result<Vec<P
         }
         let errors = read.standard_error.as_ref();
         let standard_error = errors.map(|errors| errors[i]);
-        Ok(Part {
+        Ok(PartReading {
             name,
             fisher,
             standard_error: standard_error.filter(|error| error.is_finite()),
@@ -244,7 +245,7 @@ impl History {
             axes: ["head".into(), "batches trained on".into()],
             marked: vec![vec![false; shown.len()]; heads.len()],
             values,
-            scale: Scale::Sequential,
+            scale: ColorScale::Sequential,
             quantity: "% of the trace".into(),
         };
         let note = match step {
@@ -299,7 +300,7 @@ impl HistoryFile {
 }
 
 impl Reading {
-    pub(crate) fn new(moment: Moment, tasks: BTreeMap<String, TaskReading>) -> Self {
+    pub(crate) fn new(moment: TrainingPoint, tasks: BTreeMap<String, TaskReading>) -> Self {
         Self {
             schema: HISTORY_SCHEMA,
             step: moment.step,

@@ -2,15 +2,17 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use fisher_core::{
-    Averages, Catalogue, GradientStore, HeadLayout, Statistics, ensure_writable, hash_weights,
-};
+use fisher_core::container::ensure_writable;
+use fisher_core::grouping::HeadLayout;
+use fisher_core::model::{Catalogue, hash_weights};
+use fisher_core::statistics::{Averages, Statistics};
+use fisher_core::store::GradientStore;
 
 use super::config::{HookConfig, HookSource, Probes};
 use super::history::{History, HistoryFile};
 use super::journal::Journal;
 use super::noise_scale::NoiseScaleConfig;
-use super::schedule::Moment;
+use super::schedule::TrainingPoint;
 use super::state::{Due, Shared, State};
 use crate::batch::{SampleBatch, SampleLoss};
 use crate::capture::deterministic;
@@ -36,8 +38,10 @@ use crate::error::Result;
 /// not. Devices on another machine (`remote`) were not tried.
 ///
 /// ```
-/// use fisher_core::HeadLayout;
-/// use fisher_train::{HookConfig, HookSource, Probes, Result, SampleLoss, Schedule};
+/// use fisher_core::grouping::HeadLayout;
+/// use fisher_train::Result;
+/// use fisher_train::batch::SampleLoss;
+/// use fisher_train::monitor::{HookConfig, HookSource, Probes, Schedule};
 ///
 /// fn train<M: SampleLoss>(
 ///     mut model: M,
@@ -76,7 +80,7 @@ impl HookConfig {
     /// A hook for training `model`, which is where training begins.
     ///
     /// # Errors
-    /// Those of [`StatisticsConfig::init`](fisher_core::StatisticsConfig::init); [`Error::Hook`](crate::Error::Hook) for an interval or number of workers of
+    /// Those of [`StatisticsConfig::init`](fisher_core::statistics::StatisticsConfig::init); [`Error::Hook`](crate::Error::Hook) for an interval or number of workers of
     /// 0, for batches in flight at the end, or averaged or stored over several workers, and without a
     /// probe; [`Io`](fisher_core::Error::Io) when a folder cannot be written;
     /// [`Error::DuplicateSample`](crate::Error::DuplicateSample) when an id comes twice in a task's probes.
@@ -167,7 +171,7 @@ impl<B: SampleBatch> FisherHook<B> {
     /// whether it did.
     ///
     /// # Errors
-    /// Those of [`Capture::accumulate`](crate::Capture::accumulate), of the store, and of writing
+    /// Those of [`Capture::accumulate`](crate::capture::Capture::accumulate), of the store, and of writing
     /// the history. The statistics are as they were before then, are saved as by
     /// [`FisherHook::save`], and training can go on.
     pub fn step<M: SampleLoss<Batch = B>>(&self, model: &M, batch: &B) -> Result<bool> {
@@ -310,7 +314,7 @@ impl<B: SampleBatch> FisherHook<B> {
 
 impl<B> FisherHook<B> {
     /// Batches trained on so far, and epochs that are over.
-    pub fn moment(&self) -> Moment {
+    pub fn moment(&self) -> TrainingPoint {
         let workers = self.shared.config.workers as u64;
         self.state().moment(workers)
     }

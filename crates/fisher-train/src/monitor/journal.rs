@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use fisher_core::SampleRecord;
+use fisher_core::sample::SampleRecord;
 use serde::{Deserialize, Serialize};
 
 use super::folder::failed;

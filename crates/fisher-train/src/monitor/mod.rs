@@ -19,9 +19,9 @@ mod strategy;
 
 pub use config::{HookConfig, HookSource, OnFailure, Probes};
 pub use cosine::AcrossTasks;
-pub use history::{HISTORY_SCHEMA, History, Part, Reading, TaskReading};
+pub use history::{HISTORY_SCHEMA, History, PartReading, Reading, TaskReading};
 pub use hook::FisherHook;
 pub use metric::{FisherMetric, Quantity};
-pub use noise_scale::{Estimate, GradientMoments, NoiseScale, NoiseScaleConfig, SampleWeight};
-pub use schedule::{Moment, Schedule};
+pub use noise_scale::{GradientMoments, NoiseEstimate, NoiseScale, NoiseScaleConfig, SampleWeight};
+pub use schedule::{Schedule, TrainingPoint};
 pub use strategy::FisherStrategy;

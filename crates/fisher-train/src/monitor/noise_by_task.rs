@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use fisher_core::{Error as CoreError, GradientSink, Sample, SampleGradient};
+use fisher_core::Error as CoreError;
+use fisher_core::gradient::{GradientSink, SampleGradient};
+use fisher_core::sample::Sample;
 
 use super::noise_scale::{GradientMoments, NoiseScale};
 use crate::error::Result;

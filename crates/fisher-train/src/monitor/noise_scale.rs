@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use burn::config::Config;
 use burn::tensor::Tensor;
-use fisher_core::{
-    Error as CoreError, GradientBatch, GradientSink, Sample, SampleGradient, SquaredNorms,
-    accumulation_dtype, unit_rows,
-};
+use fisher_core::Error as CoreError;
+use fisher_core::gradient::{GradientBatch, GradientSink, SampleGradient, unit_rows};
+use fisher_core::moments::accumulation_dtype;
+use fisher_core::sample::Sample;
+use fisher_core::squares::SquaredNorms;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -94,7 +95,7 @@ struct Block {
 
 /// An estimate and its standard error, where that is defined. Both are finite.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Estimate {
+pub struct NoiseEstimate {
     /// The estimate.
     pub value: f64,
     /// Its standard error.
@@ -118,12 +119,12 @@ pub struct NoiseScale {
     /// `n`.
     pub samples: usize,
     /// `tr Σ`. Never below 0: of equal gradients it is 0, and rounding that leaves less is cut off.
-    pub covariance_trace: Estimate,
+    pub covariance_trace: NoiseEstimate,
     /// `|G|²`. Below 0 where noise drowns it.
-    pub squared_gradient: Estimate,
+    pub squared_gradient: NoiseEstimate,
     /// `B`; `None` where `|G|²` is not above 0, or so little that the ratio is no number: more samples
     /// are needed than there were. Its error is `None` where that happens without one of the blocks.
-    pub scale: Option<Estimate>,
+    pub scale: Option<NoiseEstimate>,
 }
 
 impl GradientSink for GradientMoments {
@@ -297,7 +298,7 @@ fn estimate(counts: &[usize], squares: &[f64], products: &[Vec<f64>]) -> Option<
         let values: Option<Vec<f64>> = without.as_ref()?.iter().map(of).collect();
         jackknife(&values?)
     };
-    let estimate = |value, of| Estimate {
+    let estimate = |value, of| NoiseEstimate {
         value,
         standard_error: error(of),
     };

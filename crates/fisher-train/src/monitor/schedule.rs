@@ -3,7 +3,7 @@
 use burn::config::Config;
 use serde::{Deserialize, Serialize};
 
-/// The steps at which a [`FisherHook`](crate::FisherHook) captures; none unless said.
+/// The steps at which a [`FisherHook`](crate::monitor::FisherHook) captures; none unless said.
 ///
 /// A *step* is a batch. Step `s` comes before the weights are trained on batch `s`, the first being
 /// 0: its gradients are those of weights that were trained on `s` batches.
@@ -23,7 +23,7 @@ pub struct Schedule {
 
 /// A point in the course of training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Moment {
+pub struct TrainingPoint {
     /// Batches that the weights were trained on.
     pub step: u64,
     /// Epochs that are over.
@@ -32,7 +32,7 @@ pub struct Moment {
 
 impl Schedule {
     /// Whether to capture at a step; `first` is the first of its epoch.
-    pub(crate) fn fires(&self, moment: Moment, first: bool) -> bool {
+    pub(crate) fn fires(&self, moment: TrainingPoint, first: bool) -> bool {
         let divides = |every: Option<u64>, n: u64| every.is_some_and(|k| n.is_multiple_of(k));
         divides(self.every_steps, moment.step)
             || (first && divides(self.every_epochs, moment.epoch))
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     fn fired(schedule: &Schedule, steps: u64, epoch_length: u64) -> Vec<u64> {
-        let moment = |step| Moment {
+        let moment = |step| TrainingPoint {
             step,
             epoch: step / epoch_length,
         };

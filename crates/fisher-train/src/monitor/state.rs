@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Mutex;
 
 use burn::tensor::Device;
-use fisher_core::{Averages, Catalogue, GradientStore, HeadLayout, Statistics};
+use fisher_core::grouping::HeadLayout;
+use fisher_core::model::Catalogue;
+use fisher_core::statistics::{Averages, Statistics};
+use fisher_core::store::GradientStore;
 
 use super::config::{HookConfig, Probes};
 use super::cosine::AcrossSink;
@@ -12,7 +15,7 @@ use super::history::{History, HistoryFile, Reading, TaskReading};
 use super::journal::Journal;
 use super::noise_by_task::NoiseByTask;
 use super::noise_scale::NoiseScaleConfig;
-use super::schedule::Moment;
+use super::schedule::TrainingPoint;
 use super::stores;
 use crate::batch::{SampleBatch, SampleLoss, ids};
 use crate::error::{Error, Result};
@@ -60,7 +63,7 @@ pub(crate) struct State {
 /// A step that is to be captured.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Due {
-    pub(super) moment: Moment,
+    pub(super) moment: TrainingPoint,
     /// Whether this worker captures what is captured once for all.
     pub(super) leads: bool,
 }
@@ -76,7 +79,7 @@ impl<B: SampleBatch> Shared<B> {
     pub(super) fn capture<M: SampleLoss<Batch = B>>(
         &self,
         model: &M,
-        moment: Moment,
+        moment: TrainingPoint,
         sources: &[(&str, &[B])],
     ) -> Result<Captured> {
         let config = &self.config;
@@ -173,8 +176,8 @@ impl<B: SampleBatch> Shared<B> {
 }
 
 impl State {
-    pub(super) fn moment(&self, workers: u64) -> Moment {
-        Moment {
+    pub(super) fn moment(&self, workers: u64) -> TrainingPoint {
+        TrainingPoint {
             step: self.calls / workers,
             epoch: self.epoch,
         }

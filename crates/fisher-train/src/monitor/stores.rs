@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use fisher_core::{Error as CoreError, GradientStore};
+use fisher_core::Error as CoreError;
+use fisher_core::store::GradientStore;
 
 use super::folder::{self, failed};
 use crate::error::{Error, Result};

@@ -38,7 +38,8 @@ impl<B: SampleBatch + Send + 'static> FisherHook<B> {
     ///
     /// ```
     /// use burn::train::{LearnerModel, SupervisedTraining, TrainStep};
-    /// use fisher_train::{FisherHook, Quantity, SampleBatch, SampleLoss};
+    /// use fisher_train::batch::{SampleBatch, SampleLoss};
+    /// use fisher_train::monitor::{FisherHook, Quantity};
     ///
     /// fn watched<M, B>(training: SupervisedTraining<M>, hook: &FisherHook<B>) -> SupervisedTraining<M>
     /// where

@@ -10,7 +10,7 @@ use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Int, Slice, Tensor};
 use burn_router::TensorInterpreter;
-use fisher_core::SampleGradient;
+use fisher_core::gradient::SampleGradient;
 
 use super::recipe::{Patches, Recipe, Side, Tail, Use};
 use super::record::Trace;

@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use burn::module::ParamId;
 use burn::tensor::{DType, Device, Tensor};
-use fisher_core::{Catalogue, GradientBatch, SampleGradient, Ties};
+use fisher_core::gradient::{GradientBatch, SampleGradient};
+use fisher_core::model::{Catalogue, Ties};
 
 use super::execute::{Executed, execute};
 use super::graph::Graph;
