@@ -550,6 +550,7 @@ fn captures_are_collections_of_the_weights_then() {
 /// flight anew at each step.
 #[test]
 fn samples_need_no_ids() {
+    let _alone = alone();
     let device = device();
     let model = Line::init(&device);
     let data = Unnamed::made_up(6, &device);
@@ -606,6 +607,7 @@ fn samples_need_no_ids() {
 /// Where a hook cannot write is known before training; folders that are not there are made.
 #[test]
 fn folders_can_be_written_before_training() {
+    let _alone = alone();
     let pupil = Pupil::init(&device());
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("file");
