@@ -310,13 +310,6 @@ impl Subject for Forecaster {
     const HEADS: Option<usize> = None;
 }
 
-fn heads<M: Subject>(model: &M) -> Outcome<HeadLayout> {
-    Ok(match M::HEADS {
-        Some(heads) => HeadLayout::recognize(&Catalogue::of(model)?, &AttentionConfig::new(heads))?,
-        None => HeadLayout::none(),
-    })
-}
-
 type Runner<'a> = Box<dyn FnMut() -> Outcome + 'a>;
 
 /// One way, ready to take the batch again and again.
@@ -341,12 +334,13 @@ fn runner<'a, M: Subject>(way: Way, model: &'a M, batch: &'a M::Batch) -> Outcom
         Way::Store => {
             let attention = ParamGroup::from_predicate("mha");
             let catalogue = Catalogue::of(model)?.filter(&attention)?;
-            let layout = heads(model)?;
-            let config = StatisticsConfig::new().with_elementwise(false);
+            let config = StatisticsConfig::new()
+                .with_elementwise(false)
+                .with_attention(M::HEADS.map(AttentionConfig::new));
+            let layout = config.heads(&catalogue)?;
             let weights = hash_weights(model)?;
             let device = model.devices()[0].clone();
-            let empty: Statistics =
-                config.init_for(&catalogue, &layout, weights.clone(), &device)?;
+            let empty: Statistics = config.init_for(&catalogue, &layout, weights, &device)?;
             let paths: Vec<&str> = catalogue.parameters().iter().map(|p| p.path()).collect();
             let mut capture = CaptureConfig::new()
                 .with_engine(Engine::Trace)
@@ -385,8 +379,10 @@ fn runner<'a, M: Subject>(way: Way, model: &'a M, batch: &'a M::Batch) -> Outcom
             let config = StatisticsConfig::new()
                 .with_elementwise(!matches!(way, Way::Grouped | Way::Ghost))
                 .with_variance(way != Way::Mean)
-                .with_grouped(matches!(way, Way::Grouped | Way::Ghost));
-            let empty: Statistics = config.init(model, &heads(model)?)?;
+                .with_grouped(matches!(way, Way::Grouped | Way::Ghost))
+                .with_ghost(way != Way::Grouped)
+                .with_attention(M::HEADS.map(AttentionConfig::new));
+            let empty = config.init(model)?;
             let paths: Vec<String> = empty.paths().map(str::to_owned).collect();
             let engine = match way {
                 Way::Loop => Engine::Loop,
@@ -394,7 +390,6 @@ fn runner<'a, M: Subject>(way: Way, model: &'a M, batch: &'a M::Batch) -> Outcom
             };
             let mut capture: Capture<M> = CaptureConfig::new()
                 .with_engine(engine)
-                .with_ghost(way != Way::Grouped)
                 .init(model, paths.iter().map(String::as_str))?;
             Box::new(move || {
                 // A sample counts once in statistics.
@@ -419,7 +414,7 @@ fn accumulators<M: Subject>(way: Way, model: &M, batch: &M::Batch) -> Outcome<us
         Way::Mean => 8 * elements(""),
         Way::Loop | Way::Elementwise | Way::Sketch => 16 * elements(""),
         // Gradients of one batch, in float32.
-        Way::Store => 4 * elements("mha") * batch.ids().len(),
+        Way::Store => 4 * elements("mha") * batch.len(),
     })
 }
 

@@ -8,7 +8,7 @@ use clap::Parser;
 use fisher_cli::memory::resident;
 use fisher_core::{
     AttentionConfig, Catalogue, Gradient, GradientBatch, GradientStore, GradientStoreConfig,
-    HeadLayout, Orientation, Parameter, Role, Sample,
+    Orientation, Parameter, Role, Sample,
 };
 use fisher_examples::device::Backend;
 use fisher_metrics::{ConflictsConfig, InterferenceConfig, Pool, Variant};
@@ -65,8 +65,6 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let device = arguments.device.device()?;
     device.seed(arguments.seed);
     let catalogue = catalogue()?;
-    let attention = AttentionConfig::new(HEADS[0]).with_kv_heads(Some(HEADS[1]));
-    let heads = HeadLayout::recognize(&catalogue, &attention)?;
 
     let n = arguments.samples;
     let folder = fresh(arguments, n)?;
@@ -85,7 +83,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         let interference = config.init()?;
         let before = resident("VmRSS:");
         let seconds = median(arguments.rounds, || {
-            interference.forward(&store, ["a", "b"], &heads, &device)?;
+            interference.forward(&store, ["a", "b"])?;
             Ok(())
         })?;
         let pairs = (n * n) as f64;
@@ -111,7 +109,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
                 .with_progress(false);
             let conflicts = config.init()?;
             let seconds = median(arguments.rounds, || {
-                conflicts.forward(&store, ["a", "b"], &heads, &device)?;
+                conflicts.forward(&store, ["a", "b"])?;
                 Ok(())
             })?;
             println!("  conflicts of every parameter, {name:<18} {seconds:>9.4} s");
@@ -167,8 +165,12 @@ fn fill(
     device: &Device,
 ) -> Result<GradientStore, Box<dyn std::error::Error>> {
     let memory = if folder.is_some() { 0 } else { usize::MAX };
-    let config = GradientStoreConfig::new(memory).with_folder(folder);
-    let mut store = config.init_for(catalogue, "random".into())?;
+    let attention = AttentionConfig::new(HEADS[0]).with_kv_heads(Some(HEADS[1]));
+    let config = GradientStoreConfig::new(memory)
+        .with_folder(folder)
+        .with_attention(Some(attention));
+    let store = config.init_for(catalogue, "random".into())?;
+    let mut store = store.with_device(device);
     for task in ["a", "b"] {
         for start in (0..count).step_by(32) {
             let ids = start..count.min(start + 32);

@@ -1,8 +1,7 @@
 //! All that one engine accumulates, against the loop.
 
 use fisher_core::{
-    ContributionUnit, GradientStore, GradientStoreConfig, HeadLayout, Statistics, StatisticsConfig,
-    Welford,
+    ContributionUnit, GradientStore, GradientStoreConfig, StatisticsConfig, Welford,
 };
 use fisher_train::{CollectorConfig, Engine, SampleLoss};
 
@@ -38,7 +37,6 @@ fn same(name: &str, found: &Welford, expected: &Welford, all: f64) {
 /// Where they differ.
 pub fn agree<M: SampleLoss, C: ContributionUnit>(
     model: &M,
-    heads: &HeadLayout,
     batches: &[M::Batch],
     config: &StatisticsConfig,
     engine: Engine,
@@ -46,10 +44,9 @@ pub fn agree<M: SampleLoss, C: ContributionUnit>(
     M::Batch: Clone,
 {
     let collect = |engine| {
-        let mut statistics: Statistics<C> =
-            config.init_with_heads(model, heads).expect("statistics");
+        let mut statistics = config.init_as::<C, _>(model).expect("statistics");
         let store = GradientStoreConfig::new(1 << 26).init(model);
-        let mut store: GradientStore = store.expect("a store");
+        let mut store = store.expect("a store");
         let collector = CollectorConfig::new().with_engine(engine).init();
         let collected = collector
             .collect_batches(

@@ -7,7 +7,7 @@ use burn::optim::{GradientsParams, SgdConfig};
 use burn::remote::RemoteHost;
 use burn::server::{RemoteServer, TokenAuthorizer, WebSocketTransport};
 use burn::tensor::Device;
-use fisher_core::{HeadLayout, Statistics, StatisticsConfig};
+use fisher_core::{Statistics, StatisticsConfig};
 use fisher_tests::models::Sequences;
 use fisher_tests::subjects::Translator;
 use fisher_tests::tolerance::{BACKWARD, assert_close};

@@ -5,9 +5,8 @@ use burn::nn::attention::{MhaInput, MultiHeadAttention, MultiHeadAttentionConfig
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor, TensorData};
 use fisher_core::{
-    Attention, AttentionConfig, Block, Catalogue, Fused, GradientStore, GradientStoreConfig,
-    Grouping, HeadLayout, Orientation, Parameter, PerToken, Reduction, Role, Scheme, Statistics,
-    StatisticsConfig,
+    Attention, AttentionConfig, Block, Catalogue, Fused, GradientStoreConfig, Grouping, HeadLayout,
+    Orientation, Parameter, PerToken, Reduction, Role, Scheme, StatisticsConfig,
 };
 use fisher_metrics::{ConflictsConfig, SliceBy};
 use fisher_tests::backend::Backend;
@@ -110,10 +109,12 @@ fn burns_adapters_have_the_heads_of_what_they_adapt(
         [Block::O]
     );
 
-    let statistics = StatisticsConfig::new().with_reduction(Reduction::Sum);
-    let mut statistics: Statistics = statistics.init(&model, &layout).expect("statistics");
+    let statistics = StatisticsConfig::new()
+        .with_reduction(Reduction::Sum)
+        .with_attention(Some(config));
+    let mut statistics = statistics.init(&model).expect("statistics");
     let store = GradientStoreConfig::new(1 << 24).with_only(Some(layout.group()));
-    let mut store: GradientStore = store.init(&model).expect("a store");
+    let mut store = store.init(&model).expect("a store");
     for (task, count) in [("task", 5), ("other", 3)] {
         let data = Rows::made_up(count, &device);
         let collector = CollectorConfig::new().init();
@@ -161,12 +162,9 @@ fn burns_adapters_have_the_heads_of_what_they_adapt(
         .with_by(SliceBy::Head)
         .with_relabellings(10)
         .with_bootstrap(0);
-    let report = conflicts.init().expect("settings").forward(
-        &store,
-        ["task", "other"],
-        &layout,
-        &Device::flex(),
-    );
+    let store = store.with_heads(layout).with_device(&Device::flex());
+    let conflicts = conflicts.init().expect("settings");
+    let report = conflicts.forward(&store, ["task", "other"]);
     assert_eq!(report.expect("a report").slices.len(), 4 * HEADS);
 }
 

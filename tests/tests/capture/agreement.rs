@@ -4,8 +4,8 @@ use burn::module::{Module, Param, ParamGroup};
 use burn::optim::SgdConfig;
 use burn::tensor::{Device, Tensor};
 use fisher_core::{
-    ContributionUnit, FisherKind, Gradient, GradientBatch, HeadLayout, PerToken, Raw, Reduction,
-    Sample, Scheme, Statistics, StatisticsConfig,
+    ContributionUnit, FisherKind, Gradient, GradientBatch, PerToken, Raw, Reduction, Sample,
+    Scheme, Statistics, StatisticsConfig,
 };
 use fisher_metrics::{Error as MetricsError, ScalingConfig, Scores, Weights, compare};
 use fisher_train::{Error, Ewc, FisherOptimizer, Granularity, MergeConfig, Merged, Result, Source};
@@ -31,7 +31,7 @@ fn statistics<C: ContributionUnit>(
     model: &Matrix,
     task: &str,
 ) -> Statistics<C> {
-    let mut statistics: Statistics<C> = config.init(model).expect("empty");
+    let mut statistics = config.init_as(model).expect("empty");
     let samples = ["a", "b"].map(|id| Sample::new(id, 3).expect("tokens"));
     let mut batch = GradientBatch::new(samples.to_vec());
     let gradient = [[1.0, -2.0, 0.5, 3.0], [0.5, 1.0, -1.5, 1.0]];
@@ -160,7 +160,7 @@ fn ties_must_agree() {
     };
     let collect = |model: &Tied| {
         let config = StatisticsConfig::new();
-        let mut statistics: Statistics = config.init(model).expect("empty");
+        let mut statistics = config.init(model).expect("empty");
         let mut batch = GradientBatch::new(vec![Sample::new("a", 1).expect("a token")]);
         for path in statistics.paths() {
             let gradient = Tensor::<2>::ones([1, 4], &Device::flex());

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleDisplay, Param};
 use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use fisher_core::{HeadLayout, PerToken, Raw, Statistics, StatisticsConfig};
+use fisher_core::{PerToken, Raw, StatisticsConfig};
 use fisher_tests::agree::agree;
 use fisher_tests::backend::Backend;
 use fisher_tests::models::{Sequences, Small, made_up};
@@ -23,7 +23,7 @@ fn collect<M: SampleLoss>(
     batches: Vec<M::Batch>,
     engine: Engine,
 ) -> (Result<Collected>, usize) {
-    let mut statistics: Statistics = StatisticsConfig::new().init(model).expect("statistics");
+    let mut statistics = StatisticsConfig::new().init(model).expect("statistics");
     let collector = CollectorConfig::new().with_engine(engine).init();
     let collected = collector.collect_batches(model, "task", batches, &mut statistics);
     let counted = statistics.task("task").map_or(0, |task| task.count());
@@ -131,11 +131,11 @@ fn packed_batches_go_by_the_loop(
     };
     let device = device.autodiff();
     let model = Packer::init(&device);
-    let (config, heads) = (StatisticsConfig::new(), HeadLayout::none());
+    let config = StatisticsConfig::new();
     for lengths in [[4, 4, 4], [3, 5, 4], [4, 3, 5], [5, 3, 4]] {
         let packed = Packed::of(&lengths, 0, &device);
         let batches = std::slice::from_ref(&packed);
-        agree::<_, PerToken>(&model, &heads, batches, &config, Engine::Auto);
+        agree::<_, PerToken>(&model, batches, &config, Engine::Auto);
         let (error, counted) = refused(&model, vec![packed], Engine::Trace);
         assert!(error.to_string().contains("[12, 2]"), "{error}");
         assert_eq!(counted, 0);
@@ -166,11 +166,11 @@ fn positions_before_samples_are_not_mistaken_for_them() {
         head: LinearConfig::new(4, 7).init(&device),
     };
     let model = made_up(model, 0.1);
-    let (config, heads) = (StatisticsConfig::new(), HeadLayout::none());
+    let config = StatisticsConfig::new();
     for length in [3, 6] {
         let data = Sequences::made_up(3, length, &device);
         let batches = std::slice::from_ref(&data);
-        agree::<_, PerToken>(&model, &heads, batches, &config, Engine::Auto);
+        agree::<_, PerToken>(&model, batches, &config, Engine::Auto);
         let (error, counted) = refused(&model, vec![data], Engine::Trace);
         let Error::LeftToTheLoop { parameters } = error else {
             panic!("{error}");
@@ -291,8 +291,8 @@ fn padding_that_comes_late_is_looked_at(
     let batches = lengths.iter().enumerate();
     let batches = batches.map(|(at, lengths)| Padded::of(lengths, 3 * at, &device));
     let batches: Vec<Padded> = batches.collect();
-    let (config, heads) = (StatisticsConfig::new(), HeadLayout::none());
-    agree::<_, PerToken>(&model, &heads, &batches[..3], &config, engine);
+    let config = StatisticsConfig::new();
+    agree::<_, PerToken>(&model, &batches[..3], &config, engine);
     let (error, counted) = refused(&model, batches, engine);
     assert!(matches!(error, Error::Disagree { .. }), "{error}");
     assert_eq!(counted, 9);

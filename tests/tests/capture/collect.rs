@@ -8,14 +8,15 @@ use burn::data::dataset::{DatasetError, InMemDataset};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use fisher_core::{
-    AttentionConfig, Catalogue, Error as CoreError, FisherKind, GradientStoreConfig, HeadLayout,
-    PerToken, Precision, Statistics, StatisticsConfig,
+    AttentionConfig, Catalogue, Error as CoreError, FisherKind, GradientStore, GradientStoreConfig,
+    HeadLayout, PerToken, Precision, Statistics, StatisticsConfig,
 };
 use fisher_tests::backend::Backend;
-use fisher_tests::models::{Sequences, Small};
+use fisher_tests::models::{Line, Sequences, Small, Unnamed};
+use fisher_tests::tolerance::{BACKWARD, assert_close};
 use fisher_train::{
-    Aligned, Checkpoint, Collector, CollectorConfig, Engine, Error, IGNORE, Labels, NonFinite,
-    SampleBatch, SampleLoss, SampleMapper,
+    Aligned, CaptureConfig, Checkpoint, Collector, CollectorConfig, Engine, Error, IGNORE, Labels,
+    NonFinite, PerSample, SampleBatch, SampleLoss, SampleMapper,
 };
 use rstest::rstest;
 
@@ -27,11 +28,8 @@ fn setup(backend: Backend) -> Option<(Device, Small, Sequences)> {
 }
 
 fn fresh(model: &Small) -> Statistics {
-    let catalogue = Catalogue::of(model).expect("parameters");
-    let heads = HeadLayout::recognize(&catalogue, &AttentionConfig::new(2)).expect("heads");
-    StatisticsConfig::new()
-        .init_with_heads(model, &heads)
-        .expect("statistics")
+    let config = StatisticsConfig::new().with_attention(Some(AttentionConfig::new(2)));
+    config.init(model).expect("statistics")
 }
 
 fn bytes(statistics: &Statistics) -> Vec<u8> {
@@ -253,10 +251,7 @@ fn an_error_does_not_take_what_came_before(
         .with_engine(engine)
         .with_checkpoint(Some(Checkpoint::new(path.clone(), 100)));
     let collector = config.init();
-    let everything = || -> Statistics {
-        let config = StatisticsConfig::new();
-        config.init(&model).expect("statistics")
-    };
+    let everything = || StatisticsConfig::new().init(&model).expect("statistics");
     let numbers = |numbers: &[f32]| Numbers(numbers.to_vec(), device.clone());
     let last = match fault {
         "not finite" => numbers(&[4.0, 0.0, 5.0]),
@@ -300,7 +295,7 @@ fn an_error_does_not_take_what_came_before(
     let mut statistics = everything();
     let error = collector.collect(&model, "t", &loader, &mut statistics);
     error.expect_err(fault);
-    let saved: Statistics = collector.resume(everything()).expect("the checkpoint");
+    let saved = collector.resume(everything()).expect("the checkpoint");
     let ids = |statistics: &Statistics| -> Vec<String> {
         let samples = statistics.task("t").expect("a task").samples().iter();
         samples.map(|s| s.id.clone()).collect()
@@ -345,6 +340,89 @@ fn no_data_is_no_task() {
         .expect("nothing");
     assert_eq!((none.samples, none.unreached), (0, Vec::new()));
     assert!(statistics.task("task").is_err());
+}
+
+/// Samples without ids have numbers, counted through the batches of a task: the same however it is
+/// batched, and wherever it was interrupted.
+#[rstest]
+fn samples_without_ids_are_numbered(
+    #[values(Engine::Loop, Engine::Trace)] engine: Engine,
+    #[values(1, 2, 3, 7)] size: usize,
+) {
+    let device = Backend::Flex.device().expect("a CPU").autodiff();
+    let model = Line::init(&device);
+    let data = Unnamed::made_up(7, &device);
+    let folder = tempfile::tempdir().expect("a folder");
+    let checkpoint = Checkpoint::new(folder.path().join("partial"), 1);
+    let collector = CollectorConfig::new()
+        .with_engine(engine)
+        .with_checkpoint(Some(checkpoint))
+        .init();
+    let collect = |task: &str, count: usize, size: usize| {
+        let fresh = StatisticsConfig::new().init(&model).expect("statistics");
+        let mut statistics = collector.resume(fresh).expect("statistics");
+        let mut store = GradientStoreConfig::new(1 << 20)
+            .init(&model)
+            .expect("a store");
+        let into = (&mut statistics, &mut store);
+        let collected = collector.collect_batches(&model, task, data.batches(count, size), into);
+        let collected = collected.expect("a collection");
+        (collected.resumed, statistics, store)
+    };
+    let by_loop = PerSample::new(&model, ["linear.weight"]).expect("a model");
+    let numbers = |statistics: &Statistics, store: &GradientStore, task: &str| {
+        let counted = statistics.task(task).expect("a task").samples().iter();
+        let counted: Vec<String> = counted.map(|sample| sample.id.clone()).collect();
+        let stored: Vec<&str> = store.samples(task).iter().map(|s| s.id()).collect();
+        assert_eq!(counted, stored);
+        // A number is that of a sample in the data.
+        for (index, id) in stored.into_iter().enumerate() {
+            let found = store.gradient(task, id, "linear.weight").expect("it");
+            let found: Vec<f64> = found.iter().map(|&g| f64::from(g)).collect();
+            let sample = by_loop.gradient(&data, index).expect("a gradient");
+            assert_eq!(sample.gradients.samples()[0].id(), id);
+            let expected = sample.gradients.get("linear.weight").expect("it");
+            let expected: Vec<f64> = expected.to_full().to_data().iter().collect();
+            assert_close(id, &found, &expected, BACKWARD, 1.0);
+        }
+        counted
+    };
+    let all = ["0", "1", "2", "3", "4", "5", "6"];
+    let (resumed, statistics, store) = collect("straight", 7, size);
+    assert_eq!(resumed, 0);
+    assert_eq!(numbers(&statistics, &store, "straight"), all);
+
+    // Interrupted after four samples; other batches from then on, one of them begun before.
+    let (_, statistics, store) = collect("broken off", 4, size);
+    assert_eq!(numbers(&statistics, &store, "broken off"), all[..4]);
+    let (resumed, statistics, store) = collect("broken off", 7, 3);
+    assert_eq!(resumed, 4);
+    assert_eq!(numbers(&statistics, &store, "broken off"), all);
+
+    // Without a checkpoint the same task's data begin anew, with samples that are there.
+    let mut again = statistics;
+    let collector = CollectorConfig::new().with_engine(engine).init();
+    let error = collector.collect_batches(&model, "straight", data.batches(7, size), &mut again);
+    assert!(
+        matches!(&error, Err(Error::DuplicateSample { sample, .. }) if sample == "0"),
+        "{error:?}"
+    );
+
+    let capture = CaptureConfig::new().with_engine(engine);
+    let mut capture = capture.init(&model, again.paths()).expect("a capture");
+    let mut statistics = StatisticsConfig::new().init(&model).expect("statistics");
+    let mut store = GradientStoreConfig::new(1 << 20)
+        .init(&model)
+        .expect("a store");
+    for batch in data.batches(7, size) {
+        for task in ["one", "two"] {
+            let into = (&mut statistics, &mut store);
+            capture.accumulate(&batch, task, into).expect("a capture");
+        }
+    }
+    for task in ["one", "two"] {
+        assert_eq!(numbers(&statistics, &store, task), all);
+    }
 }
 
 /// Makes [`Sequences`] of the indices in the data set.
@@ -480,7 +558,7 @@ fn a_monte_carlo_fisher_comes_to_the_true_one() {
 fn the_kind_is_on_record() {
     let (_, model, data) = setup(Backend::Flex).expect("a CPU");
     let config = StatisticsConfig::new().with_seed(Some(11));
-    let mut statistics: Statistics<PerToken> = config.init(&model).expect("statistics");
+    let mut statistics = config.init(&model).expect("statistics");
     let collector = CollectorConfig::new().init();
     collector
         .collect_batches(&model, "task", data.batches(4), &mut statistics)
@@ -491,7 +569,7 @@ fn the_kind_is_on_record() {
     assert_eq!(provenance.unit, "per_token");
     assert_eq!(
         statistics.task("task").expect("a task").samples()[6].id,
-        data.ids()[6]
+        data.ids[6]
     );
     assert_eq!(model.sample_losses(&data).sums().dims(), [7]);
 }
@@ -516,8 +594,7 @@ fn a_store_is_filled_in_the_same_pass(#[values(true, false)] on_disk: bool) {
         .with_folder(on_disk.then(|| folder.path().join("store")));
     let fresh = || {
         let config = StatisticsConfig::new().with_elementwise(false);
-        let statistics: Statistics = config.init(&model).expect("statistics");
-        statistics
+        config.init(&model).expect("statistics")
     };
 
     // Interrupted after four samples, of which the checkpoint has four.
@@ -550,12 +627,12 @@ fn a_store_is_filled_in_the_same_pass(#[values(true, false)] on_disk: bool) {
         paths.len() == 8 && paths.iter().all(|p| p.starts_with("attention")),
         "{paths:?}"
     );
-    let per_sample = fisher_train::PerSample::new(&model, paths.iter().copied()).expect("a model");
+    let per_sample = PerSample::new(&model, paths.iter().copied()).expect("a model");
     for (i, sample) in store.samples("t").iter().enumerate() {
         let expected = per_sample.gradient(&data, i).expect("a gradient").gradients;
         assert_eq!(sample, &expected.samples()[0]);
         for path in &paths {
-            let gradient = expected.get(path).expect("it").tensor().to_data();
+            let gradient = expected.get(path).expect("it").to_full().to_data();
             let found = store.gradient("t", sample.id(), path).expect("it");
             assert_eq!(found.to_vec(), gradient.iter::<f32>().collect::<Vec<_>>());
         }
@@ -775,7 +852,7 @@ fn a_store_is_of_one_kind_of_fisher() {
     let device = Backend::Flex.device().expect("a CPU").autodiff();
     let model = Small::init(&device);
     let config = StatisticsConfig::new().with_kind(FisherKind::MonteCarlo);
-    let mut drawn: Statistics = config.init(&model).expect("statistics");
+    let mut drawn = config.init(&model).expect("statistics");
     let collector = CollectorConfig::new().init();
     let folder = tempfile::tempdir().expect("a folder");
     let stored = GradientStoreConfig::new(0).with_folder(Some(folder.path().into()));

@@ -63,7 +63,8 @@ fn losses(
         };
         let sums = losses.sums().clone().inner().into_data();
         let sums = sums.iter::<f64>().zip(losses.tokens().expect("tokens"));
-        found.extend(batch.ids().into_iter().zip(sums));
+        let ids = (0..batch.len()).map(|index| batch.id(index).expect("an id"));
+        found.extend(ids.zip(sums));
     }
     found
 }

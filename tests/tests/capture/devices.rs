@@ -2,8 +2,8 @@
 
 use burn::tensor::{DType, Device, Tensor};
 use fisher_core::{
-    Averages, Catalogue, Error, HeadLayout, PerToken, Statistics, StatisticsConfig,
-    accumulation_dtype, hash_weights,
+    Averages, Catalogue, Error, GradientSink, HeadLayout, PerToken, SampleGradient, Statistics,
+    StatisticsConfig, accumulation_dtype, hash_weights,
 };
 use fisher_tests::backend::Backend;
 use fisher_tests::golden::{Golden, TASKS};
@@ -28,7 +28,7 @@ fn golden(compensated: bool, range: std::ops::Range<usize>, device: &Device) -> 
 
 fn push(statistics: &mut Statistics, range: std::ops::Range<usize>) {
     let golden = Golden::load("gpt2-fused");
-    let device = statistics.device().clone();
+    let device = Statistics::device(statistics).clone();
     for task in TASKS {
         let batch = golden.batch(task, range.clone(), &device);
         statistics.push(task, batch).expect("gradients");
@@ -86,12 +86,12 @@ fn pairs_go_on_in_float64(#[values(Backend::Flex, Backend::Ndarray)] backend: Ba
     let mut streamed = loaded();
     for task in TASKS {
         let batch = data.batch(task, 3..5, &device);
-        let stream = streamed.stream(task, batch.samples().to_vec());
-        let mut stream = stream.expect("new samples");
-        for (path, gradient) in batch.iter() {
-            stream.whole(path, gradient.clone()).expect("a parameter");
+        let begun = streamed.begin(task, batch.samples());
+        begun.expect("new samples");
+        for (path, gradient) in batch {
+            streamed.put(&path, gradient).expect("a parameter");
         }
-        stream.finish().expect("all parameters");
+        streamed.commit().expect("all parameters");
     }
     assert_same(&streamed, &expected, SQUARES);
 
@@ -109,10 +109,9 @@ fn products_go_on_after_pairs() {
     let model = burn::nn::LinearConfig::new(4, 3)
         .with_bias(false)
         .init(&device.clone().autodiff());
-    let config = |compensated| StatisticsConfig::new().with_compensated(compensated);
-    let fresh = |compensated: bool| -> Statistics {
-        let statistics = config(compensated).init(&model);
-        statistics.expect("statistics")
+    let fresh = |compensated: bool| {
+        let config = StatisticsConfig::new().with_compensated(compensated);
+        config.init(&model).expect("statistics")
     };
     let add = |statistics: &mut Statistics, ids: [&str; 2]| {
         let samples = ids.map(|id| fisher_core::Sample::new(id, 2).expect("tokens"));
@@ -120,11 +119,11 @@ fn products_go_on_after_pairs() {
             let values = Tensor::<1, burn::tensor::Int>::arange(0..(12 * side) as i64, &device);
             values.float().sin().reshape([2, 6, side])
         };
-        let stream = statistics.stream("task", samples.to_vec());
-        let mut stream = stream.expect("new samples");
-        let way = stream.product("weight", factor(4), factor(3), false);
-        way.expect("factors");
-        stream.finish().expect("all parameters");
+        let (left, right) = (factor(4), factor(3));
+        statistics.begin("task", &samples).expect("new samples");
+        let put = statistics.put("weight", SampleGradient::Outer { left, right });
+        put.expect("factors");
+        statistics.commit().expect("all parameters");
     };
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("file");
@@ -235,12 +234,11 @@ fn gradients_on_another_device_are_refused() {
     let mut statistics: Statistics = data.statistics(&StatisticsConfig::new(), &device);
     let batch = data.batch("alpha", 0..2, &elsewhere);
     let (path, gradient) = batch.iter().next().expect("a parameter");
-    let stream = statistics.stream("alpha", batch.samples().to_vec());
-    let mut stream = stream.expect("new samples");
-    let error = stream.whole(path, gradient.clone()).expect_err("elsewhere");
+    let begun = statistics.begin("alpha", batch.samples());
+    begun.expect("new samples");
+    let error = statistics.put(path, gradient.clone());
+    let error = error.expect_err("elsewhere");
     assert!(matches!(error, Error::Shape { .. }), "{error}");
-    drop(stream);
-    let mut statistics: Statistics = data.statistics(&StatisticsConfig::new(), &device);
     let error = statistics.push("alpha", batch).expect_err("elsewhere");
     assert!(matches!(error, Error::Shape { .. }), "{error}");
 }

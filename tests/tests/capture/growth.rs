@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{Device, Tensor, TensorData};
-use fisher_core::{Gradient, GradientBatch, HeadLayout, Sample, Statistics, StatisticsConfig};
+use fisher_core::{Gradient, GradientBatch, Sample, Statistics, StatisticsConfig};
 use fisher_metrics::{Damping, Error as MetricsError, Growth, Scaling, ScalingConfig};
 use fisher_tests::backend::Backend;
 use fisher_tests::tolerance::{BACKWARD, assert_close};
@@ -35,7 +35,7 @@ impl Head {
 /// F of sample gradients `1, 2, 3, ..`, squared.
 fn statistics(head: &Head, task: &str, device: &Device) -> Statistics {
     let config = StatisticsConfig::new();
-    let mut statistics: Statistics = config.init(head).expect("empty");
+    let mut statistics = config.init(head).expect("empty");
     let mut batch = GradientBatch::new(vec![Sample::new("a", 1).expect("a token")]);
     let classes = head.bias.dims()[0];
     for (path, elements) in [("weight", 2 * classes), ("bias", classes)] {

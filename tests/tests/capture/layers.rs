@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use burn::module::Module;
 use burn::tensor::{DType, Device};
-use fisher_core::{Catalogue, HeadLayout, PerToken, Statistics, StatisticsConfig, hash_weights};
+use fisher_core::{Catalogue, PerToken, StatisticsConfig, hash_weights};
 use fisher_tests::agree::agree;
 use fisher_tests::backend::{Backend, absent};
 use fisher_tests::differences::{agree_with_differences, by_loop};
@@ -15,7 +15,7 @@ use fisher_tests::subjects::{Mixing, Odd, Oddity, Pictures, Seer, Talker};
 use fisher_tests::tolerance::{BACKWARD, HALF, assert_close};
 use fisher_train::{
     CaptureConfig, CollectorConfig, Engine, Error, HookConfig, HookSource, PerSample, SampleBatch,
-    SampleLoss, Schedule, check,
+    SampleLoss, check,
 };
 use rstest::rstest;
 
@@ -31,7 +31,7 @@ fn differentiate<M: SampleLoss>(model: &M, data: &M::Batch) {
     agree_with_differences(model, &rows, |moved| {
         let engine = PerSample::new(moved, paths(moved).iter().map(String::as_str));
         let engine = engine.expect("an engine");
-        let samples = 0..data.ids().len();
+        let samples = 0..data.len();
         let loss = |index| engine.gradient(data, index).expect("a gradient").loss;
         samples.map(loss).collect()
     });
@@ -45,8 +45,8 @@ fn recurrent_layers(#[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] ba
     let device = device.autodiff();
     let model = Recurrent::init(&device);
     let data = Sequences::made_up(5, 4, &device);
-    let (config, heads) = (StatisticsConfig::new(), HeadLayout::none());
-    agree::<_, PerToken>(&model, &heads, &data.batches(3), &config, Engine::Auto);
+    let config = StatisticsConfig::new();
+    agree::<_, PerToken>(&model, &data.batches(3), &config, Engine::Auto);
     if backend == Backend::Flex {
         differentiate(&model, &data.slice(0..2));
     }
@@ -62,8 +62,8 @@ fn norms_of_samples_and_transposed_convolutions(
     let device = device.autodiff();
     let model = Normed::init(&device);
     let batches = Pictures::made_up(5, &device).batches(3);
-    let (config, heads) = (StatisticsConfig::new(), HeadLayout::none());
-    agree::<_, PerToken>(&model, &heads, &batches, &config, Engine::Auto);
+    let config = StatisticsConfig::new();
+    agree::<_, PerToken>(&model, &batches, &config, Engine::Auto);
     if backend == Backend::Flex {
         differentiate(&model, &batches[1]);
     }
@@ -78,13 +78,13 @@ fn checkpointed_autodiff(
     };
     let plain = device.autodiff();
     let device = plain.clone().gradient_checkpointing();
-    let (config, heads) = (StatisticsConfig::new(), HeadLayout::none());
+    let config = StatisticsConfig::new();
     let data = Sequences::made_up(5, 4, &device);
     let model = Talker::init(&device);
-    agree::<_, PerToken>(&model, &heads, &data.batches(3), &config, Engine::Trace);
+    agree::<_, PerToken>(&model, &data.batches(3), &config, Engine::Trace);
     let pictures = Pictures::made_up(4, &device);
     let seer = Seer::init(true, &device);
-    agree::<_, PerToken>(&seer, &heads, &pictures.batches(4), &config, Engine::Auto);
+    agree::<_, PerToken>(&seer, &pictures.batches(4), &config, Engine::Auto);
 
     // The numbers are those without checkpoints.
     let small = Small::init(&device);
@@ -125,7 +125,7 @@ fn means<M: SampleLoss>(
 where
     M::Batch: Clone,
 {
-    let mut statistics: Statistics = StatisticsConfig::new().init(model).expect("statistics");
+    let mut statistics = StatisticsConfig::new().init(model).expect("statistics");
     let collector = CollectorConfig::new().with_engine(engine).init();
     collector
         .collect_batches(model, "task", batches.to_vec(), &mut statistics)
@@ -211,7 +211,7 @@ fn samples_that_mix_are_found_in_half_precision(
     {
         let checkup = check(model, data).expect("a checkup");
         assert!(!checkup.is_sound(), "{checkup}");
-        let mut statistics: Statistics = StatisticsConfig::new().init(model).expect("statistics");
+        let mut statistics = StatisticsConfig::new().init(model).expect("statistics");
         let collector = CollectorConfig::new().with_engine(engine).init();
         let error = collector
             .collect_batches(model, "task", [data.clone()], &mut statistics)
@@ -273,7 +273,7 @@ fn batch_norms_between_a_step_and_valid(
 
     // Engines keep the model of when they were made, and leave the user's alone.
     let kept = floats(&model.valid());
-    let mut statistics: Statistics = StatisticsConfig::new().init(&model).expect("statistics");
+    let mut statistics = StatisticsConfig::new().init(&model).expect("statistics");
     step();
     step();
     assert_ne!(floats(&model.valid()), kept);
@@ -298,11 +298,7 @@ fn a_capture_on_another_device_leaves_the_model_where_it_is() {
     };
     let (here, there) = (here.autodiff(), there.autodiff());
     let probes = vec![("task".into(), Sequences::made_up(4, 4, &here).batches(2))];
-    let hook = HookConfig::new(Schedule::new().with_every_steps(Some(1))).init(
-        &Small::init(&here),
-        &HeadLayout::none(),
-        HookSource::Probes(probes),
-    );
+    let hook = HookConfig::every(1).init(&Small::init(&here), HookSource::Probes(probes));
     let hook = hook.expect("a hook");
     let model = Small::init(&there);
     let before = (model.devices(), floats(&model.valid()));

@@ -5,7 +5,7 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
-use fisher_core::{FisherKind, GradientStoreConfig, HeadLayout, Statistics, StatisticsConfig};
+use fisher_core::{FisherKind, GradientStoreConfig, Statistics, StatisticsConfig};
 use fisher_tests::backend::Backend;
 use fisher_train::{
     Aligned, Class, CollectorConfig, Engine, Error, HookConfig, HookSource, IGNORE, Labels,
@@ -419,7 +419,7 @@ fn a_loss_that_is_no_number_is_not_counted(#[values(Engine::Loop, Engine::Auto)]
         let config = StatisticsConfig::new();
         config.init(&model).expect("statistics")
     };
-    let mut statistics: Statistics = init();
+    let mut statistics = init();
     let collector = config.clone().init();
     let error = collector.collect_batches(&model, "task", [data.clone()], &mut statistics);
     let error = error.expect_err("an infinite loss").to_string();
@@ -427,7 +427,7 @@ fn a_loss_that_is_no_number_is_not_counted(#[values(Engine::Loop, Engine::Auto)]
         error.contains("point 1") && error.contains("loss"),
         "{error}"
     );
-    let mut statistics: Statistics = init();
+    let mut statistics = init();
     let collector = config.with_non_finite(fisher_train::NonFinite::Skip).init();
     let collected = collector.collect_batches(&model, "task", [data], &mut statistics);
     let collected = collected.expect("a collection");

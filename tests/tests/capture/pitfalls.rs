@@ -256,9 +256,9 @@ fn contributions_go_by_their_own_sample() {
             format!("sample/{index}")
         );
         assert_eq!(in_batch.loss, alone.loss);
-        let values = |g: &fisher_train::SampleGradient| -> Vec<f64> {
+        let values = |g: &fisher_train::LoopGradient| -> Vec<f64> {
             let gradient = g.gradients.get("linear.weight").expect("a gradient");
-            gradient.tensor().to_data().iter::<f64>().collect()
+            gradient.to_full().to_data().iter::<f64>().collect()
         };
         assert_eq!(values(&in_batch), values(&alone));
         // And no other sample's.
@@ -342,7 +342,7 @@ fn a_sample_without_active_tokens_is_refused_by_name() {
     let row = Tensor::<2, Int>::full([1, 4], IGNORE, &device);
     data.labels = data.labels.slice_assign([1..2, 0..4], row);
     let config = StatisticsConfig::new();
-    let mut statistics: Statistics = config.init(&model).expect("statistics");
+    let mut statistics = config.init(&model).expect("statistics");
     let error = CollectorConfig::new()
         .init()
         .collect_batches(&model, "task", [data], &mut statistics)
@@ -425,7 +425,7 @@ fn gradients_that_are_not_finite_are_named_or_skipped(
         &device,
     ));
     let config = StatisticsConfig::new();
-    let mut statistics: Statistics = config.init(&model).expect("statistics");
+    let mut statistics = config.init(&model).expect("statistics");
     let error = CollectorConfig::new()
         .init()
         .collect_batches(&model, "task", [points.clone()], &mut statistics)
@@ -435,7 +435,7 @@ fn gradients_that_are_not_finite_are_named_or_skipped(
     };
     assert_eq!((&**sample, &**parameter), ("point-1", "linear.weight"));
 
-    let mut statistics: Statistics = config.init(&model).expect("statistics");
+    let mut statistics = config.init(&model).expect("statistics");
     let collected = CollectorConfig::new()
         .with_non_finite(NonFinite::Skip)
         .init()
@@ -467,13 +467,13 @@ fn patterns_that_match_nothing_are_errors() {
         StatisticsConfig::new().with_elementwise_only(Some(typo())),
         StatisticsConfig::new().with_schemes(vec![(typo(), Scheme::Tensor)]),
     ] {
-        let error = config.init::<PerToken, _>(&model, &HeadLayout::none());
+        let error = config.init(&model);
         let error = error.expect_err("a typo").to_string();
         assert!(error.contains("attention.query.weight"), "{error}");
     }
     let some = burn::module::ParamGroup::from_predicate("attention");
     let config = StatisticsConfig::new().with_elementwise_only(Some(some));
-    let mut statistics: Statistics = config.init(&model).expect("statistics");
+    let mut statistics = config.init(&model).expect("statistics");
     let collector = CollectorConfig::new().init();
     let data = Sequences::made_up(2, 4, &device);
     collector

@@ -3,7 +3,9 @@
 use burn::module::{Module, ParamGroup};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use fisher_core::{Error, HeadLayout, Sample, Scheme, Statistics, StatisticsConfig, Way, Welford};
+use fisher_core::{
+    Error, GradientSink, Sample, SampleGradient, Scheme, Statistics, StatisticsConfig, Way, Welford,
+};
 use fisher_tests::backend::Backend;
 use fisher_tests::tolerance::{HARDLY_VARYING, PRODUCTS, assert_close};
 use fisher_train::{
@@ -114,28 +116,30 @@ impl Factors {
         config.init(&model).expect("statistics")
     }
 
+    fn samples(&self) -> Vec<Sample> {
+        let [samples, positions, ..] = self.shape;
+        let sample = |i| Sample::new(format!("{i}"), positions as u64).expect("tokens");
+        (0..samples).map(sample).collect()
+    }
+
     /// In batches of `batch` samples; the ways they took.
-    fn stream(
+    fn count(
         &self,
         statistics: &mut Statistics,
         [left, right]: [Tensor<3>; 2],
         batch: usize,
-        ghost: bool,
     ) -> Vec<Way> {
-        let [samples, positions, ..] = self.shape;
-        let sample = |i| Sample::new(format!("{i}"), positions as u64).expect("tokens");
-        let starts = (0..samples).step_by(batch);
-        let ways = starts.map(|start| {
-            let length = batch.min(samples - start);
-            let part = |t: &Tensor<3>| t.clone().narrow(0, start, length);
-            let ids = (start..start + length).map(sample).collect();
-            let mut stream = statistics.stream("task", ids).expect("new samples");
-            let way = stream.product("weight", part(&left), part(&right), ghost);
-            let way = way.expect("factors of the parameter");
-            stream.finish().expect("finite squares");
-            way
-        });
-        ways.collect()
+        let mut ways = Vec::new();
+        for (at, samples) in self.samples().chunks(batch).enumerate() {
+            let part = |t: &Tensor<3>| t.clone().narrow(0, at * batch, samples.len());
+            let (left, right) = (part(&left), part(&right));
+            statistics.begin("task", samples).expect("new samples");
+            let put = statistics.put("weight", SampleGradient::Outer { left, right });
+            put.expect("factors of the parameter");
+            let way = statistics.finish().expect("finite squares");
+            ways.extend(way.into_iter().map(|(_, way)| way));
+        }
+        ways
     }
 }
 
@@ -174,7 +178,7 @@ fn check(name: &str, found: &Welford, expected: &[Vec<f64>], kind: Kind) {
     }
 }
 
-/// Elements and groups, from the ways that were taken.
+/// Elements, or groups alone, from the ways that were taken.
 fn agree(kind: Kind, shape: [usize; 4], device: &Device, dtype: DType, ghost: bool) -> Vec<Way> {
     let [.., rows, columns] = shape;
     let factors = Factors::new(kind, shape);
@@ -208,7 +212,7 @@ fn agree(kind: Kind, shape: [usize; 4], device: &Device, dtype: DType, ghost: bo
         // All at once, and in batches that are joined.
         for batch in [shape[0], 7] {
             let mut statistics = factors.statistics(&config, device);
-            ways.extend(factors.stream(&mut statistics, tensors(), batch, ghost));
+            ways.extend(factors.count(&mut statistics, tensors(), batch));
             let task = statistics.task("task").expect("the task");
             let parameter = task.parameter("weight").expect("the parameter");
             if let Some(elements) = parameter.elementwise() {
@@ -286,7 +290,7 @@ fn means_come_from_squares() {
     let config = StatisticsConfig::new().with_variance(false);
     let mut statistics = factors.statistics(&config, &device);
     let tensors = factors.tensors(&device, DType::F32);
-    let ways = factors.stream(&mut statistics, tensors, 70, false);
+    let ways = factors.count(&mut statistics, tensors, 70);
     assert_eq!(ways, [Way::Squares; 3]);
     let task = statistics.task("task").expect("the task");
     let elements = task.parameter("weight").expect("one").elementwise();
@@ -304,7 +308,8 @@ fn factors_may_be_float64() {
     agree(Kind::Plain, [5, 20, 300, 300], &device, DType::F64, true);
 }
 
-/// Sums over sides from products of positions with positions, unless these lose too many digits.
+/// Sums over sides from products of positions with positions, unless these lose too many digits or are
+/// not wanted.
 #[rstest]
 fn ghosts_agree_with_float64(
     #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
@@ -316,12 +321,20 @@ fn ghosts_agree_with_float64(
     if backend == Backend::Wgpu && matches!(kind, Kind::Small | Kind::Large) {
         return; // squares leave the range of its accumulators
     }
-    let ways = agree(kind, [9, 20, 300, 200], &device, DType::F32, true);
+    let shape = [9, 20, 300, 200];
+    let ways = agree(kind, shape, &device, DType::F32, true);
     let ghosts = ways.iter().filter(|way| **way == Way::Ghost).count();
     match kind {
         Kind::Cancelling => assert_eq!(ghosts, 0, "{ways:?}"),
         _ => assert_eq!(ghosts, ways.len(), "{ways:?}"),
     }
+    let factors = Factors::new(kind, shape);
+    let config = StatisticsConfig::new()
+        .with_elementwise(false)
+        .with_ghost(false);
+    let mut statistics = factors.statistics(&config, &device);
+    let ways = factors.count(&mut statistics, factors.tensors(&device, DType::F32), 9);
+    assert!(!ways.contains(&Way::Ghost), "{ways:?}");
 }
 
 /// A channel whose positions cancel, among others whose do not, has all its digits: what the whole
@@ -354,7 +367,7 @@ fn a_ghost_is_judged_by_channel(
         .with_schemes(vec![(ParamGroup::all(), scheme)]);
     let mut statistics = factors.statistics(&config, &device);
     let tensors = factors.tensors(&device, DType::F32);
-    let ways = factors.stream(&mut statistics, tensors, samples, true);
+    let ways = factors.count(&mut statistics, tensors, samples);
     assert_eq!(ways, [Way::Ghost]);
     let task = statistics.task("task").expect("the task");
     let (_, groups) = &task.parameter("weight").expect("the parameter").groups()[0];
@@ -420,7 +433,7 @@ fn scattered_groups_agree_with_float64(
             .with_schemes(vec![(ParamGroup::all(), scheme)]);
         let mut statistics = factors.statistics(&config, &device);
         let tensors = factors.tensors(&device, DType::F32);
-        factors.stream(&mut statistics, tensors, 25, true);
+        factors.count(&mut statistics, tensors, 25);
         let task = statistics.task("task").expect("the task");
         let parameter = task.parameter("weight").expect("the parameter");
         check("groups", &parameter.groups()[0].1, &expected, Kind::Plain);
@@ -443,7 +456,7 @@ fn threads_change_nothing() {
         pool.expect("threads").install(|| {
             let mut statistics = factors.statistics(&StatisticsConfig::new(), &device);
             let tensors = factors.tensors(&device, DType::F32);
-            factors.stream(&mut statistics, tensors, 20, false);
+            factors.count(&mut statistics, tensors, 20);
             let task = statistics.task("task").expect("the task");
             let parameter = task.parameter("weight").expect("the parameter");
             let elements = parameter.elementwise().expect("elements");
@@ -465,29 +478,33 @@ fn factors_of_other_shapes_are_refused() {
     ];
     for (left, right) in tests {
         let mut statistics = factors.statistics(&StatisticsConfig::new(), &device);
-        let samples = (0..4).map(|i| Sample::new(format!("{i}"), 3).expect("tokens"));
-        let stream = statistics.stream("task", samples.collect());
-        let mut stream = stream.expect("new samples");
-        let refused = stream.product("weight", left, right, true);
+        let begun = statistics.begin("task", &factors.samples());
+        begun.expect("new samples");
+        let refused = statistics.put("weight", SampleGradient::Outer { left, right });
         assert!(matches!(refused, Err(Error::Shape { .. })), "{refused:?}");
     }
 }
 
-/// A batch that did not end well is not passed off as a whole one.
-#[test]
-fn half_a_batch_is_not_saved() {
+/// A batch that did not end well is not passed off as a whole one: that a product is not finite is found
+/// when its elements are in.
+#[rstest]
+fn half_a_batch_is_not_saved(
+    #[values((Backend::Flex, f32::NAN), (Backend::Wgpu, 3e38))] (backend, value): (Backend, f32),
+) {
+    let Some(device) = backend.device() else {
+        return;
+    };
     let mut factors = Factors::new(Kind::Plain, [4, 3, 6, 6]);
-    factors.left[40] = f32::NAN;
-    let device = Device::flex();
+    // At the first position of the third sample; finite factors leave float32's range as a product.
+    factors.left[40] = value;
+    factors.right[36..42].fill(10.0);
     let mut statistics = factors.statistics(&StatisticsConfig::new(), &device);
-    let samples = (0..4).map(|i| Sample::new(format!("{i}"), 3).expect("tokens"));
+    let begun = statistics.begin("task", &factors.samples());
+    begun.expect("new samples");
     let [left, right] = factors.tensors(&device, DType::F32);
-    let stream = statistics.stream("task", samples.collect());
-    let mut stream = stream.expect("new samples");
-    stream
-        .product("weight", left, right, false)
-        .expect("a product");
-    match stream.finish() {
+    let put = statistics.put("weight", SampleGradient::Outer { left, right });
+    put.expect("a product");
+    match statistics.commit() {
         Err(Error::NonFinite { sample, .. }) => assert_eq!(sample, "2"),
         other => panic!("{other:?}"),
     }
@@ -497,8 +514,44 @@ fn half_a_batch_is_not_saved() {
     let mut fresh = factors.statistics(&StatisticsConfig::new(), &device);
     let merged = fresh.merge(statistics.clone());
     assert!(matches!(merged, Err(Error::HalfBatch)), "{merged:?}");
-    let again = statistics.stream("task", Vec::new()).map(|_| ());
+    let again = statistics.begin("task", &[]);
     assert!(matches!(again, Err(Error::HalfBatch)), "{again:?}");
+}
+
+/// What was put of a batch counts when it is committed, and is forgotten where it is not.
+#[test]
+fn a_batch_that_is_not_committed_leaves_nothing() {
+    let factors = Factors::new(Kind::Plain, [4, 3, 6, 6]);
+    let device = Device::flex();
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("statistics.safetensors");
+    let bytes = |statistics: &Statistics| {
+        statistics.save(&path).expect("whole statistics");
+        std::fs::read(&path).expect("a file")
+    };
+    let mut statistics = factors.statistics(&StatisticsConfig::new(), &device);
+    let mut straight = statistics.clone();
+    let empty = bytes(&statistics);
+    let none = statistics.commit();
+    assert!(matches!(none, Err(Error::NoBatch)), "{none:?}");
+
+    let samples = factors.samples();
+    let [left, right] = factors.tensors(&device, DType::F32);
+    statistics.begin("task", &samples).expect("new samples");
+    let put = statistics.put("weight", SampleGradient::Outer { left, right });
+    put.expect("a product");
+    assert_eq!(bytes(&statistics), empty);
+    statistics.begin("task", &samples).expect("new as before");
+    let missing = statistics.commit();
+    let named =
+        matches!(&missing, Err(Error::MissingParameter { parameter }) if parameter == "weight");
+    assert!(named, "{missing:?}");
+    assert_eq!(bytes(&statistics), empty);
+
+    for statistics in [&mut statistics, &mut straight] {
+        factors.count(statistics, factors.tensors(&device, DType::F32), 4);
+    }
+    assert_eq!(bytes(&statistics), bytes(&straight));
 }
 
 /// An infinite input behind which everything saturates: loss and output gradients are finite.
@@ -546,7 +599,7 @@ fn an_infinite_input_is_one_samples_fault(
     let batch = Numbers(Tensor::from_data(numbers, &device));
     let config = StatisticsConfig::new().with_elementwise(elementwise);
     let collect = |non_finite| {
-        let mut statistics: Statistics = config.init(&model).expect("some");
+        let mut statistics = config.init(&model).expect("some");
         let collector = CollectorConfig::new()
             .with_engine(engine)
             .with_non_finite(non_finite)

@@ -4,17 +4,18 @@ use burn::data::dataloader::batcher::Batcher;
 use burn::module::Module;
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor};
-use fisher_core::{AttentionConfig, Catalogue, HeadLayout, PerToken, Statistics, StatisticsConfig};
+use fisher_core::{AttentionConfig, Catalogue, PerToken, StatisticsConfig};
 use fisher_examples::model::CausalTransformerConfig;
 use fisher_examples::tasks::{Item, Task, TaskBatcher};
-use fisher_examples::usual::{self, DigitClassifier, Digits, Forecaster, Series, TextClassifier};
+use fisher_examples::usual::{DigitClassifier, Digits, Forecaster, Series, TextClassifier, Texts};
 use fisher_tests::agree::agree;
 use fisher_tests::backend::Backend;
 use fisher_tests::layers::floats;
 use fisher_tests::models::{Sequences, Small};
+use fisher_tests::subjects::Pictures;
 use fisher_tests::zoo::{
-    Around, Attentions, Bare, Cached, Convolutions, Late, Layer, Made, Norms, Pictures,
-    Recurrences, Texts, Transformers,
+    Around, Attentions, Bare, Cached, Convolutions, Late, Layer, Made, Norms, Recurrences,
+    Transformers,
 };
 use fisher_train::{
     CaptureConfig, CollectorConfig, Engine, Error, SampleLoss, SampleLosses, check, sample_loss,
@@ -26,14 +27,14 @@ fn traced<M: SampleLoss>(model: &M, batches: &[M::Batch])
 where
     M::Batch: Clone,
 {
-    let (config, heads) = (StatisticsConfig::new(), HeadLayout::none());
-    agree::<_, PerToken>(model, &heads, batches, &config, Engine::Trace);
+    let config = StatisticsConfig::new();
+    agree::<_, PerToken>(model, batches, &config, Engine::Trace);
 }
 
 fn around<L: Layer>(layer: L, device: &Device) {
     let model = Around::init(layer, device);
     // Two shapes, and samples as many as other axes are long.
-    let batches = [(3, 5), (8, 5)].map(|(count, length)| Texts::made_up(count, length, device));
+    let batches = [(3, 5), (8, 5)].map(|(count, length)| Texts::random(count, length, 7, device));
     for batch in batches {
         traced(&model, &[batch]);
     }
@@ -92,7 +93,7 @@ fn usual_models(#[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backen
     };
     device.seed(1);
     let device = device.autodiff();
-    let texts = usual::Texts::random(4, 9, 20, &device);
+    let texts = Texts::random(4, 9, 20, &device);
     traced(&TextClassifier::new(20, 9, 16, 2, &device), &[texts]);
     traced(
         &Forecaster::new(5, &device),
@@ -133,9 +134,8 @@ fn a_transformer_is_traced_by_factors() {
         };
         assert_eq!(way, expected, "{}", parameter.path());
     }
-    let heads = HeadLayout::recognize(&catalogue, &AttentionConfig::new(4)).expect("heads");
-    let config = StatisticsConfig::new();
-    agree::<_, PerToken>(&model, &heads, &[batch], &config, Engine::Trace);
+    let config = StatisticsConfig::new().with_attention(Some(AttentionConfig::new(4)));
+    agree::<_, PerToken>(&model, &[batch], &config, Engine::Trace);
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn a_trace_leaves_the_model_as_it_is() {
     // So that running statistics are not those of the beginning.
     let _ = model.forward(batch.images.clone());
     let before = floats(&model.valid());
-    let mut statistics: Statistics = StatisticsConfig::new()
+    let mut statistics = StatisticsConfig::new()
         .with_elementwise(false)
         .init(&model)
         .expect("statistics");
@@ -168,7 +168,7 @@ fn threads_do_not_get_in_each_others_way() {
     let mean = || {
         let device = Device::flex().autodiff();
         let model = Small::init(&device);
-        let mut statistics: Statistics = StatisticsConfig::new().init(&model).expect("statistics");
+        let mut statistics = StatisticsConfig::new().init(&model).expect("statistics");
         let collector = CollectorConfig::new().with_engine(Engine::Trace).init();
         let batches = Sequences::made_up(12, 6, &device).batches(4);
         collector
@@ -226,16 +226,16 @@ fn a_remembered_device_goes_by_the_loop() {
         device: Device::flex(),
     };
     let batch = Points::of(4, &device);
-    let (config, heads) = (StatisticsConfig::new(), HeadLayout::none());
+    let config = StatisticsConfig::new();
     let batches = std::slice::from_ref(&batch);
-    agree::<_, PerToken>(&model, &heads, batches, &config, Engine::Auto);
+    agree::<_, PerToken>(&model, batches, &config, Engine::Auto);
     let checkup = check(&model, &batch).expect("a checkup");
     assert!(checkup.is_sound() && !checkup.is_fast(), "{checkup}");
     assert!(
         checkup.to_string().contains("a device it remembers"),
         "{checkup}"
     );
-    let mut statistics: Statistics = config.init_with_heads(&model, &heads).expect("statistics");
+    let mut statistics = config.init(&model).expect("statistics");
     let collector = CollectorConfig::new().with_engine(Engine::Trace).init();
     let error = collector.collect_batches(&model, "task", [batch], &mut statistics);
     assert!(matches!(error, Err(Error::Untraced { .. })), "{error:?}");
@@ -268,7 +268,7 @@ fn a_mean_over_the_batch_is_named() {
         linear: LinearConfig::new(2, 3).init(&device),
         norm: BatchNormConfig::new(2).init(&device),
     };
-    let mut statistics: Statistics = StatisticsConfig::new().init(&model).expect("statistics");
+    let mut statistics = StatisticsConfig::new().init(&model).expect("statistics");
     let batch = Points::of(4, &device);
     let mut refused = |engine| {
         let collector = CollectorConfig::new().with_engine(engine).init();
@@ -333,14 +333,14 @@ fn sums_by_segments_go_by_the_loop() {
         linear: LinearConfig::new(2, 3).init(&device),
     };
     let batch = Points::of(4, &device);
-    let (config, heads) = (StatisticsConfig::new(), HeadLayout::none());
-    agree::<_, PerToken>(&model, &heads, &[batch], &config, Engine::Auto);
+    let config = StatisticsConfig::new();
+    agree::<_, PerToken>(&model, &[batch], &config, Engine::Auto);
 }
 
 /// What is had as factors, of a model around a layer.
 fn ways<L: Layer>(layer: L, device: &Device) -> Vec<(String, String)> {
     let model = Around::init(layer, device);
-    let checkup = check(&model, &Texts::made_up(3, 5, device)).expect("a checkup");
+    let checkup = check(&model, &Texts::random(3, 5, 7, device)).expect("a checkup");
     assert!(checkup.is_sound() && checkup.is_fast(), "{checkup}");
     checkup.traced.into_iter().collect()
 }

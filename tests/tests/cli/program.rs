@@ -43,6 +43,7 @@ fn findings_are_written_under_golden_keys() {
             tasks.push(Measured::of(&statistics, task, samples, Vec::new()).expect("samples"));
         }
         let store = golden.store(&GradientStoreConfig::new(1 << 24), 3, &device);
+        let store = store.with_heads(golden.heads()).with_device(&device);
         let parse = |text: &String| (text.clone(), parse_interference(text).expect("settings"));
         let plan = Plan {
             phases: (1..=6).collect(),
@@ -55,9 +56,8 @@ fn findings_are_written_under_golden_keys() {
         };
         let names = TASKS.map(str::to_owned);
         let weights = Weights::from(golden.weights());
-        let heads = golden.heads();
         let findings = plan
-            .run(&names, &statistics, &weights, Some(&store), &heads, &device)
+            .run(&names, &statistics, &weights, Some(&store))
             .expect("findings");
         let folder = tempfile::tempdir().expect("a folder");
         let tensors =

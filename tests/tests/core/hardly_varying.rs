@@ -3,7 +3,9 @@
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, LinearConfig};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use fisher_core::{HeadLayout, Sample, Statistics, StatisticsConfig, Way, Welford};
+use fisher_core::{
+    GradientSink, Sample, SampleGradient, Statistics, StatisticsConfig, Way, Welford,
+};
 use fisher_tests::backend::Backend;
 use fisher_tests::tolerance::{assert_close, rounded_variance};
 use rand::rngs::StdRng;
@@ -51,6 +53,21 @@ fn statistics<M: Module>(model: &M, compensated: bool) -> Statistics {
         .expect("statistics")
 }
 
+/// A batch; the way to the squares of its gradients.
+fn push(
+    statistics: &mut Statistics,
+    range: std::ops::Range<usize>,
+    gradient: SampleGradient,
+) -> Way {
+    let begun = statistics.begin("task", &samples(range));
+    begun.expect("new samples");
+    let put = statistics.put("weight", gradient);
+    put.expect("gradients of the parameter");
+    let ways = statistics.finish().expect("finite squares");
+    assert_eq!(ways.len(), 1);
+    ways[0].1
+}
+
 #[rstest]
 fn of_products(
     #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
@@ -86,13 +103,11 @@ fn of_products(
     let (left, right) = (tensor(&left, rows), tensor(&right, columns));
     // In batches, whose means differ as little.
     for start in (0..SAMPLES).step_by(16) {
-        let mut stream = statistics
-            .stream("task", samples(start..start + 16))
-            .expect("new samples");
         let cut = |t: &Tensor<3>| t.clone().narrow(0, start, 16);
-        let way = stream.product("weight", cut(&left), cut(&right), true);
-        assert_ne!(way.expect("factors"), Way::Squares);
-        stream.finish().expect("finite squares");
+        let (left, right) = (cut(&left), cut(&right));
+        let product = SampleGradient::Outer { left, right };
+        let way = push(&mut statistics, start..start + 16, product);
+        assert_ne!(way, Way::Squares);
     }
     let task = statistics.task("task").expect("the task");
     let weight = task.parameter("weight").expect("the weight");
@@ -150,16 +165,12 @@ fn of_lookups(
         let of_batch = TensorData::new(of_batch.collect::<Vec<i64>>(), [16, positions]);
         let part = delta[start * positions * width..][..16 * positions * width].to_vec();
         let part = TensorData::new(part, [16, positions, width]);
-        let mut stream = statistics
-            .stream("task", samples(range))
-            .expect("new samples");
-        let way = stream.lookup(
-            "weight",
-            Tensor::<2, Int>::from_data(of_batch, &device),
-            Tensor::<3>::from_data(part, &device),
-        );
-        assert_eq!(way.expect("rows"), Way::Lookup);
-        stream.finish().expect("finite squares");
+        let rows = SampleGradient::Rows {
+            ids: Tensor::from_data(of_batch, &device),
+            delta: Tensor::from_data(part, &device),
+            table: 5,
+        };
+        assert_eq!(push(&mut statistics, range, rows), Way::Lookup);
     }
     let task = statistics.task("task").expect("the task");
     let weight = task.parameter("weight").expect("the weight");
@@ -177,14 +188,13 @@ fn of_lookups(
 fn half_precision_is_summed_in_float32() {
     let device = Device::flex();
     let positions = 3000;
-    let ones = Tensor::<3>::ones([2, positions, 3], &device).cast(DType::F16);
-    let ids = Tensor::<2, Int>::zeros([2, positions], &device);
+    let rows = SampleGradient::Rows {
+        ids: Tensor::<2, Int>::zeros([2, positions], &device),
+        delta: Tensor::<3>::ones([2, positions, 3], &device).cast(DType::F16),
+        table: 5,
+    };
     let mut statistics = statistics(&table(&device), false);
-    let mut stream = statistics
-        .stream("task", samples(0..2))
-        .expect("new samples");
-    stream.lookup("weight", ids, ones).expect("rows");
-    stream.finish().expect("finite squares");
+    push(&mut statistics, 0..2, rows);
     let task = statistics.task("task").expect("the task");
     let elements = task.parameter("weight").expect("the weight").elementwise();
     let mean = elements.expect("elements").read().expect("values").mean;

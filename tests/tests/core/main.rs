@@ -7,4 +7,5 @@ mod groups;
 mod hardly_varying;
 mod heads;
 mod roles;
+mod sinks;
 mod store;

@@ -180,7 +180,7 @@ fn one_long_axis_is_a_vector() {
         assert_eq!(default, scheme, "{path}");
     }
     // Statistics take them, and masks protect vectors by default.
-    let statistics = StatisticsConfig::new().init::<PerToken, _>(&bare, &HeadLayout::none());
+    let statistics = StatisticsConfig::new().init(&bare);
     let statistics = statistics.expect("statistics");
     assert_eq!(statistics.role("scale"), Some(Role::Vector));
 }
@@ -213,7 +213,7 @@ fn heads_are_not_looked_for_where_nothing_tells_the_output() {
             assert_eq!([0, 1].map(|head| grouping.ranges(head)[0].start), elements);
         }
         // A layout that was told is good for statistics of the model.
-        let statistics = StatisticsConfig::new().init::<PerToken, _>(&model, &layout);
+        let statistics = StatisticsConfig::new().init_with_heads::<PerToken, _>(&model, &layout);
         assert_eq!(statistics.expect("statistics").totals().heads().len(), 2);
     }
     let model = theirs::Attention::new(true, &device);

@@ -7,8 +7,8 @@ use std::path::Path;
 use burn::module::ParamGroup;
 use burn::tensor::{Device, Tensor};
 use fisher_core::{
-    Catalogue, Error, Gradient, GradientBatch, GradientStore, GradientStoreConfig, Orientation,
-    Parameter, Precision, Role, Sample, StatisticsConfig,
+    Catalogue, Error, Gradient, GradientBatch, GradientSink, GradientStore, GradientStoreConfig,
+    Orientation, Parameter, Precision, Role, Sample, StatisticsConfig,
 };
 use fisher_tests::backend::Backend;
 use fisher_tests::golden::{CASES, Golden, TASKS};
@@ -503,46 +503,47 @@ fn a_batch_comes_in_parts(
     let (mut parts, mut whole) = (open("parts"), open("whole"));
     let first = batch(0..3);
     let of = |batch: &GradientBatch, path| batch.get(path).expect("a gradient").clone();
-    let mut stale = parts.begin("t", first.samples()).expect("room");
-    let mut begun = parts.begin("t", first.samples()).expect("room");
-    let error = parts.put(&mut stale, "w", &of(&first, "w"));
-    assert!(matches!(error, Err(Error::NotPrepared { .. })), "{error:?}");
-    let error = parts.commit(stale);
-    assert!(matches!(error, Err(Error::NotPrepared { .. })), "{error:?}");
-    parts
-        .put(&mut begun, "b", &of(&first, "b"))
-        .expect("a part");
-    let error = parts.put(&mut begun, "b", &of(&first, "b"));
+    let error = parts.put("w", of(&first, "w"));
+    assert!(matches!(error, Err(Error::NoBatch)), "{error:?}");
+    let error = parts.commit();
+    assert!(matches!(error, Err(Error::NoBatch)), "{error:?}");
+    let stale = batch(7..9);
+    parts.begin("t", stale.samples()).expect("room");
+    parts.put("w", of(&stale, "w")).expect("a part");
+    parts.put("b", of(&stale, "b")).expect("a part");
+    parts.begin("t", first.samples()).expect("room");
+    parts.put("b", of(&first, "b")).expect("a part");
+    let error = parts.put("b", of(&first, "b"));
     assert!(
         matches!(error, Err(Error::ParameterTwice { .. })),
         "{error:?}"
     );
-    let error = parts.put(&mut begun, "c", &of(&first, "b"));
+    let error = parts.put("c", of(&first, "b"));
     assert!(
         matches!(error, Err(Error::UnknownParameter { .. })),
         "{error:?}"
     );
-    let error = parts.put(&mut begun, "w", &of(&first, "b"));
+    let error = parts.put("w", of(&first, "b"));
     assert!(matches!(error, Err(Error::Shape { .. })), "{error:?}");
-    parts
-        .put(&mut begun, "w", &of(&first, "w"))
-        .expect("a part");
-    parts.commit(begun).expect("kept");
+    parts.put("w", of(&first, "w")).expect("a part");
+    parts.commit().expect("kept");
     // Half a batch is none.
     let second = batch(3..5);
-    let mut begun = parts.begin("t", second.samples()).expect("room");
-    parts
-        .put(&mut begun, "w", &of(&second, "w"))
-        .expect("a part");
-    let error = parts.commit(begun);
+    parts.begin("t", second.samples()).expect("room");
+    parts.put("w", of(&second, "w")).expect("a part");
+    let error = parts.commit();
     assert!(
         matches!(error, Err(Error::MissingParameter { .. })),
         "{error:?}"
     );
-    let another = whole.prepare("t", &first).expect("room");
-    let error = parts.commit(another);
-    assert!(matches!(error, Err(Error::NotPrepared { .. })), "{error:?}");
+    let error = parts.commit();
+    assert!(matches!(error, Err(Error::NoBatch)), "{error:?}");
+    // A whole batch takes the place of one that was begun.
+    parts.begin("t", stale.samples()).expect("room");
+    parts.put("w", of(&stale, "w")).expect("a part");
     parts.push("t", &second).expect("room");
+    let error = parts.commit();
+    assert!(matches!(error, Err(Error::NoBatch)), "{error:?}");
 
     whole.push("t", &first).expect("room");
     whole.push("t", &second).expect("room");

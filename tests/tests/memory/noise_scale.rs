@@ -5,7 +5,6 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Distribution, Int, Tensor};
-use fisher_core::HeadLayout;
 use fisher_train::{
     CaptureConfig, Engine, HookConfig, HookSource, NoiseScaleConfig, SampleBatch, SampleLoss,
     SampleLosses, SampleMapper, Schedule,

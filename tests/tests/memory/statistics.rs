@@ -3,7 +3,7 @@
 use burn::module::ParamGroup;
 use burn::nn::{EmbeddingConfig, LinearConfig};
 use burn::tensor::{Device, Int, Tensor};
-use fisher_core::{HeadLayout, Sample, Scheme, Statistics, StatisticsConfig};
+use fisher_core::{GradientSink, Sample, SampleGradient, Scheme, StatisticsConfig};
 use rstest::rstest;
 
 use crate::{MIB, alone, raised};
@@ -30,12 +30,15 @@ fn scattered_groups_need_no_gradients(#[case] scheme: Scheme) {
             .with_elementwise(false)
             .with_schemes(vec![(ParamGroup::all(), scheme)]);
         let model = model.init(&device.clone().autodiff());
-        let mut statistics: Statistics = config.init(&model).expect("some");
+        let mut statistics = config.init(&model).expect("some");
         let side = Tensor::<3>::ones([32, 2, 1024], &device);
-        let mut stream = statistics.stream("task", samples(32)).expect("new samples");
-        let pushed = stream.product("weight", side.clone(), side, true);
-        pushed.expect("factors of the parameter");
-        stream.finish().expect("finite squares");
+        let (left, right) = (side.clone(), side);
+        let product = SampleGradient::Outer { left, right };
+        let begun = statistics.begin("task", &samples(32));
+        begun.expect("new samples");
+        let put = statistics.put("weight", product);
+        put.expect("factors of the parameter");
+        statistics.commit().expect("finite squares");
     };
     alone(&name, || {
         let bytes = raised(work);
@@ -50,16 +53,18 @@ fn a_lookup_needs_no_pairs_of_positions() {
     let work = || {
         let device = Device::flex();
         let model = EmbeddingConfig::new(1000, 16).init(&device.clone().autodiff());
-        let heads = HeadLayout::none();
-        let mut statistics: Statistics = StatisticsConfig::new()
-            .init_with_heads(&model, &heads)
-            .expect("one");
+        let mut statistics = StatisticsConfig::new().init(&model).expect("one");
         let ids = Tensor::<1, Int>::arange(0..8192, &device).remainder_scalar(1000);
         let delta = Tensor::<3>::ones([1, 8192, 16], &device);
-        let mut stream = statistics.stream("task", samples(1)).expect("a new sample");
-        let pushed = stream.lookup("weight", ids.reshape([1, 8192]), delta);
-        pushed.expect("rows of the table");
-        stream.finish().expect("finite squares");
+        let rows = SampleGradient::Rows {
+            ids: ids.reshape([1, 8192]),
+            delta,
+            table: 1000,
+        };
+        let begun = statistics.begin("task", &samples(1));
+        begun.expect("a new sample");
+        statistics.put("weight", rows).expect("rows of the table");
+        statistics.commit().expect("finite squares");
     };
     alone("statistics::a_lookup_needs_no_pairs_of_positions", || {
         let bytes = raised(work);

@@ -3,8 +3,8 @@
 use burn::module::ParamGroup;
 use burn::tensor::{Device, Tensor};
 use fisher_core::{
-    Catalogue, Gradient, GradientBatch, GradientStore, GradientStoreConfig, HeadLayout,
-    Orientation, Parameter, Precision, Role, Sample,
+    Catalogue, Gradient, GradientBatch, GradientStore, GradientStoreConfig, Orientation, Parameter,
+    Precision, Role, Sample,
 };
 use fisher_metrics::{
     ConflictReport, ConflictsConfig, Correction, Error, Ridge, SliceBy, SliceConflicts,
@@ -16,6 +16,8 @@ use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 use rstest::rstest;
 use serde_json::Value;
+
+use crate::stored;
 
 fn flex() -> Device {
     Backend::Flex.device().expect("a CPU")
@@ -50,13 +52,13 @@ fn golden_numbers_agree(
     let space = if whitening.is_some() { "fisher" } else { "raw" };
     for case in CASES {
         let golden = Golden::load(case);
-        let store = golden.store(&GradientStoreConfig::new(1 << 24), 3, &device);
+        let store = stored(&golden, &GradientStoreConfig::new(1 << 24), 3, &device);
         let config = quiet()
             .with_whitening(whitening.clone())
             .with_keep_pairs(true);
         let run = |config: ConflictsConfig| {
             let conflicts = config.init().expect("settings");
-            conflicts.forward(&store, TASKS, &HeadLayout::none(), &device)
+            conflicts.forward(&store, TASKS)
         };
         let report = run(config.clone()).expect("a report");
         let by = run(config
@@ -106,13 +108,11 @@ fn golden_numbers_agree(
 #[test]
 fn slices_are_what_they_say() {
     let golden = Golden::load("llama-gqa");
-    let store = golden.store(&GradientStoreConfig::new(1 << 24), 3, &flex());
+    let store = stored(&golden, &GradientStoreConfig::new(1 << 24), 3, &flex());
     let run = |by: SliceBy| {
         let conflicts = quiet().with_by(by).with_keep_pairs(true).init();
         let conflicts = conflicts.expect("settings");
-        conflicts
-            .forward(&store, TASKS, &golden.heads(), &flex())
-            .expect("a report")
+        conflicts.forward(&store, TASKS).expect("a report")
     };
     // Concatenated gradients of one sample, over parts of parameters.
     let vector = |task: &str, parts: &[(String, std::ops::Range<usize>)]| -> Vec<Vec<f64>> {
@@ -243,12 +243,13 @@ impl Made {
             }
             store.push(["a", "b"][task], &batch).expect("gradients");
         }
+        let store = store.with_device(&flex());
         Self { store }
     }
 
     fn report(&self, config: ConflictsConfig) -> ConflictReport {
         let conflicts = config.init().expect("settings");
-        let report = conflicts.forward(&self.store, ["a", "b"], &HeadLayout::none(), &flex());
+        let report = conflicts.forward(&self.store, ["a", "b"]);
         report.expect("a report")
     }
 }
@@ -416,7 +417,7 @@ fn rounding_is_not_significant() {
         store.push(task, &batch).expect("gradients");
     }
     let conflicts = quiet().init().expect("settings");
-    let report = conflicts.forward(&store, ["a", "b"], &HeadLayout::none(), &flex());
+    let report = conflicts.forward(&store.with_device(&flex()), ["a", "b"]);
     let test = report.expect("a report").slices[0].test.expect("a test");
     assert_eq!(test.p_low, 1.0, "{test:?}");
 }
@@ -484,11 +485,11 @@ fn streamed_conflicts_are_the_same(
     let golden = Golden::load("llama-gqa");
     let folder = tempfile::tempdir().expect("a folder");
     let kept = GradientStoreConfig::new(1 << 24).with_precision(precision);
-    let held = golden.store(&kept, 3, &flex());
+    let held = stored(&golden, &kept, 3, &flex());
     let config = GradientStoreConfig::new(0)
         .with_precision(precision)
         .with_folder(Some(folder.path().into()));
-    let on_disk = golden.store(&config, 2, &flex());
+    let on_disk = stored(&golden, &config, 2, &flex());
     for by in [SliceBy::Parameter, SliceBy::Head, SliceBy::Layer] {
         // A level at which the few samples there are can conflict.
         let config = quiet()
@@ -497,7 +498,7 @@ fn streamed_conflicts_are_the_same(
             .with_whitening(whitening.clone());
         let run = |config: ConflictsConfig, store: &GradientStore| {
             let conflicts = config.init().expect("settings");
-            let report = conflicts.forward(store, TASKS, &golden.heads(), &flex());
+            let report = conflicts.forward(store, TASKS);
             report.expect("a report")
         };
         let expected = run(config.clone().with_keep_pairs(true), &held);
@@ -590,10 +591,9 @@ fn a_sample_without_direction_is_left_out_and_named() {
 fn too_few_samples_are_an_error() {
     let made = Made::new([1, 4], 1, 3, 0, |_, _| 0.0);
     let conflicts = quiet().init().expect("settings");
-    let heads = HeadLayout::none();
-    let error = conflicts.forward(&made.store, ["a", "b"], &heads, &flex());
+    let error = conflicts.forward(&made.store, ["a", "b"]);
     assert!(matches!(error, Err(Error::TooFewSamples { task, found: 1, .. }) if task == "a"));
-    let error = conflicts.forward(&made.store, ["nobody", "b"], &heads, &flex());
+    let error = conflicts.forward(&made.store, ["nobody", "b"]);
     assert!(
         error
             .expect_err("unknown")
@@ -602,10 +602,10 @@ fn too_few_samples_are_an_error() {
     );
     let heads = quiet().with_by(SliceBy::Head).init().expect("settings");
     let two = Made::new([2, 2], 1, 3, 0, |_, _| 0.0);
-    let error = heads.forward(&two.store, ["a", "b"], &HeadLayout::none(), &flex());
+    let error = heads.forward(&two.store, ["a", "b"]);
     assert!(matches!(error, Err(Error::NotCollected { .. })));
     // A task's pairs with itself would count as pairs across, and samples as their own partners.
-    let error = conflicts.forward(&two.store, ["a", "a"], &HeadLayout::none(), &flex());
+    let error = conflicts.forward(&two.store, ["a", "a"]);
     assert!(matches!(error, Err(Error::Settings { .. })));
     let nothing = quiet().with_by(SliceBy::Chosen(Vec::new())).init();
     assert!(matches!(nothing, Err(Error::Settings { .. })));
@@ -639,7 +639,7 @@ fn small_and_large_gradients_have_directions(
         store.push(name, &batch).expect("gradients");
     }
     let conflicts = quiet().with_keep_pairs(true).init().expect("settings");
-    let report = conflicts.forward(&store, ["a", "b"], &HeadLayout::none(), &device);
+    let report = conflicts.forward(&store.with_device(&device), ["a", "b"]);
     let report = report.expect("a report");
     let row = |task: usize, i: usize| -> Vec<f64> {
         let of = (6 * i..6 * i + 6).map(|k| f64::from(value(task, k)));

@@ -8,9 +8,9 @@ use std::path::Path;
 use burn::module::ParamGroup;
 use burn::tensor::{Device, Tensor};
 use fisher_core::{
-    Attention, AttentionConfig, Averages, Catalogue, Gradient, GradientBatch, GradientStore,
-    GradientStoreConfig, HeadLayout, Orientation, Parameter, PerToken, Precision, Role, Sample,
-    Scheme, Statistics, StatisticsConfig, Usage,
+    Attention, AttentionConfig, Averages, Catalogue, Gradient, GradientBatch, GradientSink,
+    GradientStore, GradientStoreConfig, HeadLayout, Orientation, Parameter, PerToken, Precision,
+    Role, Sample, SampleGradient, Scheme, Statistics, StatisticsConfig, Usage,
 };
 use fisher_metrics::{ImportanceConfig, RankingConfig, Scores};
 use fisher_tests::backend::Backend;
@@ -225,11 +225,16 @@ fn use_statistics(mut loaded: Statistics, names: &BTreeSet<String>, folder: &Pat
         }
         loaded.push(task, batch(&shapes, "new")).expect("gradients");
         let next = vec![Sample::new("next", 1).expect("tokens")];
-        let mut stream = loaded.stream(task, next).expect("a new sample");
-        for path in &paths {
-            stream.zeros(path).expect("a parameter");
+        loaded.begin(task, &next).expect("a new sample");
+        for (path, elements) in &shapes {
+            let zeros = SampleGradient::Zero {
+                samples: 1,
+                elements: *elements,
+                device: flex(),
+            };
+            loaded.put(path, zeros).expect("a parameter");
         }
-        stream.finish().expect("all parameters");
+        loaded.commit().expect("all parameters");
     }
     let mut good = statistics();
     let _ = good.merge(loaded.clone());

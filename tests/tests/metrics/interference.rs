@@ -16,6 +16,8 @@ use fisher_tests::golden::{CASES, Golden, TASKS};
 use fisher_tests::tolerance::{GOLDEN, P_VALUE, assert_close};
 use rstest::rstest;
 
+use crate::stored;
+
 const BLOCKS: [Block; 4] = [Block::Q, Block::K, Block::V, Block::O];
 
 fn flex() -> Device {
@@ -28,17 +30,9 @@ fn quiet() -> InterferenceConfig {
         .with_keep_scores(true)
 }
 
-fn run(
-    config: &InterferenceConfig,
-    store: &GradientStore,
-    tasks: [&str; 2],
-    heads: &HeadLayout,
-    device: &Device,
-) -> InterferenceReport {
+fn run(config: &InterferenceConfig, store: &GradientStore, tasks: [&str; 2]) -> InterferenceReport {
     let interference = config.init().expect("settings");
-    interference
-        .forward(store, tasks, heads, device)
-        .expect("a report")
+    interference.forward(store, tasks).expect("a report")
 }
 
 /// The configuration that a golden key speaks of.
@@ -62,8 +56,7 @@ fn golden_scores_agree(#[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)]
     };
     for case in CASES {
         let golden = Golden::load(case);
-        let store = golden.store(&GradientStoreConfig::new(1 << 24), 3, &device);
-        let heads = golden.heads();
+        let store = stored(&golden, &GradientStoreConfig::new(1 << 24), 3, &device);
         let mut settings: Vec<&str> = golden
             .names("interference/")
             .filter_map(|name| name.strip_suffix("/Q"))
@@ -73,7 +66,7 @@ fn golden_scores_agree(#[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)]
         for key in settings {
             let config = parse(key);
             assert_eq!(config.label(), key);
-            let report = run(&config, &store, TASKS, &heads, &device);
+            let report = run(&config, &store, TASKS);
             for block in BLOCKS {
                 let expected = golden.values(&format!("interference/{key}/{block}"));
                 let found = dense(&report, block);
@@ -111,8 +104,8 @@ fn golden_health_agrees(
     };
     for case in CASES {
         let golden = Golden::load(case);
-        let store = golden.store(&GradientStoreConfig::new(1 << 24), 3, &device);
-        let report = run(&quiet(), &store, TASKS, &golden.heads(), &device);
+        let store = stored(&golden, &GradientStoreConfig::new(1 << 24), 3, &device);
+        let report = run(&quiet(), &store, TASKS);
         for block in BLOCKS {
             for (layer, heads) in report.kv_heads.iter().enumerate() {
                 for head in 0..heads.len() {
@@ -142,9 +135,9 @@ fn golden_significance_agrees(
     };
     for case in CASES {
         let golden = Golden::load(case);
-        let store = golden.store(&GradientStoreConfig::new(1 << 24), 3, &device);
+        let store = stored(&golden, &GradientStoreConfig::new(1 << 24), 3, &device);
         let config = quiet().with_variant(variant).with_relabellings(Some(100));
-        let report = run(&config, &store, TASKS, &golden.heads(), &device);
+        let report = run(&config, &store, TASKS);
         let name = serde_json::to_value(variant).expect("JSON");
         let expected = golden.expected("/significance")[name.as_str().expect("a name")].clone();
         // Shared key/value slices are tested once.
@@ -204,12 +197,12 @@ fn scaled(golden: &Golden, factor: [f32; 2]) -> GradientStore {
         let all = golden.batch(task, 0..golden.samples(task).len(), &flex());
         let mut batch = GradientBatch::new(all.samples().to_vec());
         for parameter in golden.catalogue().parameters() {
-            let gradient = all.get(parameter.path()).expect("it").tensor().clone();
+            let gradient = all.get(parameter.path()).expect("it").to_full();
             batch.insert(parameter.path(), Gradient::token_sum(gradient * factor));
         }
         store.push(task, &batch).expect("gradients");
     }
-    store
+    store.with_heads(golden.heads()).with_device(&flex())
 }
 
 /// Multiplying every loss: as the documentation of each variant says.
@@ -228,10 +221,7 @@ fn a_larger_loss_scales_as_documented(#[case] variant: Variant, #[case] expected
     let config = quiet().with_variant(variant).with_ridge(relative);
     let [once, thrice] = [1.0, 3.0].map(|factor| {
         let store = scaled(&golden, [factor; 2]);
-        dense(
-            &run(&config, &store, TASKS, &golden.heads(), &flex()),
-            Block::Q,
-        )
+        dense(&run(&config, &store, TASKS), Block::Q)
     });
     let once: Vec<f64> = once.iter().map(|x| expected * x).collect();
     assert_close(&format!("{variant:?}"), &thrice, &once, GOLDEN, 1.0);
@@ -250,10 +240,10 @@ fn self_checks_hold_on_real_gradients(
 ) {
     let case = CASES.into_iter().find(|c| *c == case).expect("a case");
     let golden = Golden::load(case);
-    let store = golden.store(&GradientStoreConfig::new(1 << 24), 3, &flex());
+    let store = stored(&golden, &GradientStoreConfig::new(1 << 24), 3, &flex());
     let config = quiet().with_variant(variant).with_estimate(estimate);
     let interference = config.init().expect("settings");
-    let check = interference.self_check(&store, TASKS, &golden.heads(), &flex());
+    let check = interference.self_check(&store, TASKS);
     let check = check.expect("a check");
     assert!(check.holds(), "{check}");
     assert_eq!(check.checks.len(), 4);
@@ -272,7 +262,7 @@ fn heads_that_leave_something_out_are_seen(
 ) {
     let case = CASES.into_iter().find(|c| *c == case).expect("a case");
     let golden = Golden::load(case);
-    let store = golden.store(&GradientStoreConfig::new(1 << 24), 3, &flex());
+    let store = stored(&golden, &GradientStoreConfig::new(1 << 24), 3, &flex());
     // The layout of a model of half the width, whose slices fit into this one's matrices.
     let smaller = golden.catalogue();
     let halved = smaller.parameters().iter().map(|p| {
@@ -287,25 +277,25 @@ fn heads_that_leave_something_out_are_seen(
     let heads = HeadLayout::recognize(&halved, &config).expect("a layout");
     let config = quiet().with_variant(variant).with_blocks(blocks);
     let interference = config.init().expect("settings");
-    let check = |heads: &HeadLayout| {
-        let check = interference.self_check(&store, TASKS, heads, &flex());
+    let check = |store: &GradientStore| {
+        let check = interference.self_check(store, TASKS);
         check.expect("a check")
     };
-    assert!(check(&golden.heads()).holds());
-    let found = check(&heads);
+    assert!(check(&store).holds());
+    let found = check(&store.with_heads(heads));
     assert!(!found.checks[0].holds(), "{found}");
 }
 
 #[test]
 fn the_symmetric_variant_is_symmetric() {
     let golden = Golden::load("gpt2-fused");
-    let store = golden.store(&GradientStoreConfig::new(1 << 24), 3, &flex());
+    let store = stored(&golden, &GradientStoreConfig::new(1 << 24), 3, &flex());
     let config = quiet()
         .with_variant(Variant::Symmetric)
         .with_pool(Pool::Pooled);
     let [a, b] = TASKS;
-    let forward = run(&config, &store, [a, b], &golden.heads(), &flex());
-    let backward = run(&config, &store, [b, a], &golden.heads(), &flex());
+    let forward = run(&config, &store, [a, b]);
+    let backward = run(&config, &store, [b, a]);
     let [n_a, n_b] = forward.samples.each_ref().map(Vec::len);
     for (x, y) in forward.slices.iter().zip(&backward.slices) {
         let (x, y) = (
@@ -321,14 +311,14 @@ fn the_symmetric_variant_is_symmetric() {
 #[test]
 fn the_default_map_is_degenerate_and_says_so() {
     let golden = Golden::load("llama-gqa");
-    let store = golden.store(&GradientStoreConfig::new(1 << 24), 3, &flex());
+    let store = stored(&golden, &GradientStoreConfig::new(1 << 24), 3, &flex());
     let tiny = Ridge::new()
         .with_epsilon(1e-30)
         .with_ridge(1e-30)
         .with_ridge_rel(0.0);
     let config = quiet().with_ridge(tiny);
     let [a, b] = TASKS;
-    let of = |task: &'static str| run(&config, &store, [task, b], &golden.heads(), &flex());
+    let of = |task: &'static str| run(&config, &store, [task, b]);
     let maps = [of(a), of(b)];
     for block in BLOCKS {
         let [x, y] = maps.each_ref().map(|report| report.map(block).concat());
@@ -339,7 +329,7 @@ fn the_default_map_is_degenerate_and_says_so() {
         config.clone().with_pool(Pool::B),
         config.with_variant(Variant::Signed),
     ] {
-        let report = run(&other, &store, TASKS, &golden.heads(), &flex());
+        let report = run(&other, &store, TASKS);
         assert!(report.warnings.is_empty(), "{:?}", report.warnings);
     }
 }
@@ -347,11 +337,11 @@ fn the_default_map_is_degenerate_and_says_so() {
 #[test]
 fn an_empty_task_gives_zeros_and_a_warning() {
     let golden = Golden::load("llama-gqa");
-    let store = golden.store(&GradientStoreConfig::new(1 << 24), 3, &flex());
+    let store = stored(&golden, &GradientStoreConfig::new(1 << 24), 3, &flex());
     for tasks in [["alpha", "nobody"], ["nobody", "alpha"]] {
         for variant in [Variant::Unsigned, Variant::Full] {
             let config = quiet().with_variant(variant).with_relabellings(Some(10));
-            let report = run(&config, &store, tasks, &golden.heads(), &flex());
+            let report = run(&config, &store, tasks);
             assert!(report.warnings[0].contains("`nobody` has no samples"));
             assert_eq!(report.map(Block::V), vec![vec![0.0; 4]; 2]);
             assert!(report.top.is_empty());
@@ -364,12 +354,12 @@ fn what_is_missing_is_an_error() {
     let golden = Golden::load("llama-gqa");
     let only = burn::module::ParamGroup::from_predicate("q_proj");
     let config = GradientStoreConfig::new(1 << 24).with_only(Some(only));
-    let store = golden.store(&config, 3, &flex());
+    let store = stored(&golden, &config, 3, &flex());
     let interference = quiet().init().expect("settings");
-    let error = interference.forward(&store, TASKS, &golden.heads(), &flex());
+    let error = interference.forward(&store, TASKS);
     let error = error.expect_err("no k_proj").to_string();
     assert!(error.contains("self_attn.k_proj.weight"), "{error}");
-    let error = interference.forward(&store, TASKS, &HeadLayout::none(), &flex());
+    let error = interference.forward(&store.with_heads(HeadLayout::none()), TASKS);
     assert!(matches!(error, Err(Error::NotCollected { .. })));
 
     let refused = |config: InterferenceConfig| config.init().expect_err("refused").to_string();
@@ -395,19 +385,19 @@ fn streamed_scores_are_the_same(
         let golden = Golden::load(case);
         let folder = tempfile::tempdir().expect("a folder");
         let kept = GradientStoreConfig::new(1 << 24).with_precision(precision);
-        let held = golden.store(&kept, 3, &flex());
+        let held = stored(&golden, &kept, 3, &flex());
         let config = GradientStoreConfig::new(0)
             .with_precision(precision)
             .with_folder(Some(folder.path().into()));
-        let on_disk = golden.store(&config, 2, &flex());
-        let unsigned = run(&quiet(), &held, TASKS, &golden.heads(), &flex());
+        let on_disk = stored(&golden, &config, 2, &flex());
+        let unsigned = run(&quiet(), &held, TASKS);
         assert_eq!(unsigned.gradients.precision, precision);
         for variant in [Variant::Unsigned, Variant::Full] {
             for estimate in [Estimate::All, Estimate::LeaveOneOut] {
                 let config = quiet().with_variant(variant).with_estimate(estimate);
-                let expected = run(&config, &held, TASKS, &golden.heads(), &flex());
+                let expected = run(&config, &held, TASKS);
                 let config = config.with_memory(memory);
-                let found = run(&config, &on_disk, TASKS, &golden.heads(), &flex());
+                let found = run(&config, &on_disk, TASKS);
                 for block in BLOCKS {
                     let [x, y] = [&found, &expected].map(|report| dense(report, block));
                     assert_close("scores", &x, &y, 1e-6, 1.0);
@@ -429,10 +419,10 @@ fn streamed_scores_are_the_same(
 #[test]
 fn the_worst_pairs_are_the_worst() {
     let golden = Golden::load("llama-gqa");
-    let store = golden.store(&GradientStoreConfig::new(1 << 24), 3, &flex());
+    let store = stored(&golden, &GradientStoreConfig::new(1 << 24), 3, &flex());
     for (variant, sign) in [(Variant::Unsigned, 1.0), (Variant::Signed, -1.0)] {
         let config = quiet().with_variant(variant).with_top(13);
-        let report = run(&config, &store, TASKS, &golden.heads(), &flex());
+        let report = run(&config, &store, TASKS);
         let mut all: BTreeMap<(String, String, String), f64> = BTreeMap::new();
         for slice in &report.slices {
             let scores = slice.scores.as_ref().expect("scores");
@@ -474,7 +464,8 @@ fn biases_belong_to_their_heads() {
     let config = AttentionConfig::new(2).with_biases(true);
     let heads = HeadLayout::recognize(&catalogue, &config).expect("a layout");
     let store = GradientStoreConfig::new(1 << 20).init_for(&catalogue, "made".into());
-    let mut store = store.expect("a store");
+    let store = store.expect("a store").with_heads(heads);
+    let mut store = store.with_device(&flex());
     let value = |task: usize, i: usize, p: usize, e: usize| {
         ((task * 97 + i * 31 + p * 7 + e * 3) as f32).sin()
     };
@@ -495,7 +486,7 @@ fn biases_belong_to_their_heads() {
         .with_pool(Pool::B)
         .with_aggregate(Aggregate::Sum)
         .with_ridge(Ridge::new().with_ridge_rel(0.0));
-    let report = run(&config, &store, ["a", "b"], &heads, &flex());
+    let report = run(&config, &store, ["a", "b"]);
     // Head 1 of the values: columns 2 and 3 of the weight (parameter 4), elements 2 and 3 of the
     // bias (5).
     let elements: Vec<(usize, usize)> = (0..3)
@@ -514,14 +505,12 @@ fn biases_belong_to_their_heads() {
     let found = found.scores.as_ref().expect("scores")[2 * 3 + 1];
     assert_close("V head 1", &[found], &[expected], GOLDEN, 0.0);
     let check = config.init().expect("settings");
-    let check = check
-        .self_check(&store, ["a", "b"], &heads, &flex())
-        .expect("a check");
+    let check = check.self_check(&store, ["a", "b"]).expect("a check");
     assert!(check.holds(), "{check}");
 }
 
 /// Gradients that are mostly 0, or next to it, and no two sizes of which compare.
-fn extreme() -> (GradientStore, HeadLayout) {
+fn extreme() -> GradientStore {
     let matrix = |name: &str| {
         let path = format!("attention.{name}.weight");
         Parameter::new(path, [4, 4], Role::Matrix, Orientation::InputOutput)
@@ -530,7 +519,8 @@ fn extreme() -> (GradientStore, HeadLayout) {
     let catalogue = Catalogue::new(catalogue).expect("parameters");
     let heads = HeadLayout::recognize(&catalogue, &AttentionConfig::new(2)).expect("a layout");
     let store = GradientStoreConfig::new(1 << 20).init_for(&catalogue, "made".into());
-    let mut store = store.expect("a store");
+    let store = store.expect("a store").with_heads(heads);
+    let mut store = store.with_device(&flex());
     let sizes = [0.0, 0.0, 1e-3, 0.0, 3e-30, 0.0, 1e4, 0.0, 2e-45];
     for (task, name) in ["a", "b"].into_iter().enumerate() {
         let samples = (0..4).map(|i| Sample::new(format!("{i}"), 1 + i as u64));
@@ -544,7 +534,7 @@ fn extreme() -> (GradientStore, HeadLayout) {
         }
         store.push(name, &batch).expect("gradients");
     }
-    (store, heads)
+    store
 }
 
 /// F down to 0, its inverse to the power of 1.5 far beyond float32: scores stay numbers.
@@ -561,7 +551,7 @@ fn no_score_is_not_a_number(
     #[values(Pool::A, Pool::B, Pool::Pooled)] pool: Pool,
     #[values(Estimate::All, Estimate::LeaveOneOut)] estimate: Estimate,
 ) {
-    let (store, heads) = extreme();
+    let store = extreme();
     let ridge = Ridge::new()
         .with_epsilon(0.0)
         .with_ridge(1e-30)
@@ -573,7 +563,7 @@ fn no_score_is_not_a_number(
         .with_relabellings((estimate == Estimate::All).then_some(50))
         .with_ridge(ridge);
     let interference = config.init().expect("settings");
-    let report = match interference.forward(&store, ["a", "b"], &heads, &flex()) {
+    let report = match interference.forward(&store, ["a", "b"]) {
         // λ of 1e-30 is nothing beside F of 1e7 in the digits of float64: that is said.
         Err(Error::Singular { .. }) if variant == Variant::Full => return,
         report => report.expect("a report"),
@@ -599,13 +589,13 @@ fn scores_are_their_definition(
     #[values(Estimate::All, Estimate::LeaveOneOut)] estimate: Estimate,
 ) {
     let golden = Golden::load("llama-gqa");
-    let store = golden.store(&GradientStoreConfig::new(1 << 24), 3, &flex());
+    let store = stored(&golden, &GradientStoreConfig::new(1 << 24), 3, &flex());
     let config = quiet()
         .with_variant(variant)
         .with_pool(pool)
         .with_estimate(estimate)
         .with_aggregate(Aggregate::Sum);
-    let report = run(&config, &store, TASKS, &golden.heads(), &flex());
+    let report = run(&config, &store, TASKS);
     // [out, in]: 4 rows of 16 a head.
     let (path, range) = ("model.layers.1.self_attn.q_proj.weight", 128..192);
     let samples = TASKS.map(|task| golden.samples(task));
@@ -674,7 +664,8 @@ fn mirrored_relabellings_are_ties(
     let catalogue = Catalogue::new(catalogue).expect("parameters");
     let heads = HeadLayout::recognize(&catalogue, &AttentionConfig::new(2)).expect("a layout");
     let store = GradientStoreConfig::new(1 << 20).init_for(&catalogue, "made".into());
-    let mut store = store.expect("a store");
+    let store = store.expect("a store").with_heads(heads);
+    let mut store = store.with_device(&flex());
     let (n, elements) = (4, 24 * 24);
     // Of one size all over, so that statistics are small beside the scores.
     let value = |task: usize, i: usize, p: usize, e: usize| {
@@ -698,7 +689,7 @@ fn mirrored_relabellings_are_ties(
         .with_variant(variant)
         .with_ridge(Ridge::new().with_ridge(1e-30).with_epsilon(1e-30))
         .with_relabellings(Some(10));
-    let report = run(&config, &store, ["a", "b"], &heads, &flex());
+    let report = run(&config, &store, ["a", "b"]);
     for slice in &report.slices {
         let test = slice.significance.expect("a test").test;
         assert!(test.exact);
@@ -771,12 +762,12 @@ fn only_what_is_used_is_needed() {
     let golden = Golden::load("llama-gqa");
     let only = burn::module::ParamGroup::from_predicate("q_proj");
     let config = GradientStoreConfig::new(1 << 24).with_only(Some(only));
-    let store = golden.store(&config, 3, &flex());
+    let store = stored(&golden, &config, 3, &flex());
     let config = quiet().with_blocks(vec![Block::Q]);
-    let report = run(&config, &store, TASKS, &golden.heads(), &flex());
+    let report = run(&config, &store, TASKS);
     assert_eq!(report.blocks(), [Block::Q]);
     let check = config.init().expect("settings");
-    let check = check.self_check(&store, TASKS, &golden.heads(), &flex());
+    let check = check.self_check(&store, TASKS);
     assert!(check.expect("a check").holds());
 
     let one = GradientStoreConfig::new(1 << 24).init_for(&golden.catalogue(), "one".into());
@@ -785,16 +776,11 @@ fn only_what_is_used_is_needed() {
         .expect("it");
     one.push("b", &golden.batch("beta_two", 0..3, &flex()))
         .expect("it");
+    let one = one.with_heads(golden.heads()).with_device(&flex());
     let left_out = quiet()
         .with_estimate(Estimate::LeaveOneOut)
         .with_relabellings(Some(10));
-    let report = run(
-        &left_out.clone().with_pool(Pool::B),
-        &one,
-        ["a", "b"],
-        &golden.heads(),
-        &flex(),
-    );
+    let report = run(&left_out.clone().with_pool(Pool::B), &one, ["a", "b"]);
     assert!(report.slices.iter().all(|s| s.significance.is_none()));
     assert!(
         report.warnings.iter().any(|w| w.contains("a has one")),
@@ -803,7 +789,7 @@ fn only_what_is_used_is_needed() {
     );
     for pool in [Pool::A, Pool::Pooled] {
         let interference = left_out.clone().with_pool(pool).init().expect("settings");
-        let error = interference.forward(&one, ["a", "b"], &golden.heads(), &flex());
+        let error = interference.forward(&one, ["a", "b"]);
         assert!(matches!(error, Err(Error::TooFewSamples { found: 1, .. })));
     }
     // Below this its powers are no numbers of float64.

@@ -103,14 +103,14 @@ fn statistics(sizes: &[f32], compensated: bool) -> Statistics {
     statistics
 }
 
-fn store(sizes: &[f32]) -> (GradientStore, HeadLayout) {
+fn store(sizes: &[f32]) -> GradientStore {
     let (catalogue, heads) = catalogue();
     let store = GradientStoreConfig::new(1 << 20).init_for(&catalogue, "made".into());
     let mut store = store.expect("a store");
     for (task, phase) in TASKS.into_iter().zip([0.3, 1.9]) {
         store.push(task, &batch(sizes, phase)).expect("gradients");
     }
-    (store, heads)
+    store.with_heads(heads).with_device(&Device::flex())
 }
 
 /// Where squares of squares leave float32, as variances are.
@@ -198,8 +198,7 @@ fn reports_of_pairs_come_back(
     )]
     sizes: Vec<f32>,
 ) {
-    let (store, heads) = store(&sizes);
-    let device = Device::flex();
+    let store = store(&sizes);
     for by in [SliceBy::Parameter, SliceBy::Head, SliceBy::Layer] {
         for whitening in [None, Some(Ridge::new())] {
             let config = ConflictsConfig::new()
@@ -209,7 +208,7 @@ fn reports_of_pairs_come_back(
                 .with_keep_pairs(true)
                 .with_progress(false);
             let conflicts = config.init().expect("settings");
-            let report = conflicts.forward(&store, TASKS, &heads, &device);
+            let report = conflicts.forward(&store, TASKS);
             round_trip(&report.expect("a report"));
         }
     }
@@ -227,11 +226,11 @@ fn reports_of_pairs_come_back(
             .with_relabellings(Some(20))
             .with_progress(false);
         let interference = config.init().expect("settings");
-        match interference.forward(&store, TASKS, &heads, &device) {
+        match interference.forward(&store, TASKS) {
             Err(Error::Singular { .. }) if variant == Variant::Full => {}
             report => round_trip(&report.expect("a report")),
         }
-        match interference.self_check(&store, TASKS, &heads, &device) {
+        match interference.self_check(&store, TASKS) {
             Err(Error::Singular { .. }) if variant == Variant::Full => {}
             report => round_trip(&report.expect("a check")),
         }
@@ -282,7 +281,9 @@ fn a_history_comes_back(
             .with_groups_in_history(true)
             .with_folder(Some(folder.path().into()))
             .with_checkpoints(Some(folder.path().join("checkpoint")));
-        config.init(&model, &heads, source).expect("a hook")
+        config
+            .init_with_heads(&model, &heads, source)
+            .expect("a hook")
     };
     std::fs::create_dir_all(folder.path().join("checkpoint")).expect("a folder");
     let hook = init();

@@ -6,7 +6,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use fisher_core::{Catalogue, HeadLayout, Statistics, StatisticsConfig, Ties, new_ids};
+use fisher_core::{Catalogue, Statistics, StatisticsConfig, Ties, new_ids};
 use fisher_metrics::{Damping, PruningConfig, Scaling, ScalingConfig, Scope, Scores, Weights};
 use fisher_tests::backend::Backend;
 use fisher_tests::models::{Sequences, Small, made_up};
@@ -147,7 +147,7 @@ fn weights<M: Module>(model: &M) -> BTreeMap<String, Vec<f64>> {
 
 fn collected(learner: &Learner, engine: Engine, device: &Device) -> Statistics {
     let config = StatisticsConfig::new();
-    let mut statistics: Statistics = config.init(learner).expect("empty");
+    let mut statistics = config.init(learner).expect("empty");
     let collector = CollectorConfig::new().with_engine(engine).init();
     collector
         .collect_batches(
@@ -268,7 +268,7 @@ fn ties_are_written_together(
 fn a_mask_on_what_is_tied_comes_off_everywhere() {
     let device = Device::flex().autodiff();
     let model = Small::init(&device);
-    let mut statistics: Statistics = StatisticsConfig::new().init(&model).expect("statistics");
+    let mut statistics = StatisticsConfig::new().init(&model).expect("statistics");
     CollectorConfig::new()
         .init()
         .collect_batches(
@@ -458,7 +458,7 @@ fn the_penalty_is_the_students() {
 fn checkpoints_of_gradients_stay_as_the_device_has_them() {
     let device = Device::flex().autodiff().gradient_checkpointing();
     let net = Net::init(0.4, &device);
-    let mut statistics: Statistics = StatisticsConfig::new().init(&net).expect("statistics");
+    let mut statistics = StatisticsConfig::new().init(&net).expect("statistics");
     let batch = Points::made_up(4, &device);
     CollectorConfig::new()
         .with_engine(Engine::Loop)

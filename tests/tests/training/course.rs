@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use burn::tensor::Device;
 use burn::train::{Interrupter, LearningResult};
-use fisher_core::{Averages, Statistics, StatisticsConfig, hash_weights};
+use fisher_core::{Averages, Statistics, hash_weights};
 use fisher_tests::course::{config, device, hook, steady, steps, train};
 use fisher_tests::pupil::{Happens, Pupil};
 use fisher_train::{CaptureConfig, Error, History, HookConfig, NonFinite, OnFailure};
@@ -103,7 +103,8 @@ fn what_was_not_saved_or_differs_is_not_resumed() {
     assert!(resumed(&config(folder), 7).contains("fisher-7"));
     let other = config(folder).with_ema(None);
     assert!(resumed(&other, 1).contains("of another hook"));
-    let other = config(folder).with_statistics(StatisticsConfig::new().with_elementwise(false));
+    let mut other = config(folder);
+    other.statistics.elementwise = false;
     assert!(resumed(&other, 1).contains("elementwise"));
     assert!(resumed(&config(folder).with_checkpoints(None), 1).contains("`checkpoints`"));
 

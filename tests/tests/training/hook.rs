@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use burn::module::ParamGroup;
 use burn::tensor::Device;
 use burn::train::TrainStep;
 use burn::train::logger::MetricLogger;
@@ -13,12 +14,12 @@ use fisher_core::{
     AttentionConfig, Catalogue, GradientStore, GradientStoreConfig, HeadLayout, Statistics,
     StatisticsConfig, hash_weights,
 };
-use fisher_tests::models::Sequences;
+use fisher_tests::models::{Line, Sequences, Unnamed};
 use fisher_tests::pupil::{Happens, Pupil, launch, loader, optimizer, training};
 use fisher_tests::tolerance::{DEFINITION, REORDERED, assert_close};
 use fisher_train::{
     CollectorConfig, Error, FisherHook, HookConfig, HookSource, NoiseScaleConfig, PerSample,
-    Quantity, Schedule,
+    Quantity, SampleBatch, Schedule,
 };
 use rstest::rstest;
 
@@ -53,7 +54,8 @@ fn everything(schedule: Schedule) -> HookConfig {
 
 fn hook(config: &HookConfig, pupil: &Pupil) -> FisherHook<Sequences> {
     let source = probes(&device());
-    config.init(pupil, &heads(pupil), source).expect("a hook")
+    let hook = config.init_with_heads(pupil, &heads(pupil), source);
+    hook.expect("a hook")
 }
 
 /// Train with or without a hook; gives the hash of the weights.
@@ -105,9 +107,8 @@ fn training_does_not_notice(#[values(None, Some(3))] accumulation: Option<usize>
     let steps: Vec<u64> = firing.history().readings().iter().map(|r| r.step).collect();
     assert_eq!(steps, [0, 2, 4, 6, 8]);
 
-    let config = HookConfig::new(Schedule::new().with_every_steps(Some(1)));
-    let source = HookSource::InFlight("training".into());
-    let in_flight = config.init(&pupil, &heads(&pupil), source).expect("a hook");
+    let in_flight = HookConfig::every(1).init_with_heads(&pupil, &heads(&pupil), "training");
+    let in_flight = in_flight.expect("a hook");
     assert_eq!(plain, train(Some(&in_flight), accumulation), "in flight");
     let statistics = in_flight.statistics();
     assert_eq!(statistics.task("training").expect("the task").count(), 28);
@@ -228,7 +229,7 @@ fn cosines_across_tasks_are_as_defined() {
     let gradient = |i: usize| -> Vec<f64> {
         let sample = per_sample.gradient(&all, i).expect("a gradient").gradients;
         let elements = sample.iter().flat_map(|(_, g)| {
-            let data = g.tensor().to_data();
+            let data = g.to_full().to_data();
             data.iter::<f64>().collect::<Vec<_>>()
         });
         elements.collect()
@@ -366,10 +367,9 @@ fn gradient_checkpointing_stays_on() {
         let data = Sequences::made_up(14, 5, &device);
         let batches = loader(&data, (0..14).collect(), 4, Some(3));
         let mut training = training(folder.path(), batches).gradient_checkpointing();
-        let config = HookConfig::new(Schedule::new().with_every_steps(Some(1)))
-            .with_statistics(StatisticsConfig::new());
-        let hook = |source| config.init(&pupil, &heads(&pupil), source).expect("a hook");
-        let hook = hook(probes(&device));
+        let config = HookConfig::every(1).with_statistics(StatisticsConfig::new());
+        let hook = config.init_with_heads(&pupil, &heads(&pupil), probes(&device));
+        let hook = hook.expect("a hook");
         if watched {
             training = training.with_training_strategy(hook.strategy());
         }
@@ -387,11 +387,8 @@ fn gradient_checkpointing_stays_on() {
 
     // Captures find what they find without it.
     let pupil = Pupil::init(&self::device());
-    let schedule = Schedule::new().with_every_steps(Some(1));
-    let without = self::hook(
-        &HookConfig::new(schedule).with_statistics(StatisticsConfig::new()),
-        &pupil,
-    );
+    let config = HookConfig::every(1).with_statistics(StatisticsConfig::new());
+    let without = self::hook(&config, &pupil);
     train(Some(&without), None);
     let [a, b] = [hook.statistics(), without.statistics()];
     assert_close(
@@ -431,9 +428,7 @@ fn what_cannot_work_is_refused() {
     let _alone = alone();
     let pupil = Pupil::init(&device());
     let refused = |config: HookConfig, source| {
-        let error = config
-            .init(&pupil, &heads(&pupil), source)
-            .expect_err("refused");
+        let error = config.init(&pupil, source).expect_err("refused");
         error.to_string()
     };
     let in_flight = || HookSource::InFlight("task".into());
@@ -503,8 +498,8 @@ fn captures_are_collections_of_the_weights_then() {
         if ![1, 3, 5].contains(&step) {
             return;
         }
-        let config = StatisticsConfig::new();
-        let mut statistics: Statistics = config.init(pupil, &heads(pupil)).expect("statistics");
+        let config = StatisticsConfig::new().with_attention(Some(AttentionConfig::new(2)));
+        let mut statistics = config.init(pupil).expect("statistics");
         let HookSource::Probes(tasks) = probes(&device()) else {
             unreachable!("probes are probes")
         };
@@ -551,9 +546,68 @@ fn captures_are_collections_of_the_weights_then() {
     assert_close("average", &found, &wanted, 1e-12, 1e-3);
 }
 
+/// Samples without ids are numbered through a task's probes, the same at each capture, and batches in
+/// flight anew at each step.
+#[test]
+fn samples_need_no_ids() {
+    let _alone = alone();
+    let device = device();
+    let model = Line::init(&device);
+    let data = Unnamed::made_up(6, &device);
+    let probes = || {
+        let [alpha, beta] = [data.batches(5, 2), data.batches(3, 3)];
+        vec![("alpha".to_owned(), alpha), ("beta".to_owned(), beta)]
+    };
+    let schedule = Schedule::new().with_every_steps(Some(2)).with_at_end(true);
+    let config = everything(schedule)
+        .with_compare(Some(ParamGroup::all()))
+        .with_store(Some(GradientStoreConfig::new(1 << 20)));
+    let hook = config.init(&model, HookSource::Probes(probes()));
+    let hook = hook.expect("a hook");
+    for (batch, due) in data.batches(6, 2).iter().zip([true, false, true]) {
+        assert_eq!(hook.step(&model, batch).expect("a capture"), due);
+    }
+    hook.finish(&model).expect("a capture");
+
+    let (latest, run) = (hook.latest().expect("a capture"), hook.statistics());
+    let store = hook.take_store().expect("gradients");
+    let mut collected = StatisticsConfig::new().init(&model).expect("statistics");
+    let collector = CollectorConfig::new().init();
+    for (task, batches) in probes() {
+        let count: usize = batches.iter().map(|batch| batch.len()).sum();
+        let done = collector.collect_batches(&model, &task, batches, &mut collected);
+        done.expect("a collection");
+        let numbers: Vec<String> = (0..count).map(|number| number.to_string()).collect();
+        let counted = latest.task(&task).expect("the task").samples().iter();
+        assert_eq!(counted.map(|s| &*s.id).collect::<Vec<_>>(), numbers);
+        let stored = store.samples(&task).iter();
+        assert_eq!(stored.map(|s| s.id()).collect::<Vec<_>>(), numbers);
+        assert_eq!(run.task(&task).expect("the task").count(), 3 * count);
+        assert_eq!(means(&latest, &task), means(&collected, &task));
+    }
+    let history = hook.history();
+    let last = history.readings().last().expect("a reading");
+    assert_eq!(last.across.expect("pairs").pairs, 15);
+    assert_eq!(last.noise.expect("a noise scale").samples, 8);
+
+    let in_flight = HookConfig::every(1).init(&model, "training");
+    let in_flight = in_flight.expect("a hook");
+    for batch in data.batches(6, 3) {
+        assert!(in_flight.step(&model, &batch).expect("a capture"));
+    }
+    let run = in_flight.statistics();
+    let seen = run.task("training").expect("the task").samples().iter();
+    let seen: Vec<(u64, &str)> = seen.map(|s| (s.step.expect("a step"), &*s.id)).collect();
+    assert_eq!(
+        seen,
+        [(0, "0"), (0, "1"), (0, "2"), (1, "0"), (1, "1"), (1, "2")]
+    );
+}
+
 /// Where a hook cannot write is known before training; folders that are not there are made.
 #[test]
 fn folders_can_be_written_before_training() {
+    let _alone = alone();
     let pupil = Pupil::init(&device());
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("file");
@@ -567,7 +621,7 @@ fn folders_can_be_written_before_training() {
             .clone()
             .with_store(Some(GradientStoreConfig::new(0).with_folder(wrong.clone()))),
     ] {
-        let error = config.init(&pupil, &heads(&pupil), probes(&device()));
+        let error = config.init(&pupil, probes(&device()));
         let error = error.expect_err("it cannot be written");
         let io = matches!(&error, Error::Core(fisher_core::Error::Io { .. }));
         assert!(io, "{error}");
@@ -583,10 +637,8 @@ fn parameters_that_part_are_named() {
     let _alone = alone();
     let device = device();
     let mut pupil = Pupil::init(&device);
-    let hook = HookConfig::new(Schedule::new().with_every_steps(Some(1)));
-    let hook = hook
-        .init(&pupil, &heads(&pupil), probes(&device))
-        .expect("a hook");
+    let hook = HookConfig::every(1).init(&pupil, probes(&device));
+    let hook = hook.expect("a hook");
     let batch = Sequences::made_up(4, 5, &device);
     hook.step(&pupil, &batch).expect("tied");
     let output = TrainStep::step(&pupil, batch.clone());

@@ -3,14 +3,14 @@
 use std::f64::consts::TAU;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use fisher_core::{Catalogue, Gradient, GradientBatch, HeadLayout, Sample};
+use fisher_core::{Catalogue, Gradient, GradientBatch, GradientSink, Sample};
 use fisher_tests::backend::Backend;
 use fisher_tests::models::{Sequences, Small};
 use fisher_tests::subjects::Talker;
 use fisher_tests::tolerance::{DEFINITION, assert_close};
 use fisher_train::{
     CaptureConfig, Engine, GradientMoments, HookConfig, HookSource, NoiseScale, NoiseScaleConfig,
-    PerSample, SampleLoss, SampleWeight, Schedule,
+    PerSample, SampleBatch, SampleLoss, SampleWeight, Schedule,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -70,7 +70,6 @@ where
     let catalogue = Catalogue::of(model).expect("a catalogue");
     let paths = catalogue.parameters().iter().map(|p| p.path());
     let per_sample = PerSample::new(model, paths).expect("a model");
-    let count = fisher_train::SampleBatch::ids(batch).len();
     let gradient = |i: usize| {
         let sample = per_sample.gradient(batch, i).expect("a gradient").gradients;
         let tokens = sample.samples()[0].tokens() as f64;
@@ -79,12 +78,12 @@ where
             SampleWeight::TokenMean => 1.0 / tokens,
         };
         let elements = sample.iter().flat_map(|(_, g)| {
-            let data = g.tensor().to_data();
+            let data = g.to_full().to_data();
             data.iter::<f64>().map(|x| factor * x).collect::<Vec<_>>()
         });
         elements.collect()
     };
-    (0..count).map(gradient).collect()
+    (0..batch.len()).map(gradient).collect()
 }
 
 fn check<M: SampleLoss<Batch = Sequences>>(
@@ -189,7 +188,7 @@ impl Known {
             let gradient = Tensor::<2>::from_data(data, &Device::flex());
             let mut batch = GradientBatch::new(samples);
             batch.insert("weight", Gradient::token_sum(gradient));
-            moments.push(&batch).expect("gradients");
+            moments.push_batch("task", batch).expect("gradients");
         }
         moments.read().expect("sums").expect("samples")
     }
@@ -270,7 +269,7 @@ fn what_cannot_be_known_is_absent() {
     let mut batch = GradientBatch::new(samples.to_vec());
     let rows = Tensor::<2>::from_floats([[1.0, 2.0], [-1.0, -2.0]], &Device::flex());
     batch.insert("weight", Gradient::token_sum(rows));
-    moments.push(&batch).expect("gradients");
+    moments.push_batch("task", batch).expect("gradients");
     let noise = moments.read().expect("sums").expect("samples");
     assert_eq!(noise.covariance_trace.value, 10.0);
     assert_eq!(noise.squared_gradient.value, -5.0);
@@ -308,7 +307,7 @@ fn moments_of(rows: Vec<f32>, shape: [usize; 2], device: &Device) -> NoiseScale 
     let mut batch = GradientBatch::new(samples.collect());
     batch.insert("weight", Gradient::token_sum(gradient));
     let mut moments = NoiseScaleConfig::new().init().expect("moments");
-    moments.push(&batch).expect("gradients");
+    moments.push_batch("task", batch).expect("gradients");
     moments.read().expect("sums").expect("samples")
 }
 
@@ -370,12 +369,11 @@ fn what_is_not_finite_is_named_and_changes_nothing() {
         batch.insert("weight", Gradient::token_sum(rows));
         batch
     };
-    moments
-        .push(&batch([[1.0, 2.0], [3.0, 5.0]]))
-        .expect("gradients");
+    let pushed = moments.push_batch("task", batch([[1.0, 2.0], [3.0, 5.0]]));
+    pushed.expect("gradients");
     let before = moments.read().expect("sums");
     for wrong in [f32::NAN, f32::INFINITY] {
-        let error = moments.push(&batch([[1.0, 2.0], [3.0, wrong]]));
+        let error = moments.push_batch("task", batch([[1.0, 2.0], [3.0, wrong]]));
         let error = error.expect_err("not finite").to_string();
         assert!(
             error.contains("`b`") && error.contains("`weight`"),

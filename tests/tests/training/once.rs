@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor};
 use fisher_core::{
-    Error, Gradient, GradientBatch, HeadLayout, Sample, Statistics, StatisticsConfig,
+    Error, GradientBatch, GradientSink, SampleGradient, Statistics, StatisticsConfig,
 };
 use fisher_tests::backend::Backend;
 use fisher_tests::golden::Golden;
@@ -52,18 +52,15 @@ fn a_sample_counts_once(
     twice(statistics.push("alpha", batch(3..5)), skipped.id());
     twice(statistics.skip("alpha", first, "w"), first.id());
     twice(statistics.skip("alpha", skipped, "w"), skipped.id());
-    let known = vec![first.clone()];
-    twice(statistics.stream("alpha", known).map(|_| ()), first.id());
+    let known = [first.clone()];
+    twice(statistics.begin("alpha", &known), first.id());
     let pair = vec![third.clone(); 2];
-    twice(
-        statistics.stream("alpha", pair.clone()).map(|_| ()),
-        pair[0].id(),
-    );
+    twice(statistics.begin("alpha", &pair), pair[0].id());
     let one = batch(2..3);
     let mut two = GradientBatch::new(pair.clone());
     for (path, gradient) in one.iter() {
-        let rows = Tensor::cat(vec![gradient.tensor().clone(); 2], 0);
-        two.insert(path, Gradient::token_sum(rows));
+        let rows = Tensor::cat(vec![gradient.to_full(); 2], 0);
+        two.insert(path, SampleGradient::full(rows));
     }
     twice(statistics.push("alpha", two), pair[0].id());
     assert_eq!(bytes(&statistics), before, "nothing changed");
@@ -110,8 +107,7 @@ fn a_capture_counts_a_sample_once(
     let model = Talker::init(&device);
     let data = Sequences::made_up(4, 5, &device);
     let config = StatisticsConfig::new().with_elementwise(false);
-    let statistics = config.init(&model);
-    let mut statistics: Statistics = statistics.expect("statistics");
+    let mut statistics = config.init(&model).expect("statistics");
     let paths: Vec<String> = statistics.paths().map(str::to_owned).collect();
     let config = CaptureConfig::new().with_engine(engine);
     let capture = config.init(&model, paths.iter().map(String::as_str));
@@ -144,17 +140,23 @@ fn a_parameter_comes_once_in_a_batch() {
     assert!(named, "{error}");
     assert_eq!(bytes(&statistics), before, "nothing changed");
 
-    let samples: Vec<Sample> = whole.samples().to_vec();
-    let mut stream = statistics.stream("alpha", samples).expect("new samples");
+    let begun = statistics.begin("alpha", whole.samples());
+    begun.expect("new samples");
     for (path, gradient) in whole.iter() {
-        stream.whole(path, gradient.clone()).expect("a parameter");
-        let again = [stream.whole(path, gradient.clone()), stream.zeros(path)];
-        for error in again {
-            let error = error.expect_err("twice");
+        let put = statistics.put(path, gradient.clone());
+        put.expect("a parameter");
+        let [samples, elements] = gradient.dims();
+        let zero = SampleGradient::Zero {
+            samples,
+            elements,
+            device: device.clone(),
+        };
+        for again in [gradient.clone(), zero] {
+            let error = statistics.put(path, again).expect_err("twice");
             assert!(matches!(error, Error::ParameterTwice { .. }), "{error}");
         }
     }
-    stream.finish().expect("all parameters");
+    statistics.commit().expect("all parameters");
     // What was refused left nothing behind: what is saved can be loaded, and is what a push gives.
     let mut pushed = golden(&data, &device);
     pushed.push("alpha", whole).expect("gradients");

@@ -8,7 +8,7 @@ use burn::train::{
     ExecutionStrategy, InferenceStep, Learner, MultiDeviceOptim, SupervisedTraining, TrainOutput,
     TrainStep, TrainingStrategy,
 };
-use fisher_core::{HeadLayout, Statistics, StatisticsConfig};
+use fisher_core::{Statistics, StatisticsConfig};
 use fisher_tests::backend::Backend;
 use fisher_tests::models::{Sequences, made_up};
 use fisher_tests::pupil::{Nothing, Silent, loader};
@@ -108,8 +108,7 @@ fn workers_joined_are_one_device(
         return;
     };
     let device = device.autodiff();
-    let config = HookConfig::new(Schedule::new().with_every_steps(Some(1)))
-        .with_statistics(StatisticsConfig::new());
+    let config = HookConfig::every(1).with_statistics(StatisticsConfig::new());
     let hook = |config: HookConfig| {
         let probes = Sequences::made_up(5, 5, &device);
         let source = match in_flight {

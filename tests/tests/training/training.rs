@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, Param};
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{Device, Tensor};
-use fisher_core::{
-    Catalogue, Gradient, GradientBatch, HeadLayout, Statistics, StatisticsConfig, hash_weights,
-};
+use fisher_core::{Catalogue, Gradient, GradientBatch, Statistics, StatisticsConfig, hash_weights};
 use fisher_metrics::{Damping, OverlapConfig, PruningConfig, Scaling, ScalingConfig, Weights};
 use fisher_tests::backend::Backend;
 use fisher_tests::golden::{CASES, Golden, TASKS};
@@ -41,13 +39,13 @@ fn values(tensor: &Tensor<1>) -> Vec<f64> {
 /// Statistics of the parameter `path` for both tasks, under the name `weight`.
 fn statistics(golden: &Golden, path: &str, model: &Single, device: &Device) -> Statistics {
     let config = StatisticsConfig::new();
-    let mut statistics: Statistics = config.init(model).expect("statistics");
+    let mut statistics = config.init(model).expect("statistics");
     for task in TASKS {
         let count = golden.samples(task).len();
         let all = golden.batch(task, 0..count, &device.clone().inner());
         let mut batch = GradientBatch::new(all.samples().to_vec());
-        let gradient = all.get(path).expect("a gradient").tensor().clone();
-        batch.insert("weight", Gradient::token_sum(gradient));
+        let gradient = all.get(path).expect("a gradient");
+        batch.insert("weight", gradient.clone());
         statistics.push(task, batch).expect("gradients");
     }
     statistics
@@ -87,7 +85,7 @@ fn scaling_merging_and_consolidation_agree(
             let fisher = welford("alpha").mean().expect("samples");
             let first = golden.samples("alpha")[0].clone();
             let gradient = golden.batch("alpha", 0..1, &device.clone().inner());
-            let gradient = gradient.get(&path).expect("a gradient").tensor().clone();
+            let gradient = gradient.get(&path).expect("a gradient").to_full();
             assert_eq!(first.id(), "3");
             for (power, damping) in [("1.0", "0.001"), ("0.5", "1e-06")] {
                 let number = |text: &str| text.parse().expect("a number");
@@ -151,11 +149,9 @@ fn collected(model: &Small, device: &Device) -> Statistics {
 }
 
 fn collected_as(task: &str, model: &Small, device: &Device) -> Statistics {
-    let config = StatisticsConfig::new();
-    let catalogue = Catalogue::of(model).expect("parameters");
     let attention = fisher_core::AttentionConfig::new(2);
-    let heads = HeadLayout::recognize(&catalogue, &attention).expect("heads");
-    let mut statistics: Statistics = config.init_with_heads(model, &heads).expect("statistics");
+    let config = StatisticsConfig::new().with_attention(Some(attention));
+    let mut statistics = config.init(model).expect("statistics");
     let data = Sequences::made_up(4, 5, device);
     let collector = CollectorConfig::new().init();
     collector
@@ -362,8 +358,7 @@ fn the_wrapped_optimizer_steps_on_scaled_gradients() {
         .gradients
         .get("linear.weight")
         .expect("a gradient")
-        .tensor()
-        .clone();
+        .to_full();
     let mut gradients = GradientsParams::new();
     gradients.register(id.expect("an id"), raw.clone().reshape([8, 8]));
     let stepped = optimizer
@@ -390,7 +385,7 @@ fn the_wrapped_optimizer_steps_on_scaled_gradients() {
     let new = new.get("linear.weight", 64).expect("weights");
     assert_close("step", new, &expected, 1e-5, 1.0);
     // Refreshed from statistics of other samples, the same gradient is scaled otherwise.
-    let mut other: Statistics = StatisticsConfig::new().init(&model).expect("statistics");
+    let mut other = StatisticsConfig::new().init(&model).expect("statistics");
     let collector = CollectorConfig::new().init();
     collector
         .collect_batches(&model, "task", [data.clone()], &mut other)
@@ -425,7 +420,7 @@ fn the_wrapped_optimizer_steps_on_scaled_gradients() {
 
     let some = burn::module::ParamGroup::from_predicate("attention");
     let config = StatisticsConfig::new().with_elementwise_only(Some(some));
-    let mut partial: Statistics = config.init(&model).expect("statistics");
+    let mut partial = config.init(&model).expect("statistics");
     let collector = CollectorConfig::new().init();
     collector
         .collect_batches(&model, "task", [data.clone()], &mut partial)
@@ -448,7 +443,7 @@ fn a_merge_that_epsilon_decides_is_reported() {
     let models = models.map(|weights| Single::new(&weights, &device));
     let collect = |model: &Single, roots: [f32; 4]| {
         let config = StatisticsConfig::new();
-        let mut statistics: Statistics = config.init(model).expect("empty");
+        let mut statistics = config.init(model).expect("empty");
         let mut batch = GradientBatch::new(vec![fisher_core::Sample::new("a", 1).expect("tokens")]);
         let gradient = Tensor::<1>::from_floats(roots, &device.clone().inner());
         batch.insert("weight", Gradient::token_sum(gradient.unsqueeze::<2>()));
@@ -558,7 +553,7 @@ fn numbers_that_mean_nothing_are_refused() {
     let weights = Weights::from(nan_somewhere.collect::<BTreeMap<_, _>>());
     let broken = weights.write(model.clone()).expect("its own parameters");
     let config = StatisticsConfig::new();
-    let mut of_broken: Statistics = config.init(&broken).expect("empty");
+    let mut of_broken = config.init(&broken).expect("empty");
     let mut batch = GradientBatch::new(vec![fisher_core::Sample::new("a", 1).expect("tokens")]);
     for path in of_broken.paths() {
         let shape = of_broken.shape(path).expect("a shape");
@@ -634,7 +629,7 @@ fn a_transposed_matrix_is_another_shape() {
     };
     let (model, transposed) = (matrix([2, 3]), matrix([3, 2]));
     let config = StatisticsConfig::new();
-    let mut statistics: Statistics = config.init(&model).expect("empty");
+    let mut statistics = config.init(&model).expect("empty");
     let mut batch = GradientBatch::new(vec![fisher_core::Sample::new("a", 1).expect("tokens")]);
     let gradient = [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]];
     let gradient = Tensor::<2>::from_floats(gradient, &device.clone().inner());

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
-use fisher_core::{Catalogue, HeadLayout, Statistics, StatisticsConfig};
+use fisher_core::{Catalogue, StatisticsConfig};
 use fisher_tests::backend::Backend;
 use fisher_tests::differences::{agree_with_differences, by_loop};
 use fisher_tests::models::{Sequences, Small};
@@ -167,7 +167,7 @@ fn a_table_is_a_table_also_where_it_is_seen_first_as_a_matrix() {
 fn frozen_parameters_stay_frozen_and_are_left_out() {
     let (_, mut model, data) = setup(Backend::Flex).expect("a CPU");
     model.attention = model.attention.no_grad();
-    let mut statistics: Statistics = StatisticsConfig::new().init(&model).expect("statistics");
+    let mut statistics = StatisticsConfig::new().init(&model).expect("statistics");
     assert!(
         statistics
             .paths()
@@ -192,7 +192,7 @@ fn running_statistics_are_no_parameters() {
 fn a_model_without_gradients_is_refused_with_advice() {
     let (_, model, data) = setup(Backend::Flex).expect("a CPU");
     let error = StatisticsConfig::new()
-        .init::<fisher_core::PerToken, _>(&model.valid(), &HeadLayout::none())
+        .init(&model.valid())
         .expect_err("no gradients");
     assert!(error.to_string().contains("`.train()`"), "{error}");
 
@@ -235,7 +235,7 @@ fn parameters_that_no_loss_reaches_are_zero_and_named() {
         .with_bias(false)
         .init(&device);
     let model = Spare { used, unused };
-    let mut statistics: Statistics = StatisticsConfig::new().init(&model).expect("statistics");
+    let mut statistics = StatisticsConfig::new().init(&model).expect("statistics");
     let collector = CollectorConfig::new().init();
     let collected = collector.collect_batches(&model, "task", [data], &mut statistics);
     assert_eq!(

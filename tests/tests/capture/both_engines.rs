@@ -1,6 +1,6 @@
 //! Engines against each other: every output, every backend.
 
-use burn::module::{Module, ParamGroup};
+use burn::module::ParamGroup;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use fisher_core::{
     AttentionConfig, Catalogue, HeadLayout, PerToken, Raw, Reduction, Scheme, Statistics,
@@ -11,13 +11,8 @@ use fisher_tests::backend::Backend;
 use fisher_tests::models::{Sequences, Small};
 use fisher_tests::subjects::{Mixing, Odd, Oddity, Pictures, Seer, Talker, Translator, Wide};
 use fisher_tests::tolerance::{TAPS, assert_close};
-use fisher_train::{CollectorConfig, Engine, Error, Names, PerSample, SketchConfig, check};
+use fisher_train::{CollectorConfig, Engine, Error, Names, check};
 use rstest::rstest;
-
-fn layout<M: Module>(model: &M) -> HeadLayout {
-    let catalogue = Catalogue::of(model).expect("parameters");
-    HeadLayout::recognize(&catalogue, &AttentionConfig::new(2)).expect("heads")
-}
 
 fn configurations() -> Vec<StatisticsConfig> {
     let everything = StatisticsConfig::new();
@@ -55,9 +50,11 @@ fn a_transformer_with_a_tied_embedding(
     let device = device.autodiff();
     let model = Talker::init(&device);
     let data = Sequences::made_up(7, 5, &device);
-    let config = &configurations()[configuration];
-    let batches = data.batches(3);
-    agree::<_, PerToken>(&model, &layout(&model), &batches, config, Engine::Trace);
+    let heads = Some(AttentionConfig::new(2));
+    let config = configurations()[configuration]
+        .clone()
+        .with_attention(heads);
+    agree::<_, PerToken>(&model, &data.batches(3), &config, Engine::Trace);
 }
 
 #[rstest]
@@ -73,8 +70,7 @@ fn an_encoder_and_a_decoder_with_padding(
     let model = Translator::init(norm_first, &device);
     let data = Sequences::made_up(6, 6, &device);
     let config = &configurations()[configuration];
-    let heads = HeadLayout::none();
-    agree::<_, Raw>(&model, &heads, &data.batches(4), config, Engine::Trace);
+    agree::<_, Raw>(&model, &data.batches(4), config, Engine::Trace);
 }
 
 #[rstest]
@@ -89,8 +85,7 @@ fn convolutions_and_a_perceptron(
     let model = Seer::init(false, &device);
     let data = Pictures::made_up(9, &device);
     let config = &configurations()[configuration];
-    let heads = HeadLayout::none();
-    agree::<_, PerToken>(&model, &heads, &data.batches(4), config, Engine::Trace);
+    agree::<_, PerToken>(&model, &data.batches(4), config, Engine::Trace);
 }
 
 #[test]
@@ -100,11 +95,10 @@ fn long_sequences_go_some_rows_at_a_time() {
     let model = Wide::init(&device);
     let data = Sequences::made_up(5, 40, &device);
     let config = StatisticsConfig::new();
-    let heads = HeadLayout::none();
     let batches = data.batches(3);
-    agree::<_, PerToken>(&model, &heads, &batches, &config, Engine::Trace);
+    agree::<_, PerToken>(&model, &batches, &config, Engine::Trace);
     let grouped = config.with_elementwise(false);
-    agree::<_, PerToken>(&model, &heads, &batches, &grouped, Engine::Trace);
+    agree::<_, PerToken>(&model, &batches, &grouped, Engine::Trace);
 }
 
 /// A few rows of a table, looked up again and again, and most of all by padding.
@@ -140,9 +134,8 @@ fn a_table_of_few_rows_that_are_looked_up_often(
     data.labels = padded(&data.labels, -100);
     let config = StatisticsConfig::new()
         .with_schemes(vec![(ParamGroup::from_predicate("embedding"), scheme)]);
-    let heads = HeadLayout::none();
     for config in [config.clone(), config.with_compensated(true)] {
-        agree::<_, PerToken>(&model, &heads, &data.batches(2), &config, Engine::Trace);
+        agree::<_, PerToken>(&model, &data.batches(2), &config, Engine::Trace);
     }
 }
 
@@ -158,8 +151,7 @@ fn frozen_parameters_stay_out(
     model.freeze_encoder();
     let data = Sequences::made_up(5, 4, &device);
     let config = StatisticsConfig::new();
-    let heads = HeadLayout::none();
-    agree::<_, PerToken>(&model, &heads, &data.batches(5), &config, Engine::Trace);
+    agree::<_, PerToken>(&model, &data.batches(5), &config, Engine::Trace);
 }
 
 #[rstest]
@@ -173,10 +165,9 @@ fn what_no_trace_follows_goes_by_the_loop_or_is_named(
     let model = Seer::init(true, &device);
     let data = Pictures::made_up(6, &device);
     let config = StatisticsConfig::new();
-    let heads = HeadLayout::none();
-    agree::<_, PerToken>(&model, &heads, &data.batches(3), &config, Engine::Auto);
+    agree::<_, PerToken>(&model, &data.batches(3), &config, Engine::Auto);
 
-    let mut statistics: Statistics = config.init_with_heads(&model, &heads).expect("statistics");
+    let mut statistics = config.init(&model).expect("statistics");
     let collector = CollectorConfig::new().with_engine(Engine::Trace).init();
     let error = collector
         .collect_batches(&model, "task", data.batches(3), &mut statistics)
@@ -199,121 +190,13 @@ fn a_sample_without_targets_is_named_and_those_before_it_are_kept() {
     let row =
         |range: std::ops::Range<usize>| data.labels.clone().narrow(0, range.start, range.len());
     data.labels = Tensor::cat(vec![row(0..2), row(2..3).full_like(-100), row(3..4)], 0);
-    let mut statistics: Statistics = StatisticsConfig::new()
-        .init(&model, &layout(&model))
-        .expect("statistics");
+    let mut statistics = StatisticsConfig::new().init(&model).expect("statistics");
     let error = CollectorConfig::new()
         .init()
         .collect_batches(&model, "task", [data], &mut statistics)
         .expect_err("no targets");
     assert!(error.to_string().contains("sample/2"), "{error}");
     assert_eq!(statistics.task("task").expect("a task").count(), 2);
-}
-
-#[rstest]
-fn the_sketch_is_unbiased_and_knows_its_error(
-    #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
-) {
-    let Some(device) = backend.device() else {
-        return;
-    };
-    let device = device.autodiff();
-    let model = Small::init(&device);
-    let data = Sequences::made_up(6, 5, &device);
-    let mut statistics: Statistics = StatisticsConfig::new()
-        .init(&model, &layout(&model))
-        .expect("statistics");
-    let batches = data.batches(3);
-    CollectorConfig::new()
-        .init()
-        .collect_batches(&model, "task", batches.clone(), &mut statistics)
-        .expect("a collection");
-    let draws = 200;
-    let sketch = SketchConfig::new().with_draws(draws).init().expect("draws");
-    let sketched = sketch
-        .collect::<_, PerToken>(&model, batches)
-        .expect("a sketch");
-    assert_eq!(sketched.samples(), 6);
-    let (mut squares, mut elements) = (0.0, 0.0);
-    for (path, expected) in statistics.task("task").expect("a task").parameters() {
-        let expected = expected
-            .elementwise()
-            .expect("elements")
-            .read()
-            .expect("values");
-        let expected = expected.mean.expect("a mean");
-        let values = |tensor: Tensor<1>| tensor.into_data().iter::<f64>().collect::<Vec<_>>();
-        let found = values(sketched.fisher(path).expect("a parameter"));
-        let errors = values(sketched.standard_error(path).expect("a parameter"));
-        // Traces average over elements, so they are closer than single elements.
-        let (trace, truth) = (found.iter().sum::<f64>(), expected.iter().sum::<f64>());
-        assert!(
-            (trace - truth).abs() <= 0.35 * truth,
-            "{path}: {trace} against {truth}"
-        );
-        let largest = expected.iter().copied().fold(0.0, f64::max);
-        for ((found, expected), error) in found.iter().zip(&expected).zip(&errors) {
-            // Gradients that are 0 but for rounding differ from run to run.
-            if *expected > 1e-6 * largest && largest > 1e-9 {
-                squares += ((found - expected) / error).powi(2);
-                elements += 1.0;
-            }
-        }
-    }
-    // The error is stated from above, and is no more than twice too large.
-    let spread = squares / elements;
-    assert!(
-        (0.1..1.3).contains(&spread),
-        "squared errors are {spread} of those stated"
-    );
-}
-
-#[test]
-fn one_draw_of_a_sketch_has_the_variance_of_its_formula() {
-    // Two samples of one number: v = (±h₁ ± h₂)² is (h₁+h₂)² or (h₁−h₂)², each half the time.
-    let device = Device::flex().autodiff();
-    let model = Small::init(&device);
-    let data = Sequences::made_up(2, 5, &device);
-    let paths: Vec<String> = Catalogue::of(&model)
-        .expect("parameters")
-        .parameters()
-        .iter()
-        .map(|p| p.path().to_owned())
-        .collect();
-    let by_loop = PerSample::new(&model, paths.iter().map(String::as_str)).expect("an engine");
-    let row = |index: usize| -> Vec<f64> {
-        let sample = by_loop.gradient(&data, index).expect("a gradient");
-        let gradient = sample.gradients.get("linear.bias").expect("a gradient");
-        gradient.tensor().to_data().iter::<f64>().collect()
-    };
-    let (first, second) = (row(0), row(1));
-    let mut seen = [false; 2];
-    for seed in 0..8 {
-        let sketch = SketchConfig::new().with_seed(seed).init().expect("draws");
-        let sketched = sketch
-            .collect::<_, Raw>(&model, [data.clone()])
-            .expect("a sketch");
-        let found = sketched
-            .fisher("linear.bias")
-            .expect("a parameter")
-            .into_data();
-        let found: Vec<f64> = found.iter::<f64>().collect();
-        let outcome = |sign: f64| -> Vec<f64> {
-            let v = first
-                .iter()
-                .zip(&second)
-                .map(|(a, b)| (a + sign * b).powi(2));
-            v.map(|v| v / 2.0).collect()
-        };
-        let near = |expected: &[f64]| {
-            let pairs = found.iter().zip(expected);
-            pairs.map(|(f, e)| (f - e).abs()).fold(0.0, f64::max) < 1e-5
-        };
-        let which = [near(&outcome(1.0)), near(&outcome(-1.0))];
-        assert!(which[0] ^ which[1], "seed {seed}: {found:?}");
-        seen[usize::from(which[1])] = true;
-    }
-    assert_eq!(seen, [true, true], "both signs come");
 }
 
 #[test]
@@ -354,7 +237,7 @@ fn a_checkup_tells_sound_models_from_unsound_ones() {
 
     // A collection notices too, on its first batch.
     let model = Mixing::init(&device);
-    let mut statistics: Statistics = StatisticsConfig::new().init(&model).expect("statistics");
+    let mut statistics = StatisticsConfig::new().init(&model).expect("statistics");
     let collector = CollectorConfig::new().init();
     let error = collector.collect_batches(&model, "task", [data], &mut statistics);
     let told = matches!(error, Err(Error::LossesDisagree { .. }));
@@ -376,8 +259,7 @@ fn low_rank_adapters_have_gradients_of_their_own() {
     let checkup = check(&model, &data.slice(0..3)).expect("a checkup");
     assert!(checkup.is_sound() && checkup.is_fast(), "{checkup}");
     let config = StatisticsConfig::new();
-    let none = HeadLayout::none();
-    agree::<_, PerToken>(&model, &none, &data.batches(3), &config, Engine::Auto);
+    agree::<_, PerToken>(&model, &data.batches(3), &config, Engine::Auto);
 }
 
 /// Samples of a batch, by their places.
@@ -401,9 +283,9 @@ fn a_forward_pass_that_reads_values_goes_by_the_loop() {
     let data = Sequences::made_up(7, 6, &device);
     // 5, 4 and 6 positions: as many as 3 times 5.
     let batches = [chosen(&data, &[0, 3]), chosen(&data, &[4, 5, 6])];
-    let (none, config) = (HeadLayout::none(), StatisticsConfig::new());
-    agree::<_, PerToken>(&model, &none, &batches, &config, Engine::Auto);
-    let mut statistics: Statistics = config.init(&model, &none).expect("statistics");
+    let config = StatisticsConfig::new();
+    agree::<_, PerToken>(&model, &batches, &config, Engine::Auto);
+    let mut statistics = config.init(&model).expect("statistics");
     let collector = CollectorConfig::new().with_engine(Engine::Trace).init();
     let error = collector.collect_batches(&model, "task", batches, &mut statistics);
     assert!(matches!(error, Err(Error::Untraced { .. })), "{error:?}");
@@ -416,7 +298,7 @@ fn large_parameters_do_not_hide_small_ones() {
     let data = Sequences::made_up(4, 5, &device);
     for (oddity, sound) in [(Oddity::None, true), (Oddity::MixesLittle, false)] {
         let model = Odd::init(oddity, 20_000, &device);
-        let mut statistics: Statistics = StatisticsConfig::new().init(&model).expect("statistics");
+        let mut statistics = StatisticsConfig::new().init(&model).expect("statistics");
         let collector = CollectorConfig::new().with_engine(Engine::Trace).init();
         let collected = collector.collect_batches(&model, "task", [data.clone()], &mut statistics);
         match collected {
@@ -435,7 +317,7 @@ fn what_depends_on_the_batch_or_on_nothing_is_told() {
     let checkup = check(&miscounting, &data).expect("a checkup");
     assert!(!checkup.is_sound(), "{checkup}");
     assert_eq!(checkup.tokens.len(), 3, "{checkup}");
-    let mut statistics: Statistics = StatisticsConfig::new()
+    let mut statistics = StatisticsConfig::new()
         .init(&miscounting)
         .expect("statistics");
     let collector = CollectorConfig::new().init();
@@ -469,25 +351,6 @@ fn what_depends_on_the_batch_or_on_nothing_is_told() {
 }
 
 #[test]
-fn a_sketch_of_what_is_not_finite_is_refused() {
-    let device = Device::flex().autodiff();
-    let model = Odd::init(Oddity::None, 7, &device);
-    let weights = fisher_metrics::Weights::of(&model).expect("weights");
-    let mut weights: std::collections::BTreeMap<String, Vec<f64>> = weights
-        .iter()
-        .map(|(path, values)| (path.to_owned(), values.to_vec()))
-        .collect();
-    weights.get_mut("head.bias").expect("a bias")[0] = f64::NAN;
-    let weights = fisher_metrics::Weights::from(weights);
-    let model = weights.write(model).expect("its own parameters");
-    let sketch = SketchConfig::new().init().expect("draws");
-    let batches = [Sequences::made_up(3, 5, &device)];
-    let error = sketch.collect::<_, PerToken>(&model, batches);
-    let error = error.expect_err("NaN").to_string();
-    assert!(error.contains("sample/0"), "{error}");
-}
-
-#[test]
 fn other_names_and_orientations_are_the_same_numbers() {
     let device = Device::flex().autodiff();
     let model = Talker::init(&device);
@@ -505,7 +368,7 @@ fn other_names_and_orientations_are_the_same_numbers() {
         let mut named: Statistics = config
             .init_for(&catalogue, &HeadLayout::none(), weights, &device)
             .expect("statistics");
-        let mut own: Statistics = config.init(&model).expect("statistics");
+        let mut own = config.init(&model).expect("statistics");
         collector
             .collect_batches(&model, "task", data.batches(3), &mut own)
             .expect("a collection");
