@@ -9,7 +9,7 @@ use burn::tensor::Device;
 use fisher_examples::model::CausalTransformerConfig;
 use fisher_examples::tasks::{CONTEXT, Data, Task, VOCABULARY};
 use fisher_examples::training::loader;
-use fisher_train::{HookConfig, HookSource, Schedule};
+use fisher_train::monitor::{HookConfig, HookSource, Schedule};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let device = Device::flex().autodiff();

@@ -5,11 +5,12 @@ use std::time::Instant;
 use burn::tensor::{Device, Distribution, Tensor};
 use clap::Parser;
 use fisher_cli::memory::resident;
-use fisher_core::{
-    Catalogue, Gradient, GradientBatch, HeadLayout, Orientation, Parameter, Role, Sample,
-    Statistics, StatisticsConfig,
-};
-use fisher_metrics::{OverlapConfig, PruningConfig, Scores};
+use fisher_core::gradient::{Gradient, GradientBatch};
+use fisher_core::grouping::HeadLayout;
+use fisher_core::model::{Catalogue, Orientation, Parameter, Role};
+use fisher_core::sample::Sample;
+use fisher_core::statistics::{Statistics, StatisticsConfig};
+use fisher_metrics::pruning::{OverlapConfig, PruningConfig, Scores};
 
 /// Prune half of many elements, compare two such masks, and print the time of each beside that of
 /// sorting the same scores.

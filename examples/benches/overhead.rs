@@ -9,18 +9,19 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Distribution, Int, Tensor, activation};
 use clap::{Parser, ValueEnum};
 use fisher_cli::memory::resident;
-use fisher_core::{
-    AttentionConfig, Catalogue, GradientStoreConfig, HeadLayout, Statistics, StatisticsConfig,
-    hash_weights,
-};
+use fisher_core::grouping::{AttentionConfig, HeadLayout};
+use fisher_core::model::{Catalogue, hash_weights};
+use fisher_core::statistics::{Statistics, StatisticsConfig};
+use fisher_core::store::GradientStoreConfig;
 use fisher_examples::device::Backend;
 use fisher_examples::model::{CausalTransformer, CausalTransformerConfig};
 use fisher_examples::tasks::{Item, Task, TaskBatch, TaskBatcher};
 use fisher_examples::usual::{DigitClassifier, Digits, Forecaster, Series, TextClassifier, Texts};
-use fisher_train::{
-    Capture, CaptureConfig, Engine, SampleBatch, SampleLoss, SampleLosses, SketchConfig,
-    sample_loss,
-};
+use fisher_train::batch::{SampleBatch, SampleLoss};
+use fisher_train::capture::{Capture, CaptureConfig, Engine};
+use fisher_train::losses::SampleLosses;
+use fisher_train::sample_loss;
+use fisher_train::sketch::SketchConfig;
 use serde_json::json;
 
 /// Time and peak memory of every way to collect, next to forward and backward of the same batch.
@@ -327,7 +328,7 @@ fn runner<'a, M: Subject>(way: Way, model: &'a M, batch: &'a M::Batch) -> Outcom
             let sketch = SketchConfig::new().init()?;
             Box::new(move || {
                 let one = batch.clone();
-                sketch.collect::<M, fisher_core::PerToken>(model, [one])?;
+                sketch.collect::<M, fisher_core::gradient::PerToken>(model, [one])?;
                 Ok(())
             })
         }

@@ -6,12 +6,14 @@ use std::time::Instant;
 
 use clap::Parser;
 use fisher_cli::memory::resident;
-use fisher_core::{
-    AttentionConfig, Catalogue, Gradient, GradientBatch, GradientStore, GradientStoreConfig,
-    Orientation, Parameter, Role, Sample,
-};
+use fisher_core::gradient::{Gradient, GradientBatch};
+use fisher_core::grouping::AttentionConfig;
+use fisher_core::model::{Catalogue, Orientation, Parameter, Role};
+use fisher_core::sample::Sample;
+use fisher_core::store::{GradientStore, GradientStoreConfig};
 use fisher_examples::device::Backend;
-use fisher_metrics::{ConflictsConfig, InterferenceConfig, Pool, Variant};
+use fisher_metrics::conflicts::ConflictsConfig;
+use fisher_metrics::interference::{InterferenceConfig, Pool, Variant};
 
 use burn::tensor::{Device, Distribution, Tensor};
 

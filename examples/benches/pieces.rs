@@ -8,7 +8,9 @@ use burn::nn::LinearConfig;
 use burn::tensor::{Device, Distribution, Tensor};
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use fisher_core::{GradientSink, Sample, SampleGradient, Statistics, StatisticsConfig};
+use fisher_core::gradient::{GradientSink, SampleGradient};
+use fisher_core::sample::Sample;
+use fisher_core::statistics::{Statistics, StatisticsConfig};
 
 const WIDTH: usize = 512;
 /// Samples, and positions of each.

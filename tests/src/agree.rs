@@ -1,9 +1,12 @@
 //! All that one engine accumulates, against the loop.
 
-use fisher_core::{
-    ContributionUnit, GradientStore, GradientStoreConfig, StatisticsConfig, Welford,
-};
-use fisher_train::{CollectorConfig, Engine, SampleLoss};
+use fisher_core::gradient::ContributionUnit;
+use fisher_core::moments::Welford;
+use fisher_core::statistics::StatisticsConfig;
+use fisher_core::store::{GradientStore, GradientStoreConfig};
+use fisher_train::batch::SampleLoss;
+use fisher_train::capture::Engine;
+use fisher_train::collect::CollectorConfig;
 
 use crate::tolerance::{BACKWARD, TAPS, assert_close};
 
@@ -47,7 +50,10 @@ pub fn agree<M: SampleLoss, C: ContributionUnit>(
         let mut statistics = config.init_as::<C, _>(model).expect("statistics");
         let store = GradientStoreConfig::new(1 << 26).init(model);
         let mut store = store.expect("a store");
-        let collector = CollectorConfig::new().with_engine(engine).init();
+        let collector = CollectorConfig::new()
+            .with_engine(engine)
+            .init()
+            .expect("a collector");
         let collected = collector
             .collect_batches(
                 model,

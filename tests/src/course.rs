@@ -5,8 +5,9 @@ use std::path::Path;
 use burn::tensor::Device;
 use burn::train::LearningResult;
 use burn::train::checkpoint::KeepLastNCheckpoints;
-use fisher_core::{AttentionConfig, StatisticsConfig};
-use fisher_train::{FisherHook, History, HookConfig, HookSource, Schedule};
+use fisher_core::grouping::AttentionConfig;
+use fisher_core::statistics::StatisticsConfig;
+use fisher_train::monitor::{FisherHook, History, HookConfig, HookSource, Schedule};
 
 use crate::models::Sequences;
 use crate::pupil::{Happens, Pupil, launch, loader, training};

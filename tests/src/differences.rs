@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::{Tensor, TensorData};
-use fisher_core::Catalogue;
-use fisher_train::{PerSample, SampleBatch, SampleLoss};
+use fisher_core::model::Catalogue;
+use fisher_train::batch::{SampleBatch, SampleLoss};
+use fisher_train::capture::PerSample;
 
 use crate::tolerance::FINITE_DIFFERENCE;
 

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use fisher_core::{
-    AttentionConfig, Catalogue, ContributionUnit, Gradient, GradientBatch, GradientStore,
-    GradientStoreConfig, HeadLayout, Orientation, Parameter, Role, Sample, Statistics,
-    StatisticsConfig,
-};
+use fisher_core::gradient::{ContributionUnit, Gradient, GradientBatch};
+use fisher_core::grouping::{AttentionConfig, HeadLayout};
+use fisher_core::model::{Catalogue, Orientation, Parameter, Role};
+use fisher_core::sample::Sample;
+use fisher_core::statistics::{Statistics, StatisticsConfig};
+use fisher_core::store::{GradientStore, GradientStoreConfig};
 use safetensors::SafeTensors;
 use serde_json::Value;
 

@@ -7,7 +7,10 @@ use burn::nn::{
     LayerNormConfig, Linear, LinearConfig,
 };
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use fisher_train::{IGNORE, SampleBatch, SampleLoss, SampleLosses, SampleMapper, sample_loss};
+use fisher_train::batch::{SampleBatch, SampleLoss, SampleMapper};
+use fisher_train::labels::IGNORE;
+use fisher_train::losses::SampleLosses;
+use fisher_train::sample_loss;
 
 /// Token sequences with aligned labels.
 #[derive(Debug, Clone)]

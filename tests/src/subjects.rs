@@ -13,7 +13,9 @@ use burn::nn::{
 };
 use burn::tensor::module::linear;
 use burn::tensor::{Bool, Device, IndexingUpdateOp, Int, Tensor, TensorData};
-use fisher_train::{IGNORE, SampleBatch, SampleLoss, SampleLosses, SampleMapper};
+use fisher_train::batch::{SampleBatch, SampleLoss, SampleMapper};
+use fisher_train::labels::IGNORE;
+use fisher_train::losses::SampleLosses;
 
 use crate::models::{Sequences, made_up};
 

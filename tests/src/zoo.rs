@@ -25,7 +25,8 @@ use burn::nn::{
 use burn::tensor::activation::{gelu, relu, softmax};
 use burn::tensor::{Bool, Device, Tensor};
 use fisher_examples::usual::Texts;
-use fisher_train::{SampleLoss, SampleLosses};
+use fisher_train::batch::SampleLoss;
+use fisher_train::losses::SampleLosses;
 
 use crate::models::made_up;
 use crate::subjects::Pictures;

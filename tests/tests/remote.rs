@@ -7,13 +7,13 @@ use burn::optim::{GradientsParams, SgdConfig};
 use burn::remote::RemoteHost;
 use burn::server::{RemoteServer, TokenAuthorizer, WebSocketTransport};
 use burn::tensor::Device;
-use fisher_core::{Statistics, StatisticsConfig};
+use fisher_core::statistics::{Statistics, StatisticsConfig};
 use fisher_tests::models::Sequences;
 use fisher_tests::subjects::Translator;
 use fisher_tests::tolerance::{BACKWARD, assert_close};
-use fisher_train::{
-    CaptureConfig, Engine, HookConfig, HookSource, NoiseScaleConfig, Reading, SampleLoss, Schedule,
-};
+use fisher_train::batch::SampleLoss;
+use fisher_train::capture::{CaptureConfig, Engine};
+use fisher_train::monitor::{HookConfig, HookSource, NoiseScaleConfig, Reading, Schedule};
 
 const TOKEN: &str = "a token";
 

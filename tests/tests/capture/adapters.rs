@@ -4,15 +4,20 @@ use burn::module::{Lora, Module, ParamGroup};
 use burn::nn::attention::{MhaInput, MultiHeadAttention, MultiHeadAttentionConfig};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor, TensorData};
-use fisher_core::{
-    Attention, AttentionConfig, Block, Catalogue, Fused, GradientStoreConfig, Grouping, HeadLayout,
-    Orientation, Parameter, PerToken, Reduction, Role, Scheme, StatisticsConfig,
+use fisher_core::gradient::PerToken;
+use fisher_core::grouping::{
+    Attention, AttentionConfig, Block, Fused, GroupReduction, Grouping, HeadLayout, Scheme,
 };
-use fisher_metrics::{ConflictsConfig, SliceBy};
+use fisher_core::model::{Catalogue, Orientation, Parameter, Role};
+use fisher_core::statistics::StatisticsConfig;
+use fisher_core::store::GradientStoreConfig;
+use fisher_metrics::conflicts::{ConflictsConfig, SliceBy};
 use fisher_tests::backend::Backend;
 use fisher_tests::models::made_up;
 use fisher_tests::tolerance::{BACKWARD, assert_close};
-use fisher_train::{CollectorConfig, SampleBatch, SampleLoss, SampleLosses, SampleMapper};
+use fisher_train::batch::{SampleBatch, SampleLoss, SampleMapper};
+use fisher_train::collect::CollectorConfig;
+use fisher_train::losses::SampleLosses;
 use rstest::rstest;
 
 const WIDTH: usize = 8;
@@ -110,14 +115,14 @@ fn burns_adapters_have_the_heads_of_what_they_adapt(
     );
 
     let statistics = StatisticsConfig::new()
-        .with_reduction(Reduction::Sum)
+        .with_reduction(GroupReduction::Sum)
         .with_attention(Some(config));
     let mut statistics = statistics.init(&model).expect("statistics");
     let store = GradientStoreConfig::new(1 << 24).with_only(Some(layout.group()));
     let mut store = store.init(&model).expect("a store");
     for (task, count) in [("task", 5), ("other", 3)] {
         let data = Rows::made_up(count, &device);
-        let collector = CollectorConfig::new().init();
+        let collector = CollectorConfig::new().init().expect("a collector");
         collector
             .collect_batches(&model, task, [data], (&mut statistics, &mut store))
             .expect("a collection");

@@ -3,12 +3,19 @@
 use burn::module::{Module, Param, ParamGroup};
 use burn::optim::SgdConfig;
 use burn::tensor::{Device, Tensor};
-use fisher_core::{
-    ContributionUnit, FisherKind, Gradient, GradientBatch, PerToken, Raw, Reduction, Sample,
-    Scheme, Statistics, StatisticsConfig,
+use fisher_core::gradient::{ContributionUnit, Gradient, GradientBatch, PerToken, Raw};
+use fisher_core::grouping::{GroupReduction, Scheme};
+use fisher_core::kind::FisherKind;
+use fisher_core::sample::Sample;
+use fisher_core::statistics::{Statistics, StatisticsConfig};
+use fisher_metrics::Error as MetricsError;
+use fisher_metrics::pruning::{ComparisonConfig, Scores};
+use fisher_metrics::scaling::ScalingConfig;
+use fisher_metrics::weights::Weights;
+use fisher_train::apply::{
+    Ewc, EwcConfig, FisherOptimizerConfig, Granularity, MergeConfig, MergeSource, Merged,
 };
-use fisher_metrics::{Error as MetricsError, ScalingConfig, Scores, Weights, compare};
-use fisher_train::{Error, Ewc, FisherOptimizer, Granularity, MergeConfig, Merged, Result, Source};
+use fisher_train::{Error, Result};
 
 /// One matrix.
 #[derive(Module, Debug)]
@@ -58,7 +65,7 @@ fn models_are_merged_by_fishers_of_one_kind() {
     let merge = |granularity, configs: [&StatisticsConfig; 2]| -> Result<Merged<Matrix>> {
         let of = |at: usize| statistics::<PerToken>(configs[at], &models[at], "task");
         let statistics = [of(0), of(1)];
-        let sources = [0, 1].map(|at| Source {
+        let sources = [0, 1].map(|at| MergeSource {
             model: &models[at],
             statistics: &statistics[at],
             task: "task",
@@ -68,7 +75,7 @@ fn models_are_merged_by_fishers_of_one_kind() {
         config.init()?.forward(&sources)
     };
     let mean = StatisticsConfig::new();
-    let sum = mean.clone().with_reduction(Reduction::Sum);
+    let sum = mean.clone().with_reduction(GroupReduction::Sum);
     let drawn = mean.clone().with_kind(FisherKind::MonteCarlo);
     let inputs = (ParamGroup::all(), Scheme::InputChannel);
     let inputs = mean.clone().with_schemes(vec![inputs]);
@@ -98,7 +105,7 @@ fn tasks_are_protected_by_fishers_of_one_kind() {
     let raw = statistics::<Raw>(&config, &model, "raw");
     let drawn = config.clone().with_kind(FisherKind::MonteCarlo);
     let drawn = statistics::<PerToken>(&drawn, &model, "drawn");
-    let mut ewc = Ewc::new(1.0).expect("λ");
+    let mut ewc = EwcConfig::new(1.0).init().expect("λ");
     ewc.protect(&first, "first", &model).expect("F");
     differs(ewc.protect(&raw, "raw", &model), "contribution unit");
     differs(ewc.protect(&drawn, "drawn", &model), "kind");
@@ -106,9 +113,12 @@ fn tasks_are_protected_by_fishers_of_one_kind() {
     differs(online(&mut ewc), "contribution unit");
     ewc.protect(&more, "more", &model).expect("F");
 
-    let scaling = ScalingConfig::new().init().expect("λ");
+    let scaling = ScalingConfig::new();
     let sgd = SgdConfig::new().init();
-    let mut optimizer = FisherOptimizer::new(sgd, scaling, &first, "first", &model).expect("F");
+    let mut optimizer = FisherOptimizerConfig::new()
+        .with_scaling(scaling)
+        .init(sgd, &first, "first", &model)
+        .expect("F");
     differs(optimizer.refresh(&raw, "raw", &model), "contribution unit");
     differs(optimizer.refresh(&drawn, "drawn", &model), "kind");
     optimizer.refresh(&more, "more", &model).expect("F");
@@ -118,7 +128,7 @@ fn tasks_are_protected_by_fishers_of_one_kind() {
 fn scores_are_averaged_by_fishers_of_one_kind() {
     let model = Matrix::new([[1.0, 2.0], [3.0, 4.0]]);
     let config = StatisticsConfig::new();
-    let sums = config.clone().with_reduction(Reduction::Sum);
+    let sums = config.clone().with_reduction(GroupReduction::Sum);
     let mean = statistics::<PerToken>(&config, &model, "task");
     let mean = || Scores::grouped(&mean, "task").expect("scores");
     let sum = statistics::<PerToken>(&sums, &model, "task");
@@ -130,7 +140,10 @@ fn scores_are_averaged_by_fishers_of_one_kind() {
         "group reduction",
     );
     differs(
-        compare(&mean(), &sum).map_err(Error::from),
+        ComparisonConfig::new()
+            .init()
+            .forward(&mean(), &sum)
+            .map_err(Error::from),
         "group reduction",
     );
     differs(
@@ -140,7 +153,10 @@ fn scores_are_averaged_by_fishers_of_one_kind() {
     mean().mean_with(&mean()).expect("one kind");
     // What does not stand for F does not care.
     let baseline = mean().map(|f| f + 1.0);
-    compare(&baseline, &sum).expect("another kind of scores");
+    ComparisonConfig::new()
+        .init()
+        .forward(&baseline, &sum)
+        .expect("another kind of scores");
 }
 
 /// What one model uses twice and another has two of does not merge without a word.
@@ -179,7 +195,7 @@ fn ties_must_agree() {
     };
     let [of_first, of_second, of_parted] = [&first, &second, &parted].map(collect);
     assert_eq!(of_parted.paths().count(), 2);
-    let source = |model, statistics| Source {
+    let source = |model, statistics| MergeSource {
         model,
         statistics,
         task: "task",

@@ -6,15 +6,18 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleDisplay, Param};
 use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use fisher_core::{PerToken, Raw, StatisticsConfig};
+use fisher_core::gradient::{PerToken, Raw};
+use fisher_core::statistics::StatisticsConfig;
 use fisher_tests::agree::agree;
 use fisher_tests::backend::Backend;
 use fisher_tests::models::{Sequences, Small, made_up};
 use fisher_tests::subjects::Talker;
-use fisher_train::{
-    Collected, CollectorConfig, Engine, Error, Result, SampleBatch, SampleLoss, SampleLosses,
-    SampleMapper, SketchConfig, check,
-};
+use fisher_train::batch::{SampleBatch, SampleLoss, SampleMapper};
+use fisher_train::capture::{Engine, check};
+use fisher_train::collect::{Collected, CollectorConfig};
+use fisher_train::losses::SampleLosses;
+use fisher_train::sketch::SketchConfig;
+use fisher_train::{Error, Result};
 use rstest::rstest;
 
 /// A collection, and how many samples were counted.
@@ -24,7 +27,10 @@ fn collect<M: SampleLoss>(
     engine: Engine,
 ) -> (Result<Collected>, usize) {
     let mut statistics = StatisticsConfig::new().init(model).expect("statistics");
-    let collector = CollectorConfig::new().with_engine(engine).init();
+    let collector = CollectorConfig::new()
+        .with_engine(engine)
+        .init()
+        .expect("a collector");
     let collected = collector.collect_batches(model, "task", batches, &mut statistics);
     let counted = statistics.task("task").map_or(0, |task| task.count());
     (collected, counted)
@@ -523,7 +529,7 @@ fn mixing_is_found_at_any_scale(
         let mixed = changed(Change::Mixed(scale));
         let checkup = check(&mixed, &data).expect("a checkup");
         assert!(!checkup.is_sound(), "{scale:e}: {checkup}");
-        let off = |difference: &fisher_train::Difference| difference.relative > 0.1;
+        let off = |difference: &fisher_train::capture::Difference| difference.relative > 0.1;
         assert!(off(&checkup.batch), "{scale:e}: {checkup}");
         assert_eq!(
             checkup.mixed.as_deref(),

@@ -2,16 +2,18 @@
 
 use burn::module::ParamGroup;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use fisher_core::{
-    AttentionConfig, Catalogue, HeadLayout, PerToken, Raw, Reduction, Scheme, Statistics,
-    StatisticsConfig,
-};
+use fisher_core::gradient::{PerToken, Raw};
+use fisher_core::grouping::{AttentionConfig, GroupReduction, HeadLayout, Scheme};
+use fisher_core::model::Catalogue;
+use fisher_core::statistics::{Statistics, StatisticsConfig};
 use fisher_tests::agree::agree;
 use fisher_tests::backend::Backend;
 use fisher_tests::models::{Sequences, Small};
 use fisher_tests::subjects::{Mixing, Odd, Oddity, Pictures, Seer, Talker, Translator, Wide};
 use fisher_tests::tolerance::{TAPS, assert_close};
-use fisher_train::{CollectorConfig, Engine, Error, Names, check};
+use fisher_train::Error;
+use fisher_train::capture::{Engine, Names, check};
+use fisher_train::collect::CollectorConfig;
 use rstest::rstest;
 
 fn configurations() -> Vec<StatisticsConfig> {
@@ -22,7 +24,7 @@ fn configurations() -> Vec<StatisticsConfig> {
         everything
             .clone()
             .with_variance(false)
-            .with_reduction(Reduction::Sum),
+            .with_reduction(GroupReduction::Sum),
         everything.clone().with_elementwise(false),
         everything
             .clone()
@@ -168,7 +170,10 @@ fn what_no_trace_follows_goes_by_the_loop_or_is_named(
     agree::<_, PerToken>(&model, &data.batches(3), &config, Engine::Auto);
 
     let mut statistics = config.init(&model).expect("statistics");
-    let collector = CollectorConfig::new().with_engine(Engine::Trace).init();
+    let collector = CollectorConfig::new()
+        .with_engine(Engine::Trace)
+        .init()
+        .expect("a collector");
     let error = collector
         .collect_batches(&model, "task", data.batches(3), &mut statistics)
         .expect_err("samples picked by their places");
@@ -193,6 +198,7 @@ fn a_sample_without_targets_is_named_and_those_before_it_are_kept() {
     let mut statistics = StatisticsConfig::new().init(&model).expect("statistics");
     let error = CollectorConfig::new()
         .init()
+        .expect("a collector")
         .collect_batches(&model, "task", [data], &mut statistics)
         .expect_err("no targets");
     assert!(error.to_string().contains("sample/2"), "{error}");
@@ -238,7 +244,7 @@ fn a_checkup_tells_sound_models_from_unsound_ones() {
     // A collection notices too, on its first batch.
     let model = Mixing::init(&device);
     let mut statistics = StatisticsConfig::new().init(&model).expect("statistics");
-    let collector = CollectorConfig::new().init();
+    let collector = CollectorConfig::new().init().expect("a collector");
     let error = collector.collect_batches(&model, "task", [data], &mut statistics);
     let told = matches!(error, Err(Error::LossesDisagree { .. }));
     assert!(told, "{error:?}");
@@ -286,7 +292,10 @@ fn a_forward_pass_that_reads_values_goes_by_the_loop() {
     let config = StatisticsConfig::new();
     agree::<_, PerToken>(&model, &batches, &config, Engine::Auto);
     let mut statistics = config.init(&model).expect("statistics");
-    let collector = CollectorConfig::new().with_engine(Engine::Trace).init();
+    let collector = CollectorConfig::new()
+        .with_engine(Engine::Trace)
+        .init()
+        .expect("a collector");
     let error = collector.collect_batches(&model, "task", batches, &mut statistics);
     assert!(matches!(error, Err(Error::Untraced { .. })), "{error:?}");
 }
@@ -299,7 +308,10 @@ fn large_parameters_do_not_hide_small_ones() {
     for (oddity, sound) in [(Oddity::None, true), (Oddity::MixesLittle, false)] {
         let model = Odd::init(oddity, 20_000, &device);
         let mut statistics = StatisticsConfig::new().init(&model).expect("statistics");
-        let collector = CollectorConfig::new().with_engine(Engine::Trace).init();
+        let collector = CollectorConfig::new()
+            .with_engine(Engine::Trace)
+            .init()
+            .expect("a collector");
         let collected = collector.collect_batches(&model, "task", [data.clone()], &mut statistics);
         match collected {
             Ok(_) => assert!(sound),
@@ -320,7 +332,7 @@ fn what_depends_on_the_batch_or_on_nothing_is_told() {
     let mut statistics = StatisticsConfig::new()
         .init(&miscounting)
         .expect("statistics");
-    let collector = CollectorConfig::new().init();
+    let collector = CollectorConfig::new().init().expect("a collector");
     let batches = [data.clone()];
     let error = collector.collect_batches(&miscounting, "task", batches, &mut statistics);
     assert!(
@@ -362,8 +374,11 @@ fn other_names_and_orientations_are_the_same_numbers() {
     let catalogue = names.catalogue(&model).expect("parameters");
     let [query, linear] = ["encoder.layers.0.mha.query.weight", "linear.weight"];
     for engine in [Engine::Loop, Engine::Trace] {
-        let collector = CollectorConfig::new().with_engine(engine).init();
-        let weights = fisher_core::hash_weights(&model).expect("weights");
+        let collector = CollectorConfig::new()
+            .with_engine(engine)
+            .init()
+            .expect("a collector");
+        let weights = fisher_core::model::hash_weights(&model).expect("weights");
         let config = StatisticsConfig::new();
         let mut named: Statistics = config
             .init_for(&catalogue, &HeadLayout::none(), weights, &device)
@@ -380,7 +395,7 @@ fn other_names_and_orientations_are_the_same_numbers() {
             own.task("task").expect("it"),
             named.task("task").expect("it"),
         );
-        let mean = |parameter: &fisher_core::ParameterStatistics| {
+        let mean = |parameter: &fisher_core::statistics::ParameterStatistics| {
             let moments = parameter
                 .elementwise()
                 .expect("elements")
@@ -402,7 +417,7 @@ fn other_names_and_orientations_are_the_same_numbers() {
             assert_close(name, &by(name), &expected, TAPS, 1e-2);
             // Channels are those of the output, whichever way the matrix lies.
             if name == "other.name" {
-                let group = |p: &fisher_core::ParameterStatistics| {
+                let group = |p: &fisher_core::statistics::ParameterStatistics| {
                     let moments = p
                         .group("channel")
                         .expect("channels")

@@ -4,12 +4,17 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
-use fisher_core::{Catalogue, StatisticsConfig};
+use fisher_core::model::Catalogue;
+use fisher_core::statistics::StatisticsConfig;
 use fisher_tests::backend::Backend;
 use fisher_tests::differences::{agree_with_differences, by_loop};
 use fisher_tests::models::{Sequences, Small};
 use fisher_tests::tolerance::{BACKWARD, assert_close};
-use fisher_train::{CollectorConfig, Error, PerSample, SampleLoss, SampleLosses};
+use fisher_train::Error;
+use fisher_train::batch::SampleLoss;
+use fisher_train::capture::PerSample;
+use fisher_train::collect::CollectorConfig;
+use fisher_train::losses::SampleLosses;
 use rstest::rstest;
 
 fn setup(backend: Backend) -> Option<(Device, Small, Sequences)> {
@@ -122,7 +127,7 @@ fn a_tied_parameter_is_one_parameter_with_the_sum_of_its_gradients() {
     let catalogue = Catalogue::of(&model).expect("parameters");
     let embedding = catalogue.get("embedding.weight").expect("the embedding");
     assert_eq!(embedding.tied(), ["head"]);
-    assert_eq!(embedding.role(), fisher_core::Role::Embedding);
+    assert_eq!(embedding.role(), fisher_core::model::Role::Embedding);
     assert!(catalogue.get("head").is_none());
 
     // Untied, the two uses have gradients of their own.
@@ -159,7 +164,7 @@ fn a_table_is_a_table_also_where_it_is_seen_first_as_a_matrix() {
     };
     assert_eq!(
         (table.path(), table.role()),
-        ("head", fisher_core::Role::Embedding)
+        ("head", fisher_core::model::Role::Embedding)
     );
 }
 
@@ -173,7 +178,7 @@ fn frozen_parameters_stay_frozen_and_are_left_out() {
             .paths()
             .all(|path| !path.starts_with("attention"))
     );
-    let collector = CollectorConfig::new().init();
+    let collector = CollectorConfig::new().init().expect("a collector");
     collector
         .collect_batches(&model, "task", data.batches(2), &mut statistics)
         .expect("a collection");
@@ -236,7 +241,7 @@ fn parameters_that_no_loss_reaches_are_zero_and_named() {
         .init(&device);
     let model = Spare { used, unused };
     let mut statistics = StatisticsConfig::new().init(&model).expect("statistics");
-    let collector = CollectorConfig::new().init();
+    let collector = CollectorConfig::new().init().expect("a collector");
     let collected = collector.collect_batches(&model, "task", [data], &mut statistics);
     assert_eq!(
         collected.expect("a collection").unreached,

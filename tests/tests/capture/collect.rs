@@ -7,17 +7,21 @@ use burn::data::dataloader::{DataLoader, DataLoaderBuilder, DataLoaderIterator, 
 use burn::data::dataset::{DatasetError, InMemDataset};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use fisher_core::{
-    AttentionConfig, Catalogue, Error as CoreError, FisherKind, GradientStore, GradientStoreConfig,
-    HeadLayout, PerToken, Precision, Statistics, StatisticsConfig,
-};
+use fisher_core::Error as CoreError;
+use fisher_core::gradient::PerToken;
+use fisher_core::grouping::{AttentionConfig, HeadLayout};
+use fisher_core::kind::FisherKind;
+use fisher_core::model::Catalogue;
+use fisher_core::statistics::{Statistics, StatisticsConfig};
+use fisher_core::store::{GradientStore, GradientStoreConfig, Precision};
 use fisher_tests::backend::Backend;
 use fisher_tests::models::{Line, Sequences, Small, Unnamed};
 use fisher_tests::tolerance::{BACKWARD, assert_close};
-use fisher_train::{
-    Aligned, CaptureConfig, Checkpoint, Collector, CollectorConfig, Engine, Error, IGNORE, Labels,
-    NonFinite, PerSample, SampleBatch, SampleLoss, SampleMapper,
-};
+use fisher_train::Error;
+use fisher_train::batch::{SampleBatch, SampleLoss, SampleMapper};
+use fisher_train::capture::{CaptureConfig, Engine, NonFinite, PerSample};
+use fisher_train::collect::{CheckpointConfig, Collector, CollectorConfig};
+use fisher_train::labels::{Aligned, IGNORE, Labels};
 use rstest::rstest;
 
 fn setup(backend: Backend) -> Option<(Device, Small, Sequences)> {
@@ -49,7 +53,7 @@ fn an_interrupted_collection_resumes_to_the_identical_result(
     };
     let tasks = ["first", "second"];
     let mut straight = fresh(&model);
-    let plain = CollectorConfig::new().init();
+    let plain = CollectorConfig::new().init().expect("a collector");
     for task in tasks {
         plain
             .collect_batches(&model, task, data.batches(batch), &mut straight)
@@ -58,10 +62,11 @@ fn an_interrupted_collection_resumes_to_the_identical_result(
 
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("partial.safetensors");
-    let checkpoint = Checkpoint::new(path.clone(), 2);
+    let checkpoint = CheckpointConfig::new(path.clone(), 2);
     let collector = CollectorConfig::new()
         .with_checkpoint(Some(checkpoint))
-        .init();
+        .init()
+        .expect("a collector");
     let run = |collector: &Collector, stop: Option<usize>| {
         let mut statistics = collector.resume(fresh(&model)).expect("statistics");
         let mut resumed = Vec::new();
@@ -99,10 +104,11 @@ fn an_interrupted_collection_resumes_to_the_identical_result(
 fn a_checkpoint_of_other_data_or_of_another_model_is_refused() {
     let (device, model, data) = setup(Backend::Flex).expect("a CPU");
     let folder = tempfile::tempdir().expect("a folder");
-    let checkpoint = Checkpoint::new(folder.path().join("partial"), 2);
+    let checkpoint = CheckpointConfig::new(folder.path().join("partial"), 2);
     let collector = CollectorConfig::new()
         .with_checkpoint(Some(checkpoint))
-        .init();
+        .init()
+        .expect("a collector");
     let mut statistics = collector.resume(fresh(&model)).expect("no file yet");
     collector
         .collect_batches(&model, "task", data.slice(0..5).batches(2), &mut statistics)
@@ -137,15 +143,18 @@ fn a_checkpoint_of_other_data_or_of_another_model_is_refused() {
     let error = collector.resume(fresh(&other)).expect_err("another model");
     assert!(error.to_string().contains("hash of its weights"), "{error}");
     let mut of_model = fresh(&model);
-    let plain = CollectorConfig::new().init();
+    let plain = CollectorConfig::new().init().expect("a collector");
     let error = plain.collect_batches(&other, "task", [data.clone()], &mut of_model);
     assert!(matches!(
         error.expect_err("another model"),
         Error::OtherModel { .. }
     ));
 
-    let never = Checkpoint::new(folder.path().join("never"), 0);
-    let never = CollectorConfig::new().with_checkpoint(Some(never)).init();
+    let never = CheckpointConfig::new(folder.path().join("never"), 0);
+    let never = CollectorConfig::new()
+        .with_checkpoint(Some(never))
+        .init()
+        .expect("a collector");
     let error = never.collect_batches(&model, "task", [data], &mut of_model);
     assert!(matches!(error.expect_err("never"), Error::CheckpointEvery));
 }
@@ -157,15 +166,16 @@ fn a_checkpoint_of_another_collection_is_not_replaced() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("partial");
     let collector = CollectorConfig::new()
-        .with_checkpoint(Some(Checkpoint::new(path.clone(), 1)))
-        .init();
+        .with_checkpoint(Some(CheckpointConfig::new(path.clone(), 1)))
+        .init()
+        .expect("a collector");
     let collect = |task: &str, data: &Sequences, statistics: &mut Statistics| {
         collector.collect_batches(&model, task, data.batches(2), statistics)
     };
     let mut first = fresh(&model);
     collect("a", &data, &mut first).expect("a collection");
     let written = std::fs::read(&path).expect("a file");
-    let refused = |error: Result<fisher_train::Collected, Error>, lacks: &str| {
+    let refused = |error: Result<fisher_train::collect::Collected, Error>, lacks: &str| {
         match error.expect_err("another collection") {
             Error::OtherCheckpoint { missing, .. } => assert!(missing.contains(lacks), "{missing}"),
             other => panic!("{other}"),
@@ -189,8 +199,9 @@ fn a_checkpoint_of_another_collection_is_not_replaced() {
     // While both are under way, the one that did not write first stops.
     let late = folder.path().join("late");
     let collector = CollectorConfig::new()
-        .with_checkpoint(Some(Checkpoint::new(late.clone(), 1)))
-        .init();
+        .with_checkpoint(Some(CheckpointConfig::new(late.clone(), 1)))
+        .init()
+        .expect("a collector");
     let mut ours = fresh(&model);
     let batches = data
         .batches(2)
@@ -206,8 +217,9 @@ fn a_checkpoint_of_another_collection_is_not_replaced() {
     // What was collected without a checkpoint is in it, though nothing comes.
     let empty = folder.path().join("empty");
     let collector = CollectorConfig::new()
-        .with_checkpoint(Some(Checkpoint::new(empty.clone(), 1)))
-        .init();
+        .with_checkpoint(Some(CheckpointConfig::new(empty.clone(), 1)))
+        .init()
+        .expect("a collector");
     let none = collector.collect_batches(&model, "c", [], &mut fresh(&model));
     none.expect("nothing");
     assert!(!empty.exists());
@@ -225,8 +237,11 @@ fn a_checkpoint_of_another_collection_is_not_replaced() {
     );
     assert_eq!(std::fs::read(&path).expect("a file"), b"notes");
     // No file can be under another.
-    let nowhere = Checkpoint::new(path.join("partial"), 1);
-    let nowhere = CollectorConfig::new().with_checkpoint(Some(nowhere)).init();
+    let nowhere = CheckpointConfig::new(path.join("partial"), 1);
+    let nowhere = CollectorConfig::new()
+        .with_checkpoint(Some(nowhere))
+        .init()
+        .expect("a collector");
     let mut statistics = fresh(&model);
     let error = nowhere.collect_batches(&model, "a", data.batches(2), &mut statistics);
     assert!(
@@ -249,8 +264,8 @@ fn an_error_does_not_take_what_came_before(
     // No write is due before the end.
     let config = CollectorConfig::new()
         .with_engine(engine)
-        .with_checkpoint(Some(Checkpoint::new(path.clone(), 100)));
-    let collector = config.init();
+        .with_checkpoint(Some(CheckpointConfig::new(path.clone(), 100)));
+    let collector = config.init().expect("a collector");
     let everything = || StatisticsConfig::new().init(&model).expect("statistics");
     let numbers = |numbers: &[f32]| Numbers(numbers.to_vec(), device.clone());
     let last = match fault {
@@ -311,7 +326,7 @@ fn an_error_does_not_take_what_came_before(
 #[test]
 fn the_same_id_twice_is_an_error() {
     let (_, model, mut data) = setup(Backend::Flex).expect("a CPU");
-    let collector = CollectorConfig::new().init();
+    let collector = CollectorConfig::new().init().expect("a collector");
     let mut statistics = fresh(&model);
     let once = data.slice(0..3).batches(2);
     collector
@@ -334,7 +349,7 @@ fn the_same_id_twice_is_an_error() {
 fn no_data_is_no_task() {
     let (_, model, _) = setup(Backend::Flex).expect("a CPU");
     let mut statistics = fresh(&model);
-    let collector = CollectorConfig::new().init();
+    let collector = CollectorConfig::new().init().expect("a collector");
     let none = collector
         .collect_batches(&model, "task", [], &mut statistics)
         .expect("nothing");
@@ -353,11 +368,12 @@ fn samples_without_ids_are_numbered(
     let model = Line::init(&device);
     let data = Unnamed::made_up(7, &device);
     let folder = tempfile::tempdir().expect("a folder");
-    let checkpoint = Checkpoint::new(folder.path().join("partial"), 1);
+    let checkpoint = CheckpointConfig::new(folder.path().join("partial"), 1);
     let collector = CollectorConfig::new()
         .with_engine(engine)
         .with_checkpoint(Some(checkpoint))
-        .init();
+        .init()
+        .expect("a collector");
     let collect = |task: &str, count: usize, size: usize| {
         let fresh = StatisticsConfig::new().init(&model).expect("statistics");
         let mut statistics = collector.resume(fresh).expect("statistics");
@@ -401,7 +417,10 @@ fn samples_without_ids_are_numbered(
 
     // Without a checkpoint the same task's data begin anew, with samples that are there.
     let mut again = statistics;
-    let collector = CollectorConfig::new().with_engine(engine).init();
+    let collector = CollectorConfig::new()
+        .with_engine(engine)
+        .init()
+        .expect("a collector");
     let error = collector.collect_batches(&model, "straight", data.batches(7, size), &mut again);
     assert!(
         matches!(&error, Err(Error::DuplicateSample { sample, .. }) if sample == "0"),
@@ -447,7 +466,7 @@ impl Batcher<usize, Sequences> for ByIndex {
 #[test]
 fn a_burn_data_loader_gives_what_an_iterator_gives() {
     let (_, model, data) = setup(Backend::Flex).expect("a CPU");
-    let collector = CollectorConfig::new().init();
+    let collector = CollectorConfig::new().init().expect("a collector");
     let mut by_iterator = fresh(&model);
     let expected = collector
         .collect_batches(&model, "task", data.batches(2), &mut by_iterator)
@@ -505,7 +524,7 @@ fn a_loader_that_fails_is_an_error() {
     }
     let (_, model, data) = setup(Backend::Flex).expect("a CPU");
     let mut statistics = fresh(&model);
-    let collector = CollectorConfig::new().init();
+    let collector = CollectorConfig::new().init().expect("a collector");
     let error = collector.collect(&model, "task", &Failing(data), &mut statistics);
     assert!(matches!(error.expect_err("it fails"), Error::Data { .. }));
     assert_eq!(
@@ -530,7 +549,8 @@ fn a_monte_carlo_fisher_comes_to_the_true_one() {
         .map(|&l| f64::from(l).exp() / partition)
         .collect();
     let data = TensorData::new(logits.repeat(draws * 2), [draws, 2, 3]);
-    let labels = Tensor::<2, burn::tensor::Int>::from_data([[0, fisher_train::IGNORE]], &device);
+    let labels =
+        Tensor::<2, burn::tensor::Int>::from_data([[0, fisher_train::labels::IGNORE]], &device);
     let labels = labels.repeat_dim(0, draws);
     let labels = Labels::<Aligned>::from(labels);
     let drawn = labels.draw(Tensor::from_data(data, &device));
@@ -538,7 +558,11 @@ fn a_monte_carlo_fisher_comes_to_the_true_one() {
     let drawn: Vec<i64> = drawn.iter::<i64>().collect();
     let mut sum = [0.0; 3];
     for pair in drawn.chunks(2) {
-        assert_eq!(pair[1], fisher_train::IGNORE, "masked labels stay masked");
+        assert_eq!(
+            pair[1],
+            fisher_train::labels::IGNORE,
+            "masked labels stay masked"
+        );
         for (class, sum) in sum.iter_mut().enumerate() {
             // The gradient of −log p(y) in a logit is p − 1(y).
             let hit = if pair[0] == class as i64 { 1.0 } else { 0.0 };
@@ -559,7 +583,7 @@ fn the_kind_is_on_record() {
     let (_, model, data) = setup(Backend::Flex).expect("a CPU");
     let config = StatisticsConfig::new().with_seed(Some(11));
     let mut statistics = config.init(&model).expect("statistics");
-    let collector = CollectorConfig::new().init();
+    let collector = CollectorConfig::new().init().expect("a collector");
     collector
         .collect_batches(&model, "task", data.batches(4), &mut statistics)
         .expect("a collection");
@@ -583,10 +607,11 @@ fn a_store_is_filled_in_the_same_pass(#[values(true, false)] on_disk: bool) {
     let model = Small::init(&device);
     let data = Sequences::made_up(6, 5, &device);
     let folder = tempfile::tempdir().expect("a folder");
-    let checkpoint = Checkpoint::new(folder.path().join("partial.safetensors"), 2);
+    let checkpoint = CheckpointConfig::new(folder.path().join("partial.safetensors"), 2);
     let collector = CollectorConfig::new()
         .with_checkpoint(Some(checkpoint))
-        .init();
+        .init()
+        .expect("a collector");
     // Statistics of one part of the model, gradients of another.
     let only = ParamGroup::from_predicate("attention");
     let stored = GradientStoreConfig::new(1 << 20)
@@ -674,11 +699,14 @@ impl SampleBatch for Numbers {
 impl SampleLoss for Rooted {
     type Batch = Numbers;
 
-    fn sample_losses(&self, Numbers(numbers, device): &Numbers) -> fisher_train::SampleLosses {
+    fn sample_losses(
+        &self,
+        Numbers(numbers, device): &Numbers,
+    ) -> fisher_train::losses::SampleLosses {
         let x = Tensor::<1>::from_floats(numbers.as_slice(), device);
         let root = (self.stored.val().square() * x.clone()).sqrt();
         let losses = self.counted.val() * (x + 1.0) + root;
-        fisher_train::SampleLosses::token_sum(losses, vec![1; numbers.len()])
+        fisher_train::losses::SampleLosses::token_sum(losses, vec![1; numbers.len()])
     }
 }
 
@@ -695,7 +723,7 @@ impl Rooted {
         let catalogue = Catalogue::of(self).expect("parameters");
         let counted = burn::module::ParamGroup::from_path("counted");
         let catalogue = catalogue.filter(&counted).expect("one");
-        let model = fisher_core::hash_weights(self).expect("a hash");
+        let model = fisher_core::model::hash_weights(self).expect("a hash");
         let device = Backend::Flex.device().expect("a CPU");
         let statistics =
             StatisticsConfig::new().init_for(&catalogue, &HeadLayout::none(), model, &device);
@@ -719,9 +747,13 @@ fn a_sample_that_the_store_refuses_is_not_counted(
             .map(|n| Numbers(n.to_vec(), device.clone()))
     };
     let folder = tempfile::tempdir().expect("a folder");
-    let checkpoint = Checkpoint::new(folder.path().join("partial.safetensors"), 1);
+    let checkpoint = CheckpointConfig::new(folder.path().join("partial.safetensors"), 1);
     let config = CollectorConfig::new().with_checkpoint(Some(checkpoint));
-    let skipping = config.clone().with_non_finite(NonFinite::Skip).init();
+    let skipping = config
+        .clone()
+        .with_non_finite(NonFinite::Skip)
+        .init()
+        .expect("a collector");
     let stored =
         GradientStoreConfig::new(1 << 20).with_folder(on_disk.then(|| folder.path().join("s")));
     for resumed in [0, 4] {
@@ -744,7 +776,7 @@ fn a_sample_that_the_store_refuses_is_not_counted(
     }
 
     // Without leave to skip it is an error, and the samples before it are in both.
-    let strict = CollectorConfig::new().init();
+    let strict = CollectorConfig::new().init().expect("a collector");
     let mut statistics = model.statistics();
     let mut store = GradientStoreConfig::new(1 << 20)
         .init(&model)
@@ -768,9 +800,13 @@ fn a_store_that_comes_late_skips_what_it_cannot_take() {
     let model = Rooted::init(&device);
     let batches = || vec![Numbers(vec![3.0, 0.0, 2.0], device.clone())];
     let folder = tempfile::tempdir().expect("a folder");
-    let checkpoint = Checkpoint::new(folder.path().join("partial.safetensors"), 1);
+    let checkpoint = CheckpointConfig::new(folder.path().join("partial.safetensors"), 1);
     let config = CollectorConfig::new().with_checkpoint(Some(checkpoint));
-    let skipping = config.clone().with_non_finite(NonFinite::Skip).init();
+    let skipping = config
+        .clone()
+        .with_non_finite(NonFinite::Skip)
+        .init()
+        .expect("a collector");
     let mut statistics = model.statistics();
     let collected = skipping.collect_batches(&model, "t", batches(), &mut statistics);
     assert_eq!(collected.expect("collected").samples, 3);
@@ -785,7 +821,7 @@ fn a_store_that_comes_late_skips_what_it_cannot_take() {
         Ok::<_, Error>((collected.resumed, store.samples("t").len()))
     };
     assert_eq!(run(&skipping).expect("collected"), (3, 2));
-    let error = run(&config.init()).expect_err("not finite");
+    let error = run(&config.init().expect("a collector")).expect_err("not finite");
     assert!(matches!(error, Error::Core(CoreError::NonFinite { .. })));
 }
 
@@ -803,7 +839,7 @@ fn a_store_may_be_ahead_of_the_checkpoint(
     let stored = GradientStoreConfig::new(0)
         .with_precision(precision)
         .with_folder(Some(folder.path().into()));
-    let collector = CollectorConfig::new().init();
+    let collector = CollectorConfig::new().init().expect("a collector");
     let collect = |data: &Sequences, statistics: &mut Statistics| {
         let mut store = stored.init(&model).expect("a store");
         let into = (statistics, &mut store);
@@ -853,7 +889,7 @@ fn a_store_is_of_one_kind_of_fisher() {
     let model = Small::init(&device);
     let config = StatisticsConfig::new().with_kind(FisherKind::MonteCarlo);
     let mut drawn = config.init(&model).expect("statistics");
-    let collector = CollectorConfig::new().init();
+    let collector = CollectorConfig::new().init().expect("a collector");
     let folder = tempfile::tempdir().expect("a folder");
     let stored = GradientStoreConfig::new(0).with_folder(Some(folder.path().into()));
     let mut store = stored.init(&model).expect("a store");
@@ -886,12 +922,16 @@ fn a_checkpoint_can_be_written_before_the_work_begins() {
     std::fs::write(&file, "no folder").expect("written");
     let mut given = 0;
     let mut collect = |path: std::path::PathBuf, task: &str| {
-        let collector = CollectorConfig::new().with_checkpoint(Some(Checkpoint::new(path, 100)));
+        let collector =
+            CollectorConfig::new().with_checkpoint(Some(CheckpointConfig::new(path, 100)));
         let batches = data.batches(3);
         let batches = batches.into_iter().inspect(|_| given += 1);
-        let collected = collector
-            .init()
-            .collect_batches(&model, task, batches, &mut fresh(&model));
+        let collected = collector.init().expect("a collector").collect_batches(
+            &model,
+            task,
+            batches,
+            &mut fresh(&model),
+        );
         (collected.map(|_| ()), given)
     };
     for wrong in [file.join("checkpoint"), folder.path().into()] {

@@ -9,7 +9,8 @@ use fisher_cli::models::{Checkpoint, Error, Model, ModelConfig, Sequence, Sequen
 use fisher_tests::backend::Backend;
 use fisher_tests::golden::{Golden, TASKS, folder};
 use fisher_tests::tolerance::{GOLDEN, assert_close};
-use fisher_train::{SampleBatch, SampleLoss, check};
+use fisher_train::batch::{SampleBatch, SampleLoss};
+use fisher_train::capture::check;
 use rstest::rstest;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};

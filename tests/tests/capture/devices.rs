@@ -1,17 +1,20 @@
 //! Statistics that move between devices, with and without float64.
 
 use burn::tensor::{DType, Device, Tensor};
-use fisher_core::{
-    Averages, Catalogue, Error, GradientSink, HeadLayout, PerToken, SampleGradient, Statistics,
-    StatisticsConfig, accumulation_dtype, hash_weights,
-};
+use fisher_core::Error;
+use fisher_core::gradient::{GradientSink, PerToken, SampleGradient};
+use fisher_core::grouping::HeadLayout;
+use fisher_core::model::{Catalogue, hash_weights};
+use fisher_core::moments::accumulation_dtype;
+use fisher_core::statistics::{Averages, Statistics, StatisticsConfig};
 use fisher_tests::backend::Backend;
 use fisher_tests::golden::{Golden, TASKS};
 use fisher_tests::models::Sequences;
 use fisher_tests::signed::Signed;
 use fisher_tests::subjects::Talker;
 use fisher_tests::tolerance::assert_close;
-use fisher_train::{CaptureConfig, Engine, Error as TrainError};
+use fisher_train::Error as TrainError;
+use fisher_train::capture::{CaptureConfig, Engine};
 use rstest::rstest;
 
 fn flex() -> Device {
@@ -114,7 +117,7 @@ fn products_go_on_after_pairs() {
         config.init(&model).expect("statistics")
     };
     let add = |statistics: &mut Statistics, ids: [&str; 2]| {
-        let samples = ids.map(|id| fisher_core::Sample::new(id, 2).expect("tokens"));
+        let samples = ids.map(|id| fisher_core::sample::Sample::new(id, 2).expect("tokens"));
         let factor = |side: usize| {
             let values = Tensor::<1, burn::tensor::Int>::arange(0..(12 * side) as i64, &device);
             values.float().sin().reshape([2, 6, side])

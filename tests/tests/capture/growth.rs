@@ -3,11 +3,17 @@
 use burn::module::{Module, Param};
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{Device, Tensor, TensorData};
-use fisher_core::{Gradient, GradientBatch, Sample, Statistics, StatisticsConfig};
-use fisher_metrics::{Damping, Error as MetricsError, Growth, Scaling, ScalingConfig};
+use fisher_core::gradient::{Gradient, GradientBatch};
+use fisher_core::sample::Sample;
+use fisher_core::statistics::{Statistics, StatisticsConfig};
+use fisher_metrics::Error as MetricsError;
+use fisher_metrics::damping::Damping;
+use fisher_metrics::growth::Growth;
+use fisher_metrics::scaling::ScalingConfig;
 use fisher_tests::backend::Backend;
 use fisher_tests::tolerance::{BACKWARD, assert_close};
-use fisher_train::{Error, Ewc, FisherOptimizer};
+use fisher_train::Error;
+use fisher_train::apply::{Ewc, EwcConfig, FisherOptimizerConfig};
 use rstest::rstest;
 
 /// The head of a classifier: two inputs, a column a class.
@@ -80,9 +86,11 @@ fn the_old_classes_are_held_and_the_new_are_free(
     let device = device.autodiff();
     let old = Head::new(2, 0.0, &device);
     let of_old = statistics(&old, "old", &device);
-    let mut refusing = Ewc::new(1.0).expect("λ");
+    let mut refusing = EwcConfig::new(1.0).init().expect("λ");
     refusing.protect(&of_old, "old", &old).expect("F");
-    let mut ewc = refusing.clone().with_growth(Growth::Free);
+    let free = EwcConfig::new(1.0).with_growth(Growth::Free);
+    let mut ewc = free.init().expect("λ");
+    ewc.protect(&of_old, "old", &old).expect("F");
 
     // Everywhere 0.5 from where it was, with a new class in between two rows of memory.
     let grown = Head::new(3, 0.5, &device);
@@ -117,13 +125,15 @@ fn steps_of_new_classes_are_divided_by_lambda_alone(
     let device = device.autodiff();
     let (old, grown) = (Head::new(2, 0.0, &device), Head::new(3, 0.0, &device));
     let of_old = statistics(&old, "old", &device);
-    let scaling = |growth| -> Scaling {
+    let scaling = |growth| -> ScalingConfig {
         let config = ScalingConfig::new().with_damping(Damping::Absolute(2.0));
-        config.with_growth(growth).init().expect("λ")
+        config.with_growth(growth)
     };
     let optimizer = |growth, head| {
         let sgd = SgdConfig::new().init();
-        FisherOptimizer::new(sgd, scaling(growth), &of_old, "old", head)
+        FisherOptimizerConfig::new()
+            .with_scaling(scaling(growth))
+            .init(sgd, &of_old, "old", head)
     };
     let gradients = || {
         let ones = |elements: usize| Tensor::<1>::ones([elements], &device.clone().inner());

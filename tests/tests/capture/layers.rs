@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use burn::module::Module;
 use burn::tensor::{DType, Device};
-use fisher_core::{Catalogue, PerToken, StatisticsConfig, hash_weights};
+use fisher_core::gradient::PerToken;
+use fisher_core::model::{Catalogue, hash_weights};
+use fisher_core::statistics::StatisticsConfig;
 use fisher_tests::agree::agree;
 use fisher_tests::backend::{Backend, absent};
 use fisher_tests::differences::{agree_with_differences, by_loop};
@@ -13,10 +15,11 @@ use fisher_tests::layers::{Normed, Recurrent, floats, in_type};
 use fisher_tests::models::{Sequences, Small};
 use fisher_tests::subjects::{Mixing, Odd, Oddity, Pictures, Seer, Talker};
 use fisher_tests::tolerance::{BACKWARD, HALF, assert_close};
-use fisher_train::{
-    CaptureConfig, CollectorConfig, Engine, Error, HookConfig, HookSource, PerSample, SampleBatch,
-    SampleLoss, check,
-};
+use fisher_train::Error;
+use fisher_train::batch::{SampleBatch, SampleLoss};
+use fisher_train::capture::{CaptureConfig, Engine, PerSample, check};
+use fisher_train::collect::CollectorConfig;
+use fisher_train::monitor::{HookConfig, HookSource};
 use rstest::rstest;
 
 fn paths<M: Module>(model: &M) -> Vec<String> {
@@ -126,7 +129,10 @@ where
     M::Batch: Clone,
 {
     let mut statistics = StatisticsConfig::new().init(model).expect("statistics");
-    let collector = CollectorConfig::new().with_engine(engine).init();
+    let collector = CollectorConfig::new()
+        .with_engine(engine)
+        .init()
+        .expect("a collector");
     collector
         .collect_batches(model, "task", batches.to_vec(), &mut statistics)
         .unwrap_or_else(|error| panic!("{engine:?}: {error}"));
@@ -212,7 +218,10 @@ fn samples_that_mix_are_found_in_half_precision(
         let checkup = check(model, data).expect("a checkup");
         assert!(!checkup.is_sound(), "{checkup}");
         let mut statistics = StatisticsConfig::new().init(model).expect("statistics");
-        let collector = CollectorConfig::new().with_engine(engine).init();
+        let collector = CollectorConfig::new()
+            .with_engine(engine)
+            .init()
+            .expect("a collector");
         let error = collector
             .collect_batches(model, "task", [data.clone()], &mut statistics)
             .expect_err("it mixes");

@@ -5,13 +5,18 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
-use fisher_core::{FisherKind, GradientStoreConfig, Statistics, StatisticsConfig};
+use fisher_core::kind::FisherKind;
+use fisher_core::statistics::{Statistics, StatisticsConfig};
+use fisher_core::store::GradientStoreConfig;
 use fisher_tests::backend::Backend;
-use fisher_train::{
-    Aligned, Class, CollectorConfig, Engine, Error, HookConfig, HookSource, IGNORE, Labels,
-    NextToken, PerSample, SampleBatch, SampleLoss, SampleLosses, SampleMapper, Schedule,
-    SketchConfig, check,
-};
+use fisher_train::Error;
+use fisher_train::batch::{SampleBatch, SampleLoss, SampleMapper};
+use fisher_train::capture::{Engine, PerSample, check};
+use fisher_train::collect::CollectorConfig;
+use fisher_train::labels::{Aligned, Class, IGNORE, Labels, NextToken};
+use fisher_train::losses::SampleLosses;
+use fisher_train::monitor::{HookConfig, HookSource, Schedule};
+use fisher_train::sketch::SketchConfig;
 use rstest::rstest;
 
 /// The device, if it has this type: ndarray has no half precision, Vulkan no arithmetic in bfloat16.
@@ -317,7 +322,10 @@ fn the_kind_follows_from_the_labels(#[values(Engine::Loop, Engine::Trace)] engin
     let model = model(&device);
     let data = Points::new([0, 2, 1, 1], &device);
     let drawn = data.drawn(&model);
-    let collector = CollectorConfig::new().with_engine(engine).init();
+    let collector = CollectorConfig::new()
+        .with_engine(engine)
+        .init()
+        .expect("a collector");
     let (of_data, of_draws) = (FisherKind::Empirical, FisherKind::MonteCarlo);
     for (kind, right, wrong) in [(of_data, &data, &drawn), (of_draws, &drawn, &data)] {
         let mut statistics = statistics(&model, kind);
@@ -339,11 +347,13 @@ fn the_kind_follows_from_the_labels(#[values(Engine::Loop, Engine::Trace)] engin
         let alone = PerSample::new(&model, ["linear.weight"]).expect("a model");
         assert_eq!(alone.gradient(right, 0).expect("a gradient").kind, kind);
         let sketch = SketchConfig::new().init().expect("a sketch");
-        let sketched = sketch.collect::<_, fisher_core::PerToken>(&model, [right.clone()]);
+        let sketched =
+            sketch.collect::<_, fisher_core::gradient::PerToken>(&model, [right.clone()]);
         assert_eq!(sketched.expect("a sketch").kind(), kind);
     }
     let sketch = SketchConfig::new().init().expect("a sketch");
-    let mixed = sketch.collect::<_, fisher_core::PerToken>(&model, [data.clone(), drawn.clone()]);
+    let mixed =
+        sketch.collect::<_, fisher_core::gradient::PerToken>(&model, [data.clone(), drawn.clone()]);
     assert!(matches!(mixed, Err(Error::LossKind { .. })));
 
     let config = HookConfig::new(Schedule::new().with_at_end(true))
@@ -376,10 +386,13 @@ fn collection_names_a_wrong_label(#[values(Engine::Loop, Engine::Trace)] engine:
     let mut statistics = statistics(&model, FisherKind::Empirical);
     let skipping = CollectorConfig::new()
         .with_engine(engine)
-        .with_non_finite(fisher_train::NonFinite::Skip);
-    let error = skipping
-        .init()
-        .collect_batches(&model, "task", [data.clone()], &mut statistics);
+        .with_non_finite(fisher_train::capture::NonFinite::Skip);
+    let error = skipping.init().expect("a collector").collect_batches(
+        &model,
+        "task",
+        [data.clone()],
+        &mut statistics,
+    );
     let is_named = |error: Error| match error {
         Error::Label { sample, label, .. } => assert_eq!((&*sample, label), ("point 2", 3)),
         other => panic!("{other}"),
@@ -387,7 +400,7 @@ fn collection_names_a_wrong_label(#[values(Engine::Loop, Engine::Trace)] engine:
     is_named(error.expect_err("a wrong label"));
     is_named(check(&model, &data).expect_err("a wrong label"));
     let sketch = SketchConfig::new().init().expect("a sketch");
-    let sketched = sketch.collect::<_, fisher_core::PerToken>(&model, [data]);
+    let sketched = sketch.collect::<_, fisher_core::gradient::PerToken>(&model, [data]);
     is_named(sketched.expect_err("a wrong label"));
 }
 
@@ -420,7 +433,7 @@ fn a_loss_that_is_no_number_is_not_counted(#[values(Engine::Loop, Engine::Auto)]
         config.init(&model).expect("statistics")
     };
     let mut statistics = init();
-    let collector = config.clone().init();
+    let collector = config.clone().init().expect("a collector");
     let error = collector.collect_batches(&model, "task", [data.clone()], &mut statistics);
     let error = error.expect_err("an infinite loss").to_string();
     assert!(
@@ -428,7 +441,10 @@ fn a_loss_that_is_no_number_is_not_counted(#[values(Engine::Loop, Engine::Auto)]
         "{error}"
     );
     let mut statistics = init();
-    let collector = config.with_non_finite(fisher_train::NonFinite::Skip).init();
+    let collector = config
+        .with_non_finite(fisher_train::capture::NonFinite::Skip)
+        .init()
+        .expect("a collector");
     let collected = collector.collect_batches(&model, "task", [data], &mut statistics);
     let collected = collected.expect("a collection");
     assert_eq!((collected.samples, collected.skipped), (3, 1));

@@ -3,17 +3,21 @@
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use fisher_core::{
-    Catalogue, Error, Gradient, GradientBatch, HeadLayout, Orientation, Parameter, PerToken, Raw,
-    Reduction, Role, Sample, Scheme, Statistics, StatisticsConfig, Tokens,
-};
+use fisher_core::Error;
+use fisher_core::gradient::{Gradient, GradientBatch, PerToken, Raw};
+use fisher_core::grouping::{GroupReduction, HeadLayout, Scheme};
+use fisher_core::model::{Catalogue, Orientation, Parameter, Role};
+use fisher_core::sample::{Sample, Tokens};
+use fisher_core::statistics::{Statistics, StatisticsConfig};
 use fisher_tests::backend::Backend;
 use fisher_tests::models::{Sequences, Small};
 use fisher_tests::tolerance::{REORDERED, assert_close};
-use fisher_train::{
-    CollectorConfig, Error as TrainError, IGNORE, NonFinite, SampleBatch, SampleLoss, SampleLosses,
-    SampleMapper,
-};
+use fisher_train::Error as TrainError;
+use fisher_train::batch::{SampleBatch, SampleLoss, SampleMapper};
+use fisher_train::capture::NonFinite;
+use fisher_train::collect::CollectorConfig;
+use fisher_train::labels::IGNORE;
+use fisher_train::losses::SampleLosses;
 use rstest::rstest;
 
 fn samples(tokens: &[u64]) -> Vec<Sample> {
@@ -41,7 +45,7 @@ fn batch(rows: &[[f32; 2]], tokens: &[u64], device: &Device) -> GradientBatch {
     batch
 }
 
-fn elements(statistics: &Statistics, task: &str) -> fisher_core::Moments {
+fn elements(statistics: &Statistics, task: &str) -> fisher_core::moments::SampleMoments {
     let v = statistics
         .task(task)
         .expect("a task")
@@ -60,7 +64,7 @@ fn one_and_minus_one_make_two(
     };
     let scheme = vec![(burn::module::ParamGroup::from_path("v"), Scheme::Tensor)];
     let config = StatisticsConfig::new()
-        .with_reduction(Reduction::Sum)
+        .with_reduction(GroupReduction::Sum)
         .with_schemes(scheme);
     let mut statistics = vector(&config, &device);
     let gradients = batch(&[[1.0, -1.0], [-1.0, 1.0]], &[1, 1], &device);
@@ -201,7 +205,7 @@ fn nothing_is_added_to_the_estimate(
 fn collected(size: usize, data: &Sequences, model: &Small) -> Statistics {
     let config = StatisticsConfig::new();
     let mut statistics = config.init(model).expect("statistics");
-    let collector = CollectorConfig::new().init();
+    let collector = CollectorConfig::new().init().expect("a collector");
     collector
         .collect_batches(model, "task", data.batches(size), &mut statistics)
         .expect("a collection");
@@ -228,7 +232,7 @@ fn the_batch_size_makes_no_difference(
         );
         assert_eq!(a.samples(), b.samples());
         for ((path, a), (_, b)) in a.parameters().zip(b.parameters()) {
-            let mean = |p: &fisher_core::ParameterStatistics| {
+            let mean = |p: &fisher_core::statistics::ParameterStatistics| {
                 p.elementwise()
                     .expect("elements")
                     .read()
@@ -247,7 +251,8 @@ fn contributions_go_by_their_own_sample() {
     let device = Device::flex().autodiff();
     let model = Small::init(&device);
     let data = Sequences::made_up(4, 4, &device);
-    let engine = fisher_train::PerSample::new(&model, ["linear.weight"]).expect("an engine");
+    let engine =
+        fisher_train::capture::PerSample::new(&model, ["linear.weight"]).expect("an engine");
     for index in 0..4 {
         let in_batch = engine.gradient(&data, index).expect("a gradient");
         let alone = engine.gradient(&data.sample(index), 0).expect("a gradient");
@@ -256,7 +261,7 @@ fn contributions_go_by_their_own_sample() {
             format!("sample/{index}")
         );
         assert_eq!(in_batch.loss, alone.loss);
-        let values = |g: &fisher_train::LoopGradient| -> Vec<f64> {
+        let values = |g: &fisher_train::capture::LoopGradient| -> Vec<f64> {
             let gradient = g.gradients.get("linear.weight").expect("a gradient");
             gradient.to_full().to_data().iter::<f64>().collect()
         };
@@ -345,6 +350,7 @@ fn a_sample_without_active_tokens_is_refused_by_name() {
     let mut statistics = config.init(&model).expect("statistics");
     let error = CollectorConfig::new()
         .init()
+        .expect("a collector")
         .collect_batches(&model, "task", [data], &mut statistics)
         .expect_err("an empty sample");
     let TrainError::Core(Error::NoActiveTokens { sample }) = error else {
@@ -428,6 +434,7 @@ fn gradients_that_are_not_finite_are_named_or_skipped(
     let mut statistics = config.init(&model).expect("statistics");
     let error = CollectorConfig::new()
         .init()
+        .expect("a collector")
         .collect_batches(&model, "task", [points.clone()], &mut statistics)
         .expect_err("not finite");
     let TrainError::Core(Error::NonFinite { sample, parameter }) = &error else {
@@ -439,6 +446,7 @@ fn gradients_that_are_not_finite_are_named_or_skipped(
     let collected = CollectorConfig::new()
         .with_non_finite(NonFinite::Skip)
         .init()
+        .expect("a collector")
         .collect_batches(&model, "task", [points], &mut statistics)
         .expect("a collection");
     assert_eq!((collected.samples, collected.skipped), (2, 1));
@@ -474,7 +482,7 @@ fn patterns_that_match_nothing_are_errors() {
     let some = burn::module::ParamGroup::from_predicate("attention");
     let config = StatisticsConfig::new().with_elementwise_only(Some(some));
     let mut statistics = config.init(&model).expect("statistics");
-    let collector = CollectorConfig::new().init();
+    let collector = CollectorConfig::new().init().expect("a collector");
     let data = Sequences::made_up(2, 4, &device);
     collector
         .collect_batches(&model, "task", [data], &mut statistics)

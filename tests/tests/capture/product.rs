@@ -3,14 +3,19 @@
 use burn::module::{Module, ParamGroup};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use fisher_core::{
-    Error, GradientSink, Sample, SampleGradient, Scheme, Statistics, StatisticsConfig, Way, Welford,
-};
+use fisher_core::Error;
+use fisher_core::gradient::{GradientSink, SampleGradient};
+use fisher_core::grouping::Scheme;
+use fisher_core::moments::Welford;
+use fisher_core::sample::Sample;
+use fisher_core::squares::Way;
+use fisher_core::statistics::{Statistics, StatisticsConfig};
 use fisher_tests::backend::Backend;
 use fisher_tests::tolerance::{HARDLY_VARYING, PRODUCTS, assert_close};
-use fisher_train::{
-    CollectorConfig, Engine, NonFinite, SampleBatch, SampleLoss, SampleLosses, SampleMapper,
-};
+use fisher_train::batch::{SampleBatch, SampleLoss, SampleMapper};
+use fisher_train::capture::{Engine, NonFinite};
+use fisher_train::collect::CollectorConfig;
+use fisher_train::losses::SampleLosses;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rstest::rstest;
@@ -603,7 +608,8 @@ fn an_infinite_input_is_one_samples_fault(
         let collector = CollectorConfig::new()
             .with_engine(engine)
             .with_non_finite(non_finite)
-            .init();
+            .init()
+            .expect("a collector");
         let collected = collector.collect_batches(&model, "task", [batch.clone()], &mut statistics);
         (collected, statistics)
     };

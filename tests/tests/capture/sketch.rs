@@ -1,11 +1,15 @@
 //! Sketches of a Fisher from batch gradients: unbiased, with a true error.
 
 use burn::tensor::{Device, Tensor};
-use fisher_core::{Catalogue, PerToken, Raw, StatisticsConfig};
+use fisher_core::gradient::{PerToken, Raw};
+use fisher_core::model::Catalogue;
+use fisher_core::statistics::StatisticsConfig;
 use fisher_tests::backend::Backend;
 use fisher_tests::models::{Sequences, Small};
 use fisher_tests::subjects::{Odd, Oddity};
-use fisher_train::{CollectorConfig, PerSample, SketchConfig};
+use fisher_train::capture::PerSample;
+use fisher_train::collect::CollectorConfig;
+use fisher_train::sketch::SketchConfig;
 use rstest::rstest;
 
 #[rstest]
@@ -22,6 +26,7 @@ fn the_sketch_is_unbiased_and_knows_its_error(
     let batches = data.batches(3);
     CollectorConfig::new()
         .init()
+        .expect("a collector")
         .collect_batches(&model, "task", batches.clone(), &mut statistics)
         .expect("a collection");
     let draws = 200;
@@ -116,13 +121,13 @@ fn one_draw_of_a_sketch_has_the_variance_of_its_formula() {
 fn a_sketch_of_what_is_not_finite_is_refused() {
     let device = Device::flex().autodiff();
     let model = Odd::init(Oddity::None, 7, &device);
-    let weights = fisher_metrics::Weights::of(&model).expect("weights");
+    let weights = fisher_metrics::weights::Weights::of(&model).expect("weights");
     let mut weights: std::collections::BTreeMap<String, Vec<f64>> = weights
         .iter()
         .map(|(path, values)| (path.to_owned(), values.to_vec()))
         .collect();
     weights.get_mut("head.bias").expect("a bias")[0] = f64::NAN;
-    let weights = fisher_metrics::Weights::from(weights);
+    let weights = fisher_metrics::weights::Weights::from(weights);
     let model = weights.write(model).expect("its own parameters");
     let sketch = SketchConfig::new().init().expect("draws");
     let batches = [Sequences::made_up(3, 5, &device)];

@@ -4,7 +4,10 @@ use burn::data::dataloader::batcher::Batcher;
 use burn::module::Module;
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor};
-use fisher_core::{AttentionConfig, Catalogue, PerToken, StatisticsConfig};
+use fisher_core::gradient::PerToken;
+use fisher_core::grouping::AttentionConfig;
+use fisher_core::model::Catalogue;
+use fisher_core::statistics::StatisticsConfig;
 use fisher_examples::model::CausalTransformerConfig;
 use fisher_examples::tasks::{Item, Task, TaskBatcher};
 use fisher_examples::usual::{DigitClassifier, Digits, Forecaster, Series, TextClassifier, Texts};
@@ -17,9 +20,11 @@ use fisher_tests::zoo::{
     Around, Attentions, Bare, Cached, Convolutions, Late, Layer, Made, Norms, Recurrences,
     Transformers,
 };
-use fisher_train::{
-    CaptureConfig, CollectorConfig, Engine, Error, SampleLoss, SampleLosses, check, sample_loss,
-};
+use fisher_train::batch::SampleLoss;
+use fisher_train::capture::{CaptureConfig, Engine, check};
+use fisher_train::collect::CollectorConfig;
+use fisher_train::losses::SampleLosses;
+use fisher_train::{Error, sample_loss};
 use rstest::rstest;
 
 /// All that is accumulated by traces is what the loop gives, and no parameter is left to the loop.
@@ -169,7 +174,10 @@ fn threads_do_not_get_in_each_others_way() {
         let device = Device::flex().autodiff();
         let model = Small::init(&device);
         let mut statistics = StatisticsConfig::new().init(&model).expect("statistics");
-        let collector = CollectorConfig::new().with_engine(Engine::Trace).init();
+        let collector = CollectorConfig::new()
+            .with_engine(Engine::Trace)
+            .init()
+            .expect("a collector");
         let batches = Sequences::made_up(12, 6, &device).batches(4);
         collector
             .collect_batches(&model, "task", batches, &mut statistics)
@@ -236,7 +244,10 @@ fn a_remembered_device_goes_by_the_loop() {
         "{checkup}"
     );
     let mut statistics = config.init(&model).expect("statistics");
-    let collector = CollectorConfig::new().with_engine(Engine::Trace).init();
+    let collector = CollectorConfig::new()
+        .with_engine(Engine::Trace)
+        .init()
+        .expect("a collector");
     let error = collector.collect_batches(&model, "task", [batch], &mut statistics);
     assert!(matches!(error, Err(Error::Untraced { .. })), "{error:?}");
 }
@@ -271,7 +282,10 @@ fn a_mean_over_the_batch_is_named() {
     let mut statistics = StatisticsConfig::new().init(&model).expect("statistics");
     let batch = Points::of(4, &device);
     let mut refused = |engine| {
-        let collector = CollectorConfig::new().with_engine(engine).init();
+        let collector = CollectorConfig::new()
+            .with_engine(engine)
+            .init()
+            .expect("a collector");
         let batches = [batch.clone()];
         let error = collector.collect_batches(&model, "task", batches, &mut statistics);
         error.expect_err("it mixes").to_string()

@@ -1,6 +1,6 @@
 //! Pictures as PNG.
 
-use fisher_metrics::{HeatMap, Picture, Scale};
+use fisher_metrics::picture::{ColorScale, HeatMap, Picture};
 
 /// A PNG of twice the SVG's size.
 #[test]
@@ -12,7 +12,7 @@ fn a_png_shows_what_the_svg_does() {
         axes: ["layer".into(), "head".into()],
         values: vec![vec![Some(0.1), Some(0.2), None]; 2],
         marked: Vec::new(),
-        scale: Scale::Sequential,
+        scale: ColorScale::Sequential,
         quantity: "share".into(),
     };
     let picture = Picture {

@@ -1,7 +1,7 @@
 //! A million samples, and the laws of splitting, merging and ordering.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use fisher_core::Welford;
+use fisher_core::moments::Welford;
 use fisher_tests::backend::Backend;
 use fisher_tests::tolerance::{ACCUMULATION, REORDERED, assert_close};
 use proptest::prelude::*;

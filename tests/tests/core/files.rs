@@ -4,10 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use fisher_core::{
-    Catalogue, Error, FisherKind, Gradient, GradientBatch, HeadLayout, Orientation, Parameter,
-    PerToken, Raw, Reduction, Role, Sample, Scheme, Statistics, StatisticsConfig,
-};
+use fisher_core::Error;
+use fisher_core::gradient::{Gradient, GradientBatch, PerToken, Raw};
+use fisher_core::grouping::{GroupReduction, HeadLayout, Scheme};
+use fisher_core::kind::FisherKind;
+use fisher_core::model::{Catalogue, Orientation, Parameter, Role};
+use fisher_core::sample::Sample;
+use fisher_core::statistics::{Statistics, StatisticsConfig};
 use fisher_tests::backend::Backend;
 use fisher_tests::golden::{Golden, TASKS};
 use fisher_tests::signed::Signed;
@@ -64,7 +67,7 @@ fn what_is_saved_is_loaded_bit_for_bit(
         );
         assert_eq!(a.samples(), b.samples());
         for ((path, a), (_, b)) in a.parameters().zip(b.parameters()) {
-            let read = |p: &fisher_core::ParameterStatistics| {
+            let read = |p: &fisher_core::statistics::ParameterStatistics| {
                 p.elementwise().expect("elements").read().expect("values")
             };
             assert_eq!(read(a), read(b), "{path}");
@@ -121,7 +124,7 @@ fn shards_merge_to_one_pass() {
         );
         assert_eq!((a.count(), a.tokens()), (b.count(), b.tokens()));
         for ((path, a), (_, b)) in a.parameters().zip(b.parameters()) {
-            let read = |p: &fisher_core::ParameterStatistics| {
+            let read = |p: &fisher_core::statistics::ParameterStatistics| {
                 let moments = p.elementwise().expect("elements").read().expect("values");
                 (
                     moments.mean.expect("samples"),
@@ -140,7 +143,7 @@ fn tiny(config: &StatisticsConfig, model: &str, shape: [usize; 2], ids: &[&str])
     tiny_as::<PerToken>(config, model, shape, ids)
 }
 
-fn tiny_as<C: fisher_core::ContributionUnit>(
+fn tiny_as<C: fisher_core::gradient::ContributionUnit>(
     config: &StatisticsConfig,
     model: &str,
     shape: [usize; 2],
@@ -184,7 +187,7 @@ fn statistics_that_do_not_belong_together_are_refused_by_name() {
         ),
         (
             tiny(
-                &config.clone().with_reduction(Reduction::Sum),
+                &config.clone().with_reduction(GroupReduction::Sum),
                 "m",
                 [2, 3],
                 &["b"],

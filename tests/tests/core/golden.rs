@@ -1,6 +1,7 @@
 //! The golden numbers of statistics, on every backend.
 
-use fisher_core::{PerToken, Statistics, StatisticsConfig};
+use fisher_core::gradient::PerToken;
+use fisher_core::statistics::{Statistics, StatisticsConfig};
 use fisher_tests::backend::Backend;
 use fisher_tests::golden::{CASES, Golden, TASKS};
 use fisher_tests::tolerance::{GOLDEN, assert_close};

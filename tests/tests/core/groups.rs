@@ -1,10 +1,11 @@
 //! Every grouping scheme on every backend, and the moving average.
 
 use burn::tensor::{Tensor, TensorData};
-use fisher_core::{
-    Ema, Gradient, Grouping, HeadLayout, Orientation, Parameter, Raw, Reduction, Role, Sample,
-    Scheme, Tokens,
-};
+use fisher_core::gradient::{Gradient, Raw};
+use fisher_core::grouping::{GroupReduction, Grouping, HeadLayout, Scheme};
+use fisher_core::model::{Orientation, Parameter, Role};
+use fisher_core::moments::Ema;
+use fisher_core::sample::{Sample, Tokens};
 use fisher_tests::backend::Backend;
 use fisher_tests::tolerance::{GOLDEN, assert_close};
 use rstest::rstest;
@@ -49,8 +50,8 @@ fn sums_and_means(
     let contribution =
         Gradient::token_sum(gradient).contribution::<Raw>(&Tokens::of(&samples, &device));
     for (reduction, divisors) in [
-        (Reduction::Sum, &[1; 6][..sums.len()]),
-        (Reduction::Mean, sizes),
+        (GroupReduction::Sum, &[1; 6][..sums.len()]),
+        (GroupReduction::Mean, sizes),
     ] {
         let reduced = grouping.reduce(&contribution, reduction);
         let found: Vec<f64> = reduced.tensor().to_data().iter::<f64>().collect();

@@ -3,9 +3,11 @@
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, LinearConfig};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use fisher_core::{
-    GradientSink, Sample, SampleGradient, Statistics, StatisticsConfig, Way, Welford,
-};
+use fisher_core::gradient::{GradientSink, SampleGradient};
+use fisher_core::moments::Welford;
+use fisher_core::sample::Sample;
+use fisher_core::squares::Way;
+use fisher_core::statistics::{Statistics, StatisticsConfig};
 use fisher_tests::backend::Backend;
 use fisher_tests::tolerance::{assert_close, rounded_variance};
 use rand::rngs::StdRng;

@@ -2,11 +2,14 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
-use fisher_core::{
-    Attention, AttentionConfig, Block, Catalogue, Error, Fused, Gradient, Grouping, HeadLayout,
-    Orientation, Parameter, PerToken, Raw, Reduction, Role, Sample, Scheme, StatisticsConfig,
-    Tokens,
+use fisher_core::Error;
+use fisher_core::gradient::{Gradient, PerToken, Raw};
+use fisher_core::grouping::{
+    Attention, AttentionConfig, Block, Fused, GroupReduction, Grouping, HeadLayout, Scheme,
 };
+use fisher_core::model::{Catalogue, Orientation, Parameter, Role};
+use fisher_core::sample::{Sample, Tokens};
+use fisher_core::statistics::StatisticsConfig;
 use fisher_tests::backend::Backend;
 use rstest::rstest;
 
@@ -61,6 +64,7 @@ impl Numbers {
                     push(Block::V, kv, self.d_v);
                 }
             }
+            other => panic!("{other:?} is not known here"),
         }
         owners
     }
@@ -118,7 +122,7 @@ fn check(layout: &HeadLayout, parameter: &Parameter, owners: &[(Block, usize)], 
         labels
     );
     for (grouping, block) in groupings.iter().zip(blocks) {
-        let means = grouping.reduce(&contribution, Reduction::Mean);
+        let means = grouping.reduce(&contribution, GroupReduction::Mean);
         let means = means.tensor().try_to_vec_as::<f32>().expect("values");
         let heads = owners
             .iter()

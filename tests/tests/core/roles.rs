@@ -7,10 +7,12 @@ use burn::nn::conv::{
 };
 use burn::nn::{EmbeddingConfig, LinearConfig};
 use burn::tensor::{Device, Tensor, TensorData};
-use fisher_core::{
-    AttentionConfig, Catalogue, Error, Gradient, Grouping, HeadLayout, Orientation, Parameter,
-    PerToken, Raw, Reduction, Role, Sample, Scheme, StatisticsConfig, Tokens,
-};
+use fisher_core::Error;
+use fisher_core::gradient::{Gradient, PerToken, Raw};
+use fisher_core::grouping::{AttentionConfig, GroupReduction, Grouping, HeadLayout, Scheme};
+use fisher_core::model::{Catalogue, Orientation, Parameter, Role};
+use fisher_core::sample::{Sample, Tokens};
+use fisher_core::statistics::StatisticsConfig;
 use fisher_tests::backend::Backend;
 use fisher_tests::tolerance::{GOLDEN, assert_close};
 use rstest::rstest;
@@ -282,7 +284,7 @@ fn grouped(parameter: &Parameter, scheme: &Scheme, owners: &[usize], device: &De
     let contribution = Gradient::token_sum(gradient).contribution::<Raw>(&tokens);
     let means = sums.iter().zip(&sizes).map(|(sum, n)| sum / *n as f64);
     let means: Vec<f64> = means.collect();
-    for (reduction, expected) in [(Reduction::Sum, &sums), (Reduction::Mean, &means)] {
+    for (reduction, expected) in [(GroupReduction::Sum, &sums), (GroupReduction::Mean, &means)] {
         let reduced = grouping.reduce(&contribution, reduction);
         let found: Vec<f64> = reduced.tensor().to_data().iter::<f64>().collect();
         assert_close("channels", &found, expected, GOLDEN, 0.0);

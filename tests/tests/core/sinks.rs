@@ -5,11 +5,14 @@ use std::ops::Range;
 
 use burn::module::ParamGroup;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use fisher_core::{
-    Catalogue, Error, GradientBatch, GradientSink, GradientStore, GradientStoreConfig, HeadLayout,
-    Orientation, Parameter, Role, Sample, SampleGradient, Scheme, Statistics, StatisticsConfig,
-    Usage, Welford,
-};
+use fisher_core::Error;
+use fisher_core::gradient::{GradientBatch, GradientSink, SampleGradient};
+use fisher_core::grouping::{HeadLayout, Scheme};
+use fisher_core::model::{Catalogue, Orientation, Parameter, Role};
+use fisher_core::moments::Welford;
+use fisher_core::sample::Sample;
+use fisher_core::statistics::{Statistics, StatisticsConfig};
+use fisher_core::store::{GradientStore, GradientStoreConfig, Usage};
 use fisher_tests::backend::Backend;
 use fisher_tests::tolerance::{PRODUCTS, REORDERED, assert_close};
 use rand::rngs::StdRng;

@@ -6,10 +6,12 @@ use std::path::Path;
 
 use burn::module::ParamGroup;
 use burn::tensor::{Device, Tensor};
-use fisher_core::{
-    Catalogue, Error, Gradient, GradientBatch, GradientSink, GradientStore, GradientStoreConfig,
-    Orientation, Parameter, Precision, Role, Sample, StatisticsConfig,
-};
+use fisher_core::Error;
+use fisher_core::gradient::{Gradient, GradientBatch, GradientSink};
+use fisher_core::model::{Catalogue, Orientation, Parameter, Role};
+use fisher_core::sample::Sample;
+use fisher_core::statistics::StatisticsConfig;
+use fisher_core::store::{GradientStore, GradientStoreConfig, Precision};
 use fisher_tests::backend::Backend;
 use fisher_tests::golden::{CASES, Golden, TASKS};
 use fisher_tests::tolerance::{GOLDEN, assert_close};
@@ -635,7 +637,7 @@ fn the_fisher_is_the_statistics(
     for case in CASES {
         let golden = Golden::load(case);
         let store = golden.store(&GradientStoreConfig::new(1 << 24), 4, &device);
-        let mut statistics: fisher_core::Statistics =
+        let mut statistics: fisher_core::statistics::Statistics =
             golden.statistics(&StatisticsConfig::new(), &device);
         for task in TASKS {
             let all = 0..golden.samples(task).len();

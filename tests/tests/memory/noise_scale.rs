@@ -5,10 +5,10 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Distribution, Int, Tensor};
-use fisher_train::{
-    CaptureConfig, Engine, HookConfig, HookSource, NoiseScaleConfig, SampleBatch, SampleLoss,
-    SampleLosses, SampleMapper, Schedule,
-};
+use fisher_train::batch::{SampleBatch, SampleLoss, SampleMapper};
+use fisher_train::capture::{CaptureConfig, Engine};
+use fisher_train::losses::SampleLosses;
+use fisher_train::monitor::{HookConfig, HookSource, NoiseScaleConfig, Schedule};
 
 use crate::{alone, resident};
 

@@ -3,7 +3,10 @@
 use burn::module::ParamGroup;
 use burn::nn::{EmbeddingConfig, LinearConfig};
 use burn::tensor::{Device, Int, Tensor};
-use fisher_core::{GradientSink, Sample, SampleGradient, Scheme, StatisticsConfig};
+use fisher_core::gradient::{GradientSink, SampleGradient};
+use fisher_core::grouping::Scheme;
+use fisher_core::sample::Sample;
+use fisher_core::statistics::StatisticsConfig;
 use rstest::rstest;
 
 use crate::{MIB, alone, raised};

@@ -1,10 +1,10 @@
 //! What memory a store takes.
 
 use burn::tensor::{Device, Tensor};
-use fisher_core::{
-    Catalogue, Gradient, GradientBatch, GradientStoreConfig, Orientation, Parameter, Precision,
-    Role, Sample,
-};
+use fisher_core::gradient::{Gradient, GradientBatch};
+use fisher_core::model::{Catalogue, Orientation, Parameter, Role};
+use fisher_core::sample::Sample;
+use fisher_core::store::{GradientStoreConfig, Precision};
 
 use crate::{alone, resident};
 

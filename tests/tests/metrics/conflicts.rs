@@ -2,13 +2,14 @@
 
 use burn::module::ParamGroup;
 use burn::tensor::{Device, Tensor};
-use fisher_core::{
-    Catalogue, Gradient, GradientBatch, GradientStore, GradientStoreConfig, Orientation, Parameter,
-    Precision, Role, Sample,
-};
-use fisher_metrics::{
-    ConflictReport, ConflictsConfig, Correction, Error, Ridge, SliceBy, SliceConflicts,
-};
+use fisher_core::gradient::{Gradient, GradientBatch};
+use fisher_core::model::{Catalogue, Orientation, Parameter, Role};
+use fisher_core::sample::Sample;
+use fisher_core::store::{GradientStore, GradientStoreConfig, Precision};
+use fisher_metrics::Error;
+use fisher_metrics::conflicts::{ConflictReport, ConflictsConfig, SliceBy, SliceConflicts};
+use fisher_metrics::correction::Correction;
+use fisher_metrics::damping::Ridge;
 use fisher_tests::backend::Backend;
 use fisher_tests::golden::{CASES, Golden, TASKS};
 use fisher_tests::tolerance::{GOLDEN, P_VALUE, assert_close};

@@ -7,12 +7,15 @@ use std::path::Path;
 
 use burn::module::ParamGroup;
 use burn::tensor::{Device, Tensor};
-use fisher_core::{
-    Attention, AttentionConfig, Averages, Catalogue, Gradient, GradientBatch, GradientSink,
-    GradientStore, GradientStoreConfig, HeadLayout, Orientation, Parameter, PerToken, Precision,
-    Role, Sample, SampleGradient, Scheme, Statistics, StatisticsConfig, Usage,
-};
-use fisher_metrics::{ImportanceConfig, RankingConfig, Scores};
+use fisher_core::gradient::{Gradient, GradientBatch, GradientSink, PerToken, SampleGradient};
+use fisher_core::grouping::{Attention, AttentionConfig, HeadLayout, Scheme};
+use fisher_core::model::{Catalogue, Orientation, Parameter, Role};
+use fisher_core::sample::Sample;
+use fisher_core::statistics::{Averages, Statistics, StatisticsConfig};
+use fisher_core::store::{GradientStore, GradientStoreConfig, Precision, Usage};
+use fisher_metrics::importance::ImportanceConfig;
+use fisher_metrics::pruning::Scores;
+use fisher_metrics::ranking::RankingConfig;
 use fisher_tests::backend::Backend;
 use fisher_tests::signed::Signed;
 use rstest::rstest;
@@ -211,8 +214,14 @@ fn use_statistics(mut loaded: Statistics, names: &BTreeSet<String>, folder: &Pat
     };
     let shapes: Vec<(String, usize)> = paths.iter().map(elements).collect();
     for task in &tasks {
-        let _ = ImportanceConfig::new().init().forward(&loaded, task);
-        let _ = RankingConfig::new().init().forward(&loaded, task);
+        let _ = ImportanceConfig::new()
+            .init()
+            .expect("a level")
+            .forward(&loaded, task);
+        let _ = RankingConfig::new()
+            .init()
+            .expect("a ranking")
+            .forward(&loaded, task);
         let _ = Scores::grouped(&loaded, task);
         let _ = Scores::elementwise(&loaded, task);
         for (_, parameter) in loaded.task(task).expect("a task").parameters() {

@@ -1,7 +1,8 @@
 //! The ranking of layers and heads against the golden numbers.
 
-use fisher_core::{Statistics, StatisticsConfig};
-use fisher_metrics::{Error, ImportanceConfig, ImportanceReport};
+use fisher_core::statistics::{Statistics, StatisticsConfig};
+use fisher_metrics::Error;
+use fisher_metrics::importance::{ImportanceConfig, ImportanceReport};
 use fisher_tests::backend::Backend;
 use fisher_tests::golden::Golden;
 use fisher_tests::tolerance::{GOLDEN, assert_close};
@@ -18,12 +19,12 @@ fn layers_rank_by_their_golden_trace(
     let mut statistics: Statistics = golden.statistics(&StatisticsConfig::new(), &device);
     let batch = golden.batch("alpha", 0..6, &device);
     statistics.push("alpha", batch).expect("gradients");
-    let importance = ImportanceConfig::new().init();
+    let importance = ImportanceConfig::new().init().expect("a level");
     let report = importance.forward(&statistics, "alpha").expect("a report");
 
     // Per layer the sums of the samples' contributions, from the golden gradients.
     let samples = golden.samples("alpha");
-    let of_sample = |layer: &str, sample: &fisher_core::Sample| -> f64 {
+    let of_sample = |layer: &str, sample: &fisher_core::sample::Sample| -> f64 {
         let prefix = format!("alpha/gradient/{}/", sample.id());
         let inside = |path: &&str| match layer.contains("layers.") {
             true => path.starts_with(&format!("{layer}.")),
@@ -54,7 +55,7 @@ fn layers_rank_by_their_golden_trace(
             1.0,
         );
     }
-    let falls = |pair: &[fisher_metrics::Ranked]| pair[0].fisher >= pair[1].fisher;
+    let falls = |pair: &[fisher_metrics::importance::Ranked]| pair[0].fisher >= pair[1].fisher;
     assert!(report.layers.windows(2).all(falls) && report.heads.windows(2).all(falls));
     let shares: f64 = report.layers.iter().filter_map(|l| l.share).sum();
     assert!((shares - 1.0).abs() < 1e-12);
@@ -76,7 +77,7 @@ fn a_task_that_is_not_there_or_is_empty_is_an_error() {
     let device = Backend::Flex.device().expect("a CPU");
     let golden = Golden::load("llama-gqa");
     let mut statistics: Statistics = golden.statistics(&StatisticsConfig::new(), &device);
-    let importance = ImportanceConfig::new().init();
+    let importance = ImportanceConfig::new().init().expect("a level");
     assert!(importance.forward(&statistics, "alpha").is_err());
     let skipped = statistics.skip("alpha", &golden.samples("alpha")[0], "lm_head.weight");
     skipped.expect("a new sample");

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor};
-use fisher_core::{
-    AttentionConfig, Block, Catalogue, Gradient, GradientBatch, GradientStore, GradientStoreConfig,
-    HeadLayout, Orientation, Parameter, Precision, Role, Sample,
-};
-use fisher_metrics::{
-    Aggregate, Error, Estimate, InterferenceConfig, InterferenceReport, Normalize, Pool, Ridge,
-    Variant,
+use fisher_core::gradient::{Gradient, GradientBatch};
+use fisher_core::grouping::{AttentionConfig, Block, HeadLayout};
+use fisher_core::model::{Catalogue, Orientation, Parameter, Role};
+use fisher_core::sample::Sample;
+use fisher_core::store::{GradientStore, GradientStoreConfig, Precision};
+use fisher_metrics::Error;
+use fisher_metrics::damping::Ridge;
+use fisher_metrics::interference::{
+    FisherEstimate, InterferenceConfig, InterferenceReport, Normalize, PairAggregate, Pool, Variant,
 };
 use fisher_tests::backend::Backend;
 use fisher_tests::golden::{CASES, Golden, TASKS};
@@ -236,7 +238,7 @@ fn a_larger_loss_scales_as_documented(#[case] variant: Variant, #[case] expected
 fn self_checks_hold_on_real_gradients(
     #[case] variant: Variant,
     #[values("llama-gqa", "gpt2-fused")] case: &str,
-    #[values(Estimate::All, Estimate::LeaveOneOut)] estimate: Estimate,
+    #[values(FisherEstimate::All, FisherEstimate::LeaveOneOut)] estimate: FisherEstimate,
 ) {
     let case = CASES.into_iter().find(|c| *c == case).expect("a case");
     let golden = Golden::load(case);
@@ -393,7 +395,7 @@ fn streamed_scores_are_the_same(
         let unsigned = run(&quiet(), &held, TASKS);
         assert_eq!(unsigned.gradients.precision, precision);
         for variant in [Variant::Unsigned, Variant::Full] {
-            for estimate in [Estimate::All, Estimate::LeaveOneOut] {
+            for estimate in [FisherEstimate::All, FisherEstimate::LeaveOneOut] {
                 let config = quiet().with_variant(variant).with_estimate(estimate);
                 let expected = run(&config, &held, TASKS);
                 let config = config.with_memory(memory);
@@ -484,7 +486,7 @@ fn biases_belong_to_their_heads() {
     let config = quiet()
         .with_variant(Variant::Signed)
         .with_pool(Pool::B)
-        .with_aggregate(Aggregate::Sum)
+        .with_aggregate(PairAggregate::Sum)
         .with_ridge(Ridge::new().with_ridge_rel(0.0));
     let report = run(&config, &store, ["a", "b"]);
     // Head 1 of the values: columns 2 and 3 of the weight (parameter 4), elements 2 and 3 of the
@@ -549,7 +551,7 @@ fn no_score_is_not_a_number(
     )]
     variant: Variant,
     #[values(Pool::A, Pool::B, Pool::Pooled)] pool: Pool,
-    #[values(Estimate::All, Estimate::LeaveOneOut)] estimate: Estimate,
+    #[values(FisherEstimate::All, FisherEstimate::LeaveOneOut)] estimate: FisherEstimate,
 ) {
     let store = extreme();
     let ridge = Ridge::new()
@@ -560,7 +562,7 @@ fn no_score_is_not_a_number(
         .with_variant(variant)
         .with_pool(pool)
         .with_estimate(estimate)
-        .with_relabellings((estimate == Estimate::All).then_some(50))
+        .with_relabellings((estimate == FisherEstimate::All).then_some(50))
         .with_ridge(ridge);
     let interference = config.init().expect("settings");
     let report = match interference.forward(&store, ["a", "b"]) {
@@ -586,7 +588,7 @@ fn scores_are_their_definition(
     )]
     variant: Variant,
     #[values(Pool::A, Pool::B, Pool::Pooled)] pool: Pool,
-    #[values(Estimate::All, Estimate::LeaveOneOut)] estimate: Estimate,
+    #[values(FisherEstimate::All, FisherEstimate::LeaveOneOut)] estimate: FisherEstimate,
 ) {
     let golden = Golden::load("llama-gqa");
     let store = stored(&golden, &GradientStoreConfig::new(1 << 24), 3, &flex());
@@ -594,7 +596,7 @@ fn scores_are_their_definition(
         .with_variant(variant)
         .with_pool(pool)
         .with_estimate(estimate)
-        .with_aggregate(Aggregate::Sum);
+        .with_aggregate(PairAggregate::Sum);
     let report = run(&config, &store, TASKS);
     // [out, in]: 4 rows of 16 a head.
     let (path, range) = ("model.layers.1.self_attn.q_proj.weight", 128..192);
@@ -617,7 +619,7 @@ fn scores_are_their_definition(
     };
     let mut expected = Vec::new();
     for (i, of_a) in gradients[0].iter().enumerate() {
-        let without = (estimate == Estimate::LeaveOneOut).then_some(i);
+        let without = (estimate == FisherEstimate::LeaveOneOut).then_some(i);
         let (a, b) = (fisher(0, without), fisher(1, None));
         let f: Vec<f64> = match pool {
             Pool::A => a,
@@ -778,7 +780,7 @@ fn only_what_is_used_is_needed() {
         .expect("it");
     let one = one.with_heads(golden.heads()).with_device(&flex());
     let left_out = quiet()
-        .with_estimate(Estimate::LeaveOneOut)
+        .with_estimate(FisherEstimate::LeaveOneOut)
         .with_relabellings(Some(10));
     let report = run(&left_out.clone().with_pool(Pool::B), &one, ["a", "b"]);
     assert!(report.slices.iter().all(|s| s.significance.is_none()));

@@ -8,7 +8,7 @@ mod pruning;
 mod reports;
 
 use burn::tensor::Device;
-use fisher_core::{GradientStore, GradientStoreConfig};
+use fisher_core::store::{GradientStore, GradientStoreConfig};
 use fisher_tests::golden::Golden;
 
 /// A golden store that compares by the case's heads, on `device`.

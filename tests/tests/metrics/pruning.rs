@@ -4,19 +4,22 @@ use std::collections::BTreeMap;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
-use fisher_core::{
-    Catalogue, Gradient, GradientBatch, HeadLayout, Orientation, Parameter, Role, Sample,
-    Statistics, StatisticsConfig,
+use fisher_core::gradient::{Gradient, GradientBatch};
+use fisher_core::grouping::HeadLayout;
+use fisher_core::model::{Catalogue, Orientation, Parameter, Role};
+use fisher_core::sample::Sample;
+use fisher_core::statistics::{Statistics, StatisticsConfig};
+use fisher_metrics::Error;
+use fisher_metrics::pruning::{
+    Advice, ComparisonConfig, Masks, OverlapConfig, PruningConfig, Scope, Scores,
 };
-use fisher_metrics::{
-    Advice, Error, Masks, OverlapConfig, PruningConfig, RankingConfig, Scope, Scores, Weights,
-    compare,
-};
+use fisher_metrics::ranking::RankingConfig;
+use fisher_metrics::weights::Weights;
 use fisher_tests::backend::Backend;
 use fisher_tests::golden::{CASES, Golden, TASKS};
 use fisher_tests::models::{Sequences, Small};
 use fisher_tests::tolerance::GOLDEN;
-use fisher_train::CollectorConfig;
+use fisher_train::collect::CollectorConfig;
 use proptest::prelude::*;
 use rstest::rstest;
 
@@ -63,6 +66,7 @@ fn rankings_agree(#[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] back
         for task in TASKS {
             let report = RankingConfig::new()
                 .init()
+                .expect("a ranking")
                 .forward(&statistics, task)
                 .expect("a report");
             let expected = golden.expected(&format!("/tasks/{task}/importance"));
@@ -96,7 +100,8 @@ fn rankings_agree(#[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] back
             let sets: Vec<usize> = report.mass_sets.iter().filter_map(|s| s.groups).collect();
             assert!(sets.windows(2).all(|pair| pair[0] <= pair[1]) && sets.len() == 3);
             let json = serde_json::to_string(&report).expect("JSON");
-            let again: fisher_metrics::RankingReport = serde_json::from_str(&json).expect("again");
+            let again: fisher_metrics::ranking::RankingReport =
+                serde_json::from_str(&json).expect("again");
             assert_eq!(again.top.len(), report.top.len());
         }
     }
@@ -330,7 +335,8 @@ fn identical_masks_agree_fully_and_empty_ones_have_no_jaccard() {
     assert_eq!((none.all.jaccard, none.advice), (None, None));
     assert_eq!(none.all.overlap_coefficient, None);
     let json = serde_json::to_string(&half).expect("JSON");
-    let again: fisher_metrics::OverlapReport = serde_json::from_str(&json).expect("a report");
+    let again: fisher_metrics::pruning::OverlapReport =
+        serde_json::from_str(&json).expect("a report");
     assert_eq!(again, half);
     // Masks that share little, and some: the advice follows the thresholds.
     let halves: [Vec<f64>; 3] = [0..11, 9..20, 4..15].map(|kept| {
@@ -357,11 +363,11 @@ fn a_mask_goes_on_and_comes_off() {
     let model = Small::init(&device);
     let config = StatisticsConfig::new();
     let catalogue = Catalogue::of(&model).expect("parameters");
-    let attention = fisher_core::AttentionConfig::new(2);
+    let attention = fisher_core::grouping::AttentionConfig::new(2);
     let heads = HeadLayout::recognize(&catalogue, &attention).expect("heads");
     let mut statistics: Statistics = config.init_with_heads(&model, &heads).expect("statistics");
     let data = Sequences::made_up(4, 5, &device);
-    let collector = CollectorConfig::new().init();
+    let collector = CollectorConfig::new().init().expect("a collector");
     collector
         .collect_batches(&model, "task", [data], &mut statistics)
         .expect("a collection");
@@ -478,7 +484,7 @@ fn pruned_weights_stay_zero_through_training() {
     let config = StatisticsConfig::new();
     let mut statistics: Statistics = config.init(&model).expect("statistics");
     let data = Sequences::made_up(4, 5, &device);
-    let collector = CollectorConfig::new().init();
+    let collector = CollectorConfig::new().init().expect("a collector");
     collector
         .collect_batches(&model, "task", [data.clone()], &mut statistics)
         .expect("gradients");
@@ -492,7 +498,7 @@ fn pruned_weights_stay_zero_through_training() {
     let before = Weights::of(&trained).expect("weights");
     let mut optimizer = burn::optim::AdamWConfig::new().init();
     for _ in 0..3 {
-        let losses = fisher_train::SampleLoss::sample_losses(&trained, &data);
+        let losses = fisher_train::batch::SampleLoss::sample_losses(&trained, &data);
         let gradients = losses.sums().clone().sum().backward();
         let gradients = burn::optim::GradientsParams::from_grads(gradients, &trained);
         let stepped = optimizer.step(0.01, trained, gradients);
@@ -560,12 +566,18 @@ fn damage_adds_up_over_groups() {
 fn a_task_is_like_itself() {
     let values: Vec<f64> = (0..22).map(|i| f64::from(i * i % 7)).collect();
     let scores = Scores::elementwise(&made_up(&values), "task").expect("scores");
-    let same = compare(&scores, &scores).expect("the same");
+    let same = ComparisonConfig::new()
+        .init()
+        .forward(&scores, &scores)
+        .expect("the same");
     assert!((same.cosine.expect("mass") - 1.0).abs() < 1e-12);
     assert!((same.spearman.expect("it varies") - 1.0).abs() < 1e-12);
     assert!(same.jensen_shannon.expect("mass").abs() < 1e-12);
     let reversed: Vec<f64> = values.iter().map(|v| 6.0 - v).collect();
     let reversed = Scores::elementwise(&made_up(&reversed), "task").expect("scores");
-    let opposite = compare(&scores, &reversed).expect("the same keys");
+    let opposite = ComparisonConfig::new()
+        .init()
+        .forward(&scores, &reversed)
+        .expect("the same keys");
     assert!((opposite.spearman.expect("it varies") + 1.0).abs() < 1e-12);
 }

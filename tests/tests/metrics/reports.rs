@@ -7,18 +7,24 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::serde::Serialize;
 use burn::serde::de::DeserializeOwned;
 use burn::tensor::{Device, Tensor, TensorData};
-use fisher_core::{
-    AttentionConfig, Catalogue, Gradient, GradientBatch, GradientStore, GradientStoreConfig,
-    HeadLayout, Orientation, Parameter, Role, Sample, Statistics, StatisticsConfig,
-};
-use fisher_metrics::{
-    ConflictsConfig, Error, Estimate, ImportanceConfig, InterferenceConfig, OverlapConfig,
-    PruningConfig, RankingConfig, Ridge, Scope, Scores, SliceBy, Variant, compare,
-};
+use fisher_core::gradient::{Gradient, GradientBatch};
+use fisher_core::grouping::{AttentionConfig, HeadLayout};
+use fisher_core::model::{Catalogue, Orientation, Parameter, Role};
+use fisher_core::sample::Sample;
+use fisher_core::statistics::{Statistics, StatisticsConfig};
+use fisher_core::store::{GradientStore, GradientStoreConfig};
+use fisher_metrics::Error;
+use fisher_metrics::conflicts::{ConflictsConfig, SliceBy};
+use fisher_metrics::damping::Ridge;
+use fisher_metrics::importance::ImportanceConfig;
+use fisher_metrics::interference::{FisherEstimate, InterferenceConfig, Variant};
+use fisher_metrics::pruning::{ComparisonConfig, OverlapConfig, PruningConfig, Scope, Scores};
+use fisher_metrics::ranking::RankingConfig;
 use fisher_tests::models::{Sequences, Small};
-use fisher_train::{
-    History, HookConfig, HookSource, NoiseScaleConfig, SampleLoss, SampleLosses, Schedule, check,
-};
+use fisher_train::batch::SampleLoss;
+use fisher_train::capture::check;
+use fisher_train::losses::SampleLosses;
+use fisher_train::monitor::{History, HookConfig, HookSource, NoiseScaleConfig, Schedule};
 use rstest::rstest;
 use serde_json::Value;
 
@@ -132,9 +138,15 @@ fn reports_of_statistics_come_back(
     let mut masks = Vec::new();
     let mut scores = Vec::new();
     for task in TASKS {
-        let importance = ImportanceConfig::new().init().forward(&statistics, task);
+        let importance = ImportanceConfig::new()
+            .init()
+            .expect("a level")
+            .forward(&statistics, task);
         round_trip(&importance.expect("a report"));
-        let ranking = RankingConfig::new().init().forward(&statistics, task);
+        let ranking = RankingConfig::new()
+            .init()
+            .expect("a ranking")
+            .forward(&statistics, task);
         round_trip(&ranking.expect("a report"));
         let grouped = Scores::grouped(&statistics, task).expect("scores");
         for sparsity in [0.0, 0.5, 1.0] {
@@ -155,7 +167,12 @@ fn reports_of_statistics_come_back(
             .forward(a, b);
         round_trip(&overlap.expect("a report"));
     }
-    round_trip(&compare(&scores[0], &scores[1]).expect("a report"));
+    round_trip(
+        &ComparisonConfig::new()
+            .init()
+            .forward(&scores[0], &scores[1])
+            .expect("a report"),
+    );
 }
 
 /// Beyond the range of accumulators a Fisher is an error with a name, not a report that none can read.
@@ -168,7 +185,10 @@ fn a_fisher_out_of_range_is_an_error() {
     let mut statistics: Statistics = statistics.expect("statistics");
     let pushed = statistics.push("a", batch(&[5e18], 0.3));
     pushed.expect("sums of parameters are numbers");
-    let report = ImportanceConfig::new().init().forward(&statistics, "a");
+    let report = ImportanceConfig::new()
+        .init()
+        .expect("a level")
+        .forward(&statistics, "a");
     let error = report.expect_err("not finite");
     assert!(matches!(error, Error::OutOfRange { .. }), "{error}");
 }
@@ -177,7 +197,10 @@ fn a_fisher_out_of_range_is_an_error() {
 fn settings_that_are_no_numbers_are_refused() {
     let statistics = statistics(&[1.0, 2.0], false);
     for wrong in [f64::NAN, f64::INFINITY, -0.1, 1.1] {
-        let ranking = RankingConfig::new().with_masses(vec![0.5, wrong]).init();
+        let ranking = RankingConfig::new()
+            .with_masses(vec![0.5, wrong])
+            .init()
+            .expect("a ranking");
         let error = ranking.forward(&statistics, "a").expect_err("no share");
         assert!(matches!(error, Error::Argument { .. }), "{error}");
     }
@@ -221,7 +244,7 @@ fn reports_of_pairs_come_back(
     ] {
         let config = InterferenceConfig::new()
             .with_variant(variant)
-            .with_estimate(Estimate::All)
+            .with_estimate(FisherEstimate::All)
             .with_keep_scores(true)
             .with_relabellings(Some(20))
             .with_progress(false);
@@ -320,7 +343,7 @@ fn a_checkup_comes_back() {
         let checkup = check(&model, &data).expect("a checkup");
         assert_eq!(checkup.is_sound(), is_sound, "{checkup}");
         let text = serde_json::to_string(&checkup).expect("JSON");
-        let back: fisher_train::Checkup = serde_json::from_str(&text).expect("a checkup");
+        let back: fisher_train::capture::Checkup = serde_json::from_str(&text).expect("a checkup");
         assert_eq!(back.is_sound(), is_sound);
         assert_eq!(format!("{back}"), format!("{checkup}"));
     }

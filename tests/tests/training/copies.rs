@@ -6,15 +6,21 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use fisher_core::{Catalogue, Statistics, StatisticsConfig, Ties, new_ids};
-use fisher_metrics::{Damping, PruningConfig, Scaling, ScalingConfig, Scope, Scores, Weights};
+use fisher_core::model::{Catalogue, Ties, new_ids};
+use fisher_core::statistics::{Statistics, StatisticsConfig};
+use fisher_metrics::damping::Damping;
+use fisher_metrics::pruning::{PruningConfig, Scope, Scores};
+use fisher_metrics::scaling::ScalingConfig;
+use fisher_metrics::weights::Weights;
 use fisher_tests::backend::Backend;
 use fisher_tests::models::{Sequences, Small, made_up};
 use fisher_tests::tolerance::{BACKWARD, TAPS, assert_close};
-use fisher_train::{
-    CollectorConfig, Engine, Error, Ewc, FisherOptimizer, MergeConfig, SampleBatch, SampleLoss,
-    SampleLosses, SampleMapper, Source,
-};
+use fisher_train::Error;
+use fisher_train::apply::{EwcConfig, FisherOptimizerConfig, MergeConfig, MergeSource};
+use fisher_train::batch::{SampleBatch, SampleLoss, SampleMapper};
+use fisher_train::capture::Engine;
+use fisher_train::collect::CollectorConfig;
+use fisher_train::losses::SampleLosses;
 use rstest::rstest;
 
 /// Feature vectors with classes.
@@ -148,7 +154,10 @@ fn weights<M: Module>(model: &M) -> BTreeMap<String, Vec<f64>> {
 fn collected(learner: &Learner, engine: Engine, device: &Device) -> Statistics {
     let config = StatisticsConfig::new();
     let mut statistics = config.init(learner).expect("empty");
-    let collector = CollectorConfig::new().with_engine(engine).init();
+    let collector = CollectorConfig::new()
+        .with_engine(engine)
+        .init()
+        .expect("a collector");
     collector
         .collect_batches(
             learner,
@@ -271,6 +280,7 @@ fn a_mask_on_what_is_tied_comes_off_everywhere() {
     let mut statistics = StatisticsConfig::new().init(&model).expect("statistics");
     CollectorConfig::new()
         .init()
+        .expect("a collector")
         .collect_batches(
             &model,
             "task",
@@ -316,7 +326,7 @@ fn a_teacher_keeps_its_weights(
 
     let other = learner(teacher, 1.9, &device);
     let theirs = collected(&other, Engine::Auto, &device);
-    let source = |model, statistics| Source {
+    let source = |model, statistics| MergeSource {
         model,
         statistics,
         task: "task",
@@ -334,9 +344,9 @@ fn a_teacher_keeps_its_weights(
     only_the_student_moved(&model, &written.write(model.clone()).expect("its own"));
 }
 
-fn scaling() -> Scaling {
+fn scaling() -> ScalingConfig {
     let config = ScalingConfig::new().with_damping(Damping::Absolute(0.1));
-    config.init().expect("λ")
+    config
 }
 
 #[rstest]
@@ -351,8 +361,10 @@ fn a_frozen_teacher_is_not_stepped(
     let model = learner(teacher, 0.4, &device);
     let statistics = collected(&model, Engine::Auto, &device);
     let sgd = SgdConfig::new().init();
-    let mut optimizer =
-        FisherOptimizer::new(sgd, scaling(), &statistics, "task", &model).expect("F");
+    let mut optimizer = FisherOptimizerConfig::new()
+        .with_scaling(scaling())
+        .init(sgd, &statistics, "task", &model)
+        .expect("F");
     let batch = Points::made_up(6, &device);
     let loss = model.sample_losses(&batch).sums().clone().sum();
     let raw = loss.backward();
@@ -376,7 +388,12 @@ fn optimizers_cannot_tell_two_parameters_of_one_id() {
     let model = learner(Teacher::Training, 0.4, &device);
     let statistics = collected(&model, Engine::Auto, &device);
     let sgd = || SgdConfig::new().init();
-    let optimizer = FisherOptimizer::new(sgd(), scaling(), &statistics, "task", &model);
+    let optimizer = FisherOptimizerConfig::new().with_scaling(scaling()).init(
+        sgd(),
+        &statistics,
+        "task",
+        &model,
+    );
     let Err(error) = optimizer else {
         panic!("two parameters of one id");
     };
@@ -389,7 +406,12 @@ fn optimizers_cannot_tell_two_parameters_of_one_id() {
         teacher: new_ids(model.teacher.clone()),
         ..model
     };
-    let optimizer = FisherOptimizer::new(sgd(), scaling(), &statistics, "task", &model);
+    let optimizer = FisherOptimizerConfig::new().with_scaling(scaling()).init(
+        sgd(),
+        &statistics,
+        "task",
+        &model,
+    );
     assert!(optimizer.is_ok());
 }
 
@@ -426,7 +448,7 @@ fn the_penalty_is_the_students() {
     let device = Device::flex().autodiff();
     let model = learner(Teacher::Average, 0.4, &device);
     let statistics = collected(&model, Engine::Auto, &device);
-    let mut ewc = Ewc::new(2.0).expect("λ");
+    let mut ewc = EwcConfig::new(2.0).init().expect("λ");
     ewc.protect(&statistics, "task", &model).expect("F");
     let penalty = |model: &Learner| -> f64 {
         let penalty = ewc.penalty(model).expect("its own");
@@ -463,6 +485,7 @@ fn checkpoints_of_gradients_stay_as_the_device_has_them() {
     CollectorConfig::new()
         .with_engine(Engine::Loop)
         .init()
+        .expect("a collector")
         .collect_batches(&net, "task", [batch.clone()], &mut statistics)
         .expect("a collection");
     let scores = Scores::elementwise(&statistics, "task").expect("scores");

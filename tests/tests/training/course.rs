@@ -8,10 +8,13 @@ use std::time::Duration;
 
 use burn::tensor::Device;
 use burn::train::{Interrupter, LearningResult};
-use fisher_core::{Averages, Statistics, hash_weights};
+use fisher_core::model::hash_weights;
+use fisher_core::statistics::{Averages, Statistics};
 use fisher_tests::course::{config, device, hook, steady, steps, train};
 use fisher_tests::pupil::{Happens, Pupil};
-use fisher_train::{CaptureConfig, Error, History, HookConfig, NonFinite, OnFailure};
+use fisher_train::Error;
+use fisher_train::capture::{CaptureConfig, NonFinite};
+use fisher_train::monitor::{History, HookConfig, OnFailure};
 use rstest::rstest;
 
 /// Dropout and weights to begin with draw from the device's generator, which is the whole process'.
@@ -27,9 +30,12 @@ fn bytes(folder: &Path, file: &str) -> Vec<u8> {
 /// All that a hook left in a folder is whole.
 fn loadable(folder: &Path) -> History {
     let device = Device::flex();
-    Statistics::<fisher_core::PerToken>::load(folder.join("statistics.safetensors"), &device)
-        .expect("statistics");
-    Averages::<fisher_core::PerToken>::load(folder.join("averages.safetensors"), &device)
+    Statistics::<fisher_core::gradient::PerToken>::load(
+        folder.join("statistics.safetensors"),
+        &device,
+    )
+    .expect("statistics");
+    Averages::<fisher_core::gradient::PerToken>::load(folder.join("averages.safetensors"), &device)
         .expect("averages");
     History::load(folder.join("history.jsonl")).expect("a history")
 }

@@ -10,16 +10,19 @@ use burn::train::TrainStep;
 use burn::train::logger::MetricLogger;
 use burn::train::metric::store::{EpochSummary, MetricsUpdate, NumericMetricUpdate, Split};
 use burn::train::metric::{MetricDefinition, MetricId, NumericEntry};
-use fisher_core::{
-    AttentionConfig, Catalogue, GradientStore, GradientStoreConfig, HeadLayout, Statistics,
-    StatisticsConfig, hash_weights,
-};
+use fisher_core::grouping::{AttentionConfig, HeadLayout};
+use fisher_core::model::{Catalogue, hash_weights};
+use fisher_core::statistics::{Statistics, StatisticsConfig};
+use fisher_core::store::{GradientStore, GradientStoreConfig};
 use fisher_tests::models::{Line, Sequences, Unnamed};
 use fisher_tests::pupil::{Happens, Pupil, launch, loader, optimizer, training};
 use fisher_tests::tolerance::{DEFINITION, REORDERED, assert_close};
-use fisher_train::{
-    CollectorConfig, Error, FisherHook, HookConfig, HookSource, NoiseScaleConfig, PerSample,
-    Quantity, SampleBatch, Schedule,
+use fisher_train::Error;
+use fisher_train::batch::SampleBatch;
+use fisher_train::capture::PerSample;
+use fisher_train::collect::CollectorConfig;
+use fisher_train::monitor::{
+    FisherHook, HookConfig, HookSource, NoiseScaleConfig, Quantity, Schedule,
 };
 use rstest::rstest;
 
@@ -503,7 +506,10 @@ fn captures_are_collections_of_the_weights_then() {
         let HookSource::Probes(tasks) = probes(&device()) else {
             unreachable!("probes are probes")
         };
-        let collector = CollectorConfig::new().with_progress(false).init();
+        let collector = CollectorConfig::new()
+            .with_progress(false)
+            .init()
+            .expect("a collector");
         for (task, batches) in tasks {
             let collected = collector.collect_batches(pupil, &task, batches, &mut statistics);
             collected.expect("a collection");
@@ -572,7 +578,7 @@ fn samples_need_no_ids() {
     let (latest, run) = (hook.latest().expect("a capture"), hook.statistics());
     let store = hook.take_store().expect("gradients");
     let mut collected = StatisticsConfig::new().init(&model).expect("statistics");
-    let collector = CollectorConfig::new().init();
+    let collector = CollectorConfig::new().init().expect("a collector");
     for (task, batches) in probes() {
         let count: usize = batches.iter().map(|batch| batch.len()).sum();
         let done = collector.collect_batches(&model, &task, batches, &mut collected);

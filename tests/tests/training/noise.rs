@@ -3,14 +3,17 @@
 use std::f64::consts::TAU;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use fisher_core::{Catalogue, Gradient, GradientBatch, GradientSink, Sample};
+use fisher_core::gradient::{Gradient, GradientBatch, GradientSink};
+use fisher_core::model::Catalogue;
+use fisher_core::sample::Sample;
 use fisher_tests::backend::Backend;
 use fisher_tests::models::{Sequences, Small};
 use fisher_tests::subjects::Talker;
 use fisher_tests::tolerance::{DEFINITION, assert_close};
-use fisher_train::{
-    CaptureConfig, Engine, GradientMoments, HookConfig, HookSource, NoiseScale, NoiseScaleConfig,
-    PerSample, SampleBatch, SampleLoss, SampleWeight, Schedule,
+use fisher_train::batch::{SampleBatch, SampleLoss};
+use fisher_train::capture::{CaptureConfig, Engine, PerSample};
+use fisher_train::monitor::{
+    GradientMoments, HookConfig, HookSource, NoiseScale, NoiseScaleConfig, SampleWeight, Schedule,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};

@@ -1,15 +1,16 @@
 //! Every sample and every parameter counts once.
 
 use burn::tensor::{Device, Tensor};
-use fisher_core::{
-    Error, GradientBatch, GradientSink, SampleGradient, Statistics, StatisticsConfig,
-};
+use fisher_core::Error;
+use fisher_core::gradient::{GradientBatch, GradientSink, SampleGradient};
+use fisher_core::statistics::{Statistics, StatisticsConfig};
 use fisher_tests::backend::Backend;
 use fisher_tests::golden::Golden;
 use fisher_tests::models::Sequences;
 use fisher_tests::subjects::Talker;
 use fisher_tests::tolerance::assert_close;
-use fisher_train::{CaptureConfig, Engine, Error as TrainError};
+use fisher_train::Error as TrainError;
+use fisher_train::capture::{CaptureConfig, Engine};
 use rstest::rstest;
 
 fn bytes(statistics: &Statistics) -> Vec<u8> {
@@ -170,5 +171,5 @@ fn a_parameter_comes_once_in_a_batch() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("file");
     statistics.save(&path).expect("a file");
-    Statistics::<fisher_core::PerToken>::load(&path, &device).expect("statistics");
+    Statistics::<fisher_core::gradient::PerToken>::load(&path, &device).expect("statistics");
 }

@@ -8,12 +8,14 @@ use burn::train::{
     ExecutionStrategy, InferenceStep, Learner, MultiDeviceOptim, SupervisedTraining, TrainOutput,
     TrainStep, TrainingStrategy,
 };
-use fisher_core::{Statistics, StatisticsConfig};
+use fisher_core::statistics::{Statistics, StatisticsConfig};
 use fisher_tests::backend::Backend;
 use fisher_tests::models::{Sequences, made_up};
 use fisher_tests::pupil::{Nothing, Silent, loader};
 use fisher_tests::tolerance::{BACKWARD, assert_close};
-use fisher_train::{FisherHook, HookConfig, HookSource, SampleLoss, SampleLosses, Schedule};
+use fisher_train::batch::SampleLoss;
+use fisher_train::losses::SampleLosses;
+use fisher_train::monitor::{FisherHook, HookConfig, HookSource, Schedule};
 use rstest::rstest;
 
 /// Nothing random, and nothing that workers would keep to themselves.

@@ -5,11 +5,13 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use burn::train::TrainStep;
-use fisher_core::{Averages, PerToken, Statistics};
+use fisher_core::gradient::PerToken;
+use fisher_core::statistics::{Averages, Statistics};
 use fisher_tests::course::{config, device, hook, hook_of, steady, steps, train};
 use fisher_tests::models::Sequences;
 use fisher_tests::pupil::{Happens, Pupil, optimizer};
-use fisher_train::{Error, FisherHook, History, HookConfig, OnFailure, Schedule};
+use fisher_train::Error;
+use fisher_train::monitor::{FisherHook, History, HookConfig, OnFailure, Schedule};
 use rstest::rstest;
 
 /// Weights to begin with draw from the device's generator, which is the whole process'.

@@ -5,16 +5,24 @@ use std::collections::BTreeMap;
 use burn::module::{Module, Param};
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{Device, Tensor};
-use fisher_core::{Catalogue, Gradient, GradientBatch, Statistics, StatisticsConfig, hash_weights};
-use fisher_metrics::{Damping, OverlapConfig, PruningConfig, Scaling, ScalingConfig, Weights};
+use fisher_core::gradient::{Gradient, GradientBatch};
+use fisher_core::model::{Catalogue, hash_weights};
+use fisher_core::statistics::{Statistics, StatisticsConfig};
+use fisher_metrics::damping::Damping;
+use fisher_metrics::pruning::{OverlapConfig, PruningConfig};
+use fisher_metrics::scaling::{Scaling, ScalingConfig};
+use fisher_metrics::weights::Weights;
 use fisher_tests::backend::Backend;
 use fisher_tests::golden::{CASES, Golden, TASKS};
 use fisher_tests::models::{Sequences, Small};
 use fisher_tests::tolerance::{BACKWARD, GOLDEN, assert_close};
-use fisher_train::{
-    CollectorConfig, Error, Ewc, FisherOptimizer, Granularity, MergeConfig, MergeReport,
-    SampleLoss, Source, Term,
+use fisher_train::Error;
+use fisher_train::apply::{
+    Ewc, EwcConfig, FisherOptimizer, FisherOptimizerConfig, Granularity, MergeConfig, MergeReport,
+    MergeSource, Term,
 };
+use fisher_train::batch::SampleLoss;
+use fisher_train::collect::CollectorConfig;
 use rstest::rstest;
 
 /// One golden parameter as a model of its own.
@@ -102,7 +110,7 @@ fn scaling_merging_and_consolidation_agree(
             }
 
             let of_other = self::statistics(&golden, &path, &other, &device);
-            let source = |model, statistics, task| Source {
+            let source = |model, statistics, task| MergeSource {
                 model,
                 statistics,
                 task,
@@ -122,7 +130,7 @@ fn scaling_merging_and_consolidation_agree(
             let merged = values(&merged.model.weight.val().inner());
             assert_close(&name, &merged, golden.values(&name), GOLDEN, 1e-2);
 
-            let mut ewc = Ewc::new(1.0).expect("λ");
+            let mut ewc = EwcConfig::new(1.0).init().expect("λ");
             ewc.protect(&statistics, "alpha", &model)
                 .expect("statistics");
             let short = ewc
@@ -149,11 +157,11 @@ fn collected(model: &Small, device: &Device) -> Statistics {
 }
 
 fn collected_as(task: &str, model: &Small, device: &Device) -> Statistics {
-    let attention = fisher_core::AttentionConfig::new(2);
+    let attention = fisher_core::grouping::AttentionConfig::new(2);
     let config = StatisticsConfig::new().with_attention(Some(attention));
     let mut statistics = config.init(model).expect("statistics");
     let data = Sequences::made_up(4, 5, device);
-    let collector = CollectorConfig::new().init();
+    let collector = CollectorConfig::new().init().expect("a collector");
     collector
         .collect_batches(model, task, [data], &mut statistics)
         .expect("a collection");
@@ -167,7 +175,7 @@ fn merging_a_model_with_itself_is_the_identity(
     let device = Device::flex().autodiff();
     let model = Small::init(&device);
     let statistics = collected(&model, &device);
-    let source = |weight| Source {
+    let source = |weight| MergeSource {
         model: &model,
         statistics: &statistics,
         task: "task",
@@ -186,7 +194,7 @@ fn merging_a_model_with_itself_is_the_identity(
     // A weight of 0 leaves a model out.
     let other = Small::init_with(&device, 2.0);
     let theirs = collected(&other, &device);
-    let other = Source {
+    let other = MergeSource {
         model: &other,
         statistics: &theirs,
         task: "task",
@@ -205,7 +213,7 @@ fn merging_a_model_with_itself_is_the_identity(
         Err(Error::NothingToMerge)
     ));
     assert!(matches!(
-        merging.forward::<Small, fisher_core::PerToken>(&[]),
+        merging.forward::<Small, fisher_core::gradient::PerToken>(&[]),
         Err(Error::NothingToMerge)
     ));
 }
@@ -252,7 +260,7 @@ fn consolidation_pulls_with_lambda_f_times_the_distance() {
         let found: Vec<f64> = found.to_data().iter::<f64>().collect();
         assert_close("pull", &found, &pull(times), BACKWARD, 1e-3);
     };
-    let mut ewc = Ewc::new(3.0).expect("λ");
+    let mut ewc = EwcConfig::new(3.0).init().expect("λ");
     assert!(ewc.penalty(&model).expect("nothing").is_none());
     ewc.protect(&statistics, "task", &anchor)
         .expect("statistics");
@@ -303,7 +311,7 @@ fn a_constant_fisher_is_a_constant_step(
         return;
     };
     let gradient = Tensor::<1>::from_floats([1.0, -2.0, 0.5], &device);
-    let wide = fisher_core::accumulation_dtype(&device);
+    let wide = fisher_core::moments::accumulation_dtype(&device);
     let fisher = Tensor::<1>::full([3], 4.0, (&device, wide));
     let scaling = |power, damping| -> Scaling {
         let config = ScalingConfig::new().with_power(power).with_damping(damping);
@@ -338,14 +346,14 @@ fn the_wrapped_optimizer_steps_on_scaled_gradients() {
     let device = Device::flex().autodiff();
     let model = Small::init(&device);
     let statistics = collected(&model, &device);
-    let scaling = ScalingConfig::new()
-        .with_damping(Damping::Absolute(0.5))
-        .init()
-        .expect("λ");
+    let scaling = ScalingConfig::new().with_damping(Damping::Absolute(0.5));
     let sgd = || SgdConfig::new().init();
-    let mut optimizer =
-        FisherOptimizer::new(sgd(), scaling, &statistics, "task", &model).expect("F");
-    let quiet = fisher_train::PerSample::new(&model, statistics.paths()).expect("an engine");
+    let mut optimizer = FisherOptimizerConfig::new()
+        .with_scaling(scaling)
+        .init(sgd(), &statistics, "task", &model)
+        .expect("F");
+    let quiet =
+        fisher_train::capture::PerSample::new(&model, statistics.paths()).expect("an engine");
     let data = Sequences::made_up(1, 5, &device);
     // One sample's gradient, with dropout off, as the batch's.
     let gradient = quiet.gradient(&data, 0).expect("a gradient");
@@ -386,7 +394,7 @@ fn the_wrapped_optimizer_steps_on_scaled_gradients() {
     assert_close("step", new, &expected, 1e-5, 1.0);
     // Refreshed from statistics of other samples, the same gradient is scaled otherwise.
     let mut other = StatisticsConfig::new().init(&model).expect("statistics");
-    let collector = CollectorConfig::new().init();
+    let collector = CollectorConfig::new().init().expect("a collector");
     collector
         .collect_batches(&model, "task", [data.clone()], &mut other)
         .expect("a collection");
@@ -421,7 +429,7 @@ fn the_wrapped_optimizer_steps_on_scaled_gradients() {
     let some = burn::module::ParamGroup::from_predicate("attention");
     let config = StatisticsConfig::new().with_elementwise_only(Some(some));
     let mut partial = config.init(&model).expect("statistics");
-    let collector = CollectorConfig::new().init();
+    let collector = CollectorConfig::new().init().expect("a collector");
     collector
         .collect_batches(&model, "task", [data.clone()], &mut partial)
         .expect("a collection");
@@ -444,7 +452,9 @@ fn a_merge_that_epsilon_decides_is_reported() {
     let collect = |model: &Single, roots: [f32; 4]| {
         let config = StatisticsConfig::new();
         let mut statistics = config.init(model).expect("empty");
-        let mut batch = GradientBatch::new(vec![fisher_core::Sample::new("a", 1).expect("tokens")]);
+        let mut batch = GradientBatch::new(vec![
+            fisher_core::sample::Sample::new("a", 1).expect("tokens"),
+        ]);
         let gradient = Tensor::<1>::from_floats(roots, &device.clone().inner());
         batch.insert("weight", Gradient::token_sum(gradient.unsqueeze::<2>()));
         statistics.push("task", batch).expect("gradients");
@@ -452,7 +462,7 @@ fn a_merge_that_epsilon_decides_is_reported() {
     };
     let merge = |roots: [[f32; 4]; 2], epsilon: f64| {
         let statistics = [0, 1].map(|at| collect(&models[at], roots[at]));
-        let sources = [0, 1].map(|at| Source {
+        let sources = [0, 1].map(|at| MergeSource {
             model: &models[at],
             statistics: &statistics[at],
             task: "task",
@@ -508,7 +518,7 @@ fn numbers_that_mean_nothing_are_refused() {
     let (nan, infinite) = (f64::NAN, f64::INFINITY);
     let refuses = |what: &str, refused: bool| assert!(refused, "{what}");
     for wrong in [nan, infinite, -1.0] {
-        refuses("λ", Ewc::new(wrong).is_err());
+        refuses("λ", EwcConfig::new(wrong).init().is_err());
         refuses("ε", MergeConfig::new().with_epsilon(wrong).init().is_err());
         let config = ScalingConfig::new().with_damping(Damping::Relative(wrong));
         refuses("damping", config.init().is_err());
@@ -525,13 +535,13 @@ fn numbers_that_mean_nothing_are_refused() {
     refuses("ε", MergeConfig::new().with_epsilon(0.0).init().is_err());
     let above = OverlapConfig::new().with_arithmetic_below(0.9);
     refuses("thresholds crossed", above.init().is_err());
-    assert!(Ewc::new(0.0).is_ok());
+    assert!(EwcConfig::new(0.0).init().is_ok());
 
     let device = Device::flex().autodiff();
     let model = Small::init(&device);
     let statistics = collected(&model, &device);
     for wrong in [nan, infinite, -0.5, 1.5] {
-        let mut ewc = Ewc::new(1.0).expect("λ");
+        let mut ewc = EwcConfig::new(1.0).init().expect("λ");
         let error = ewc.protect_online(wrong, &statistics, "task", &model);
         let error = error.expect_err("γ");
         let named = matches!(
@@ -554,7 +564,9 @@ fn numbers_that_mean_nothing_are_refused() {
     let broken = weights.write(model.clone()).expect("its own parameters");
     let config = StatisticsConfig::new();
     let mut of_broken = config.init(&broken).expect("empty");
-    let mut batch = GradientBatch::new(vec![fisher_core::Sample::new("a", 1).expect("tokens")]);
+    let mut batch = GradientBatch::new(vec![
+        fisher_core::sample::Sample::new("a", 1).expect("tokens"),
+    ]);
     for path in of_broken.paths() {
         let shape = of_broken.shape(path).expect("a shape");
         let elements = shape.iter().product::<usize>();
@@ -568,10 +580,10 @@ fn numbers_that_mean_nothing_are_refused() {
         };
         key == "linear.bias"
     };
-    let mut ewc = Ewc::new(1.0).expect("λ");
+    let mut ewc = EwcConfig::new(1.0).init().expect("λ");
     let error = ewc.protect(&of_broken, "task", &broken).expect_err("NaN");
     assert!(not_finite(&error), "{error}");
-    let source = Source {
+    let source = MergeSource {
         model: &broken,
         statistics: &of_broken,
         task: "task",
@@ -607,7 +619,7 @@ fn numbers_that_mean_nothing_are_refused() {
     let error = merging.average("w", &[infinite]).expect_err("F");
     assert!(matches!(error, Error::Metrics(_)), "{error}");
 
-    let scores = fisher_metrics::Scores::elementwise(&statistics, "task").expect("scores");
+    let scores = fisher_metrics::pruning::Scores::elementwise(&statistics, "task").expect("scores");
     let pruning = PruningConfig::new(0.5).init().expect("s");
     let error = pruning.forward(&scores.map(|_| nan)).expect_err("NaN");
     assert!(
@@ -630,7 +642,9 @@ fn a_transposed_matrix_is_another_shape() {
     let (model, transposed) = (matrix([2, 3]), matrix([3, 2]));
     let config = StatisticsConfig::new();
     let mut statistics = config.init(&model).expect("empty");
-    let mut batch = GradientBatch::new(vec![fisher_core::Sample::new("a", 1).expect("tokens")]);
+    let mut batch = GradientBatch::new(vec![
+        fisher_core::sample::Sample::new("a", 1).expect("tokens"),
+    ]);
     let gradient = [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]];
     let gradient = Tensor::<2>::from_floats(gradient, &device.clone().inner());
     batch.insert("weight", Gradient::token_sum(gradient));
@@ -639,14 +653,18 @@ fn a_transposed_matrix_is_another_shape() {
         |error: &fisher_metrics::Error| matches!(error, fisher_metrics::Error::Shape { .. });
     let wrapped = |error: Error| matches!(&error, Error::Metrics(error) if shape(error));
 
-    let mut ewc = Ewc::new(1.0).expect("λ");
+    let mut ewc = EwcConfig::new(1.0).init().expect("λ");
     ewc.protect(&statistics, "task", &model).expect("F");
     assert!(wrapped(ewc.penalty(&transposed).expect_err("transposed")));
-    let scaling = || ScalingConfig::new().init().expect("λ");
+    let scaling = || ScalingConfig::new();
     let sgd = || SgdConfig::new().init();
-    let optimizer = |model| FisherOptimizer::new(sgd(), scaling(), &statistics, "task", model);
+    let optimizer = |model| {
+        FisherOptimizerConfig::new()
+            .with_scaling(scaling())
+            .init(sgd(), &statistics, "task", model)
+    };
     assert!(optimizer(&transposed).err().is_some_and(wrapped));
-    let scores = fisher_metrics::Scores::elementwise(&statistics, "task").expect("scores");
+    let scores = fisher_metrics::pruning::Scores::elementwise(&statistics, "task").expect("scores");
     let masks = PruningConfig::new(0.5).init().expect("s");
     let masks = masks.forward(&scores).expect("masks");
     assert!(masks.apply(transposed.clone()).is_err_and(|e| shape(&e)));

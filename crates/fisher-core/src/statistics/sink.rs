@@ -57,11 +57,12 @@ impl<C: ContributionUnit> GradientSink for Statistics<C> {
         self.check_device(path, &gradient.device())?;
         let pending = self.pending.as_mut().ok_or(Error::NoBatch)?;
         gradient.check(path, pending.samples.len(), &plan.shape)?;
-        if pending.gradients.insert(path.into(), gradient).is_some() {
+        if pending.gradients.contains_key(path) {
             return Err(Error::ParameterTwice {
                 parameter: path.into(),
             });
         }
+        pending.gradients.insert(path.into(), gradient);
         Ok(())
     }
 

@@ -31,7 +31,6 @@ pub enum Variant {
 
 /// Which Fisher normalizes: `Î = D(F)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
 pub enum Pool {
     /// F of task A.
     A,

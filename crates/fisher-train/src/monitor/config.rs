@@ -59,7 +59,6 @@ pub struct HookConfig {
 /// What happens to training when a capture fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[non_exhaustive]
 pub enum OnFailure {
     /// It stops, with the error in its result.
     #[default]

@@ -20,7 +20,6 @@ use crate::read::read;
 /// tokens of a batch is near enough to [`SampleWeight::TokenSum`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[non_exhaustive]
 pub enum SampleWeight {
     /// `L_i`: long samples weigh more, as where a batch's loss is the mean over all its tokens.
     #[default]
@@ -139,6 +138,11 @@ impl GradientSink for GradientMoments {
 
     fn put(&mut self, path: &str, gradient: SampleGradient) -> fisher_core::Result<()> {
         let pending = self.pending.as_mut().ok_or(CoreError::NoBatch)?;
+        if pending.get(path).is_some() {
+            return Err(CoreError::ParameterTwice {
+                parameter: path.into(),
+            });
+        }
         if !matches!(gradient, SampleGradient::Zero { .. }) {
             pending.insert(path, gradient);
         }
