@@ -8,9 +8,9 @@ use burn::nn::LinearConfig;
 use burn::tensor::{Device, Distribution, Tensor};
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use fisher_core::{
-    Gradient, HeadLayout, PerToken, Sample, Statistics, StatisticsConfig, Stream, TokenSum,
-};
+use fisher_core::gradient::{GradientSink, SampleGradient};
+use fisher_core::sample::Sample;
+use fisher_core::statistics::{Statistics, StatisticsConfig};
 
 const WIDTH: usize = 512;
 /// Samples, and positions of each.
@@ -42,25 +42,26 @@ impl Piece {
             Tensor::random(shape, Distribution::Normal(0.0, 1.0), &device)
         };
         Self {
-            statistics: config
-                .init(&model, &HeadLayout::none())
-                .expect("a model with parameters"),
+            statistics: config.init(&model).expect("a model with parameters"),
             left: factor(),
             right: factor(),
             seen: 0,
         }
     }
 
-    /// A batch of samples that were not there before.
-    fn stream(&mut self) -> Stream<'_, PerToken> {
+    /// Take in these gradients of samples that were not there before.
+    fn push(&mut self, gradient: SampleGradient) {
         let [samples, positions, _] = self.left.dims();
         let new = self.seen..self.seen + samples;
         self.seen = new.end;
         let sample = |i| Sample::new(format!("sample {i}"), positions as u64);
         let samples: Result<Vec<Sample>, _> = new.map(sample).collect();
         let samples = samples.expect("samples with tokens");
-        let stream = self.statistics.stream("task", samples);
-        stream.expect("new samples")
+        let begun = self.statistics.begin("task", &samples);
+        begun.expect("new samples");
+        let put = self.statistics.put("weight", gradient);
+        put.expect("gradients of the parameter");
+        self.statistics.commit().expect("finite squares");
     }
 
     fn flops(&self) -> ItemsCount {
@@ -68,33 +69,32 @@ impl Piece {
         ItemsCount::new(2 * samples * positions * WIDTH * WIDTH)
     }
 
-    fn product(&mut self, ghost: bool) {
+    fn product(&mut self) {
         let (left, right) = (self.left.clone(), self.right.clone());
-        let mut stream = self.stream();
-        let way = stream.product("weight", left, right, ghost);
-        way.expect("factors of the parameter");
-        stream.finish().expect("finite squares");
+        self.push(SampleGradient::Outer { left, right });
     }
 }
 
-fn product(bencher: Bencher, config: &StatisticsConfig, shape: [usize; 2], ghost: bool) {
+fn product(bencher: Bencher, config: &StatisticsConfig, shape: [usize; 2]) {
     let mut piece = Piece::new(config, shape);
     let flops = piece.flops();
-    bencher.counter(flops).bench_local(|| piece.product(ghost));
+    bencher.counter(flops).bench_local(|| piece.product());
 }
 
 /// Sums of squares over output channels, from gradients.
 #[divan::bench(args = SHAPES)]
 fn groups(bencher: Bencher, shape: [usize; 2]) {
-    let config = StatisticsConfig::new().with_elementwise(false);
-    product(bencher, &config, shape, false);
+    let config = StatisticsConfig::new()
+        .with_elementwise(false)
+        .with_ghost(false);
+    product(bencher, &config, shape);
 }
 
 /// The same, by products of positions with positions where those are cheaper.
 #[divan::bench(args = SHAPES)]
 fn ghost(bencher: Bencher, shape: [usize; 2]) {
     let config = StatisticsConfig::new().with_elementwise(false);
-    product(bencher, &config, shape, true);
+    product(bencher, &config, shape);
 }
 
 /// Means of all elements.
@@ -103,14 +103,14 @@ fn mean(bencher: Bencher, shape: [usize; 2]) {
     let config = StatisticsConfig::new()
         .with_variance(false)
         .with_grouped(false);
-    product(bencher, &config, shape, true);
+    product(bencher, &config, shape);
 }
 
 /// Means and variances of all elements.
 #[divan::bench(args = SHAPES)]
 fn mean_and_variance(bencher: Bencher, shape: [usize; 2]) {
     let config = StatisticsConfig::new().with_grouped(false);
-    product(bencher, &config, shape, true);
+    product(bencher, &config, shape);
 }
 
 /// The product alone, as Burn does it for the gradient of a batch: what the others are to be
@@ -135,9 +135,6 @@ fn whole(bencher: Bencher) {
     let gradients = Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device);
     let items = ItemsCount::new(2 * shape[0] * shape[1]);
     bencher.counter(items).bench_local(|| {
-        let mut stream = piece.stream();
-        let gradient = Gradient::<TokenSum>::token_sum(gradients.clone());
-        stream.whole("weight", gradient).expect("the parameter");
-        stream.finish().expect("finite squares");
+        piece.push(SampleGradient::full(gradients.clone()));
     });
 }

@@ -5,9 +5,13 @@ use std::error::Error;
 use std::path::Path;
 
 use burn::tensor::Device;
-use fisher_core::{Catalogue, Grouping, HeadLayout, Scheme, Statistics, StatisticsConfig};
-use fisher_metrics::{OverlapConfig, PruningConfig, Scores, Weights, compare, spearman};
-use fisher_train::{CollectorConfig, Ewc, MergeConfig, Source};
+use fisher_core::grouping::{Grouping, HeadLayout, Scheme};
+use fisher_core::model::Catalogue;
+use fisher_core::statistics::{Statistics, StatisticsConfig};
+use fisher_metrics::pruning::{ComparisonConfig, OverlapConfig, PruningConfig, Scores, spearman};
+use fisher_metrics::weights::Weights;
+use fisher_train::apply::{Ewc, EwcConfig, MergeConfig, MergeSource};
+use fisher_train::collect::CollectorConfig;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -44,10 +48,10 @@ impl Setting<'_> {
     /// What kept them from being collected.
     pub fn collect(&self, model: &CausalTransformer, tasks: &[Task]) -> Result<Statistics> {
         let config = StatisticsConfig::new().with_seed(Some(self.seed));
-        let mut statistics = config.init(model, self.heads)?;
+        let mut statistics = config.init_with_heads(model, self.heads)?;
         for task in tasks {
             let batches = loader(self.data.probe(*task), &self.device.clone().autodiff());
-            let collector = CollectorConfig::new().init();
+            let collector = CollectorConfig::new().init()?;
             collector.collect(model, task.name(), &*batches, &mut statistics)?;
         }
         Ok(statistics)
@@ -91,7 +95,10 @@ pub fn overlap(statistics: &Statistics) -> Result<()> {
     heading("Overlap: which half of the groups each task needs most");
     let [a, b] = Task::ALL.map(|task| Scores::grouped(statistics, task.name()));
     let (a, b) = (a?, b?);
-    println!("Shares of the groups, {}.\n", compare(&a, &b)?);
+    println!(
+        "Shares of the groups, {}.\n",
+        ComparisonConfig::new().init().forward(&a, &b)?
+    );
     let pruning = PruningConfig::new(0.5).init()?;
     let report = OverlapConfig::new().init()?;
     println!(
@@ -258,12 +265,14 @@ pub fn merge(setting: &Setting, base: &CausalTransformer) -> Result<()> {
         let statistics = setting.collect(&model, &[task])?;
         specialists.push((model, statistics, task));
     }
-    let sources = specialists.iter().map(|(model, statistics, task)| Source {
-        model,
-        statistics,
-        task: task.name(),
-        weight: 1.0,
-    });
+    let sources = specialists
+        .iter()
+        .map(|(model, statistics, task)| MergeSource {
+            model,
+            statistics,
+            task: task.name(),
+            weight: 1.0,
+        });
     let sources: Vec<_> = sources.collect();
     // An epsilon far above every F is a plain average.
     let plain = MergeConfig::new().with_epsilon(1e12).init()?;
@@ -291,7 +300,7 @@ pub fn sequence(setting: &Setting, base: &CausalTransformer) -> Result<()> {
     let (model, epochs) = setting.teach(&first, Task::Induction, None)?;
     row(&format!("then induction, {epochs} epochs"), &model)?;
     for strength in [100.0, 1_000.0, 10_000.0] {
-        let mut ewc = Ewc::new(strength)?;
+        let mut ewc = EwcConfig::new(strength).init()?;
         ewc.protect(&statistics, Task::Maximum.name(), &first)?;
         let (model, epochs) = setting.teach(&first, Task::Induction, Some(&ewc))?;
         row(&format!("EWC λ = {strength}, {epochs} epochs"), &model)?;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use fisher_metrics::{ImportanceReport, Ranked};
+use fisher_metrics::importance::{ImportanceReport, Ranked};
 use plotters::prelude::*;
 
 const SIZE: (u32, u32) = (1000, 620);

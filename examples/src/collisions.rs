@@ -2,11 +2,12 @@
 
 use std::error::Error;
 
-use fisher_core::{Statistics, StatisticsConfig, StoreConfig};
-use fisher_metrics::{
-    ConflictsConfig, InterferenceConfig, InterferenceReport, Pool, SliceBy, Variant, spearman,
-};
-use fisher_train::CollectorConfig;
+use fisher_core::statistics::{Statistics, StatisticsConfig};
+use fisher_core::store::GradientStoreConfig;
+use fisher_metrics::conflicts::{ConflictsConfig, SliceBy};
+use fisher_metrics::interference::{InterferenceConfig, InterferenceReport, Pool, Variant};
+use fisher_metrics::pruning::spearman;
+use fisher_train::collect::CollectorConfig;
 
 use crate::chapters::{Ablated, Setting, heading};
 use crate::model::CausalTransformer;
@@ -27,17 +28,18 @@ const SAMPLES: usize = 64;
 pub fn collide(setting: &Setting, model: &CausalTransformer, ablated: &[Ablated]) -> Result<()> {
     heading("Collisions: samples of one task against samples of the other");
     let only = setting.heads.group();
-    let mut store = StoreConfig::new(1 << 30)
+    let mut store = GradientStoreConfig::new(1 << 30)
         .with_only(Some(only))
-        .init(model)?;
+        .init(model)?
+        .with_heads(setting.heads.clone());
     let config = StatisticsConfig::new().with_elementwise(false);
-    let mut statistics: Statistics = config.init(model, setting.heads)?;
+    let mut statistics: Statistics = config.init_with_heads(model, setting.heads)?;
     for task in Task::ALL {
         let items = setting.data.probe(task);
         let items = &items[..items.len().min(SAMPLES)];
         let batches = loader(items, &setting.device.clone().autodiff());
         let into = (&mut statistics, &mut store);
-        let collector = CollectorConfig::new().init();
+        let collector = CollectorConfig::new().init()?;
         collector.collect(model, task.name(), &*batches, into)?;
     }
     println!("Gradients of the attention: {}.\n", store.usage());
@@ -48,7 +50,7 @@ pub fn collide(setting: &Setting, model: &CausalTransformer, ablated: &[Ablated]
         .with_keep_pairs(true)
         .with_seed(setting.seed)
         .init()?;
-    let report = conflicts.forward(&store, tasks, setting.heads, setting.device)?;
+    let report = conflicts.forward(&store, tasks)?;
     println!("{report}");
     let json = serde_json::to_string(&report)?;
     std::fs::write(setting.folder.join("conflicts.json"), json)?;
@@ -58,7 +60,6 @@ pub fn collide(setting: &Setting, model: &CausalTransformer, ablated: &[Ablated]
         .min_by(|x, y| x.q.unwrap_or(2.0).total_cmp(&y.q.unwrap_or(2.0)));
     if let Some(picture) = most.and_then(|slice| report.picture(&slice.name)) {
         picture.save(setting.folder.join("conflicts.svg"))?;
-        picture.save(setting.folder.join("conflicts.png"))?;
     }
 
     let interference = InterferenceConfig::new()
@@ -67,14 +68,13 @@ pub fn collide(setting: &Setting, model: &CausalTransformer, ablated: &[Ablated]
         .with_relabellings(Some(1000))
         .with_seed(setting.seed)
         .init()?;
-    let report = interference.forward(&store, tasks, setting.heads, setting.device)?;
+    let report = interference.forward(&store, tasks)?;
     println!("{report}");
     let json = serde_json::to_string(&report)?;
     std::fs::write(setting.folder.join("interference.json"), json)?;
     let picture = report.picture();
     picture.save(setting.folder.join("interference.svg"))?;
-    picture.save(setting.folder.join("interference.png"))?;
-    let check = interference.self_check(&store, tasks, setting.heads, setting.device)?;
+    let check = interference.self_check(&store, tasks)?;
     println!("{check}\n");
     compare(&report, ablated);
     Ok(())

@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use burn::module::ParamGroup;
 use burn::tensor::Device;
-use fisher_core::{AttentionConfig, Catalogue, HeadLayout, StatisticsConfig};
-use fisher_metrics::Picture;
-use fisher_train::{
+use fisher_core::grouping::AttentionConfig;
+use fisher_core::statistics::StatisticsConfig;
+use fisher_metrics::picture::Picture;
+use fisher_train::monitor::{
     FisherHook, History, HookConfig, HookSource, NoiseScaleConfig, Reading, SampleWeight, Schedule,
     TaskReading,
 };
@@ -50,8 +51,6 @@ pub fn watch(
     hook: &HookConfig,
 ) -> Result<FisherHook<TaskBatch>> {
     let pupil = Pupil::new(model.clone(), None);
-    let catalogue = Catalogue::of(&pupil)?;
-    let heads = HeadLayout::recognize(&catalogue, &AttentionConfig::new(config.heads))?;
     let mut probes = Vec::new();
     for task in Task::ALL {
         let items = data.probe(task);
@@ -60,7 +59,10 @@ pub fn watch(
         let batches: std::result::Result<Vec<_>, _> = batches.iter().collect();
         probes.push((task.name().to_owned(), batches.map_err(|e| e.to_string())?));
     }
-    Ok(hook.init(&pupil, &heads, HookSource::Probes(probes))?)
+    let attention = AttentionConfig::new(config.heads);
+    let statistics = hook.statistics.clone().with_attention(Some(attention));
+    let hook = hook.clone().with_statistics(statistics);
+    Ok(hook.init(&pupil, HookSource::Probes(probes))?)
 }
 
 /// What a hook found, as a table, and a picture in `folder`.
@@ -122,7 +124,6 @@ pub fn tell(history: &History, folder: &Path) -> Result<()> {
         maps,
     };
     picture.save(folder.join("history.svg"))?;
-    picture.save(folder.join("history.png"))?;
     Ok(())
 }
 

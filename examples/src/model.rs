@@ -8,7 +8,8 @@ use burn::nn::transformer::{
 };
 use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::{Device, Int, Tensor};
-use fisher_train::{SampleLoss, SampleLosses};
+use fisher_train::batch::SampleLoss;
+use fisher_train::losses::SampleLosses;
 
 use crate::tasks::TaskBatch;
 

@@ -24,7 +24,11 @@ use burn::train::renderer::{
 use burn::train::{
     EarlyStoppingStrategy, InferenceStep, Learner, SupervisedTraining, TrainOutput, TrainStep,
 };
-use fisher_train::{Ewc, FisherHook, IGNORE, Quantity, SampleLoss, SampleLosses};
+use fisher_train::apply::Ewc;
+use fisher_train::batch::SampleLoss;
+use fisher_train::labels::IGNORE;
+use fisher_train::losses::SampleLosses;
+use fisher_train::monitor::{FisherHook, Quantity};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::model::CausalTransformer;

@@ -11,7 +11,8 @@ use burn::nn::{
     LinearConfig, Lstm, LstmConfig, PaddingConfig2d,
 };
 use burn::tensor::{Bool, Device, Distribution, Int, Tensor, TensorData};
-use fisher_train::{SampleLosses, sample_loss};
+use fisher_train::losses::SampleLosses;
+use fisher_train::sample_loss;
 
 /// Gray pictures of 28 × 28 and what they show.
 #[derive(Debug, Clone)]

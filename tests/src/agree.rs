@@ -1,9 +1,12 @@
 //! All that one engine accumulates, against the loop.
 
-use fisher_core::{
-    ContributionUnit, GradientStore, HeadLayout, Statistics, StatisticsConfig, StoreConfig, Welford,
-};
-use fisher_train::{CollectorConfig, Engine, SampleLoss};
+use fisher_core::gradient::ContributionUnit;
+use fisher_core::moments::Welford;
+use fisher_core::statistics::StatisticsConfig;
+use fisher_core::store::{GradientStore, GradientStoreConfig};
+use fisher_train::batch::SampleLoss;
+use fisher_train::capture::Engine;
+use fisher_train::collect::CollectorConfig;
 
 use crate::tolerance::{BACKWARD, TAPS, assert_close};
 
@@ -37,7 +40,6 @@ fn same(name: &str, found: &Welford, expected: &Welford, all: f64) {
 /// Where they differ.
 pub fn agree<M: SampleLoss, C: ContributionUnit>(
     model: &M,
-    heads: &HeadLayout,
     batches: &[M::Batch],
     config: &StatisticsConfig,
     engine: Engine,
@@ -45,10 +47,13 @@ pub fn agree<M: SampleLoss, C: ContributionUnit>(
     M::Batch: Clone,
 {
     let collect = |engine| {
-        let mut statistics: Statistics<C> = config.init(model, heads).expect("statistics");
-        let store = StoreConfig::new(1 << 26).init(model);
-        let mut store: GradientStore = store.expect("a store");
-        let collector = CollectorConfig::new().with_engine(engine).init();
+        let mut statistics = config.init_as::<C, _>(model).expect("statistics");
+        let store = GradientStoreConfig::new(1 << 26).init(model);
+        let mut store = store.expect("a store");
+        let collector = CollectorConfig::new()
+            .with_engine(engine)
+            .init()
+            .expect("a collector");
         let collected = collector
             .collect_batches(
                 model,

@@ -28,11 +28,18 @@ impl Backend {
             Self::Wgpu => vulkan().then(|| Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
             #[allow(unreachable_patterns)] // reachable where a feature is off
             other => {
-                skip(&format!("{other:?}: built without it"));
+                missing(other);
                 None
             }
         }
     }
+}
+
+/// Tells once a process what was built without.
+fn missing(backend: Backend) {
+    static TOLD: std::sync::Once = std::sync::Once::new();
+    let name = format!("{backend:?}").to_lowercase();
+    TOLD.call_once(|| skip(&format!("{name}: built without the feature `{name}`")));
 }
 
 /// Whether there is a device; looked for, and its absence told, once a process.

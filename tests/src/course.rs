@@ -5,8 +5,9 @@ use std::path::Path;
 use burn::tensor::Device;
 use burn::train::LearningResult;
 use burn::train::checkpoint::KeepLastNCheckpoints;
-use fisher_core::{AttentionConfig, Catalogue, HeadLayout, StatisticsConfig};
-use fisher_train::{FisherHook, History, HookConfig, HookSource, Schedule};
+use fisher_core::grouping::AttentionConfig;
+use fisher_core::statistics::StatisticsConfig;
+use fisher_train::monitor::{FisherHook, History, HookConfig, HookSource, Schedule};
 
 use crate::models::Sequences;
 use crate::pupil::{Happens, Pupil, launch, loader, training};
@@ -20,7 +21,7 @@ pub fn device() -> Device {
 pub fn config(folder: &Path) -> HookConfig {
     let schedule = Schedule::new().with_every_steps(Some(3)).with_at_end(true);
     HookConfig::new(schedule)
-        .with_statistics(StatisticsConfig::new())
+        .with_statistics(StatisticsConfig::new().with_attention(Some(AttentionConfig::new(2))))
         .with_ema(Some(0.9))
         .with_folder(Some(folder.into()))
         .with_checkpoints(Some(folder.join("checkpoint")))
@@ -42,9 +43,7 @@ pub fn hook(config: &HookConfig, pupil: &Pupil) -> FisherHook<Sequences> {
 
 /// One that looks at other tasks.
 pub fn hook_of(config: &HookConfig, pupil: &Pupil, tasks: [&str; 2]) -> FisherHook<Sequences> {
-    let catalogue = Catalogue::of(pupil).expect("a catalogue");
-    let heads = HeadLayout::recognize(&catalogue, &AttentionConfig::new(2)).expect("heads");
-    config.init(pupil, &heads, probes(tasks)).expect("a hook")
+    config.init(pupil, probes(tasks)).expect("a hook")
 }
 
 /// Four batches an epoch; from a checkpoint, where there is one.

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::{Tensor, TensorData};
-use fisher_core::Catalogue;
-use fisher_train::{PerSample, SampleBatch, SampleLoss};
+use fisher_core::model::Catalogue;
+use fisher_train::batch::{SampleBatch, SampleLoss};
+use fisher_train::capture::PerSample;
 
 use crate::tolerance::FINITE_DIFFERENCE;
 
@@ -20,10 +21,10 @@ pub fn by_loop<M: SampleLoss>(
 ) -> BTreeMap<String, Vec<Vec<f64>>> {
     let engine = PerSample::new(model, paths.iter().map(String::as_str)).expect("an engine");
     let mut rows: BTreeMap<String, Vec<Vec<f64>>> = BTreeMap::new();
-    for index in 0..data.ids().len() {
+    for index in 0..data.len() {
         let sample = engine.gradient(data, index).expect("a gradient");
         for path in paths {
-            let gradient = sample.gradients.get(path).expect("a gradient").tensor();
+            let gradient = sample.gradients.get(path).expect("a gradient").to_full();
             let row = gradient.to_data().iter::<f64>().collect();
             rows.entry(path.clone()).or_default().push(row);
         }

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use fisher_core::{
-    AttentionConfig, Catalogue, ContributionUnit, Gradient, GradientBatch, GradientStore,
-    HeadLayout, Orientation, Parameter, Role, Sample, Statistics, StatisticsConfig, StoreConfig,
-};
+use fisher_core::gradient::{ContributionUnit, Gradient, GradientBatch};
+use fisher_core::grouping::{AttentionConfig, HeadLayout};
+use fisher_core::model::{Catalogue, Orientation, Parameter, Role};
+use fisher_core::sample::Sample;
+use fisher_core::statistics::{Statistics, StatisticsConfig};
+use fisher_core::store::{GradientStore, GradientStoreConfig};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -150,7 +152,12 @@ impl Golden {
     }
 
     /// A store of both tasks' gradients, filled in batches of `size`.
-    pub fn store(&self, config: &StoreConfig, size: usize, device: &Device) -> GradientStore {
+    pub fn store(
+        &self,
+        config: &GradientStoreConfig,
+        size: usize,
+        device: &Device,
+    ) -> GradientStore {
         let store = config.init_for(&self.catalogue(), self.name.into());
         let mut store = store.expect("a store");
         for task in TASKS {

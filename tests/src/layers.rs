@@ -7,7 +7,8 @@ use burn::nn::{
     InstanceNormConfig, Linear, LinearConfig, Lstm, LstmConfig, PaddingConfig2d,
 };
 use burn::tensor::{DType, Device, Tensor};
-use fisher_train::{SampleLoss, SampleLosses};
+use fisher_train::batch::SampleLoss;
+use fisher_train::losses::SampleLosses;
 
 use crate::models::{Sequences, made_up};
 use crate::subjects::Pictures;

@@ -7,7 +7,10 @@ use burn::nn::{
     LayerNormConfig, Linear, LinearConfig,
 };
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use fisher_train::{IGNORE, SampleBatch, SampleLoss, SampleLosses, SampleMapper};
+use fisher_train::batch::{SampleBatch, SampleLoss, SampleMapper};
+use fisher_train::labels::IGNORE;
+use fisher_train::losses::SampleLosses;
+use fisher_train::sample_loss;
 
 /// Token sequences with aligned labels.
 #[derive(Debug, Clone)]
@@ -61,8 +64,12 @@ impl Sequences {
 }
 
 impl SampleBatch for Sequences {
-    fn ids(&self) -> Vec<String> {
-        self.ids.clone()
+    fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    fn id(&self, index: usize) -> Option<String> {
+        Some(self.ids[index].clone())
     }
 
     fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
@@ -165,3 +172,58 @@ impl SampleLoss for Small {
         SampleLosses::cross_entropy(logits, batch.labels.clone())
     }
 }
+
+/// Points and what is to come of them. No sample has an id.
+#[derive(Debug, Clone)]
+pub struct Unnamed {
+    /// `[samples, 3]`
+    pub x: Tensor<2>,
+    /// `[samples, 2]`
+    pub y: Tensor<2>,
+}
+
+impl Unnamed {
+    /// `count` made-up points.
+    pub fn made_up(count: usize, device: &Device) -> Self {
+        let value = |k: usize| (0.7 * (k * k % 211) as f32).sin();
+        let values = |size: usize| -> Vec<f32> { (0..count * size).map(value).collect() };
+        Self {
+            x: Tensor::from_data(TensorData::new(values(3), [count, 3]), device),
+            y: Tensor::from_data(TensorData::new(values(2), [count, 2]), device),
+        }
+    }
+
+    /// Batches of `size` of the first `count`.
+    pub fn batches(&self, count: usize, size: usize) -> Vec<Self> {
+        let starts = (0..count).step_by(size);
+        let batch = |start: usize| {
+            let length = size.min(count - start);
+            Self {
+                x: self.x.clone().narrow(0, start, length),
+                y: self.y.clone().narrow(0, start, length),
+            }
+        };
+        starts.map(batch).collect()
+    }
+}
+
+/// A line through [`Unnamed`] points.
+#[derive(Module, Debug)]
+pub struct Line {
+    linear: Linear,
+}
+
+impl Line {
+    /// With made-up weights.
+    pub fn init(device: &Device) -> Self {
+        let linear = LinearConfig::new(3, 2).init(device);
+        made_up(Self { linear }, 0.5)
+    }
+}
+
+sample_loss!(Line, Unnamed { x, y }, |model, batch| {
+    let off = model.linear.forward(batch.x.clone()) - batch.y.clone();
+    let samples = off.dims()[0];
+    let losses = off.square().sum_dim(1).reshape([samples]);
+    SampleLosses::token_sum(losses, vec![1; samples])
+});

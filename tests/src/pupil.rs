@@ -23,7 +23,9 @@ use burn::train::{
     InferenceStep, Interrupter, ItemLazy, Learner, LearningResult, SupervisedTraining, TrainOutput,
     TrainStep,
 };
-use fisher_train::{FisherHook, SampleLoss, SampleLosses};
+use fisher_train::batch::SampleLoss;
+use fisher_train::losses::SampleLosses;
+use fisher_train::monitor::FisherHook;
 
 use crate::models::{Sequences, Small};
 

@@ -13,7 +13,9 @@ use burn::nn::{
 };
 use burn::tensor::module::linear;
 use burn::tensor::{Bool, Device, IndexingUpdateOp, Int, Tensor, TensorData};
-use fisher_train::{IGNORE, SampleBatch, SampleLoss, SampleLosses, SampleMapper};
+use fisher_train::batch::{SampleBatch, SampleLoss, SampleMapper};
+use fisher_train::labels::IGNORE;
+use fisher_train::losses::SampleLosses;
 
 use crate::models::{Sequences, made_up};
 
@@ -179,8 +181,12 @@ impl Pictures {
 }
 
 impl SampleBatch for Pictures {
-    fn ids(&self) -> Vec<String> {
-        self.ids.clone()
+    fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    fn id(&self, index: usize) -> Option<String> {
+        Some(self.ids[index].clone())
     }
 
     fn map_samples(&self, mapper: &mut SampleMapper) -> Self {

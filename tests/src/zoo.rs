@@ -23,51 +23,13 @@ use burn::nn::{
     RmsNorm, RmsNormConfig, RotaryEncoding, RotaryEncodingConfig,
 };
 use burn::tensor::activation::{gelu, relu, softmax};
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
-use fisher_train::{SampleBatch, SampleLoss, SampleLosses, SampleMapper};
+use burn::tensor::{Bool, Device, Tensor};
+use fisher_examples::usual::Texts;
+use fisher_train::batch::SampleLoss;
+use fisher_train::losses::SampleLosses;
 
 use crate::models::made_up;
-
-/// Sequences of tokens, where they are padded, and a class each.
-#[derive(Debug, Clone)]
-pub struct Texts {
-    tokens: Tensor<2, Int>,
-    padding: Tensor<2, Bool>,
-    classes: Tensor<1, Int>,
-    ids: Vec<String>,
-}
-
-impl Texts {
-    /// `count` sequences of `length` over seven tokens and three classes.
-    pub fn made_up(count: usize, length: usize, device: &Device) -> Self {
-        let tokens = (0..count * length).map(|k| ((k * k * 31 + 17 * k) % 7) as i64);
-        let tokens: Vec<i64> = tokens.collect();
-        let padded = (0..count * length).map(|k| k % length >= length - (k / length) % 3);
-        let padded: Vec<bool> = padded.collect();
-        let classes: Vec<i64> = (0..count as i64).map(|i| i * i % 3).collect();
-        Self {
-            tokens: Tensor::from_data(TensorData::new(tokens, [count, length]), device),
-            padding: Tensor::from_data(TensorData::new(padded, [count, length]), device),
-            classes: Tensor::from_ints(classes.as_slice(), device),
-            ids: (0..count).map(|i| format!("text {i}")).collect(),
-        }
-    }
-}
-
-impl SampleBatch for Texts {
-    fn ids(&self) -> Vec<String> {
-        self.ids.clone()
-    }
-
-    fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
-        Self {
-            tokens: mapper.tensor(&self.tokens),
-            padding: mapper.tensor(&self.padding),
-            classes: mapper.tensor(&self.classes),
-            ids: mapper.list(&self.ids),
-        }
-    }
-}
+use crate::subjects::Pictures;
 
 /// A sequence model between a table and a head; losses of positions and of the mean over them.
 #[derive(Module, Debug)]
@@ -84,12 +46,12 @@ pub trait Layer: Module + burn::module::ModuleDisplay {
 }
 
 impl<L: Layer> Around<L> {
-    /// With parameters made up.
+    /// Of seven tokens and four classes, with parameters made up.
     pub fn init(layer: L, device: &Device) -> Self {
         let model = Self {
             table: EmbeddingConfig::new(7, 8).init(device),
             layer,
-            head: LinearConfig::new(8, 3).init(device),
+            head: LinearConfig::new(8, 4).init(device),
         };
         made_up(model, 0.4)
     }
@@ -103,7 +65,7 @@ impl<L: Layer> SampleLoss for Around<L> {
         let x = self.layer.pass(x, batch.padding.clone());
         let [samples, _, width] = x.dims();
         let x = x.mean_dim(1).reshape([samples, width]);
-        SampleLosses::classification(self.head.forward(x), batch.classes.clone())
+        SampleLosses::classification(self.head.forward(x), batch.labels.clone())
     }
 }
 
@@ -411,9 +373,6 @@ impl Layer for Made {
         self.upper.forward(self.lower.forward(x).tanh())
     }
 }
-
-/// Pictures of 2 × 6 × 6 and a class each.
-pub use crate::subjects::Pictures;
 
 /// Convolutions in one, two and three dimensions, grouped, strided, dilated, padded, transposed.
 #[derive(Module, Debug)]

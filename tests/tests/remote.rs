@@ -1,6 +1,5 @@
 //! Training and captures with tensors on a Burn remote server: the numbers are those of the server's
 //! device. Needs the feature `remote`.
-#![cfg(feature = "remote")]
 
 use std::net::TcpListener;
 
@@ -8,13 +7,13 @@ use burn::optim::{GradientsParams, SgdConfig};
 use burn::remote::RemoteHost;
 use burn::server::{RemoteServer, TokenAuthorizer, WebSocketTransport};
 use burn::tensor::Device;
-use fisher_core::{HeadLayout, Statistics, StatisticsConfig};
+use fisher_core::statistics::{Statistics, StatisticsConfig};
 use fisher_tests::models::Sequences;
 use fisher_tests::subjects::Translator;
 use fisher_tests::tolerance::{BACKWARD, assert_close};
-use fisher_train::{
-    CaptureConfig, Engine, HookConfig, HookSource, NoiseScaleConfig, Reading, SampleLoss, Schedule,
-};
+use fisher_train::batch::SampleLoss;
+use fisher_train::capture::{CaptureConfig, Engine};
+use fisher_train::monitor::{HookConfig, HookSource, NoiseScaleConfig, Reading, Schedule};
 
 const TOKEN: &str = "a token";
 
@@ -40,9 +39,7 @@ fn train(device: &Device, engine: Engine) -> (Statistics, Vec<Reading>) {
         .with_noise(Some(NoiseScaleConfig::new()));
     let probes = Sequences::made_up(6, 5, &device).batches(3);
     let source = HookSource::Probes(vec![("task".into(), probes)]);
-    let hook = config
-        .init(&model, &HeadLayout::none(), source)
-        .expect("a hook");
+    let hook = config.init(&model, source).expect("a hook");
     let mut optimizer = SgdConfig::new().init();
     for batch in data.batches(4) {
         hook.step(&model, &batch).expect("a capture");

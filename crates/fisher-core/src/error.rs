@@ -1,6 +1,9 @@
 //! What can go wrong, with the name of the parameter, sample, task or file it went wrong at.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// The result of this crate's fallible functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Errors of this crate. Every variant names what it is about and says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -216,15 +219,9 @@ pub enum Error {
         budget: usize,
     },
 
-    /// A batch that was prepared for a store and is no longer what the store waits for.
-    #[error(
-        "a batch of task `{task}` was prepared for another store, or another batch was prepared \
-         since; commit each batch before the next is prepared"
-    )]
-    NotPrepared {
-        /// Name of the task.
-        task: String,
-    },
+    /// Gradients were put or committed, and no batch was begun.
+    #[error("no batch was begun: `begin` says whose gradients follow, before `put` and `commit`")]
+    NoBatch,
 
     /// A store whose index names samples that are not there.
     #[error(
@@ -334,5 +331,19 @@ pub(crate) fn list<S: std::fmt::Display>(names: impl IntoIterator<Item = S>) -> 
         0 => "nothing".into(),
         n if n > SHOWN => format!("{} and {} more", names[..SHOWN].join(", "), n - SHOWN),
         _ => names.join(", "),
+    }
+}
+
+pub(crate) fn io_error(path: &Path, source: std::io::Error) -> Error {
+    Error::Io {
+        path: path.into(),
+        source,
+    }
+}
+
+pub(crate) fn format_error(path: &Path, reason: impl std::fmt::Display) -> Error {
+    Error::Format {
+        path: path.into(),
+        reason: reason.to_string(),
     }
 }

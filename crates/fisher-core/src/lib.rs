@@ -1,90 +1,33 @@
-//! What a Fisher number is.
+#![doc = include_str!("../README.md")]
+//! # Rooms
 //!
-//! The diagonal empirical Fisher of a task is the mean over its *samples* of the squared
-//! per-sample gradient, `F = (1/n) Σ_i C_i` with `C_i = g_i ⊙ g_i / T_i`, where `g_i` is the
-//! gradient of the *token-sum* loss of sample `i` and `T_i` its number of active tokens
-//! (Martens 2020, "New insights and perspectives on the natural gradient method", §5, §11).
+//! Data flows one way, and so do imports:
 //!
-//! Data flows one way through this crate:
-//!
-//! 1. a [`Gradient`] carries its loss unit in its type ([`TokenSum`], [`TokenMean`]);
-//! 2. squared per sample it is a [`Contribution`] ([`PerToken`] or [`Raw`]);
-//! 3. a [`Grouping`] reduces contributions to channels, rows or attention heads;
-//! 4. a [`Welford`] accumulator keeps mean and variance over samples;
-//! 5. [`Statistics`] hold the accumulators of several tasks, and are saved, loaded and merged;
-//! 6. a [`GradientStore`] keeps the gradients themselves, to compare samples with each other.
+//! 1. [`sample`], [`gradient`]: samples, and the gradients of each in the form in which they were found, with
+//!    their unit in the type; [`GradientSink`](gradient::GradientSink) is what takes them in.
+//! 2. [`model`]: the parameters that gradients are of. [`grouping`]: their channels, rows, attention heads, layers.
+//! 3. [`squares`]: squares summed over groups without all gradients at once.
+//! 4. [`moments`]: means and variances over samples.
+//! 5. [`statistics`]: the accumulators of several tasks, with their [`provenance`]; saved, loaded, merged.
+//! 6. [`store`]: the gradients themselves, to compare samples with each other.
 //!
 //! There is no autodiff and no loop here: gradients come from the crate `fisher-train`.
-//!
-//! ```
-//! use burn::tensor::{Device, Tensor};
-//! use fisher_core::{Gradient, PerToken, Sample, Tokens, Welford};
-//!
-//! let device = Device::flex();
-//! // Two samples of one parameter with two elements; the gradients cancel, their squares do not.
-//! let gradient = Gradient::token_sum(Tensor::<2>::from_floats([[1.0, -1.0], [-1.0, 1.0]], &device));
-//! let samples = [Sample::new("first", 1)?, Sample::new("second", 1)?];
-//! let contribution = gradient.contribution::<PerToken>(&Tokens::of(&samples, &device));
-//!
-//! let mut fisher = Welford::new(2, &device);
-//! fisher.push_batch(contribution.tensor().clone());
-//! assert_eq!(fisher.read()?.mean, Some(vec![1.0, 1.0]));
-//! # Ok::<(), fisher_core::Error>(())
-//! ```
 
-mod atomic;
-mod averages;
-mod catalogue;
-mod ema;
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub mod container;
 mod error;
-mod gradient;
-mod group;
-mod heads;
+pub mod gradient;
+pub mod grouping;
 mod host;
-mod interval;
-mod kernel;
-mod lookup;
-mod product;
-mod provenance;
-mod record;
-mod running;
-mod sample;
-mod saved;
-mod scatter;
-mod seen;
-mod statistics;
-mod store;
-mod stream;
-mod ties;
-mod totals;
-mod welford;
+pub mod kind;
+pub mod model;
+pub mod moments;
+pub mod prelude;
+pub mod provenance;
+pub mod sample;
+pub mod squares;
+pub mod statistics;
+pub mod store;
 
-pub use atomic::ensure_writable;
-pub use averages::Averages;
-pub use catalogue::{Catalogue, Orientation, Parameter, Role};
-pub use ema::Ema;
-pub use error::Error;
-pub use gradient::{
-    Contribution, ContributionUnit, Gradient, GradientUnit, PerToken, Raw, TokenMean, TokenSum,
-};
-pub use group::{Grouping, Reduction, Scheme};
-pub use heads::{Attention, AttentionConfig, Block, Fused, HeadLayout};
-pub use interval::{ConfidenceInterval, Distribution};
-pub use product::Way;
-pub use provenance::{FisherKind, Provenance, Steps, for_each_weight, hash_weights};
-pub use record::SCHEMA_VERSION;
-pub use sample::{Sample, Tokens};
-pub use saved::SavedSamples;
-pub use scatter::add_at;
-pub use seen::SampleRecord;
-pub use statistics::{
-    GradientBatch, ParameterStatistics, Statistics, StatisticsConfig, TaskStatistics,
-};
-pub use store::{GradientStore, Precision, Prepared, StoreConfig, Usage};
-pub use stream::{Stream, Wanted};
-pub use ties::{Ties, new_ids};
-pub use totals::{HeadKey, Totals};
-pub use welford::{Moments, Welford, accumulation_dtype};
-
-/// The result of this crate's fallible functions.
-pub type Result<T, E = Error> = std::result::Result<T, E>;
+pub use error::{Error, Result};

@@ -1,8 +1,12 @@
-//! Samples and their active tokens.
+//! Samples, their active tokens, and records of those that were seen.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
 
 use burn::tensor::{DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// One sequence, or one example of a classifier: an id and its number of active tokens `T_i ≥ 1`.
 ///
@@ -56,5 +60,151 @@ impl Tokens {
 
     pub(crate) fn column(&self, dtype: DType) -> Tensor<2> {
         self.0.clone().cast(dtype)
+    }
+}
+
+/// A sample that was seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SampleRecord {
+    /// The sample's id.
+    pub id: String,
+    /// Its active tokens.
+    pub tokens: u64,
+    /// The parameter because of which it was left out, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<String>,
+    /// The step of training at whose weights it was seen, where weights moved meanwhile: see
+    /// [`Statistics::during_training`](crate::statistics::Statistics::during_training).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<u64>,
+}
+
+impl From<&Sample> for SampleRecord {
+    fn from(sample: &Sample) -> Self {
+        Self {
+            id: sample.id().into(),
+            tokens: sample.tokens(),
+            skipped: None,
+            step: None,
+        }
+    }
+}
+
+/// Records in the order they came, and which samples they are of. A sample is known by its id and
+/// the step at which it was seen.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Seen {
+    records: Vec<SampleRecord>,
+    /// Hashes of (step, id): eight bytes a sample where ids would be kept twice.
+    hashes: HashSet<u64>,
+    hasher: RandomState,
+}
+
+impl Seen {
+    /// The records, and how many of them are of a sample that came before.
+    pub(crate) fn of(records: Vec<SampleRecord>) -> (Self, usize) {
+        let samples = records.iter().map(|r| (r.step, &*r.id));
+        let twice = records.len() - samples.collect::<HashSet<_>>().len();
+        let mut seen = Self::default();
+        records.into_iter().for_each(|record| seen.push(record));
+        (seen, twice)
+    }
+
+    pub(crate) fn records(&self) -> &[SampleRecord] {
+        &self.records
+    }
+
+    pub(crate) fn push(&mut self, record: SampleRecord) {
+        self.hashes.insert(self.hash(record.step, &record.id));
+        self.records.push(record);
+    }
+
+    pub(crate) fn extend(&mut self, other: Self) {
+        other.records.into_iter().for_each(|r| self.push(r));
+    }
+
+    /// Whether these samples of `task` are new and differ.
+    ///
+    /// # Errors
+    /// [`Error::SampleTwice`], naming the first that does not.
+    pub(crate) fn check<'a>(
+        &self,
+        task: &str,
+        samples: impl IntoIterator<Item = &'a Sample>,
+    ) -> Result<()> {
+        let mut batch = HashSet::new();
+        let mut samples = samples.into_iter();
+        match samples.find(|s| self.contains(None, s.id()) || !batch.insert(s.id())) {
+            None => Ok(()),
+            Some(sample) => Err(Error::SampleTwice {
+                task: task.into(),
+                sample: sample.id().into(),
+            }),
+        }
+    }
+
+    /// The first of `other` that is here too.
+    pub(crate) fn shared<'a>(&self, other: &'a Self) -> Option<&'a SampleRecord> {
+        let mut records = other.records.iter();
+        records.find(|r| self.contains(r.step, &r.id))
+    }
+
+    /// All of them as seen at `step`.
+    pub(crate) fn at_step(&mut self, step: u64) {
+        for mut record in std::mem::take(self).records {
+            record.step = Some(step);
+            self.push(record);
+        }
+    }
+
+    fn contains(&self, step: Option<u64>, id: &str) -> bool {
+        // Two samples may have one hash, so a hit is looked at; hardly any but a true one comes.
+        let is = |r: &SampleRecord| r.step == step && r.id == id;
+        self.hashes.contains(&self.hash(step, id)) && self.records.iter().any(is)
+    }
+
+    fn hash(&self, step: Option<u64>, id: &str) -> u64 {
+        self.hasher.hash_one((step, id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn record((id, step): (u8, Option<u64>)) -> SampleRecord {
+        SampleRecord {
+            id: id.to_string(),
+            tokens: 1,
+            skipped: None,
+            step,
+        }
+    }
+
+    proptest! {
+        /// What is found is what a list would find.
+        #[test]
+        fn a_sample_is_its_id_and_step(
+            ours in prop::collection::vec((0u8..9, prop::option::of(0u64..3)), 0..12),
+            theirs in prop::collection::vec((0u8..9, prop::option::of(0u64..3)), 0..12),
+        ) {
+            let all: Vec<SampleRecord> = ours.iter().copied().map(record).collect();
+            let (seen, twice) = Seen::of(all.clone());
+            prop_assert_eq!(seen.records(), &*all);
+            let distinct: HashSet<_> = ours.iter().collect();
+            prop_assert_eq!(twice, ours.len() - distinct.len());
+            let (other, _) = Seen::of(theirs.iter().copied().map(record).collect());
+            let expected = theirs.iter().find(|key| distinct.contains(key));
+            let expected = expected.copied().map(record);
+            prop_assert_eq!(seen.shared(&other), expected.as_ref());
+            let mut joined = seen.clone();
+            joined.extend(other);
+            prop_assert_eq!(joined.records().len(), ours.len() + theirs.len());
+            let mut later = seen;
+            later.at_step(7);
+            prop_assert!(later.records().iter().all(|r| later.contains(Some(7), &r.id)));
+            prop_assert!(later.records().iter().all(|r| !later.contains(None, &r.id)));
+        }
     }
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 /// How p-values are corrected for their number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Correction {
     /// False discovery rate under independence or positive dependence (Benjamini & Hochberg 1995).
     #[default]
@@ -20,7 +21,7 @@ impl Correction {
     /// rate at α.
     ///
     /// ```
-    /// use fisher_metrics::Correction;
+    /// use fisher_metrics::correction::Correction;
     /// let q = Correction::BenjaminiHochberg.q_values(&[0.01, 0.04, 0.03]);
     /// assert_eq!(q, [0.03, 0.04, 0.04]);
     /// ```

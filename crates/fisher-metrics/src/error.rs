@@ -1,4 +1,7 @@
-//! What can go wrong in an analysis.
+//! The errors of an analysis, and the kinds of scores that they name.
+
+use fisher_core::store::GradientStore;
+use serde::{Deserialize, Serialize};
 
 /// Errors of this crate. Every variant names what it is about and says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -150,9 +153,9 @@ pub enum Error {
     #[error("scores of kind {ours:?} and {theirs:?} cannot be averaged")]
     Kinds {
         /// The one kind.
-        ours: crate::ScoreKind,
+        ours: ScoreKind,
         /// The other kind.
-        theirs: crate::ScoreKind,
+        theirs: ScoreKind,
     },
 
     /// A Fisher beyond the range of what it was accumulated in.
@@ -175,4 +178,103 @@ pub enum Error {
         /// What it was.
         found: f64,
     },
+}
+
+impl Error {
+    pub(crate) fn no_samples(task: &str) -> Self {
+        Self::NoSamples { task: task.into() }
+    }
+
+    pub(crate) fn too_few_samples(store: &GradientStore, task: &str) -> Self {
+        Self::TooFewSamples {
+            task: task.into(),
+            found: store.samples(task).len(),
+            known: store.tasks().collect::<Vec<_>>().join(", "),
+        }
+    }
+
+    pub(crate) fn not_collected(what: &'static str, advice: &'static str) -> Self {
+        Self::NotCollected { what, advice }
+    }
+
+    pub(crate) fn keys(
+        key: impl Into<String>,
+        present: &'static str,
+        absent: &'static str,
+    ) -> Self {
+        Self::Keys {
+            key: key.into(),
+            present,
+            absent,
+        }
+    }
+
+    pub(crate) fn sizes(key: impl Into<String>, ours: usize, theirs: usize) -> Self {
+        Self::Sizes {
+            key: key.into(),
+            ours,
+            theirs,
+        }
+    }
+
+    pub(crate) fn shape(key: &str, ours: &[usize], theirs: &[usize]) -> Self {
+        Self::Shape {
+            key: key.into(),
+            ours: ours.to_vec(),
+            theirs: theirs.to_vec(),
+        }
+    }
+
+    pub(crate) fn not_finite(what: &'static str, key: impl Into<String>) -> Self {
+        Self::NotFinite {
+            what,
+            key: key.into(),
+        }
+    }
+}
+
+/// [`Error::Argument`], unless the number fits.
+pub(crate) fn check_argument(
+    fits: bool,
+    name: &'static str,
+    expected: &'static str,
+    found: f64,
+) -> Result<()> {
+    if fits {
+        return Ok(());
+    }
+    Err(Error::Argument {
+        name,
+        expected,
+        found,
+    })
+}
+
+/// [`Error::Argument`], unless intervals can be of this level.
+pub(crate) fn check_level(level: f64) -> Result<()> {
+    check_argument(
+        level > 0.0 && level < 1.0,
+        "level",
+        "between 0 and 1",
+        level,
+    )
+}
+
+/// The result of this crate's fallible functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What a score is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ScoreKind {
+    /// The diagonal Fisher, `F`.
+    Fisher,
+    /// `½ F θ²`: the loss that removing a weight is predicted to cost (LeCun, Denker & Solla 1990,
+    /// "Optimal brain damage", equation 5).
+    BrainDamage,
+    /// `|θ|`: not of the Fisher at all, to compare with.
+    Magnitude,
+    /// A baseline of the caller's.
+    Other,
 }

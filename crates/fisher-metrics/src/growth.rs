@@ -5,12 +5,13 @@ use std::ops::Range;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// What to do with a parameter that has grown since its Fisher was taken, such as the head of a
 /// classifier that learns new classes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Growth {
     /// Another shape is an error.
     #[default]
@@ -31,11 +32,7 @@ impl Growth {
         if old == new || (self == Self::Free && grown()) {
             return Ok(());
         }
-        Err(Error::Shape {
-            key: key.into(),
-            ours: old.to_vec(),
-            theirs: new.to_vec(),
-        })
+        Err(Error::shape(key, old, new))
     }
 
     /// F of a parameter at the shape it has now: 0 where it is new.

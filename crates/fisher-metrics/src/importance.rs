@@ -4,13 +4,14 @@ use std::fmt;
 
 use burn::config::Config;
 use burn::module::Module;
-use fisher_core::{
-    ConfidenceInterval, ContributionUnit, Distribution, Provenance, Statistics, Welford,
-};
+use fisher_core::gradient::ContributionUnit;
+use fisher_core::moments::{ConfidenceInterval, IntervalMethod, Welford};
+use fisher_core::provenance::Provenance;
+use fisher_core::statistics::Statistics;
 use serde::{Deserialize, Serialize};
 
-use crate::finite::{bounded, finite, if_finite};
-use crate::{Error, Result};
+use crate::error::{Error, Result, check_level};
+use crate::report::{bounded, finite, if_finite};
 
 /// Version of [`ImportanceReport`]'s form.
 const SCHEMA: u64 = 1;
@@ -22,17 +23,21 @@ pub struct ImportanceConfig {
     #[config(default = 0.95)]
     pub level: f64,
     /// Where the intervals' widths come from.
-    #[config(default = "Distribution::StudentT")]
-    pub distribution: Distribution,
+    #[config(default = "IntervalMethod::StudentT")]
+    pub distribution: IntervalMethod,
 }
 
 impl ImportanceConfig {
     /// The operator.
-    pub fn init(&self) -> Importance {
-        Importance {
+    ///
+    /// # Errors
+    /// [`Error::Argument`] unless the level is between 0 and 1.
+    pub fn init(&self) -> Result<Importance> {
+        check_level(self.level)?;
+        Ok(Importance {
             level: self.level,
             distribution: self.distribution,
-        }
+        })
     }
 }
 
@@ -46,7 +51,7 @@ impl ImportanceConfig {
 pub struct Importance {
     level: f64,
     #[module(skip)]
-    distribution: Distribution,
+    distribution: IntervalMethod,
 }
 
 /// The ranking of one task.
@@ -65,7 +70,7 @@ pub struct ImportanceReport {
     /// Level of the intervals.
     pub level: f64,
     /// Where the intervals' widths come from.
-    pub distribution: Distribution,
+    pub distribution: IntervalMethod,
     /// `Σ F` over all layers.
     pub trace: f64,
     /// Layers by falling F.
@@ -108,9 +113,10 @@ impl Importance {
         let layers = self.values(task, totals.layers().to_vec(), of_task.layers())?;
         let names = totals.heads().iter();
         let names = names.map(|key| format!("{} head {}", key.attention, key.head));
-        let heads = match totals.heads().is_empty() {
-            true => Vec::new(),
-            false => self.values(task, names.collect(), of_task.heads())?,
+        let heads = if totals.heads().is_empty() {
+            Vec::new()
+        } else {
+            self.values(task, names.collect(), of_task.heads())?
         };
         let trace = layers.iter().map(|layer| layer.fisher).sum();
         let trace = finite(trace, task)?;
@@ -130,10 +136,7 @@ impl Importance {
 
     fn values(&self, task: &str, names: Vec<String>, welford: &Welford) -> Result<Vec<Ranked>> {
         let read = welford.read()?;
-        let mean = read
-            .mean
-            .as_ref()
-            .ok_or_else(|| Error::NoSamples { task: task.into() })?;
+        let mean = read.mean.as_ref().ok_or_else(|| Error::no_samples(task))?;
         let intervals = read.confidence_interval(self.level, self.distribution)?;
         let ranked = names.into_iter().enumerate().map(|(i, name)| {
             Ok(Ranked {

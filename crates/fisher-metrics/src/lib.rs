@@ -1,60 +1,33 @@
-//! What Fisher statistics say.
+#![doc = include_str!("../README.md")]
+//! # Rooms
 //!
-//! Every analysis is an operator in Burn's manner: a configuration, `init()`, and
-//! `forward(..)` that gives a report. Reports are serializable and print as tables.
+//! Every analysis is an operator in Burn's manner: a configuration, `init()`, and `forward(..)` that gives a report.
+//! Reports are serializable and print as tables.
 //!
-//! 1. [`Importance`] ranks whole layers and heads, [`Ranking`] every group, with error bars;
-//! 2. [`Scores`] of groups or elements become [`Masks`] by [`Pruning`];
-//! 3. [`Scaling`] divides gradients by the Fisher;
-//! 4. [`Overlap`] compares the masks of two tasks, [`compare`] their scores;
-//! 5. [`Conflicts`] says which samples of two tasks collide, where and how surely;
-//! 6. [`Interference`] scores attention heads, sample against sample.
+//! 1. [`importance`] ranks whole layers and heads, [`ranking`] every group, with error bars.
+//! 2. [`pruning`]: scores of groups or elements, the masks that prune the lowest, and how far those of two tasks agree.
+//! 3. [`scaling`] divides gradients by the Fisher, [`damping`] says what is added to it.
+//! 4. [`conflicts`]: which samples of two tasks collide, where and how surely.
+//! 5. [`interference`] scores attention heads, sample against sample.
+//! 6. [`picture`]: maps of numbers as SVG.
 
-mod bits;
-mod compare;
-mod conflicts;
-mod correction;
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub mod conflicts;
+pub mod correction;
+pub mod damping;
 mod error;
-mod finite;
-mod growth;
-mod importance;
-mod interference;
-mod masks;
-mod overlap;
+pub mod growth;
+pub mod importance;
+pub mod interference;
 mod pairs;
-mod picture;
-mod ranking;
-mod relabel;
-mod ridge;
-mod scaling;
-mod scores;
-mod source;
-mod weights;
-mod work;
+pub mod permutation;
+pub mod picture;
+pub mod prelude;
+pub mod pruning;
+pub mod ranking;
+pub mod report;
+pub mod scaling;
+pub mod weights;
 
-pub use compare::{Comparison, compare, spearman};
-pub use conflicts::{
-    Cluster, Conflict, ConflictReport, Conflicts, ConflictsConfig, HotSpot, Involved, MeanCosine,
-    Pairs, SampleRef, SliceBy, SliceConflicts,
-};
-pub use correction::Correction;
-pub use error::Error;
-pub use growth::{Growth, old_elements, old_part};
-pub use importance::{Importance, ImportanceConfig, ImportanceReport, Ranked};
-pub use interference::{
-    Aggregate, Check, Collision, Estimate, Interference, InterferenceConfig, InterferenceReport,
-    Normalize, Pool, SelfCheck, Significance, SliceScores, Variant,
-};
-pub use masks::{Mask, Masks, Pruning, PruningConfig, Removed, Scope};
-pub use overlap::{Advice, Agreement, Overlap, OverlapConfig, OverlapReport};
-pub use picture::{HeatMap, Picture, Scale};
-pub use ranking::{MassSet, RankedGroup, Ranking, RankingConfig, RankingReport};
-pub use relabel::Relabelled;
-pub use ridge::{Health, Ridge};
-pub use scaling::{Damping, Scaling, ScalingConfig};
-pub use scores::{Score, ScoreKind, Scores};
-pub use source::{Source, same_fisher, same_reduction};
-pub use weights::Weights;
-
-/// The result of this crate's fallible functions.
-pub type Result<T, E = Error> = std::result::Result<T, E>;
+pub use error::{Error, Result};

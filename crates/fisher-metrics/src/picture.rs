@@ -3,11 +3,12 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// What the shades of a [`HeatMap`] stand for. Dark and light differ in black and white too.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Scale {
+#[non_exhaustive]
+pub enum ColorScale {
     /// From light (the smallest value) to dark (the largest).
     Sequential,
     /// From dark (negative) to light (positive), as far on either side of 0; what each end means.
@@ -38,7 +39,7 @@ pub struct HeatMap {
     /// Cells that are marked, by row.
     pub marked: Vec<Vec<bool>>,
     /// What the shades stand for.
-    pub scale: Scale,
+    pub scale: ColorScale,
     /// What the numbers are.
     pub quantity: String,
 }
@@ -87,14 +88,8 @@ impl Picture {
             let at = top + i as f64 * 1.4 * FONT;
             text(&mut body, [MARGIN, at], "start", FONT, "#222", line);
         }
-        let title = escape(&self.title);
-        let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" width=\"{width:.0}\" \
-             height=\"{height:.0}\" viewBox=\"0 0 {width:.0} {height:.0}\" \
-             font-family=\"sans-serif\">\n<title>{title}</title>\n<desc>{}</desc>\n\
-             <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n",
-            escape(&self.note)
-        );
+        let mut svg = head([width, height], &self.title, &self.note);
+        svg += "<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n";
         text(
             &mut svg,
             [MARGIN, MARGIN + FONT],
@@ -121,9 +116,10 @@ impl Picture {
             #[cfg(feature = "png")]
             Some("png") => self.png().map_err(error)?,
             _ => {
-                let kinds = match cfg!(feature = "png") {
-                    true => "a picture is written as .svg or .png",
-                    false => "a picture is written as .svg, or as .png with the feature `png`",
+                let kinds = if cfg!(feature = "png") {
+                    "a picture is written as .svg or .png"
+                } else {
+                    "a picture is written as .svg, or as .png with the feature `png`"
                 };
                 return Err(error(kinds.into()));
             }
@@ -155,14 +151,7 @@ impl Picture {
 impl HeatMap {
     /// The map alone as SVG, to be put into a page: text, no script.
     pub fn svg(&self) -> String {
-        let [width, height] = self.size();
-        let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" width=\"{width:.0}\" \
-             height=\"{height:.0}\" viewBox=\"0 0 {width:.0} {height:.0}\" \
-             font-family=\"sans-serif\">\n<title>{}</title>\n<desc>{}</desc>\n",
-            escape(&self.title),
-            escape(&self.quantity)
-        );
+        let mut svg = head(self.size(), &self.title, &self.quantity);
         self.draw(&mut svg, 0.0, 0.0);
         svg + "</svg>\n"
     }
@@ -211,11 +200,11 @@ impl HeatMap {
     fn range(&self) -> [f64; 2] {
         let values = self.values.iter().flatten().flatten().copied();
         match self.scale {
-            Scale::Sequential => [
+            ColorScale::Sequential => [
                 values.clone().fold(f64::INFINITY, f64::min),
                 values.fold(f64::NEG_INFINITY, f64::max),
             ],
-            Scale::Signed { .. } => {
+            ColorScale::Signed { .. } => {
                 let largest = values.fold(0.0, |m: f64, x| m.max(x.abs()));
                 [-largest, largest]
             }
@@ -226,9 +215,12 @@ impl HeatMap {
         let [w, h] = self.cell();
         let (left, named) = self.labels();
         let [low, high] = self.range();
-        let share = |value: f64| match high > low {
-            true => ((value - low) / (high - low)).clamp(0.0, 1.0),
-            false => 0.5,
+        let share = |value: f64| {
+            if high > low {
+                ((value - low) / (high - low)).clamp(0.0, 1.0)
+            } else {
+                0.5
+            }
         };
         text(out, [x, y + FONT], "start", 1.1 * FONT, "#000", &self.title);
         let axes = format!("rows: {}, columns: {}", self.axes[0], self.axes[1]);
@@ -315,8 +307,8 @@ impl HeatMap {
              stroke=\"#444\"/>"
         );
         let ends = match &self.scale {
-            Scale::Sequential => [String::new(), String::new()],
-            Scale::Signed { negative, positive } => {
+            ColorScale::Sequential => [String::new(), String::new()],
+            ColorScale::Signed { negative, positive } => {
                 text(
                     out,
                     [x + 0.5 * WIDTH, y + 22.0],
@@ -344,14 +336,14 @@ impl HeatMap {
     /// The shade of a share of the scale: brightness always rises or falls along it.
     fn shade(&self, share: f64) -> [u8; 3] {
         let stops: &[[u8; 3]] = match self.scale {
-            Scale::Sequential => &[
+            ColorScale::Sequential => &[
                 [247, 251, 255],
                 [198, 219, 239],
                 [107, 174, 214],
                 [33, 113, 181],
                 [8, 38, 84],
             ],
-            Scale::Signed { .. } => &[
+            ColorScale::Signed { .. } => &[
                 [40, 9, 60],
                 [122, 32, 92],
                 [190, 110, 110],
@@ -367,6 +359,17 @@ impl HeatMap {
             (a + rest * (b - a)).round() as u8
         })
     }
+}
+
+/// How an SVG begins.
+fn head([width, height]: [f64; 2], title: &str, description: &str) -> String {
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" width=\"{width:.0}\" \
+         height=\"{height:.0}\" viewBox=\"0 0 {width:.0} {height:.0}\" \
+         font-family=\"sans-serif\">\n<title>{}</title>\n<desc>{}</desc>\n",
+        escape(title),
+        escape(description)
+    )
 }
 
 fn text(out: &mut String, [x, y]: [f64; 2], anchor: &str, size: f64, fill: &str, words: &str) {
@@ -432,7 +435,7 @@ fn luminance(shade: [u8; 3]) -> f64 {
 mod tests {
     use super::*;
 
-    fn map(scale: Scale) -> HeatMap {
+    fn map(scale: ColorScale) -> HeatMap {
         HeatMap {
             title: "a <title> & \"more\"".into(),
             rows: vec!["r\u{1}0".into(), "r1".into()],
@@ -446,10 +449,10 @@ mod tests {
     }
 
     #[test]
-    fn brightness_tells_values_apart_without_colour() {
+    fn brightness_tells_values_apart_without_color() {
         for scale in [
-            Scale::Sequential,
-            Scale::Signed {
+            ColorScale::Sequential,
+            ColorScale::Signed {
                 negative: String::new(),
                 positive: String::new(),
             },
@@ -468,7 +471,7 @@ mod tests {
         let svg = Picture {
             title: "<script>".into(),
             note: String::new(),
-            maps: vec![map(Scale::Sequential)],
+            maps: vec![map(ColorScale::Sequential)],
         }
         .svg();
         assert!(!svg.contains("<script") && !svg.contains('\u{1}'));

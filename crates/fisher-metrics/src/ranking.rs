@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use burn::config::Config;
-use fisher_core::{ConfidenceInterval, ContributionUnit, Distribution, Provenance, Statistics};
+use fisher_core::gradient::ContributionUnit;
+use fisher_core::moments::{ConfidenceInterval, IntervalMethod};
+use fisher_core::provenance::Provenance;
+use fisher_core::statistics::Statistics;
 use serde::{Deserialize, Serialize};
 
-use crate::finite::{bounded, finite, if_finite};
-use crate::{Error, Result};
+use crate::error::{Error, Result, check_argument, check_level};
+use crate::report::{bounded, finite, if_finite};
 
 /// Version of the form of [`RankingReport`].
 const SCHEMA: u64 = 1;
@@ -23,8 +26,8 @@ pub struct RankingConfig {
     #[config(default = 0.95)]
     pub level: f64,
     /// Where the intervals' widths come from.
-    #[config(default = "Distribution::StudentT")]
-    pub distribution: Distribution,
+    #[config(default = "IntervalMethod::StudentT")]
+    pub distribution: IntervalMethod,
     /// Shares of the mass for which the smallest set of groups is counted.
     #[config(default = "vec![0.5, 0.9, 0.99]")]
     pub masses: Vec<f64>,
@@ -32,10 +35,18 @@ pub struct RankingConfig {
 
 impl RankingConfig {
     /// The operator.
-    pub fn init(&self) -> Ranking {
-        Ranking {
-            config: self.clone(),
+    ///
+    /// # Errors
+    /// [`Error::Argument`] unless the level is between 0 and 1, and every mass from 0 to 1.
+    pub fn init(&self) -> Result<Ranking> {
+        check_level(self.level)?;
+        for &mass in &self.masses {
+            let fits = (0.0..=1.0).contains(&mass);
+            check_argument(fits, "masses", "between 0 and 1", mass)?;
         }
+        Ok(Ranking {
+            config: self.clone(),
+        })
     }
 }
 
@@ -90,7 +101,7 @@ pub struct RankingReport {
     /// Level of the intervals.
     pub level: f64,
     /// Where the intervals' widths come from.
-    pub distribution: Distribution,
+    pub distribution: IntervalMethod,
     /// `Σ F` over all groups.
     pub total: f64,
     /// The number of groups.
@@ -118,13 +129,6 @@ impl Ranking {
         task: &str,
     ) -> Result<RankingReport> {
         let config = &self.config;
-        if let Some(&found) = config.masses.iter().find(|m| !(0.0..=1.0).contains(*m)) {
-            return Err(Error::Argument {
-                name: "masses",
-                expected: "between 0 and 1",
-                found,
-            });
-        }
         let mut ranked = Vec::new();
         let mut by_key: BTreeMap<String, f64> = BTreeMap::new();
         let mut layers: BTreeMap<String, f64> = BTreeMap::new();
@@ -139,7 +143,7 @@ impl Ranking {
             for (grouping, welford) in parameter.groups() {
                 let read = welford.read()?;
                 let mean = read.mean.as_ref();
-                let mean = mean.ok_or_else(|| Error::NoSamples { task: task.into() })?;
+                let mean = mean.ok_or_else(|| Error::no_samples(task))?;
                 let intervals = read.confidence_interval(config.level, config.distribution)?;
                 let sum = finite(mean.iter().sum(), path)?;
                 by_key.insert(format!("{path}|{}", grouping.label()), sum);
@@ -163,10 +167,7 @@ impl Ranking {
             }
         }
         if ranked.is_empty() {
-            return Err(Error::NotCollected {
-                what: "groups",
-                advice: "collect with `grouped`",
-            });
+            return Err(Error::not_collected("groups", "collect with `grouped`"));
         }
         let position = |g: &RankedGroup| (g.path.clone(), g.label.clone(), g.index);
         ranked.sort_by(|a, b| {

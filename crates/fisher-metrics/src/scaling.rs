@@ -3,20 +3,10 @@
 use burn::config::Config;
 use burn::module::Module;
 use burn::tensor::{DType, Tensor};
-use serde::{Deserialize, Serialize};
 
+use crate::damping::Damping;
+use crate::error::{Result, check_argument};
 use crate::growth::Growth;
-use crate::{Error, Result};
-
-/// What is added to F before it divides.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Damping {
-    /// λ itself, in the unit of F.
-    Absolute(f64),
-    /// λ as a multiple of the mean of F over the tensor, at least 1e-12.
-    Relative(f64),
-}
 
 /// Configuration of [`Scaling`].
 #[derive(Config, Debug)]
@@ -38,22 +28,15 @@ impl ScalingConfig {
     /// The operator.
     ///
     /// # Errors
-    /// [`Error::Argument`] unless λ is finite and above 0 and α finite and not negative.
+    /// [`Error::Argument`](crate::Error::Argument) unless λ is finite and above 0 and α finite and not
+    /// negative.
     pub fn init(&self) -> Result<Scaling> {
-        let check = |name, expected, found: f64, fits: bool| {
-            if fits && found.is_finite() {
-                return Ok(());
-            }
-            Err(Error::Argument {
-                name,
-                expected,
-                found,
-            })
-        };
         let (Damping::Absolute(lambda) | Damping::Relative(lambda)) = self.damping;
-        check("damping", "finite and above 0", lambda, lambda > 0.0)?;
+        let fits = lambda > 0.0 && lambda.is_finite();
+        check_argument(fits, "damping", "finite and above 0", lambda)?;
         let power = self.power;
-        check("power", "finite and at least 0", power, power >= 0.0)?;
+        let fits = power >= 0.0 && power.is_finite();
+        check_argument(fits, "power", "finite and at least 0", power)?;
         Ok(Scaling {
             power,
             damping: self.damping,

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
-use fisher_core::{Ties, for_each_weight};
+use fisher_core::model::{Ties, for_each_weight};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// The float parameters of a model, flattened, by path.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -40,18 +40,12 @@ impl Weights {
     pub fn write<M: Module>(&self, model: M) -> Result<M> {
         let shapes = shapes(&model);
         for (path, weights) in &self.0 {
-            let shape = shapes.get(path).ok_or_else(|| Error::Keys {
-                key: path.clone(),
-                present: "the weights",
-                absent: "the model",
-            })?;
+            let shape = shapes
+                .get(path)
+                .ok_or_else(|| Error::keys(path.clone(), "the weights", "the model"))?;
             let elements = shape.iter().product();
             if weights.len() != elements {
-                return Err(Error::Sizes {
-                    key: path.clone(),
-                    ours: weights.len(),
-                    theirs: elements,
-                });
+                return Err(Error::sizes(path.clone(), weights.len(), elements));
             }
         }
         let values = with_ties(&model, &self.0)?;
@@ -68,17 +62,12 @@ impl Weights {
     /// # Errors
     /// [`Error::Keys`] when there are none, [`Error::Sizes`] when there are more or fewer.
     pub fn get(&self, path: &str, elements: usize) -> Result<&[f64]> {
-        let weights = self.0.get(path).ok_or_else(|| Error::Keys {
-            key: path.into(),
-            present: "the statistics or masks",
-            absent: "the model",
-        })?;
+        let weights = self
+            .0
+            .get(path)
+            .ok_or_else(|| Error::keys(path, "the statistics or masks", "the model"))?;
         if weights.len() != elements {
-            return Err(Error::Sizes {
-                key: path.into(),
-                ours: elements,
-                theirs: weights.len(),
-            });
+            return Err(Error::sizes(path, elements, weights.len()));
         }
         Ok(weights)
     }

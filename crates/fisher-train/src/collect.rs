@@ -1,40 +1,24 @@
 //! Filling statistics from data.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use burn::config::Config;
 use burn::data::dataloader::DataLoader;
-use fisher_core::{ContributionUnit, Statistics};
+use fisher_core::gradient::{ContributionUnit, GradientSink};
+use fisher_core::statistics::Statistics;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::{Deserialize, Serialize};
 
-use crate::capture::{Capture, CaptureConfig, Engine, Outcome};
+use crate::batch::{SampleLoss, ids};
+use crate::capture::{Capture, CaptureConfig, Engine, Names, NonFinite, Outcome};
 use crate::destination::Destination;
-use crate::names::Names;
-use crate::per_sample::Unreached;
-use crate::sample::{SampleBatch, SampleLoss};
-use crate::{Error, Result};
-
-/// What to do with a sample whose gradient is NaN or infinite.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NonFinite {
-    /// Stop with an error that names sample and parameter.
-    #[default]
-    Error,
-    /// Leave the sample out, warn, and record it in the statistics.
-    ///
-    /// By traces, a gradient that overflows although all that it is made of is finite, as in float16,
-    /// is an error all the same: it is seen too late. [`Engine::Loop`] skips it.
-    Skip,
-}
+use crate::error::{Error, Result};
 
 /// Where and how often a collection is saved so that it can go on after an interruption: also when
 /// it ends, or stops with an error.
 #[derive(Config, Debug)]
-pub struct Checkpoint {
+pub struct CheckpointConfig {
     /// The file: a statistics file like any other. Its folder is made where it is not there.
     pub path: PathBuf,
     /// Samples between two writes.
@@ -51,7 +35,7 @@ pub struct CollectorConfig {
     #[config(default = "NonFinite::Error")]
     pub non_finite: NonFinite,
     /// Save on the way.
-    pub checkpoint: Option<Checkpoint>,
+    pub checkpoint: Option<CheckpointConfig>,
     /// Show a progress bar, where standard error is a terminal.
     #[config(default = true)]
     pub progress: bool,
@@ -59,11 +43,17 @@ pub struct CollectorConfig {
 
 impl CollectorConfig {
     /// A collector.
-    pub fn init(&self) -> Collector {
-        Collector {
+    ///
+    /// # Errors
+    /// [`Error::CheckpointEvery`] for checkpoints every 0 samples.
+    pub fn init(&self) -> Result<Collector> {
+        if let Some(CheckpointConfig { every: 0, .. }) = self.checkpoint {
+            return Err(Error::CheckpointEvery);
+        }
+        Ok(Collector {
             config: self.clone(),
             names: Names::new(),
-        }
+        })
     }
 }
 
@@ -160,8 +150,8 @@ impl Collector {
     /// when the data does not begin with what a checkpoint holds, [`Error::DuplicateSample`] when
     /// an id comes twice, [`Error::OtherCheckpoint`] when the checkpoint's file has samples that the
     /// statistics lack (it is another collection's, or was not resumed), errors of single samples
-    /// ([`PerSample::gradient`](crate::PerSample::gradient), [`NonFinite`](fisher_core::Error::NonFinite)), and those of [`Statistics::save`] and
-    /// [`GradientStore::push`](fisher_core::GradientStore::push).
+    /// ([`PerSample::gradient`](crate::capture::PerSample::gradient), [`NonFinite`](fisher_core::Error::NonFinite)), and those of [`Statistics::save`] and
+    /// [`GradientStore::push`](fisher_core::store::GradientStore::push).
     /// Samples collected before an error stay in the statistics and are in the checkpoint, unless it
     /// came amid a batch that was traced: the statistics say so then
     /// ([`HalfBatch`](fisher_core::Error::HalfBatch)), and the checkpoint is the last one.
@@ -186,8 +176,7 @@ impl Collector {
         let _span = tracing::info_span!("collect", task).entered();
         let start = Instant::now();
         let saved = match &self.config.checkpoint {
-            Some(Checkpoint { every: 0, .. }) => return Err(Error::CheckpointEvery),
-            Some(Checkpoint { path, .. }) => into.check_path(path)?,
+            Some(CheckpointConfig { path, .. }) => into.check_path(path)?,
             None => false,
         };
         into.check_model(model)?;
@@ -285,21 +274,23 @@ impl<M: SampleLoss> Pass<'_, M> {
             let batch = batch?;
             let before = position;
             let mut fresh = Vec::new();
-            for (index, id) in batch.ids().into_iter().enumerate() {
+            for (index, id) in ids(&batch, position).into_iter().enumerate() {
                 if let Some(expected) = done.get(position) {
                     check_resumed(task, position, &expected.id, &id)?;
                     self.collected.resumed += 1;
                     // A store that was only in memory is empty again.
                     if into.lacks(task, &id) && expected.skipped.is_none() {
                         let sample = self.capture.of(&batch, index, &id)?;
-                        into.check_kind(sample.kind)?;
+                        if let Some(expected) = into.refuses(sample.kind) {
+                            let found = sample.kind;
+                            return Err(Error::LossKind { expected, found });
+                        }
                         into.restore(task, &sample.gradients, self.config.non_finite)?;
                     }
                 } else if seen.insert(id.clone()) {
                     fresh.push((index, id));
                 } else {
-                    self.capture
-                        .run(&batch, &fresh, task, into, &mut Vec::new())?;
+                    self.take(&batch, &fresh, into, &mut Vec::new())?;
                     return Err(Error::DuplicateSample {
                         task: task.into(),
                         sample: id,
@@ -308,11 +299,10 @@ impl<M: SampleLoss> Pass<'_, M> {
                 position += 1;
             }
             let mut outcomes = Vec::new();
-            self.capture
-                .run(&batch, &fresh, task, into, &mut outcomes)?;
+            self.take(&batch, &fresh, into, &mut outcomes)?;
             self.count(outcomes);
             self.bar.inc((position - before) as u64);
-            if let Some(Checkpoint { every, .. }) = &self.config.checkpoint
+            if let Some(CheckpointConfig { every, .. }) = &self.config.checkpoint
                 && position / every > before / every
             {
                 self.save(into)?;
@@ -322,6 +312,24 @@ impl<M: SampleLoss> Pass<'_, M> {
             Some(expected) => check_resumed(task, position, &expected.id, "the end of the data"),
             None => Ok(()),
         }
+    }
+
+    /// Some samples of a batch; one by one where a store on disk is ahead of the statistics and has some of them.
+    fn take<C: ContributionUnit>(
+        &mut self,
+        batch: &M::Batch,
+        samples: &[(usize, String)],
+        into: &mut Destination<C>,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Result<()> {
+        let lacking = samples.iter().filter(|(_, id)| into.lacks(self.task, id));
+        let alike = [0, samples.len()].contains(&lacking.count());
+        let together = if alike { samples.len() } else { 1 };
+        for samples in samples.chunks(together.max(1)) {
+            self.capture
+                .run(batch, samples, self.task, into, outcomes)?;
+        }
+        Ok(())
     }
 
     fn count(&mut self, outcomes: Vec<Outcome>) {
@@ -341,7 +349,7 @@ impl<M: SampleLoss> Pass<'_, M> {
     /// Write the checkpoint, if there is one and it lacks anything: nothing is put in a file's place
     /// before there is something to put.
     fn save<C: ContributionUnit>(&mut self, into: &mut Destination<C>) -> Result<()> {
-        let Some(Checkpoint { path, .. }) = &self.config.checkpoint else {
+        let Some(CheckpointConfig { path, .. }) = &self.config.checkpoint else {
             return Ok(());
         };
         let seen = Some(into.seen(self.task));
@@ -351,6 +359,23 @@ impl<M: SampleLoss> Pass<'_, M> {
         into.save(path)?;
         self.saved = seen;
         Ok(())
+    }
+}
+
+/// The parameters that no sample has reached so far.
+#[derive(Debug, Default)]
+struct Unreached(Option<BTreeSet<String>>);
+
+impl Unreached {
+    fn add(&mut self, paths: &[String]) {
+        match &mut self.0 {
+            Some(never) => never.retain(|path| paths.contains(path)),
+            None => self.0 = Some(paths.iter().cloned().collect()),
+        }
+    }
+
+    fn into_paths(self) -> Vec<String> {
+        self.0.unwrap_or_default().into_iter().collect()
     }
 }
 

@@ -5,23 +5,28 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::Device;
-use fisher_core::{
-    ContributionUnit, Error as CoreError, FisherKind, GradientBatch, GradientStore, Parameter,
-    Prepared, SavedSamples, Statistics, hash_weights,
-};
+use fisher_core::Error as CoreError;
+use fisher_core::gradient::{ContributionUnit, GradientBatch, GradientSink, SampleGradient};
+use fisher_core::kind::FisherKind;
+use fisher_core::model::{Parameter, hash_weights};
+use fisher_core::sample::Sample;
+use fisher_core::statistics::{SavedSamples, Statistics};
+use fisher_core::store::GradientStore;
 
-use crate::hook::aside::Aside;
-use crate::{Error, NonFinite, Result};
+use crate::capture::NonFinite;
+use crate::error::{Error, Result};
 
-/// Where collected gradients go: into statistics, and whole into a store besides, if there is one.
+/// Where collected gradients go: into statistics, and into a store besides, if there is one.
 ///
-/// Made from `&mut statistics` or from `(&mut statistics, &mut store)`.
+/// Made from `&mut statistics` or from `(&mut statistics, &mut store)`. As a [`GradientSink`] it lets the store be
+/// ahead of the statistics, as one on disk is after an interruption: what is in it already is compared, not stored
+/// twice.
 #[derive(Debug)]
 pub struct Destination<'a, C: ContributionUnit> {
     pub(crate) statistics: &'a mut Statistics<C>,
-    pub(crate) store: Option<&'a mut GradientStore>,
-    /// What else is wanted of gradients.
-    pub(crate) aside: Option<&'a mut Aside>,
+    store: Option<&'a mut GradientStore>,
+    /// The batch that was begun, where the store has it already.
+    stored: Option<(String, GradientBatch)>,
 }
 
 impl<'a, C: ContributionUnit> From<&'a mut Statistics<C>> for Destination<'a, C> {
@@ -29,7 +34,7 @@ impl<'a, C: ContributionUnit> From<&'a mut Statistics<C>> for Destination<'a, C>
         Self {
             statistics,
             store: None,
-            aside: None,
+            stored: None,
         }
     }
 }
@@ -41,8 +46,73 @@ impl<'a, C: ContributionUnit> From<(&'a mut Statistics<C>, &'a mut GradientStore
         Self {
             statistics,
             store: Some(store),
-            aside: None,
+            stored: None,
         }
+    }
+}
+
+/// The statistics count a batch, and then the store keeps it: what is wrong with it leaves it out of both.
+impl<C: ContributionUnit> GradientSink for Destination<'_, C> {
+    fn wants(&self, path: &str) -> bool {
+        self.statistics.wants(path) || self.store.as_ref().is_some_and(|store| store.wants(path))
+    }
+
+    fn refuses(&self, found: FisherKind) -> Option<FisherKind> {
+        let store = self.store.as_ref();
+        let by_store = store.and_then(|store| store.refuses(found));
+        by_store.or_else(|| self.statistics.refuses(found))
+    }
+
+    fn device(&self) -> Option<&Device> {
+        GradientSink::device(&*self.statistics)
+    }
+
+    fn begin(&mut self, task: &str, samples: &[Sample]) -> fisher_core::Result<()> {
+        self.statistics.begin(task, samples)?;
+        self.stored = None;
+        let Some(store) = &mut self.store else {
+            return Ok(());
+        };
+        if samples
+            .iter()
+            .all(|sample| store.contains(task, sample.id()))
+        {
+            let batch = GradientBatch::new(samples.to_vec());
+            self.stored = Some((task.into(), batch));
+            return Ok(());
+        }
+        store.begin(task, samples)
+    }
+
+    fn put(&mut self, path: &str, gradient: SampleGradient) -> fisher_core::Result<()> {
+        if let Some(store) = &mut self.store
+            && store.wants(path)
+        {
+            match &mut self.stored {
+                Some((_, batch)) => batch.insert(path, gradient.clone()),
+                None => store.put(path, gradient.clone())?,
+            }
+        }
+        if self.statistics.wants(path) {
+            self.statistics.put(path, gradient)?;
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self) -> fisher_core::Result<()> {
+        let stored = self.stored.take();
+        if let (Some(store), Some((task, batch))) = (&self.store, &stored) {
+            store.compare(task, batch)?;
+        }
+        self.statistics.commit()?;
+        match (&mut self.store, stored) {
+            (Some(store), None) => store.commit(),
+            _ => Ok(()),
+        }
+    }
+
+    fn skip(&mut self, task: &str, sample: &Sample, parameter: &str) -> fisher_core::Result<()> {
+        self.statistics.skip(task, sample, parameter)
     }
 }
 
@@ -62,37 +132,6 @@ impl<C: ContributionUnit> Destination<'_, C> {
                 })
             }
             _ => Ok(()),
-        }
-    }
-
-    /// Whether the statistics lie where the model's gradients will.
-    pub(crate) fn check_device(&self, model: &Device) -> Result<()> {
-        let statistics = self.statistics.device();
-        if statistics == model {
-            return Ok(());
-        }
-        Err(Error::OtherDevice {
-            model: format!("{model:?}"),
-            statistics: format!("{statistics:?}"),
-        })
-    }
-
-    /// Whether gradients of this Fisher belong here.
-    pub(crate) fn check_kind(&self, found: FisherKind) -> Result<()> {
-        let kinds = self.store.iter().map(|store| store.kind());
-        let mut kinds = kinds.chain([self.statistics.provenance().kind]);
-        match kinds.find(|expected| *expected != found) {
-            Some(expected) => Err(Error::LossKind { expected, found }),
-            None => Ok(()),
-        }
-    }
-
-    /// The same destination, for a while.
-    pub(crate) fn reborrow(&mut self) -> Destination<'_, C> {
-        Destination {
-            statistics: self.statistics,
-            store: self.store.as_deref_mut(),
-            aside: self.aside.as_deref_mut(),
         }
     }
 
@@ -172,47 +211,6 @@ impl<C: ContributionUnit> Destination<'_, C> {
                 Ok(())
             }
             result => result,
-        }
-    }
-
-    /// First the store says whether it can take the sample, then the statistics count it, and only
-    /// then is it kept: what is wrong with it leaves it out of both.
-    pub(crate) fn push(&mut self, task: &str, gradients: GradientBatch) -> fisher_core::Result<()> {
-        let prepared = self.prepare(task, &gradients)?;
-        let aside = self.aside.is_some().then(|| gradients.clone());
-        let mut counted = gradients;
-        if self.store.is_some() {
-            counted.retain(|path| self.statistics.shape(path).is_some());
-        }
-        self.statistics.push(task, counted)?;
-        if let (Some(aside), Some(gradients)) = (&mut self.aside, aside) {
-            aside.push(task, &gradients)?;
-        }
-        self.commit(prepared)
-    }
-
-    /// What the store is to keep of a batch; nothing where there is none, or where one on disk is
-    /// ahead of the checkpoint that is resumed from and has the samples.
-    pub(crate) fn prepare(
-        &mut self,
-        task: &str,
-        gradients: &GradientBatch,
-    ) -> fisher_core::Result<Option<Prepared>> {
-        let Some(store) = &mut self.store else {
-            return Ok(None);
-        };
-        let mut samples = gradients.samples().iter();
-        if samples.all(|s| store.contains(task, s.id())) {
-            store.compare(task, gradients)?;
-            return Ok(None);
-        }
-        store.prepare(task, gradients).map(Some)
-    }
-
-    pub(crate) fn commit(&mut self, prepared: Option<Prepared>) -> fisher_core::Result<()> {
-        match (&mut self.store, prepared) {
-            (Some(store), Some(prepared)) => store.commit(prepared),
-            _ => Ok(()),
         }
     }
 

@@ -1,5 +1,8 @@
 //! What can go wrong while gradients are collected.
 
+/// The result of this crate's fallible functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
 /// Errors of this crate. Every variant names what it is about and says what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -153,9 +156,9 @@ pub enum Error {
     )]
     LossKind {
         /// Kind of statistics and store, or of the batches before.
-        expected: fisher_core::FisherKind,
+        expected: fisher_core::kind::FisherKind,
         /// Kind of the losses.
-        found: fisher_core::FisherKind,
+        found: fisher_core::kind::FisherKind,
     },
 
     /// Nothing to collect from.
@@ -261,9 +264,9 @@ pub enum Error {
     )]
     OtherKind {
         /// Kind of the statistics.
-        statistics: fisher_core::FisherKind,
+        statistics: fisher_core::kind::FisherKind,
         /// Kind of the store.
-        store: fisher_core::FisherKind,
+        store: fisher_core::kind::FisherKind,
     },
 
     /// The data does not begin with the samples that a checkpoint holds.

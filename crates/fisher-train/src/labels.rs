@@ -3,9 +3,9 @@
 use std::marker::PhantomData;
 
 use burn::tensor::{Bool, DType, Device, Distribution, Int, Tensor};
-use fisher_core::FisherKind;
+use fisher_core::kind::FisherKind;
 
-use crate::precision::at_least_single;
+use fisher_core::gradient::at_least_single;
 
 /// The label of a position that does not count.
 pub const IGNORE: i64 = -100;
@@ -29,7 +29,7 @@ pub struct Class;
 /// A label is a class from 0, or [`IGNORE`] where none counts. Any other is an error when losses are
 /// collected ([`Error::Label`](crate::Error::Label)), and makes the loss of its sample NaN.
 ///
-/// The loss functions of [`SampleLosses`](crate::SampleLosses) take tensors as well as labels: made
+/// The loss functions of [`SampleLosses`](crate::losses::SampleLosses) take tensors as well as labels: made
 /// from a tensor, labels are those of the data. Only `draw` makes others, and their losses remember
 /// it: they are of the Monte-Carlo Fisher.
 ///
@@ -41,7 +41,8 @@ pub struct Class;
 ///
 /// ```
 /// use burn::tensor::{Device, Int, Tensor};
-/// use fisher_train::{Labels, NextToken, SampleLosses};
+/// use fisher_train::labels::{Labels, NextToken};
+/// use fisher_train::losses::SampleLosses;
 ///
 /// let device = Device::flex();
 /// let logits = Tensor::<3>::zeros([1, 4, 10], &device);
@@ -52,7 +53,7 @@ pub struct Class;
 /// assert_eq!(losses.tokens()?, [2]);
 /// // For a Monte-Carlo Fisher, in place of the labels of the data:
 /// let losses = SampleLosses::next_token(logits.clone(), labels.draw(logits));
-/// assert_eq!(losses.kind(), fisher_core::FisherKind::MonteCarlo);
+/// assert_eq!(losses.kind(), fisher_core::kind::FisherKind::MonteCarlo);
 /// # Ok::<(), fisher_train::Error>(())
 /// ```
 #[derive(Debug, Clone)]
@@ -112,7 +113,7 @@ impl<A> Labels<A> {
         Self::of(pad_tokens.iter().fold(self.classes, mask), false)
     }
 
-    /// The labels of the sample at `index`, as [`SampleBatch::sample`](crate::SampleBatch::sample)
+    /// The labels of the sample at `index`, as [`SampleBatch::sample`](crate::batch::SampleBatch::sample)
     /// needs them.
     #[must_use]
     pub fn sample(&self, index: usize) -> Self {

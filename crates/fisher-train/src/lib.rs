@@ -1,120 +1,33 @@
-//! Where the gradients of Fisher statistics come from.
+#![doc = include_str!("../README.md")]
+//! # Rooms
 //!
-//! A model says what the loss of each sample is ([`SampleLoss`]), a batch says what its samples
-//! are ([`SampleBatch`]), and a [`Collector`] takes the gradient of every sample and fills
-//! [`Statistics`](fisher_core::Statistics), and in the same pass a
-//! [`GradientStore`](fisher_core::GradientStore): exact for any Burn module and any loss.
-//!
-//! One forward and backward pass serves a whole batch ([`Engine::Trace`]); [`check`] says whether a model and its batches
-//! are fit for that, and why a parameter is not. [`Sketch`] estimates the mean from batch gradients of any model.
-//!
-//! While a model is trained, a [`FisherHook`] does this on a [`Schedule`], in Burn's
-//! `SupervisedTraining` or in a loop of one's own.
-//!
-//! What follows for training is here too: [`FisherOptimizer`] scales the gradients of any Burn
-//! optimizer, [`Ewc`] keeps what a task has learnt, [`Merging`] joins models.
-//!
-//! ```
-//! use burn::module::Module;
-//! use burn::nn::{Linear, LinearConfig};
-//! use burn::tensor::{Device, Int, Tensor};
-//! use fisher_core::{HeadLayout, Statistics, StatisticsConfig};
-//! use fisher_train::{CollectorConfig, SampleBatch, SampleLoss, SampleLosses, SampleMapper};
-//!
-//! #[derive(Clone)]
-//! struct Digits {
-//!     images: Tensor<2>,
-//!     labels: Tensor<1, Int>,
-//!     ids: Vec<String>,
-//! }
-//!
-//! impl SampleBatch for Digits {
-//!     fn ids(&self) -> Vec<String> {
-//!         self.ids.clone()
-//!     }
-//!     fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
-//!         Self {
-//!             images: mapper.tensor(&self.images),
-//!             labels: mapper.tensor(&self.labels),
-//!             ids: mapper.list(&self.ids),
-//!         }
-//!     }
-//! }
-//!
-//! #[derive(Module, Debug)]
-//! struct Classifier {
-//!     linear: Linear,
-//! }
-//!
-//! impl SampleLoss for Classifier {
-//!     type Batch = Digits;
-//!     fn sample_losses(&self, batch: &Digits) -> SampleLosses {
-//!         let logits = self.linear.forward(batch.images.clone());
-//!         SampleLosses::classification(logits, batch.labels.clone())
-//!     }
-//! }
-//!
-//! let device = Device::flex().autodiff();
-//! let model = Classifier { linear: LinearConfig::new(4, 3).init(&device) };
-//! let batch = Digits {
-//!     images: Tensor::random([8, 4], burn::tensor::Distribution::Default, &device),
-//!     labels: Tensor::zeros([8], &device),
-//!     ids: (0..8).map(|i| format!("digit-{i}")).collect(),
-//! };
-//!
-//! let mut statistics: Statistics = StatisticsConfig::new().init(&model, &HeadLayout::none())?;
-//! let collector = CollectorConfig::new().init();
-//! collector.collect_batches(&model, "zeros", [batch], &mut statistics)?;
-//! assert_eq!(statistics.task("zeros")?.count(), 8);
-//! # Ok::<(), fisher_train::Error>(())
-//! ```
+//! 1. [`batch`]: what a model and its batches have to say: samples and their losses ([`losses`], [`labels`]).
+//! 2. [`capture`]: the engines. One recorded forward and backward pass serves a whole batch
+//!    ([`Engine::Trace`](capture::Engine::Trace)), one backward pass a sample serves any model; each gradient goes to a
+//!    [`GradientSink`](fisher_core::gradient::GradientSink). [`check`](capture::check) says whether a model and its
+//!    batches are fit, and how the gradient of each parameter is taken.
+//! 3. [`collect`] fills [`Statistics`](fisher_core::statistics::Statistics), and a
+//!    [`GradientStore`](fisher_core::store::GradientStore) in the same pass. [`sketch`] estimates the mean from batch
+//!    gradients of any model.
+//! 4. [`monitor`]: a hook that captures on a schedule, in Burn's `SupervisedTraining` or in a loop of one's own.
+//! 5. [`apply`]: an optimizer on gradients that are scaled by the Fisher, elastic weight consolidation, merged models.
 
-mod alone;
-mod capture;
-mod captured;
-mod check;
-mod collect;
-mod destination;
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub mod apply;
+pub mod batch;
+pub mod capture;
+pub mod collect;
+pub mod destination;
 mod error;
-mod ewc;
-mod factors;
-mod fisher;
-mod hook;
-mod labels;
-mod losses;
-mod merge;
-mod names;
-mod noise;
-mod optimizer;
-mod per_sample;
-mod precision;
-mod rounding;
-mod sample;
-mod sketch;
+mod gradients;
+pub mod labels;
+pub mod losses;
+pub mod monitor;
+mod placeholder;
+pub mod prelude;
+mod read;
+pub mod sketch;
 mod trace;
 
-pub use capture::{Capture, CaptureConfig, Engine, Outcome};
-pub use check::{Checkup, Difference, check};
-pub use collect::{Checkpoint, Collected, Collector, CollectorConfig, NonFinite};
-pub use destination::Destination;
-pub use error::Error;
-pub use ewc::Ewc;
-pub use fisher_core::HeadLayout;
-pub use hook::{
-    AcrossTasks, FisherHook, FisherMetric, FisherStrategy, HISTORY_SCHEMA, History, HookConfig,
-    HookSource, Moment, OnFailure, Part, Probes, Quantity, Reading, Schedule, TaskReading,
-};
-pub use labels::{Aligned, Class, IGNORE, Labels, NextToken};
-pub use losses::SampleLosses;
-pub use merge::{
-    Average, Decided, Granularity, MergeConfig, MergeReport, Merged, Merging, Source, Term,
-};
-pub use names::Names;
-pub use noise::{Estimate, GradientMoments, NoiseScale, NoiseScaleConfig, SampleWeight};
-pub use optimizer::FisherOptimizer;
-pub use per_sample::{PerSample, SampleGradient};
-pub use sample::{SampleBatch, SampleLoss, SampleMapper};
-pub use sketch::{Sketch, SketchConfig, SketchedFisher};
-
-/// The result of this crate's fallible functions.
-pub type Result<T, E = Error> = std::result::Result<T, E>;
+pub use error::{Error, Result};

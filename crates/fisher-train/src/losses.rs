@@ -2,11 +2,13 @@
 
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{DType, FloatDType, Int, Tensor};
-use fisher_core::{Error as CoreError, FisherKind, Sample};
+use fisher_core::Error as CoreError;
+use fisher_core::kind::FisherKind;
+use fisher_core::sample::Sample;
 
+use crate::error::{Error, Result};
 use crate::labels::{Aligned, Class, IGNORE, Labels, NextToken, is_class};
-use crate::precision::at_least_single;
-use crate::{Error, Result};
+use fisher_core::gradient::at_least_single;
 
 /// The token-sum loss `L_i = Σ_t −log p(y_it | ..)` of every sample and its active tokens `T_i`.
 ///

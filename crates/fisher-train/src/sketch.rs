@@ -5,18 +5,19 @@ use std::collections::{BTreeMap, HashMap};
 use burn::config::Config;
 use burn::module::{ModuleVisitor, Param, ParamId};
 use burn::tensor::{DType, Gradients, Tensor};
-use fisher_core::{
-    Catalogue, ContributionUnit, Error as CoreError, FisherKind, Ties, Welford, accumulation_dtype,
-};
+use fisher_core::Error as CoreError;
+use fisher_core::gradient::ContributionUnit;
+use fisher_core::kind::FisherKind;
+use fisher_core::model::{Catalogue, Ties};
+use fisher_core::moments::{Welford, accumulation_dtype};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
-use crate::alone::{Alone, EVERY, Together, Watch, is_ragged};
-use crate::capture::read;
-use crate::per_sample::deterministic;
-use crate::rounding::Rounding;
-use crate::sample::{SampleBatch, SampleLoss};
-use crate::{Error, Result};
+use crate::batch::{SampleBatch, SampleLoss, ids};
+use crate::capture::{Alone, EVERY, Watch, deterministic};
+use crate::error::{Error, Result};
+use crate::gradients::{Rounding, Together, is_ragged};
+use crate::read::read;
 
 /// Configuration of a [`Sketch`].
 #[derive(Config, Debug)]
@@ -108,7 +109,7 @@ impl Sketch {
             parameters: BTreeMap::new(),
         };
         for batch in batches {
-            let samples = batch.ids().len();
+            let samples = batch.len();
             for draw in 0..self.config.draws {
                 let together =
                     self.draw::<M, C>(&model, &batch, &paths, &mut signs, &mut fisher)?;
@@ -134,7 +135,7 @@ impl Sketch {
         signs: &mut ChaCha8Rng,
         fisher: &mut SketchedFisher,
     ) -> Result<Together> {
-        let ids = batch.ids();
+        let ids = ids(batch, fisher.samples);
         let losses = model.sample_losses(batch);
         let expected = *fisher.kind.get_or_insert(losses.kind());
         if expected != losses.kind() {

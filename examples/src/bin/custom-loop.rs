@@ -4,12 +4,14 @@ use std::error::Error;
 
 use burn::optim::AdamWConfig;
 use burn::optim::GradientsParams;
-use fisher_core::{AttentionConfig, Catalogue, HeadLayout};
+use fisher_core::grouping::AttentionConfig;
+use fisher_core::statistics::StatisticsConfig;
 use fisher_examples::device::Backend;
 use fisher_examples::model::CausalTransformerConfig;
 use fisher_examples::tasks::{CONTEXT, Data, Task, VOCABULARY};
 use fisher_examples::training::loader;
-use fisher_train::{HookConfig, HookSource, SampleLoss, Schedule};
+use fisher_train::batch::SampleLoss;
+use fisher_train::monitor::{HookConfig, HookSource, Schedule};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let device = Backend::Flex.device()?.autodiff();
@@ -20,8 +22,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut optimizer = AdamWConfig::new().init();
 
     // 1. Say when to look, and at what: here at 64 samples of each task, every 8 batches.
-    let catalogue = Catalogue::of(&model)?;
-    let heads = HeadLayout::recognize(&catalogue, &AttentionConfig::new(config.heads))?;
     let probes = Task::ALL.map(|task| -> Result<_, Box<dyn Error>> {
         let batches = loader(data.probe(task), &device)
             .iter()
@@ -30,7 +30,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     });
     let probes = probes.into_iter().collect::<Result<Vec<_>, _>>()?;
     let schedule = Schedule::new().with_every_steps(Some(8)).with_at_end(true);
-    let hook = HookConfig::new(schedule).init(&model, &heads, HookSource::Probes(probes))?;
+    let statistics = StatisticsConfig::new()
+        .with_elementwise(false)
+        .with_attention(Some(AttentionConfig::new(config.heads)));
+    let hook = HookConfig::new(schedule)
+        .with_statistics(statistics)
+        .init(&model, HookSource::Probes(probes))?;
 
     for _epoch in 0..3 {
         for batch in loader(&data.train, &device).iter() {

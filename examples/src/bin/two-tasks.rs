@@ -5,15 +5,18 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use fisher_core::{AttentionConfig, Catalogue, HeadLayout, Statistics, StatisticsConfig};
+use fisher_core::grouping::{AttentionConfig, HeadLayout};
+use fisher_core::model::Catalogue;
+use fisher_core::statistics::{Statistics, StatisticsConfig};
 use fisher_examples::chapters::Setting;
 use fisher_examples::device::Backend;
 use fisher_examples::model::CausalTransformerConfig;
 use fisher_examples::tasks::{CONTEXT, Data, Task, VOCABULARY};
 use fisher_examples::training::{LEARNT, Lesson, loader, marks, train};
 use fisher_examples::{chapters, chart, collisions, course, tasks};
-use fisher_metrics::{ImportanceConfig, ImportanceReport};
-use fisher_train::{CollectorConfig, Engine};
+use fisher_metrics::importance::{ImportanceConfig, ImportanceReport};
+use fisher_train::capture::Engine;
+use fisher_train::collect::CollectorConfig;
 use tracing_subscriber::EnvFilter;
 
 /// Train a small causal transformer on two algorithmic tasks, then measure which attention heads
@@ -45,7 +48,7 @@ struct Arguments {
     /// Few samples and little training: shows that everything runs, learns nothing
     #[arg(long)]
     quick: bool,
-    /// Show Burn's dashboard during the first training
+    /// Show Burn's dashboard during the first training; built with the feature `tui`
     #[arg(long)]
     dashboard: bool,
     /// Only time training with captures against training without
@@ -72,6 +75,11 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let start = Instant::now();
+    if arguments.dashboard && !cfg!(feature = "tui") {
+        return Err(
+            "this program was built without the dashboard; build it with `--features tui`".into(),
+        );
+    }
     let device = arguments.device.device()?;
     let (sizes, epochs) = match arguments.quick {
         true => ([256, 32, 16], 1),
@@ -132,8 +140,8 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let catalogue = Catalogue::of(&model)?;
     let heads = HeadLayout::recognize(&catalogue, &AttentionConfig::new(config.heads))?;
     let statistics_config = StatisticsConfig::new().with_seed(Some(arguments.seed));
-    let mut statistics: Statistics = statistics_config.init(&model, &heads)?;
-    let collector = CollectorConfig::new().init();
+    let mut statistics: Statistics = statistics_config.init_with_heads(&model, &heads)?;
+    let collector = CollectorConfig::new().init()?;
     println!("Collecting per-sample gradients of other held-out samples, a batch at a time.");
     for task in Task::ALL {
         let batches = loader(data.probe(task), &device.clone().autodiff());
@@ -148,9 +156,9 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         );
     }
     let task = Task::ALL[0];
-    let mut by_loop: Statistics = statistics_config.init(&model, &heads)?;
+    let mut by_loop: Statistics = statistics_config.init_with_heads(&model, &heads)?;
     let batches = loader(data.probe(task), &device.clone().autodiff());
-    let slow = CollectorConfig::new().with_engine(Engine::Loop).init();
+    let slow = CollectorConfig::new().with_engine(Engine::Loop).init()?;
     let slow = slow.collect(&model, task.name(), &*batches, &mut by_loop)?;
     println!(
         "  {:<10} one backward pass a sample instead: {:.1} s",
@@ -160,7 +168,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let statistics_path = arguments.out.join("statistics.safetensors");
     statistics.save(&statistics_path)?;
 
-    let importance = ImportanceConfig::new().init();
+    let importance = ImportanceConfig::new().init()?;
     let mut reports: Vec<ImportanceReport> = Vec::new();
     for task in Task::ALL {
         let report = importance.forward(&statistics, task.name())?;

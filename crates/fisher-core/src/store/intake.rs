@@ -6,21 +6,17 @@ use burn::tensor::{DType, Tensor, Transaction};
 use crc32fast::Hasher;
 
 use super::precision::{Matrix, Precision, exponent};
+use crate::error::{Error, Result};
 use crate::sample::Sample;
-use crate::{Error, Result};
 
 /// Elements that are read from the device at once, and held besides what the store keeps: 4 MB.
 pub(super) const SLICE: usize = 1 << 20;
 
-/// A batch that comes into a [`GradientStore`](super::GradientStore) parameter by parameter, or is
-/// there whole and fit to be kept.
+/// A batch that was begun and not committed.
 #[derive(Debug)]
-#[must_use = "nothing is kept before `GradientStore::commit`"]
-pub struct Prepared {
+pub(super) struct Prepared {
     pub(super) task: String,
     pub(super) samples: Vec<Sample>,
-    /// What the store calls it: no other batch is called so in this program.
-    pub(super) number: u64,
     /// Whether it is held in memory.
     pub(super) held: bool,
     /// The shard it goes to and where in it, if it goes to the disk.

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 /// | `BFloat16` | 2⁻⁸ `\|x\|` | 2⁻¹⁴⁸ `\|m\|` |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Precision {
     /// As computed, four bytes an element.
     #[default]
@@ -166,9 +167,10 @@ pub(super) fn from_bytes(precision: Precision, bytes: &[u8], exponent: i16) -> V
 
 /// What a row is scaled by, from the size of its largest element.
 pub(super) fn exponent(largest: f32) -> i16 {
-    match largest > 0.0 {
-        true => f64::from(largest).log2().floor() as i16 + 1 - TOP,
-        false => 0,
+    if largest > 0.0 {
+        f64::from(largest).log2().floor() as i16 + 1 - TOP
+    } else {
+        0
     }
 }
 

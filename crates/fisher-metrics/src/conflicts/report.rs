@@ -1,33 +1,21 @@
-//! What [`Conflicts`](super::Conflicts) found.
+//! The report of [`Conflicts`](super::Conflicts).
 
-use std::collections::BTreeMap;
 use std::fmt;
 
-use fisher_core::{GradientStore, Sample};
+use fisher_core::sample::Sample;
+use fisher_core::store::GradientStore;
 use serde::{Deserialize, Serialize};
 
-use super::{Candidate, ConflictsConfig, Tested};
-use crate::picture::{HeatMap, Picture, Scale};
-use crate::ridge::Health;
-use crate::{Relabelled, Source};
+use super::cluster::{Cluster, Hit, HotSpot, Involved, clusters, hot_spots, involved};
+use super::config::ConflictsConfig;
+use super::test::{MeanCosine, Tested, separation};
+use crate::damping::Health;
+use crate::permutation::Relabelled;
+use crate::picture::{ColorScale, HeatMap, Picture};
+use crate::report::{GradientSource, SampleRef};
 
 /// Version of the form of [`ConflictReport`].
 const SCHEMA: u64 = 1;
-
-/// A sample of a task.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct SampleRef {
-    /// The task.
-    pub task: String,
-    /// The sample's id.
-    pub id: String,
-}
-
-impl fmt::Display for SampleRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sample {} of {}", self.id, self.task)
-    }
-}
 
 /// Two samples that collide in a slice.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,19 +50,11 @@ impl fmt::Display for Conflict {
 
 /// Three decimals, or as many as the number needs.
 fn significant(x: f64) -> String {
-    match x < 0.0005 {
-        true => format!("{x:.1e}"),
-        false => format!("{x:.3}"),
+    if x < 0.0005 {
+        format!("{x:.1e}")
+    } else {
+        format!("{x:.3}")
     }
-}
-
-/// The mean cosine between the tasks.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct MeanCosine {
-    /// Over all pairs of samples.
-    pub mean: f64,
-    /// Bootstrap interval over resampled samples, if that was asked for.
-    pub interval: Option<[f64; 2]>,
 }
 
 /// Every pair of samples in a slice: rows are samples of the first task, columns of the second.
@@ -117,39 +97,6 @@ pub struct SliceConflicts {
     pub pairs: Option<Pairs>,
 }
 
-/// Samples that are linked by conflicts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Cluster {
-    /// The samples.
-    pub samples: Vec<SampleRef>,
-    /// Pairs of them that conflict somewhere.
-    pub pairs: usize,
-}
-
-/// A slice where samples conflict.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct HotSpot {
-    /// The slice.
-    pub slice: String,
-    /// Conflicting pairs.
-    pub conflicts: usize,
-    /// Their share of all pairs there.
-    pub share: f64,
-    /// Their mean cosine.
-    pub mean_cosine: f64,
-}
-
-/// How much a sample has part in the conflicts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Involved {
-    /// The sample.
-    pub sample: SampleRef,
-    /// Conflicts it is part of, in all slices.
-    pub conflicts: usize,
-    /// Samples of the other task that it conflicts with somewhere.
-    pub partners: usize,
-}
-
 /// The conflicts between two tasks.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ConflictReport {
@@ -160,7 +107,7 @@ pub struct ConflictReport {
     /// Hash of the model's weights.
     pub model: String,
     /// The gradients compared.
-    pub gradients: Source,
+    pub gradients: GradientSource,
     /// The settings.
     pub settings: ConflictsConfig,
     /// Ids of the samples compared.
@@ -187,14 +134,7 @@ pub struct ConflictReport {
     pub warnings: Vec<String>,
 }
 
-/// A conflict by numbers: of the slice, of the samples.
-struct Hit {
-    slice: usize,
-    samples: [usize; 2],
-    found: Candidate,
-}
-
-pub(super) fn summarise(
+pub(super) fn summarize(
     config: &ConflictsConfig,
     store: &GradientStore,
     tasks: [&str; 2],
@@ -270,7 +210,7 @@ pub(super) fn summarise(
         schema: SCHEMA,
         tasks: tasks.map(Into::into),
         model: store.model().into(),
-        gradients: Source::of(store),
+        gradients: GradientSource::of(store),
         settings: config.clone(),
         samples: [0, 1].map(|task| samples[task].iter().map(|s| s.id().into()).collect()),
         tested: q.iter().flatten().count(),
@@ -284,96 +224,6 @@ pub(super) fn summarise(
         warnings: warnings(&slices, &least_p(tested), pair_level),
         slices,
     }
-}
-
-pub(super) fn separation(cosine: f64) -> f64 {
-    ((1.0 - cosine) / 2.0).sqrt()
-}
-
-/// Connected components of the graph of conflicts.
-fn clusters(
-    hits: &[Hit],
-    samples: &[Vec<Sample>; 2],
-    sample: &impl Fn(usize, usize) -> SampleRef,
-) -> Vec<Cluster> {
-    let first = samples[0].len();
-    let mut parent: Vec<usize> = (0..first + samples[1].len()).collect();
-    fn root(parent: &mut [usize], mut node: usize) -> usize {
-        while parent[node] != node {
-            parent[node] = parent[parent[node]];
-            node = parent[node];
-        }
-        node
-    }
-    let mut edges: Vec<[usize; 2]> = hits.iter().map(|h| h.samples).collect();
-    edges.sort_unstable();
-    edges.dedup();
-    for [a, b] in &edges {
-        let (a, b) = (root(&mut parent, *a), root(&mut parent, first + b));
-        parent[a.max(b)] = a.min(b);
-    }
-    let mut found: BTreeMap<usize, Cluster> = BTreeMap::new();
-    let mut nodes: Vec<usize> = edges.iter().flat_map(|[a, b]| [*a, first + b]).collect();
-    nodes.sort_unstable();
-    nodes.dedup();
-    for node in nodes {
-        let cluster = found.entry(root(&mut parent, node)).or_insert(Cluster {
-            samples: Vec::new(),
-            pairs: 0,
-        });
-        cluster.samples.push(match node.checked_sub(first) {
-            Some(other) => sample(1, other),
-            None => sample(0, node),
-        });
-    }
-    for [a, _] in edges {
-        if let Some(cluster) = found.get_mut(&root(&mut parent, a)) {
-            cluster.pairs += 1;
-        }
-    }
-    let mut clusters: Vec<Cluster> = found.into_values().collect();
-    clusters.sort_by_key(|c| std::cmp::Reverse((c.samples.len(), c.pairs)));
-    clusters
-}
-
-fn hot_spots(hits: &[Hit], tested: &[Tested]) -> Vec<HotSpot> {
-    let mut sums: BTreeMap<usize, (usize, f64)> = BTreeMap::new();
-    for hit in hits {
-        let sum = sums.entry(hit.slice).or_default();
-        sum.0 += 1;
-        sum.1 += hit.found.cosine;
-    }
-    let spot = |(slice, (conflicts, cosines)): (usize, (usize, f64))| HotSpot {
-        slice: tested[slice].name.clone(),
-        conflicts,
-        share: conflicts as f64 / tested[slice].pairs() as f64,
-        mean_cosine: cosines / conflicts as f64,
-    };
-    let mut spots: Vec<HotSpot> = sums.into_iter().map(spot).collect();
-    spots.sort_by(|x, y| y.share.total_cmp(&x.share));
-    spots
-}
-
-fn involved(hits: &[Hit], sample: &impl Fn(usize, usize) -> SampleRef) -> Vec<Involved> {
-    let mut partners: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
-    for hit in hits {
-        let [a, b] = hit.samples;
-        partners.entry((0, a)).or_default().push(b);
-        partners.entry((1, b)).or_default().push(a);
-    }
-    let of = |((task, number), mut partners): ((usize, usize), Vec<usize>)| {
-        let conflicts = partners.len();
-        partners.sort_unstable();
-        partners.dedup();
-        Involved {
-            sample: sample(task, number),
-            conflicts,
-            partners: partners.len(),
-        }
-    };
-    let mut involved: Vec<Involved> = partners.into_iter().map(of).collect();
-    involved.sort_by_key(|i| std::cmp::Reverse(i.conflicts));
-    involved
 }
 
 /// The smallest p that a pair of each slice can have.
@@ -458,7 +308,7 @@ impl ConflictReport {
                     .map(|row| row.iter().copied().map(Some).collect())
                     .collect(),
                 marked: marked.collect(),
-                scale: Scale::Signed {
+                scale: ColorScale::Signed {
                     negative: "conflict".into(),
                     positive: "agreement".into(),
                 },

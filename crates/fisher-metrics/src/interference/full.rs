@@ -7,9 +7,9 @@
 //! samples are needed, and a system of their number. The former is used wherever it can be: λ is
 //! small, and the latter's difference would lose the digits.
 
-use super::{Estimate, InterferenceConfig, Normalize, Pool};
+use super::config::{FisherEstimate, InterferenceConfig, Normalize, Pool};
+use crate::error::{Error, Result};
 use crate::pairs::{Rows, Slice};
-use crate::{Error, Result};
 
 /// Inner products of the samples of A and then B, over one slice.
 struct Gram<'a> {
@@ -40,7 +40,7 @@ pub(super) fn scores(
     };
     let mut scores = vec![0.0; n_a * n_b];
     match (config.pool, config.estimate) {
-        (Pool::A | Pool::Pooled, Estimate::LeaveOneOut) => {
+        (Pool::A | Pool::Pooled, FisherEstimate::LeaveOneOut) => {
             for i in 0..n_a {
                 let others: Vec<usize> = a.iter().copied().filter(|m| *m != i).collect();
                 let into = &mut scores[i * n_b..(i + 1) * n_b];
@@ -56,7 +56,7 @@ pub(super) fn scores(
                 }
             }
         }
-        (Pool::A | Pool::Pooled, Estimate::All) => {
+        (Pool::A | Pool::Pooled, FisherEstimate::All) => {
             let mut of = match config.pool {
                 Pool::A => weights(&a, 1.0, n_a),
                 _ => weights(&a, 0.5, n_a),
@@ -74,15 +74,7 @@ pub(super) fn scores(
             }
         }
     }
-    let of_b = &rows[1].tokens;
-    let total: f64 = of_b.iter().sum();
-    for (k, score) in scores.iter_mut().enumerate() {
-        *score *= match config.normalize {
-            Normalize::None => 1.0,
-            Normalize::PerTokenMean => 1.0 / of_b[k % n_b],
-            Normalize::PerTokenSum => 1.0 / total,
-        };
-    }
+    normalize(&mut scores, config.normalize, &rows[1].tokens);
     Ok(scores)
 }
 
@@ -106,15 +98,18 @@ pub(super) fn among(
         name: &slice.name,
     };
     let mut scores = gram.inside(&of, 0..n, &all, lambdas[0])?;
-    let total: f64 = rows.tokens.iter().sum();
-    for (k, score) in scores.iter_mut().enumerate() {
-        *score *= match config.normalize {
-            Normalize::None => 1.0,
-            Normalize::PerTokenMean => 1.0 / rows.tokens[k % n],
-            Normalize::PerTokenSum => 1.0 / total,
-        };
-    }
+    normalize(&mut scores, config.normalize, &rows.tokens);
     Ok(scores)
+}
+
+/// Divide scores, row-major, by what `g_j` is divided by: `tokens` are the columns'.
+fn normalize(scores: &mut [f64], how: Normalize, tokens: &[f64]) {
+    let total: f64 = tokens.iter().sum();
+    for row in scores.chunks_mut(tokens.len().max(1)) {
+        for (score, tokens) in row.iter_mut().zip(tokens) {
+            *score *= how.factor(*tokens, total);
+        }
+    }
 }
 
 impl Gram<'_> {
@@ -166,7 +161,7 @@ impl Gram<'_> {
         Ok(others.iter().map(score).collect())
     }
 
-    /// `λI + VVᵀ`, factorised.
+    /// `λI + VVᵀ`, factored.
     fn factor(&self, of: &[(usize, f64)], lambda: f64) -> Result<Cholesky> {
         let n = of.len();
         let mut matrix = vec![0.0; n * n];
@@ -196,10 +191,12 @@ impl Cholesky {
                 let (above, below) = (&m[j * n..j * n + j], &m[i * n..i * n + j]);
                 let dot: f64 = above.iter().zip(below).map(|(x, y)| x * y).sum();
                 let rest = m[i * n + j] - dot;
-                m[i * n + j] = match i == j {
-                    true if rest > 0.0 => rest.sqrt(),
-                    true => return None,
-                    false => rest / m[j * n + j],
+                m[i * n + j] = if i != j {
+                    rest / m[j * n + j]
+                } else if rest > 0.0 {
+                    rest.sqrt()
+                } else {
+                    return None;
                 };
             }
         }

@@ -1,15 +1,18 @@
-//! What [`Interference`](super::Interference) found.
+//! The report of [`Interference`](super::Interference).
 
 use std::fmt;
 
-use fisher_core::{Block, GradientStore, HeadLayout};
+use fisher_core::grouping::{Block, HeadLayout};
+use fisher_core::store::GradientStore;
 use serde::{Deserialize, Serialize};
 
-use super::{Aggregate, Estimate, InterferenceConfig, Pool, ScoredBlock, Variant, Worst, ids};
-use crate::conflicts::SampleRef;
-use crate::picture::{HeatMap, Picture, Scale};
-use crate::ridge::Health;
-use crate::{Relabelled, Source, pairs::BLOCKS};
+use super::config::{FisherEstimate, InterferenceConfig, PairAggregate, Pool, Variant};
+use super::score::{ScoredBlock, Worst, ids};
+use crate::damping::Health;
+use crate::pairs::BLOCKS;
+use crate::permutation::Relabelled;
+use crate::picture::{ColorScale, HeatMap, Picture};
+use crate::report::{GradientSource, SampleRef};
 
 /// Version of the form of [`InterferenceReport`].
 const SCHEMA: u64 = 1;
@@ -72,7 +75,7 @@ pub struct InterferenceReport {
     /// Hash of the model's weights.
     pub model: String,
     /// The gradients compared.
-    pub gradients: Source,
+    pub gradients: GradientSource,
     /// The settings.
     pub settings: InterferenceConfig,
     /// Ids of the samples.
@@ -100,9 +103,12 @@ pub(super) fn assemble(
     let samples = tasks.map(|task| ids(store.samples(task)));
     let pairs = (samples[0].len() * samples[1].len()).max(1) as f64;
     let one_sided = matches!(config.variant, Variant::Signed | Variant::Full);
-    let p = |test: &Relabelled| match one_sided {
-        true => test.p_low,
-        false => test.two_sided(),
+    let p = |test: &Relabelled| {
+        if one_sided {
+            test.p_low
+        } else {
+            test.two_sided()
+        }
     };
     let mut scored = scored;
     scored.sort_by_key(|of| (of.block, of.layer));
@@ -158,7 +164,7 @@ pub(super) fn assemble(
         schema: SCHEMA,
         tasks: tasks.map(Into::into),
         model: store.model().into(),
-        gradients: Source::of(store),
+        gradients: GradientSource::of(store),
         settings: config.clone(),
         layers: attention.iter().map(|a| a.name().into()).collect(),
         kv_heads: attention
@@ -186,7 +192,8 @@ fn warnings(
              and mean nothing"
         ));
     }
-    if (config.variant, config.pool, config.estimate) == (Variant::Unsigned, Pool::A, Estimate::All)
+    if (config.variant, config.pool, config.estimate)
+        == (Variant::Unsigned, Pool::A, FisherEstimate::All)
     {
         let [a, b] = tasks;
         warnings.push(format!(
@@ -261,16 +268,18 @@ impl InterferenceReport {
                     .into_iter()
                     .map(|row| (0..heads).map(|h| row.get(h).copied()).collect())
                     .collect(),
-                scale: match signed {
-                    true => Scale::Signed {
+                scale: if signed {
+                    ColorScale::Signed {
                         negative: "conflict".into(),
                         positive: "synergy".into(),
-                    },
-                    false => Scale::Sequential,
+                    }
+                } else {
+                    ColorScale::Sequential
                 },
-                quantity: match signed {
-                    true => "mean score: dark is conflict, light is synergy".into(),
-                    false => "mean score: the darker, the more interference".into(),
+                quantity: if signed {
+                    "mean score: dark is conflict, light is synergy".into()
+                } else {
+                    "mean score: the darker, the more interference".into()
                 },
             }
         };
@@ -306,8 +315,8 @@ impl fmt::Display for InterferenceReport {
         let [a, b] = &self.tasks;
         let [n_a, n_b] = self.samples.each_ref().map(Vec::len);
         let unit = match self.settings.aggregate {
-            Aggregate::Mean => "mean over the slice",
-            Aggregate::Sum => "sum over the slice",
+            PairAggregate::Mean => "mean over the slice",
+            PairAggregate::Sum => "sum over the slice",
         };
         writeln!(
             f,

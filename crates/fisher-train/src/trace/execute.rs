@@ -10,17 +10,18 @@ use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Int, Slice, Tensor};
 use burn_router::TensorInterpreter;
+use fisher_core::gradient::SampleGradient;
 
-use super::plan::{Patches, Recipe, Side, Tail, Use};
+use super::recipe::{Patches, Recipe, Side, Tail, Use};
 use super::record::Trace;
-use crate::factors::{Factors, Lookup, Product};
 use crate::losses::SampleLosses;
 
 /// What was computed.
 #[derive(Debug)]
 pub(crate) struct Executed {
     pub(crate) losses: SampleLosses,
-    pub(crate) factors: Vec<(ParamId, Factors)>,
+    /// The gradients of every use of a parameter.
+    pub(crate) uses: Vec<(ParamId, SampleGradient)>,
     /// Operations that were carried out, of all.
     pub(crate) operations: (usize, usize),
 }
@@ -82,17 +83,17 @@ where
     for &at in &live.kept {
         live.run(at, &operations, &mut run.interpreter);
     }
-    let mut factors = Vec::new();
+    let mut uses = Vec::new();
     for (parameter, recipe) in recipes {
         match recipe {
-            Recipe::Uses(uses) => {
-                for part in uses {
-                    factors.push((*parameter, run.part(part, samples)));
+            Recipe::Uses(parts) => {
+                for part in parts {
+                    uses.push((*parameter, run.part(part, samples)));
                 }
             }
             Recipe::Tail(tail) => {
                 let rows = run.tail(tail, &operations, samples);
-                factors.push((*parameter, Factors::Vector(rows)));
+                uses.push((*parameter, SampleGradient::full(rows)));
             }
         }
     }
@@ -103,7 +104,7 @@ where
     };
     Ok(Executed {
         losses: losses.computed(sums, labels),
-        factors,
+        uses,
         operations: (live.kept.len(), operations.len()),
     })
 }
@@ -293,21 +294,21 @@ where
         self.arranged(&side.tensor, &axes, samples, side.columns())
     }
 
-    fn part(&mut self, part: &Use, samples: usize) -> Factors {
+    fn part(&mut self, part: &Use, samples: usize) -> SampleGradient {
         match part {
-            Use::Product { left, right } => Factors::Product(Product {
+            Use::Product { left, right } => SampleGradient::Outer {
                 left: self.side(left, samples),
                 right: self.side(right, samples),
-            }),
+            },
             Use::Lookup { ids, delta } => {
                 let [rows, positions, width] = [0, 1, 2].map(|axis| delta.shape[axis]);
                 let of_sample = rows * positions / samples;
                 let ids = self.int::<2>(ids).expand([rows, positions]);
-                Factors::Lookup(Lookup {
+                SampleGradient::Rows {
                     ids: ids.reshape([samples, of_sample]),
                     delta: self.float::<3>(delta).reshape([samples, of_sample, width]),
-                    rows: 0,
-                })
+                    table: 0,
+                }
             }
             Use::Patches(patches) => self.patches(patches, samples),
             Use::Sum { terms, axis, over } => {
@@ -317,12 +318,12 @@ where
                 let columns = kept.iter().map(|&axis| terms.shape[axis]).product();
                 let axes: Vec<usize> = [*axis].into_iter().chain(summed).chain(kept).collect();
                 let terms = self.arranged(terms, &axes, samples, columns);
-                Factors::Vector(terms.sum_dim(1).reshape([samples, columns]))
+                SampleGradient::full(terms.sum_dim(1).reshape([samples, columns]))
             }
         }
     }
 
-    fn patches(&mut self, patches: &Patches, samples: usize) -> Factors {
+    fn patches(&mut self, patches: &Patches, samples: usize) -> SampleGradient {
         let Patches {
             x,
             delta,
@@ -348,10 +349,10 @@ where
         // Several frames of a sample are positions too.
         let positions = frames / samples * positions;
         let side = |t: Tensor<3>, columns| t.swap_dims(1, 2).reshape([samples, positions, columns]);
-        Factors::Product(Product {
+        SampleGradient::Outer {
             left: side(delta, outputs),
             right: side(seen, channels * places),
-        })
+        }
     }
 
     /// A gradient made for each sample alone, `[samples, elements]`.
@@ -371,9 +372,12 @@ where
             for (tensor, axis, whole) in &cuts {
                 let length = tensor.shape[*axis] / samples;
                 let from = (sample * length) as isize;
-                let slices = (0..tensor.shape.num_dims()).map(|other| match other == *axis {
-                    true => Slice::new(from, Some(from + length as isize), 1),
-                    false => Slice::full(),
+                let slices = (0..tensor.shape.num_dims()).map(|other| {
+                    if other == *axis {
+                        Slice::new(from, Some(from + length as isize), 1)
+                    } else {
+                        Slice::full()
+                    }
                 });
                 let cut = cut(whole, &slices.collect::<Vec<_>>());
                 one.interpreter.register_tensor_to_device(tensor.id, cut);
@@ -381,9 +385,12 @@ where
             for &at in &tail.operations {
                 let mut operation = operations[at].clone();
                 let made: HashSet<TensorId> = operation.outputs().map(|t| t.id).collect();
-                operation.visit_mut(&mut Statuses(|id| match made.contains(&id) {
-                    true => TensorStatus::NotInit,
-                    false => TensorStatus::ReadOnly,
+                operation.visit_mut(&mut Statuses(|id| {
+                    if made.contains(&id) {
+                        TensorStatus::NotInit
+                    } else {
+                        TensorStatus::ReadOnly
+                    }
                 }));
                 one.interpreter.register_op(operation);
             }

@@ -8,17 +8,16 @@ use burn::backend::capture::{CaptureBackend, TensorId};
 use burn::backend::ir::OperationIr;
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::{
-    Autodiff, AutodiffBackend, BackendTensor, DispatchDevice, DispatchTensor, DispatchTensorKind,
-    set_default_dtypes,
+    Autodiff, AutodiffBackend, DispatchDevice, DispatchTensor, set_default_dtypes,
 };
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::tensor::kind::Basic;
 use burn::tensor::{
     Bool, Device, DeviceConfig, DeviceError, DeviceSettings, Int, Tensor, TensorData,
 };
 
+use crate::batch::SampleMapper;
 use crate::losses::SampleLosses;
-use crate::sample::SampleMapper;
+use crate::placeholder::{id, placeholder};
 
 /// Burn's `Tensor` refuses gradients on capture devices; the primitives do not.
 type Tracked = Autodiff<CaptureBackend>;
@@ -124,39 +123,10 @@ fn inside<M: Module>(
     })
 }
 
-/// The id of a tensor on a capture device.
-pub(crate) fn id<const D: usize, K: Basic>(tensor: Tensor<D, K>) -> Option<TensorId> {
-    fn of(kind: &DispatchTensorKind) -> Option<TensorId> {
-        match kind {
-            DispatchTensorKind::Capture(tensor) => Some(match tensor {
-                BackendTensor::Float(t) | BackendTensor::Int(t) => t.id(),
-                BackendTensor::Bool(t) | BackendTensor::Quantized(t) => t.id(),
-                BackendTensor::Autodiff(t) => t.primitive().id(),
-            }),
-            DispatchTensorKind::Autodiff(inner) => of(inner),
-            _ => None,
-        }
-    }
-    of(&tensor.into_dispatch().kind)
-}
-
 /// Parameters become placeholders: none of their data is read.
 struct Placeholders<'a> {
     device: &'a Device,
     bound: HashMap<TensorId, DispatchTensor>,
-}
-
-/// A tensor of the same shape and type that stands for `real`.
-pub(crate) fn placeholder<const D: usize, K: Basic>(
-    real: Tensor<D, K>,
-    device: &Device,
-    bound: &mut HashMap<TensorId, DispatchTensor>,
-) -> Tensor<D, K> {
-    let placeholder = Tensor::empty(real.shape(), (device, real.dtype()));
-    if let Some(id) = id(placeholder.clone()) {
-        bound.insert(id, real.into_dispatch());
-    }
-    placeholder
 }
 
 impl ModuleMapper for Placeholders<'_> {

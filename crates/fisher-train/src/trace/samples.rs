@@ -12,7 +12,8 @@ use burn::backend::ir::{
     ActivationOperationIr, BaseOperationIr, FloatOperationIr, IntOperationIr, MatmulOpIr,
     ModuleOperationIr, NumericOperationIr, OperationIr, TensorIr,
 };
-use burn::tensor::IndexingUpdateOp;
+
+use super::operations::{adds, convolution, name};
 
 /// Where a tensor has the samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -449,26 +450,6 @@ impl Places {
     }
 }
 
-/// What a convolution's weight (`Some` first) or bias gets its gradient from: input and the output's gradient.
-pub(crate) fn convolution(op: &ModuleOperationIr) -> Option<(Option<&TensorIr>, &TensorIr)> {
-    use ModuleOperationIr as Op;
-    Some(match op {
-        Op::Conv1dWeightBackward(op) => (Some(&op.x), &op.output_grad),
-        Op::Conv2dWeightBackward(op) => (Some(&op.x), &op.output_grad),
-        Op::Conv3dWeightBackward(op) => (Some(&op.x), &op.output_grad),
-        Op::ConvTranspose1dWeightBackward(op) => (Some(&op.x), &op.output_grad),
-        Op::ConvTranspose2dWeightBackward(op) => (Some(&op.x), &op.output_grad),
-        Op::ConvTranspose3dWeightBackward(op) => (Some(&op.x), &op.output_grad),
-        Op::Conv1dBiasBackward(op) => (None, &op.output_grad),
-        Op::Conv2dBiasBackward(op) => (None, &op.output_grad),
-        Op::Conv3dBiasBackward(op) => (None, &op.output_grad),
-        Op::ConvTranspose1dBiasBackward(op) => (None, &op.output_grad),
-        Op::ConvTranspose2dBiasBackward(op) => (None, &op.output_grad),
-        Op::ConvTranspose3dBiasBackward(op) => (None, &op.output_grad),
-        _ => return None,
-    })
-}
-
 /// The axis of `out` that has the samples as its major part, as `axis` of `input` had.
 fn reshaped(input: &Shape, axis: usize, out: &Shape, samples: usize) -> Option<usize> {
     let before = |shape: &Shape, axis: usize| shape.iter().take(axis).product::<usize>();
@@ -483,39 +464,9 @@ fn stepped(ranges: &[burn::tensor::Slice]) -> Vec<usize> {
     stepped.map(|(axis, _)| axis).collect()
 }
 
-pub(crate) fn adds(update: &IndexingUpdateOp) -> bool {
-    matches!(update, IndexingUpdateOp::Add)
-}
-
-/// An operation by its name, such as `SumDim`.
-pub(crate) fn name(operation: &OperationIr) -> String {
-    let text = format!("{operation:?}");
-    let mut words = text.split(|c: char| !c.is_alphanumeric());
-    let group = words.next().unwrap_or_default();
-    // Between group and operation may be a type, such as `F32`.
-    let own = words.find(|word| word.chars().skip(1).any(char::is_lowercase));
-    own.unwrap_or(group).to_owned()
-}
-
 #[cfg(test)]
 mod tests {
-    use burn::backend::ir::UnaryOpIr;
-    use burn::tensor::DType;
-
     use super::*;
-
-    #[test]
-    fn operations_have_names() {
-        let tensor = || TensorIr::uninit(TensorId::new(0), Shape::from(vec![1]), DType::F32);
-        let unary = || UnaryOpIr {
-            input: tensor(),
-            out: tensor(),
-        };
-        let neg = OperationIr::NumericFloat(DType::F32, NumericOperationIr::Neg(unary()));
-        assert_eq!(name(&neg), "Neg");
-        let tanh = OperationIr::Float(DType::BF16, FloatOperationIr::Tanh(unary()));
-        assert_eq!(name(&tanh), "Tanh");
-    }
 
     #[test]
     fn samples_stay_the_major_part_of_an_axis() {

@@ -1,0 +1,58 @@
+//! The command line of `fisher`.
+
+use clap::{Parser, Subcommand};
+
+use crate::join::join;
+use crate::measure::{JoinArgs, MeasureArgs, Result};
+use crate::run::measure;
+
+/// Fisher information of Hugging Face checkpoints: what a task depends on, and where two tasks collide.
+#[derive(Parser, Debug)]
+#[command(name = "fisher", version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    #[command(
+        about = "Measure a checkpoint: what each task depends on, and where two tasks collide"
+    )]
+    Measure(Box<MeasureArgs>),
+    Join(Box<JoinArgs>),
+}
+
+impl Cli {
+    /// Read a command line, the program's name first.
+    ///
+    /// # Errors
+    /// What is wrong with it, or the help that was asked for.
+    pub fn read(
+        arguments: impl IntoIterator<Item = String>,
+    ) -> std::result::Result<Self, clap::Error> {
+        Self::try_parse_from(arguments)
+    }
+
+    /// Do what it says.
+    ///
+    /// # Errors
+    /// Whatever kept it from being done, in words.
+    pub fn run(&self) -> Result {
+        match &self.command {
+            Command::Measure(arguments) => measure(arguments),
+            Command::Join(arguments) => join(arguments),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

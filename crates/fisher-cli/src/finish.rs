@@ -1,0 +1,194 @@
+//! What every command begins and ends with: a model is loaded, what was measured is analyzed and
+//! written.
+
+use std::path::Path;
+use std::time::Instant;
+
+use burn::tensor::Device;
+use fisher_core::statistics::Statistics;
+use fisher_core::store::GradientStore;
+use serde_json::{Value, json};
+
+use crate::measure::{
+    Analysis, Collection, Findings, MERGED, Measured, Phases, Plan, Result, Tensors, report, uses,
+    write,
+};
+use crate::memory::resident;
+use crate::models::{Architecture, Checkpoint};
+use crate::page::Page;
+
+/// What was measured, and what is to be made of it.
+pub(crate) struct Work<'a> {
+    pub(crate) checkpoint: &'a Checkpoint,
+    pub(crate) collection: &'a Collection,
+    pub(crate) analysis: &'a Analysis,
+    pub(crate) phases: &'a [u8],
+    /// What else was asked for.
+    pub(crate) settings: Value,
+}
+
+impl Work<'_> {
+    /// Analyse and write.
+    pub(crate) fn finish(&self, out: &Path, device: &Device) -> Result {
+        let Collection {
+            tasks,
+            statistics,
+            store,
+        } = self.collection;
+        let findings = self.analyse(tasks, statistics, store.as_ref(), device)?;
+        let run = self.about(statistics);
+        write(
+            out,
+            "report.json",
+            &serde_json::to_string(&report(run.clone(), tasks, &findings))?,
+        )?;
+        let page = Page {
+            run: &run,
+            tasks,
+            statistics,
+            findings: &findings,
+        };
+        write(out, "report.html", &page.html())?;
+        let gradients = store.as_ref().filter(|_| self.analysis.save_gradients);
+        let moments = Some(statistics).filter(|_| self.phases.contains(&1));
+        let tensors = Tensors::of(moments, gradients, tasks, &findings)?;
+        tensors.save(&out.join("results.safetensors"))?;
+        if let Some(merged) = &findings.uses.merged {
+            let folder = out.join(MERGED);
+            let saved = merged.save(self.checkpoint, &folder);
+            saved.map_err(|e| format!("cannot write {}: {e}", folder.display()))?;
+            println!("The merged model is in {}.", folder.display());
+        }
+        Ok(())
+    }
+
+    fn analyse(
+        &self,
+        tasks: &[Measured],
+        statistics: &Statistics,
+        store: Option<&GradientStore>,
+        device: &Device,
+    ) -> Result<Findings> {
+        let interference = self.analysis.settings().into_iter().map(|settings| {
+            let relabellings = self.analysis.significance.then_some(1000);
+            (
+                settings.text,
+                settings.config.with_relabellings(relabellings),
+            )
+        });
+        let plan = Plan {
+            phases: self.phases.to_vec(),
+            sparsities: self.analysis.sparsity.clone(),
+            interference: interference.collect(),
+            relabellings: 1000,
+            memory: self.analysis.memory.0,
+            seed: self.analysis.seed,
+            progress: true,
+        };
+        let names: Vec<String> = tasks.iter().map(|task| task.name.clone()).collect();
+        let weights = match self.phases.contains(&3) {
+            true => self.checkpoint.weights()?,
+            false => Default::default(),
+        };
+        let mut findings = plan.run(&names, statistics, &weights, store)?;
+        if self.phases.contains(&7) {
+            let (analysis, checkpoint) = (self.analysis, self.checkpoint);
+            findings.uses = uses(analysis, checkpoint, tasks, statistics, store, device)?;
+        }
+        Ok(findings)
+    }
+
+    /// What was run, for the record.
+    fn about(&self, statistics: &Statistics) -> Value {
+        let Checkpoint {
+            config,
+            folder,
+            catalogue,
+            ..
+        } = self.checkpoint;
+        let [heads, kv_heads, head_width] = config.heads();
+        let analysis = self.analysis;
+        let folder = folder.canonicalize().unwrap_or_else(|_| folder.clone());
+        let elements = catalogue.parameters().iter().map(|p| p.elements());
+        json!({
+            "program": concat!("fisher ", env!("CARGO_PKG_VERSION")),
+            "model": {
+                "name": folder.file_name().map(|name| name.to_string_lossy()),
+                "type": config.kind,
+                "layers": layers(self.checkpoint),
+                "heads": heads,
+                "kv_heads": kv_heads,
+                "head_width": head_width,
+                "vocabulary": config.vocabulary(),
+                "weights": elements.sum::<usize>(),
+            },
+            "provenance": statistics.provenance(),
+            "phases": self.phases,
+            "sparsity": analysis.sparsity,
+            "interference": analysis.settings().iter().map(|s| &s.text).collect::<Vec<_>>(),
+            "significance": analysis.significance,
+            "merge_with": analysis.merge_with,
+            "merge_run": analysis.merge_run,
+            "scale": analysis.scale.iter().map(|s| &s.text).collect::<Vec<_>>(),
+            "seed": analysis.seed,
+            "memory": analysis.memory.0,
+            "device": format!("{:?}", analysis.device).to_lowercase(),
+            "collection": self.settings,
+        })
+    }
+}
+
+/// The phases wanted, or all that there are tasks for.
+pub(crate) fn phases(analysis: &Analysis, tasks: usize) -> Result<Vec<u8>> {
+    let uses = analysis.merge_with.is_some() || !analysis.scale.is_empty();
+    if tasks != 2 && analysis.merge_with.is_some() {
+        return Err(
+            format!("--merge-with weighs each model by a task: give two, not {tasks}").into(),
+        );
+    }
+    let last = if tasks == 2 { 6 } else { 3 };
+    let possible: Vec<u8> = (1..=last).chain(uses.then_some(7)).collect();
+    let Some(Phases(phases)) = &analysis.phases else {
+        return Ok(possible);
+    };
+    match phases.iter().find(|phase| !possible.contains(phase)) {
+        None => Ok(phases.clone()),
+        Some(7) => Err("phase 7 needs --merge-with or --scale".into()),
+        Some(phase) => {
+            Err(format!("phase {phase} compares two tasks, and there are {tasks}").into())
+        }
+    }
+}
+
+pub(crate) fn load(folder: &Path, device: &Device) -> Result<Checkpoint> {
+    let checkpoint = Checkpoint::load(folder, &device.clone().autodiff())?;
+    let [heads, kv_heads, width] = checkpoint.config.heads();
+    let parameters = checkpoint.catalogue.parameters().iter();
+    println!(
+        "{}: {}, {} layers of {heads} heads of width {width} ({kv_heads} key/value), {:.1} million \
+         weights",
+        folder.display(),
+        checkpoint.config.kind,
+        layers(&checkpoint),
+        parameters.map(|p| p.elements()).sum::<usize>() as f64 / 1e6
+    );
+    Ok(checkpoint)
+}
+
+fn layers(checkpoint: &Checkpoint) -> usize {
+    match &checkpoint.config.architecture {
+        Architecture::Llama(config) => config.layers,
+        Architecture::Gpt2(config) => config.layers,
+    }
+}
+
+pub(crate) fn done(out: &Path, start: Instant) {
+    let peak = resident("VmHWM:").map_or(String::new(), |gb| {
+        format!(", at most {gb:.1} GB of memory")
+    });
+    println!(
+        "Wrote {} in {:.0} s{peak}.",
+        out.join("report.html").display(),
+        start.elapsed().as_secs_f64()
+    );
+}

@@ -1,0 +1,214 @@
+//! Every analysis of one or two tasks.
+
+use fisher_core::model::Role;
+use fisher_core::statistics::Statistics;
+use fisher_core::store::GradientStore;
+use fisher_metrics::Error;
+use fisher_metrics::conflicts::{ConflictReport, ConflictsConfig};
+use fisher_metrics::damping::Ridge;
+use fisher_metrics::importance::{ImportanceConfig, ImportanceReport};
+use fisher_metrics::interference::{InterferenceConfig, InterferenceReport};
+use fisher_metrics::pruning::{
+    ComparisonConfig, ComparisonReport, Masks, OverlapConfig, OverlapReport, PruningConfig, Scope,
+    Scores,
+};
+use fisher_metrics::ranking::{RankingConfig, RankingReport};
+use fisher_metrics::weights::Weights;
+
+use super::uses::Uses;
+
+/// What to analyse, and how.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Up to which phase: 2 importance, 3 masks, 4 overlap, 5 conflicts, 6 interference.
+    pub phases: Vec<u8>,
+    /// Shares of groups that masks remove.
+    pub sparsities: Vec<f64>,
+    /// Settings of interference, with the text that named them.
+    pub interference: Vec<(String, InterferenceConfig)>,
+    /// Relabellings of tests that cannot be exact.
+    pub relabellings: usize,
+    /// Bytes to work with.
+    pub memory: usize,
+    /// Seed of relabellings.
+    pub seed: u64,
+    /// Whether to show progress.
+    pub progress: bool,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// Phase 2, of each task.
+    pub importance: Vec<ImportanceReport>,
+    /// Phase 2 over all groups, of each task.
+    pub ranking: Vec<RankingReport>,
+    /// How alike the tasks' shares are.
+    pub comparison: Option<ComparisonReport>,
+    /// Phase 3: task, scope and sparsity, masks of groups.
+    pub masks: Vec<(String, String, Masks)>,
+    /// Phase 3: task, masks of single weights of matrices by ½Fθ², half removed.
+    pub brain_damage: Vec<(String, Masks)>,
+    /// Phase 4, by scope and sparsity.
+    pub overlap: Vec<(String, OverlapReport)>,
+    /// Phase 5: `raw` and `fisher` (whitened), by parameter.
+    pub conflicts: Vec<(&'static str, ConflictReport)>,
+    /// Phase 6, by settings.
+    pub interference: Vec<(String, InterferenceReport)>,
+    /// Phase 7.
+    pub uses: Uses,
+}
+
+impl Plan {
+    fn wants(&self, phase: u8) -> bool {
+        self.phases.contains(&phase)
+    }
+
+    /// Whether gradients of single samples are needed.
+    pub fn compares_samples(&self) -> bool {
+        self.wants(5) || self.wants(6)
+    }
+
+    /// Analyse the tasks of `statistics` and `store`.
+    ///
+    /// # Errors
+    /// What an analysis refused.
+    pub fn run(
+        &self,
+        tasks: &[String],
+        statistics: &Statistics,
+        weights: &Weights,
+        store: Option<&GradientStore>,
+    ) -> Result<Findings, Error> {
+        let mut findings = Findings::default();
+        for task in tasks {
+            if self.wants(2) {
+                let importance = ImportanceConfig::new().init()?;
+                let ranking = RankingConfig::new().init()?;
+                findings
+                    .importance
+                    .push(importance.forward(statistics, task)?);
+                findings.ranking.push(ranking.forward(statistics, task)?);
+            }
+            if self.wants(3) && by_element(statistics, task)? {
+                let damage = Scores::brain_damage(statistics, task, weights)?;
+                let damage = damage.of_roles(&[Role::Matrix, Role::Embedding]);
+                let half = PruningConfig::new(0.5).with_protected_roles(Vec::new());
+                let masks = half.init()?.forward(&damage)?;
+                findings.brain_damage.push((task.clone(), masks));
+            }
+        }
+        if self.wants(3) || self.wants(4) {
+            self.prune(tasks, statistics, &mut findings)?;
+        }
+        let [a, b] = tasks else {
+            return Ok(findings);
+        };
+        if self.wants(2) {
+            let scores = |task: &String| Scores::grouped(statistics, task);
+            let comparison = ComparisonConfig::new().init();
+            findings.comparison = Some(comparison.forward(&scores(a)?, &scores(b)?)?);
+        }
+        if let Some(store) = store {
+            self.collide([a, b], store, &mut findings)?;
+        }
+        Ok(findings)
+    }
+
+    fn prune(
+        &self,
+        tasks: &[String],
+        statistics: &Statistics,
+        findings: &mut Findings,
+    ) -> Result<(), Error> {
+        for (scope, name) in [(Scope::Global, "global"), (Scope::Tensor, "tensor")] {
+            for sparsity in &self.sparsities {
+                let key = format!("{name}@{sparsity}");
+                let pruning = PruningConfig::new(*sparsity)
+                    .with_scope(scope)
+                    .with_protected_roles(Vec::new())
+                    .init()?;
+                let mut of_tasks = Vec::new();
+                for task in tasks {
+                    of_tasks.push(pruning.forward(&Scores::grouped(statistics, task)?)?);
+                }
+                if let (true, [a, b]) = (self.wants(4), &*of_tasks) {
+                    let overlap = OverlapConfig::new().init()?.forward(a, b)?;
+                    findings.overlap.push((key.clone(), overlap));
+                }
+                if self.wants(3) {
+                    let masks = tasks.iter().cloned().zip(of_tasks);
+                    let masks = masks.map(|(task, masks)| (task, key.clone(), masks));
+                    findings.masks.extend(masks);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn collide(
+        &self,
+        tasks: [&String; 2],
+        store: &GradientStore,
+        findings: &mut Findings,
+    ) -> Result<(), Error> {
+        let tasks = tasks.map(String::as_str);
+        let pairs: usize = tasks.iter().map(|task| store.samples(task).len()).product();
+        // Cosine, separation, p and q of every pair, once as numbers and once as JSON.
+        let keep_pairs = self.fits(
+            "pairs of samples",
+            2 * 4 * pairs * store.catalogue().parameters().len(),
+        );
+        if self.wants(5) {
+            for (space, whitening) in [("raw", None), ("fisher", Some(Ridge::new()))] {
+                let conflicts = ConflictsConfig::new()
+                    .with_whitening(whitening)
+                    .with_relabellings(self.relabellings)
+                    .with_seed(self.seed)
+                    .with_memory(self.memory)
+                    .with_progress(self.progress)
+                    .with_keep_pairs(keep_pairs);
+                let report = conflicts.init()?.forward(store, tasks)?;
+                findings.conflicts.push((space, report));
+            }
+        }
+        let heads = store.heads().attention();
+        if self.wants(6) && !heads.is_empty() {
+            let cells: usize = heads.iter().map(|layer| 4 * layer.heads()).sum();
+            let keep_scores = self.fits(
+                "scores of pairs",
+                2 * pairs * cells * self.interference.len(),
+            );
+            for (name, config) in &self.interference {
+                let config = config
+                    .clone()
+                    .with_memory(self.memory)
+                    .with_seed(self.seed)
+                    .with_progress(self.progress)
+                    .with_keep_scores(keep_scores);
+                let report = config.init()?.forward(store, tasks)?;
+                findings.interference.push((name.clone(), report));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Plan {
+    /// Whether so many numbers may be kept; says so when they may not.
+    fn fits(&self, what: &str, numbers: usize) -> bool {
+        let fits = 8 * numbers <= self.memory;
+        if !fits && self.compares_samples() {
+            let size = 8.0 * numbers as f64 / 1e9;
+            println!("  {what} are left out of the results: {size:.1} GB, more than --memory");
+        }
+        fits
+    }
+}
+
+/// Whether any matrix was measured element by element.
+fn by_element(statistics: &Statistics, task: &str) -> Result<bool, Error> {
+    let matrix = |path: &str| !matches!(statistics.role(path), Some(Role::Vector) | None);
+    let mut parameters = statistics.task(task)?.parameters();
+    Ok(parameters.any(|(path, parameter)| matrix(path) && parameter.elementwise().is_some()))
+}

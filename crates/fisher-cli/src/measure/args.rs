@@ -1,0 +1,228 @@
+//! The flags of `fisher measure` and `fisher join`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::jsonl::{Part, TaskFile};
+use super::selection::Selection;
+use super::values::{Bytes, Phases, Scale, Settings};
+use crate::device::Backend;
+
+/// How the two commands are used together.
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  Compare two tasks, samples by the gradients of the attention:
+    fisher measure --model ./SmolLM-135M --task code=code.jsonl --task chat=chat.jsonl \\
+      --compare attention --out out/smol
+
+  Go on after an interruption, or look again with other settings:
+    fisher measure .. --resume --interference variant=signed,pool=pooled
+
+  On two machines, then joined; the result is that of one run:
+    fisher measure .. --part 0/2 --out out/first
+    fisher measure .. --part 1/2 --out out/second
+    fisher join --model ./SmolLM-135M --out out/all out/first out/second
+
+  Merge two fine-tuned models by their Fisher, each by its own; the result is in out/code/merged:
+    fisher measure --model ./chat-tuned --task chat=chat.jsonl --out out/chat
+    fisher measure --model ./code-tuned --task code=code.jsonl --task chat=chat.jsonl \\
+      --merge-with ./chat-tuned --merge-run out/chat --phases 1,7 --out out/code";
+
+/// Join the results of several runs of one model, on different samples
+///
+/// The runs must have measured the same parameters. The result is that of one run over all of their
+/// samples: means and variances merge exactly, and gradients are taken over where every run kept
+/// them.
+#[derive(Args, Debug)]
+pub struct JoinArgs {
+    /// The model that the runs were of
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Folder for the results
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Go on with what --out already holds, such as to look again with other settings
+    #[arg(long)]
+    pub resume: bool,
+    /// Folders that runs wrote (their --out)
+    #[arg(required = true, num_args = 1.., value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
+    /// What to look at
+    #[command(flatten)]
+    pub analysis: Analysis,
+}
+
+/// Fisher information of a Hugging Face checkpoint: which layers and heads a task needs, where two
+/// tasks need the same weights, and which of their samples collide.
+///
+/// The model is a folder with config.json and model.safetensors (one file, or several and their
+/// index): LLaMA, Mistral, Qwen2 or GPT-2. A task is a file of JSON lines, one sample a line:
+///
+///   {"input_ids": [1, 5, 9], "labels": [-100, 5, 9]}   tokens; labels are optional
+///   {"text": "..."}                                    by the folder's tokenizer.json
+///   {"prompt": "...", "completion": "..."}             only the completion counts
+///
+/// each with an optional "id". Written to --out: report.html to read, report.json and
+/// results.safetensors to compute with, statistics.safetensors to merge with others.
+///
+/// `fisher join --help` tells how to join runs on several machines.
+#[derive(Args, Debug)]
+#[command(verbatim_doc_comment, after_help = EXAMPLES)]
+pub struct MeasureArgs {
+    /// Hugging Face folder: config.json, model.safetensors, tokenizer.json for text
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// A task and its samples; give it once, or twice to compare two tasks
+    #[arg(long = "task", value_name = "NAME=FILE", required = true)]
+    pub tasks: Vec<TaskFile>,
+    /// Folder for the results
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Parameters to measure: all, attention, or a regular expression on their names
+    #[arg(
+        long,
+        value_name = "WHICH",
+        default_value = "all",
+        help_heading = "What is measured"
+    )]
+    pub params: Selection,
+    /// Parameters whose every element gets a mean and a variance (16 bytes each, for each task):
+    /// all, attention, none, or a regular expression. Layers, heads and channels have theirs always
+    #[arg(
+        long,
+        value_name = "WHICH",
+        default_value = "all",
+        help_heading = "What is measured"
+    )]
+    pub elements: Selection,
+    /// Parameters whose gradients are kept, sample by sample (4 bytes an element), to compare samples
+    /// in phases 5 and 6: all, attention, or a regular expression
+    #[arg(
+        long,
+        value_name = "WHICH",
+        default_value = "all",
+        help_heading = "What is measured"
+    )]
+    pub compare: Selection,
+    /// Only the first N samples of each task
+    #[arg(
+        long,
+        value_name = "N",
+        conflicts_with = "part",
+        help_heading = "Samples"
+    )]
+    pub samples: Option<usize>,
+    /// Only a part of the lines of each file, INDEX/OF: every OF-th, from line INDEX, counted from 0
+    #[arg(long, value_name = "INDEX/OF", help_heading = "Samples")]
+    pub part: Option<Part>,
+    /// Leave bad lines and samples without a finite gradient out and count them, instead of stopping
+    #[arg(long, help_heading = "Samples")]
+    pub skip_bad: bool,
+    /// Tokens in a batch, padding included
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 2048,
+        help_heading = "Resources"
+    )]
+    pub batch_tokens: usize,
+    /// Go on with what --out already holds
+    #[arg(long, help_heading = "Resources")]
+    pub resume: bool,
+    /// Samples between two saves of what was collected
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 64,
+        help_heading = "Resources"
+    )]
+    pub save_every: usize,
+    /// What to look at
+    #[command(flatten)]
+    pub analysis: Analysis,
+}
+
+/// What is made of statistics and gradients.
+#[derive(Args, Debug, Clone)]
+pub struct Analysis {
+    /// Phases: 1 statistics, 2 importance, 3 masks, 4 overlap, 5 conflicts of samples, 6 interference
+    /// of heads, 7 models merged and gradients scaled (by --merge-with and --scale); such as 1-4 or
+    /// 2,5. Without it all that the tasks and options allow: one task has no 4 to 6
+    #[arg(long, value_name = "LIST", help_heading = "What is made of it")]
+    pub phases: Option<Phases>,
+    /// Shares to prune
+    #[arg(
+        long,
+        value_name = "SHARES",
+        value_delimiter = ',',
+        default_value = "0.5,0.7,0.9",
+        help_heading = "What is made of it"
+    )]
+    pub sparsity: Vec<f64>,
+    /// Settings of the interference: `default`, or some of variant, pool, estimate, aggregate,
+    /// normalize, epsilon, ridge and ridge_rel as name=value,..; as often as wanted. The text names
+    /// the results. [default: `default` and `variant=signed,pool=pooled`]
+    #[arg(long, value_name = "SETTINGS", help_heading = "What is made of it")]
+    pub interference: Vec<Settings>,
+    /// Test every cell of the interference by relabelling the tasks: slower
+    #[arg(long, help_heading = "What is made of it")]
+    pub significance: bool,
+    /// Write every gradient that was kept to results.safetensors
+    #[arg(long, help_heading = "What is made of it")]
+    pub save_gradients: bool,
+    /// Another model of the same shape, trained for the second task: merge the two, this one weighed
+    /// by the first task's Fisher, into the folder `merged` of --out
+    #[arg(long, value_name = "DIR", help_heading = "What is made of it")]
+    pub merge_with: Option<PathBuf>,
+    /// A run of that model (its --out) that measured the second task: weigh it by that Fisher, its
+    /// own. Without it the second task's Fisher at --model stands for it
+    #[arg(
+        long,
+        value_name = "RUN",
+        requires = "merge_with",
+        help_heading = "What is made of it"
+    )]
+    pub merge_run: Option<PathBuf>,
+    /// Write the first task's first gradient, divided by (F + DAMPING)^POWER; as often as wanted. The
+    /// text names the results
+    #[arg(
+        long,
+        value_name = "POWER/DAMPING",
+        help_heading = "What is made of it"
+    )]
+    pub scale: Vec<Scale>,
+    /// Seed of everything random
+    #[arg(long, default_value_t = 0, help_heading = "What is made of it")]
+    pub seed: u64,
+    /// Memory for gradients, such as 500MB or 8GiB; what is more stays on disk
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value = "2GiB",
+        help_heading = "Resources"
+    )]
+    pub memory: Bytes,
+    /// Where to compute
+    #[arg(long, value_enum, default_value = "flex", help_heading = "Resources")]
+    pub device: Backend,
+}
+
+impl Analysis {
+    /// Whether these phases need gradients of single samples.
+    pub fn keeps_gradients(&self, phases: &[u8]) -> bool {
+        let compares = phases.iter().any(|phase| [5, 6].contains(phase));
+        compares || self.save_gradients || phases.contains(&7) && !self.scale.is_empty()
+    }
+
+    /// The settings of the interference to run.
+    pub fn settings(&self) -> Vec<Settings> {
+        if !self.interference.is_empty() {
+            return self.interference.clone();
+        }
+        ["default", "variant=signed,pool=pooled"]
+            .iter()
+            .filter_map(|text| text.parse().ok())
+            .collect()
+    }
+}

@@ -1,0 +1,261 @@
+//! Losses and per-sample gradients of the tasks.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use burn::tensor::Device;
+use fisher_core::model::hash_weights;
+use fisher_core::statistics::{Statistics, StatisticsConfig};
+use fisher_core::store::{GradientStore, GradientStoreConfig};
+use fisher_train::batch::SampleLoss;
+use fisher_train::capture::NonFinite;
+use fisher_train::collect::{CheckpointConfig as SavePoint, CollectorConfig};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::args::MeasureArgs;
+use super::inputs::Inputs;
+use super::jsonl::{TaskData, batches};
+use super::measured::Measured;
+use super::outcome::Result;
+use crate::models::{Checkpoint, Model, Sequence, Sequences};
+
+/// Gradients of single samples, in a run's folder.
+pub const GRADIENTS: &str = "gradients";
+/// Statistics, in a run's folder. While it goes on, what an interrupted run goes on from.
+pub const STATISTICS: &str = "statistics.safetensors";
+
+/// What a run measured.
+#[derive(Debug)]
+pub struct Collection {
+    /// The tasks, in the order they were given.
+    pub tasks: Vec<Measured>,
+    /// Their statistics.
+    pub statistics: Statistics,
+    /// Gradients of single samples, if they are wanted.
+    pub store: Option<GradientStore>,
+}
+
+/// Measure every task, or go on where an earlier run stopped. `inputs` are written once it is sure
+/// that the run can go on.
+///
+/// # Errors
+/// What the library refused: see [`fisher_train::collect::Collector::collect_batches`].
+pub fn collect(
+    checkpoint: &Checkpoint,
+    data: &[TaskData],
+    inputs: &Inputs,
+    run: &MeasureArgs,
+    keep: bool,
+    device: &Device,
+) -> Result<Collection> {
+    match &checkpoint.model {
+        Model::Llama(model) => of(model, checkpoint, data, inputs, run, keep, device),
+        Model::Gpt2(model) => of(model, checkpoint, data, inputs, run, keep, device),
+    }
+}
+
+fn of<M: SampleLoss<Batch = Sequences>>(
+    model: &M,
+    checkpoint: &Checkpoint,
+    data: &[TaskData],
+    inputs: &Inputs,
+    run: &MeasureArgs,
+    keep: bool,
+    device: &Device,
+) -> Result<Collection> {
+    let hash = hash_weights(model)?;
+    let fresh = statistics(checkpoint, run, hash.clone(), device)?;
+    let non_finite = match run.skip_bad {
+        true => NonFinite::Skip,
+        false => NonFinite::Error,
+    };
+    let save_point = SavePoint::new(run.out.join(STATISTICS), run.save_every);
+    let collector = CollectorConfig::new()
+        .with_non_finite(non_finite)
+        .with_checkpoint(Some(save_point))
+        .with_progress(false)
+        .init()?
+        .with_names(checkpoint.naming.names());
+    let mut statistics = collector.resume(fresh)?;
+    let mut store = match keep {
+        true => Some(store(checkpoint, run, hash, device)?),
+        false => None,
+    };
+    // A run that cannot go on leaves the folder as it was.
+    inputs.write(&run.out)?;
+    let mut tasks = Vec::new();
+    for task in data {
+        let losses = losses(model, task, run.batch_tokens, device)?;
+        if complete(&statistics, store.as_ref(), task) {
+            println!(
+                "  {}: all {} samples were there",
+                task.name,
+                task.samples.len()
+            );
+        } else {
+            let start = Instant::now();
+            let tracked = device.clone().autodiff();
+            let bar = progress(&task.name, task.samples.len());
+            let mut done = 0;
+            let batches = batches(&task.samples, run.batch_tokens).into_iter();
+            // Asked for the next batch, the last one is done.
+            let batches = batches.map(|samples| {
+                bar.inc(std::mem::replace(&mut done, samples.len()) as u64);
+                Sequences::new(&samples, &tracked)
+            });
+            let collected = match &mut store {
+                Some(store) => {
+                    let into = (&mut statistics, store);
+                    collector.collect_batches(model, &task.name, batches, into)?
+                }
+                None => collector.collect_batches(model, &task.name, batches, &mut statistics)?,
+            };
+            bar.finish_and_clear();
+            let resumed = match collected.resumed {
+                0 => String::new(),
+                n => format!("; {n} were there"),
+            };
+            println!(
+                "  {}: gradients of {} samples, {} tokens, in {:.1} s{resumed}",
+                task.name,
+                collected.samples,
+                collected.tokens,
+                start.elapsed().as_secs_f64(),
+            );
+        }
+        only_measured(&statistics, store.as_ref(), &task.name, &run.out)?;
+        let samples = task.ids.iter().cloned().zip(losses);
+        let measured = Measured::of(&statistics, &task.name, samples, task.bad.clone())?;
+        if measured.ids.is_empty() {
+            return Err(
+                format!("task `{}` has no sample with a finite gradient", task.name).into(),
+            );
+        }
+        tasks.push(measured);
+    }
+    Ok(Collection {
+        tasks,
+        statistics,
+        store,
+    })
+}
+
+/// Whether statistics and store are of the same samples: what is compared must be what is counted.
+///
+/// # Errors
+/// When one has more than the other.
+pub fn only_measured(
+    statistics: &Statistics,
+    store: Option<&GradientStore>,
+    task: &str,
+    folder: &Path,
+) -> Result {
+    let Some(store) = store else { return Ok(()) };
+    let counted = statistics.task(task)?.samples().iter();
+    let counted = counted.filter(|sample| sample.skipped.is_none());
+    let counted: HashSet<&str> = counted.map(|sample| &*sample.id).collect();
+    let stored: HashSet<&str> = store.samples(task).iter().map(|s| s.id()).collect();
+    match counted == stored {
+        true => Ok(()),
+        false => Err(format!(
+            "{} holds gradients of {} samples of task `{task}`, and {} are counted: it is half of another \
+             run; go on with that one, or give another folder",
+            folder.join(GRADIENTS).display(),
+            stored.len(),
+            counted.len()
+        )
+        .into()),
+    }
+}
+
+fn statistics(
+    checkpoint: &Checkpoint,
+    run: &MeasureArgs,
+    hash: String,
+    device: &Device,
+) -> Result<Statistics> {
+    let Checkpoint {
+        catalogue, heads, ..
+    } = checkpoint;
+    let params = run.params.of(catalogue, heads)?;
+    let params = params.ok_or("--params none leaves nothing to measure")?;
+    let catalogue = catalogue.filter(&params)?;
+    let elements = run.elements.of(&catalogue, heads)?;
+    let config = StatisticsConfig::new()
+        .with_elementwise(elements.is_some())
+        .with_elementwise_only(elements);
+    Ok(config.init_for(&catalogue, heads, hash, device)?)
+}
+
+fn store(
+    checkpoint: &Checkpoint,
+    run: &MeasureArgs,
+    hash: String,
+    device: &Device,
+) -> Result<GradientStore> {
+    let only = run.compare.of(&checkpoint.catalogue, &checkpoint.heads)?;
+    let only = only.ok_or("--compare none leaves nothing to compare; leave phases 5 and 6 out")?;
+    let config = GradientStoreConfig::new(run.analysis.memory.0)
+        .with_folder(Some(run.out.join(GRADIENTS)))
+        .with_only(Some(only));
+    let store = config.init_for(&checkpoint.catalogue, hash)?;
+    let store = store
+        .with_heads(checkpoint.heads.clone())
+        .with_device(device);
+    println!(
+        "Gradients of {} parameters are kept to compare samples: {} a sample, on disk.",
+        store.catalogue().parameters().len(),
+        size(store.bytes_per_sample())
+    );
+    Ok(store)
+}
+
+fn size(bytes: usize) -> String {
+    match bytes {
+        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}
+
+/// Whether everything of a task is there, in the same order.
+fn complete(statistics: &Statistics, store: Option<&GradientStore>, task: &TaskData) -> bool {
+    let Ok(there) = statistics.task(&task.name) else {
+        return false;
+    };
+    let batches = batches(&task.samples, usize::MAX);
+    let ids = batches.iter().flatten().map(|sample| &*sample.id);
+    let kept = |id: &str| store.is_none_or(|store| store.contains(&task.name, id));
+    let mut counted = there.samples().iter().filter(|s| s.skipped.is_none());
+    ids.eq(there.samples().iter().map(|s| &*s.id)) && counted.all(|s| kept(&s.id))
+}
+
+/// `L_i` of every sample, in the order of the file.
+fn losses<M>(model: &M, task: &TaskData, tokens: usize, device: &Device) -> Result<Vec<f64>>
+where
+    M: SampleLoss<Batch = Sequences>,
+{
+    let model = model.valid();
+    let mut found = HashMap::new();
+    for samples in batches(&task.samples, tokens) {
+        let batch = Sequences::new(&samples, device);
+        let sums = model.sample_losses(&batch).sums().clone().try_into_data();
+        let sums = sums.map_err(|e| format!("the device did not give the losses: {e}"))?;
+        let ids = samples.iter().map(|sample| sample.id.clone());
+        found.extend(ids.zip(sums.iter::<f64>().collect::<Vec<_>>()));
+    }
+    let loss = |sample: &Sequence| found.get(&sample.id).copied();
+    let losses: Option<Vec<f64>> = task.samples.iter().map(loss).collect();
+    Ok(losses.ok_or("a sample got no loss")?)
+}
+
+/// A bar with rate and time left; hidden by indicatif where standard error is not a terminal.
+fn progress(task: &str, samples: usize) -> ProgressBar {
+    let template = "  {prefix} {wide_bar} {pos}/{len} samples, {per_sec}, {eta} left";
+    let style = ProgressStyle::with_template(template);
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::new(samples as u64).with_style(style);
+    bar.enable_steady_tick(Duration::from_millis(500));
+    bar.with_prefix(task.to_owned())
+}

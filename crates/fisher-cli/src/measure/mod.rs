@@ -1,0 +1,31 @@
+//! From samples to findings: flags, tasks as JSON lines, losses and gradients by sample, every analysis
+//! of them, and their files.
+
+mod analysis;
+mod args;
+mod collect;
+mod inputs;
+mod jsonl;
+mod measured;
+mod outcome;
+mod replace;
+mod results;
+mod selection;
+mod text;
+mod uses;
+mod values;
+
+pub use analysis::{Findings, Plan};
+pub use args::{Analysis, JoinArgs, MeasureArgs};
+pub use collect::{Collection, GRADIENTS, STATISTICS, collect, only_measured};
+pub use inputs::{INPUTS, Inputs, model};
+pub use jsonl::{BadLine, InputError, Part, Reader, TaskData, TaskFile, batches};
+pub use measured::{Measured, key};
+pub use outcome::Result;
+pub(crate) use replace::write;
+pub(crate) use results::SENTENCES;
+pub use results::{Tensors, report};
+pub use selection::Selection;
+pub use text::Text;
+pub use uses::{Cost, MERGED, Merged, Uses, own_statistics, second, uses};
+pub use values::{Bytes, Phases, Scale, Settings, parse_interference};

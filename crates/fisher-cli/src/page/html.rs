@@ -1,0 +1,456 @@
+//! The page, section by section.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use fisher_core::statistics::Statistics;
+use fisher_metrics::importance::ImportanceReport;
+use fisher_metrics::picture::ColorScale;
+use fisher_metrics::picture::HeatMap;
+use fisher_metrics::pruning::Advice;
+use serde_json::Value;
+
+use super::parts::{SHOWN, count, escaped, figure, maybe, note, number, percent, ranking};
+use super::samples::{collisions, state, worst};
+use crate::measure::{Cost, Findings, MERGED, Measured};
+
+const STYLE: &str = include_str!("style.css");
+
+/// What a page tells.
+#[derive(Debug)]
+pub struct Page<'a> {
+    /// What was run, as in report.json.
+    pub run: &'a Value,
+    /// The tasks.
+    pub tasks: &'a [Measured],
+    /// Their statistics.
+    pub statistics: &'a Statistics,
+    /// What was found.
+    pub findings: &'a Findings,
+}
+
+impl Page<'_> {
+    /// The page.
+    pub fn html(&self) -> String {
+        let names: Vec<&str> = self.tasks.iter().map(|task| &*task.name).collect();
+        let model = self.run["model"]["name"].as_str().unwrap_or("a model");
+        let title = format!("{} in {model}", names.join(" and "));
+        let mut body = String::new();
+        let sections: [(&str, &str, String); 7] = [
+            ("importance", "What each task depends on", self.importance()),
+            ("overlap", "Where the tasks overlap", self.overlap()),
+            ("conflicts", "Which samples collide", self.conflicts()),
+            ("interference", "Which heads interfere", self.interference()),
+            ("merge", "What merging costs", self.merging()),
+            ("health", "Health and warnings", self.health()),
+            ("settings", "What was run", self.settings()),
+        ];
+        let sections = sections.iter().filter(|(_, _, text)| !text.is_empty());
+        let mut links = String::new();
+        for (id, heading, text) in sections {
+            let _ = write!(links, "<li><a href=\"#{id}\">{heading}</a></li>");
+            let _ = write!(
+                body,
+                "<section id=\"{id}\"><h2>{heading}</h2>{text}</section>"
+            );
+        }
+        format!(
+            "<!doctype html>\n<html lang=en>\n<head>\n<meta charset=utf-8>\n\
+             <meta name=viewport content=\"width=device-width,initial-scale=1\">\n\
+             <title>{0}: Fisher information</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
+             <header><p class=kicker>Fisher information</p><h1>{0}</h1><p class=lead>{1}</p>{2}\
+             <nav aria-label=Sections><ul>{links}</ul></nav></header>\n<main>{body}</main>\n\
+             <footer><p>Made by {3}. Every number is in report.json and results.safetensors beside \
+             this page.</p></footer>\n</body>\n</html>\n",
+            escaped(&title),
+            self.lead(),
+            self.glance(),
+            escaped(self.run["program"].as_str().unwrap_or_default()),
+        )
+    }
+
+    /// One sentence about the model and the data.
+    fn lead(&self) -> String {
+        let model = &self.run["model"];
+        let of = |key: &str| model[key].as_u64().unwrap_or(0);
+        let tasks = self.tasks.iter().map(|task| {
+            let tokens: u64 = task.tokens.iter().sum();
+            let samples = count(task.ids.len(), "sample");
+            format!(
+                "{samples} of {} with {tokens} active tokens",
+                escaped(&task.name)
+            )
+        });
+        format!(
+            "A {} model of {} layers with {} attention heads each and {} weights; {}.",
+            escaped(model["type"].as_str().unwrap_or("decoder")),
+            of("layers"),
+            of("heads"),
+            large(of("weights")),
+            tasks.collect::<Vec<_>>().join(", ")
+        )
+    }
+
+    /// The findings in a few sentences.
+    fn glance(&self) -> String {
+        let mut said: Vec<String> = Vec::new();
+        for report in &self.findings.importance {
+            let (layer, head) = (report.layers.first(), report.heads.first());
+            if let Some(layer) = layer {
+                let unsure = match layer.resolved {
+                    Some(true) => "",
+                    _ => " (its rank is not resolved: intervals overlap)",
+                };
+                let head = head.map_or(String::new(), |head| {
+                    format!(", and of the heads most on {}", escaped(&head.name))
+                });
+                said.push(format!(
+                    "<b>{}</b> depends most on <b>{}</b>, {} of its Fisher information{unsure}{head}.",
+                    escaped(&report.task),
+                    escaped(&layer.name),
+                    percent(layer.share),
+                ));
+            }
+        }
+        if let Some((key, report)) = self.findings.overlap.first() {
+            said.push(format!(
+                "Masks of both tasks ({}) share {} of what either keeps; beyond chance they agree by \
+                 κ = {}. To merge the tasks: {}.",
+                escaped(&mask(key)),
+                percent(report.all.jaccard),
+                maybe(report.all.kappa),
+                advice(report.advice)
+            ));
+        }
+        if let Some((_, report)) = self.findings.conflicts.last() {
+            said.push(format!(
+                "{} of {} parameters tell the tasks apart (q ≤ {}); {} of samples conflict there.",
+                report.selected,
+                report.tested,
+                report.settings.alpha,
+                count(report.total, "pair")
+            ));
+        }
+        if said.is_empty() {
+            return String::new();
+        }
+        let said: String = said.iter().map(|said| format!("<li>{said}</li>")).collect();
+        format!("<div class=glance><ul>{said}</ul></div>")
+    }
+
+    fn importance(&self) -> String {
+        let mut text = String::new();
+        if self.findings.importance.is_empty() {
+            return text;
+        }
+        text.push_str(
+            "<p>A layer or head with much Fisher information is one whose weights the task's samples \
+             are sensitive to: a small change there changes their loss much. Bars show F, whiskers \
+             its 95\u{a0}% interval over samples; ~ marks a rank whose interval overlaps a \
+             neighbour's, so that more samples could reorder them.</p>",
+        );
+        for report in &self.findings.importance {
+            let task = &report.task;
+            ranking(&mut text, &format!("{task}: layers"), &report.layers);
+            ranking(
+                &mut text,
+                &format!("{task}: attention heads"),
+                &report.heads,
+            );
+        }
+        let maps = self.findings.importance.iter();
+        let maps: Vec<HeatMap> = maps.filter_map(|report| self.heads(report)).collect();
+        if !maps.is_empty() {
+            text.push_str("<h3>All heads</h3><div class=maps>");
+            for map in maps {
+                figure(&mut text, &map, "");
+            }
+            text.push_str("</div>");
+        }
+        text
+    }
+
+    /// Shares of the heads, layer by head.
+    fn heads(&self, report: &ImportanceReport) -> Option<HeatMap> {
+        let by_name: BTreeMap<&str, Option<f64>> =
+            report.heads.iter().map(|h| (&*h.name, h.share)).collect();
+        let mut rows: Vec<(String, Vec<Option<f64>>)> = Vec::new();
+        for key in self.statistics.totals().heads() {
+            let name = format!("{} head {}", key.attention, key.head);
+            let share = by_name.get(&*name).copied().flatten();
+            match rows.last_mut() {
+                Some((attention, shares)) if *attention == key.attention => shares.push(share),
+                _ => rows.push((key.attention.clone(), vec![share])),
+            }
+        }
+        let columns = rows.iter().map(|(_, shares)| shares.len()).max()?;
+        let percent = |shares: Vec<Option<f64>>| {
+            let shares = shares.into_iter().map(|s| s.map(|s| 100.0 * s));
+            shares.collect()
+        };
+        Some(HeatMap {
+            title: format!("{}: share of each head, in per cent", report.task),
+            rows: rows.iter().map(|(attention, _)| layer(attention)).collect(),
+            columns: (0..columns).map(|head| head.to_string()).collect(),
+            axes: ["layer".into(), "query head".into()],
+            marked: Vec::new(),
+            values: rows
+                .into_iter()
+                .map(|(_, shares)| percent(shares))
+                .collect(),
+            scale: ColorScale::Sequential,
+            quantity: "per cent of all Fisher information: dark is more".into(),
+        })
+    }
+
+    fn overlap(&self) -> String {
+        let mut text = String::new();
+        let Some((_, first)) = self.findings.overlap.first() else {
+            return text;
+        };
+        let [a, b] = first.tasks.each_ref().map(|task| escaped(task));
+        let _ = write!(
+            text,
+            "<p>Each task keeps the groups (heads, channels, rows, single elements of vectors) that its \
+             Fisher ranks highest; the table compares what is kept. Two random masks that keep half \
+             share a third, so that Jaccard compares only at equal sparsity; κ is 0 for chance and 1 \
+             for the same mask.</p><div class=scroll tabindex=0><table><caption>Masks of {a} and \
+             {b}</caption><thead><tr><th scope=col>pruned</th><th scope=col class=n>Jaccard</th>\
+             <th scope=col class=n>κ</th><th scope=col class=n>kept by both</th>\
+             <th scope=col class=n>by chance</th><th scope=col class=n>only {a}</th>\
+             <th scope=col class=n>only {b}</th><th scope=col>to merge the tasks</th></tr></thead><tbody>"
+        );
+        for (key, report) in &self.findings.overlap {
+            let all = &report.all;
+            let _ = write!(
+                text,
+                "<tr><th scope=row>{}</th><td class=n>{}</td><td class=n>{}</td><td class=n>{}</td>\
+                 <td class=n>{:.0}</td><td class=n>{}</td><td class=n>{}</td><td>{}</td></tr>",
+                escaped(&mask(key)),
+                maybe(all.jaccard),
+                maybe(all.kappa),
+                all.both,
+                all.expected_intersection,
+                all.only_a,
+                all.only_b,
+                advice(report.advice)
+            );
+        }
+        text.push_str("</tbody></table></div>");
+        if let Some(comparison) = &self.findings.comparison {
+            let _ = write!(
+                text,
+                "<p>Without masks, the shares of all groups: cosine {}, rank correlation {}, \
+                 Jensen-Shannon divergence {} nats (0 for equal shares, 0.693 for disjoint ones).</p>",
+                maybe(comparison.cosine),
+                maybe(comparison.spearman),
+                maybe(comparison.jensen_shannon)
+            );
+        }
+        text
+    }
+
+    fn conflicts(&self) -> String {
+        let mut text = String::new();
+        if self.findings.conflicts.is_empty() {
+            return text;
+        }
+        text.push_str(
+            "<p>Two samples conflict in a parameter where their gradients point apart (cosine below 0) \
+             more than samples of one task do. Parameters are tested by relabelling samples, pairs \
+             within the parameters that are selected; q is the false discovery rate.</p>",
+        );
+        for (space, report) in &self.findings.conflicts {
+            let heading = match *space {
+                "raw" => "Gradients as they are",
+                _ => "Gradients weighed by the Fisher (whitened)",
+            };
+            let _ = write!(text, "<h3>{heading}</h3>");
+            collisions(&mut text, report);
+        }
+        text
+    }
+
+    fn interference(&self) -> String {
+        let mut text = String::new();
+        if self.findings.interference.is_empty() {
+            return text;
+        }
+        text.push_str(
+            "<p>For every head and block (query, key, value, output), how much the gradients of one \
+             task's samples weigh on what the other task's samples depend on: the mean over all pairs \
+             of samples. Hover over a cell for its number. Query heads that share a key or value head \
+             share its cells.</p>",
+        );
+        for (settings, report) in &self.findings.interference {
+            let _ = write!(text, "<h3>Settings: {}</h3>", escaped(settings));
+            for warning in &report.warnings {
+                note(&mut text, warning);
+            }
+            text.push_str("<div class=maps>");
+            for map in report.picture().maps {
+                figure(&mut text, &map, "");
+            }
+            text.push_str("</div>");
+            worst(&mut text, report);
+        }
+        text
+    }
+
+    fn merging(&self) -> String {
+        let mut text = String::new();
+        let (Some(merged), [first, second]) = (&self.findings.uses.merged, self.tasks) else {
+            return text;
+        };
+        let total = |of: fn(&Cost) -> f64| number(merged.cost.values().map(of).sum());
+        let other = plain(&self.run["merge_with"]);
+        let [first, second] = [first, second].map(|task| escaped(&task.name));
+        let at = match merged.own_fisher {
+            true => "each by its own Fisher",
+            false => "both by a Fisher taken at this model",
+        };
+        let _ = write!(
+            text,
+            "<p>This model, for {first}, and {}, for {second}, were averaged element by element, weighed \
+             {at}; the result is in the folder <b>{MERGED}</b>. To second order (½ΣF(θ − θ₁)², the \
+             penalty of elastic weight consolidation) {first} loses about {} nats a token by taking the \
+             other model's weights, and {} by taking the merged ones. The parameters that cost it \
+             most:</p><div class=scroll tabindex=0><table><caption>Cost to {first}, in nats a \
+             token</caption><thead><tr><th scope=col>parameter</th><th scope=col class=n>the other \
+             model's</th><th scope=col class=n>merged</th></tr></thead><tbody>",
+            escaped(&other),
+            total(|cost| cost.second),
+            total(|cost| cost.merged),
+        );
+        let mut costs: Vec<_> = merged.cost.iter().collect();
+        costs.sort_by(|(_, a), (_, b)| b.second.total_cmp(&a.second));
+        for (path, cost) in costs.into_iter().take(SHOWN) {
+            let _ = write!(
+                text,
+                "<tr><th scope=row class=name>{}</th><td class=n>{}</td><td class=n>{}</td></tr>",
+                escaped(path),
+                number(cost.second),
+                number(cost.merged)
+            );
+        }
+        text += "</tbody></table></div>";
+        for warning in &merged.report.warnings {
+            note(&mut text, warning);
+        }
+        text
+    }
+
+    fn health(&self) -> String {
+        let mut text = String::new();
+        for task in self.tasks {
+            let name = &task.name;
+            if let Some(first) = task.bad_lines.first() {
+                let lines = count(task.bad_lines.len(), "bad line");
+                note(
+                    &mut text,
+                    &format!(
+                        "{lines} of {name} were left out, such as line {}: {}",
+                        first.line, first.reason
+                    ),
+                );
+            }
+            if let Some([id, parameter]) = task.skipped.first() {
+                let samples = count(task.skipped.len(), "sample");
+                note(
+                    &mut text,
+                    &format!(
+                        "{samples} of {name} without a finite gradient were left out, such as {id} (in {parameter})"
+                    ),
+                );
+            }
+        }
+        for (space, report) in &self.findings.conflicts {
+            for warning in &report.warnings {
+                note(&mut text, &format!("conflicts ({space}): {warning}"));
+            }
+        }
+        if let Some((settings, report)) = self.findings.interference.first() {
+            state(&mut text, settings, report);
+        }
+        match text.is_empty() {
+            true => "<p>Nothing was left out, and nothing needs a warning.</p>".into(),
+            false => text,
+        }
+    }
+
+    fn settings(&self) -> String {
+        let mut text = String::from("<dl>");
+        let mut rows: Vec<(String, &Value)> = Vec::new();
+        flatten("", self.run, &mut rows);
+        for (name, value) in rows {
+            let value = escaped(&plain(value));
+            let _ = write!(text, "<dt>{}</dt><dd>{value}</dd>", escaped(&name));
+        }
+        text + "</dl>"
+    }
+}
+
+/// `layer 3` of an attention's path, by the first number in it; the path where there is none.
+fn layer(attention: &str) -> String {
+    let number = attention
+        .split('.')
+        .find_map(|part| part.parse::<usize>().ok());
+    number.map_or_else(|| attention.into(), |number| format!("layer {number}"))
+}
+
+/// `global@0.5` in words.
+fn mask(key: &str) -> String {
+    let (scope, share) = key.split_once('@').unwrap_or((key, ""));
+    let share = share
+        .parse::<f64>()
+        .map_or_else(|_| share.into(), |s| format!("{:.0} %", 100.0 * s));
+    match scope {
+        "global" => format!("{share} of all groups"),
+        _ => format!("{share} of every {scope}"),
+    }
+}
+
+fn advice(advice: Option<Advice>) -> &'static str {
+    match advice {
+        Some(Advice::Surgery) => "gradient surgery or adapters, they need the same weights",
+        Some(Advice::WeightedArithmetic) => "task arithmetic with chosen weights",
+        Some(Advice::Arithmetic) => "plain task arithmetic",
+        None => "nothing is kept, so nothing can be said",
+    }
+}
+
+fn large(n: u64) -> String {
+    match n {
+        0..100_000 => n.to_string(),
+        100_000..1_000_000_000 => format!("{:.1} million", n as f64 / 1e6),
+        _ => format!("{:.2} billion", n as f64 / 1e9),
+    }
+}
+
+/// A setting as text.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    }
+}
+
+/// Nested settings as `outer: inner`, without those that were not given.
+fn flatten<'a>(prefix: &str, value: &'a Value, rows: &mut Vec<(String, &'a Value)>) {
+    match value {
+        Value::Object(entries) => {
+            for (key, value) in entries {
+                let key = key.replace('_', " ");
+                let name = match prefix.is_empty() {
+                    true => key,
+                    false => format!("{prefix}: {key}"),
+                };
+                flatten(&name, value, rows);
+            }
+        }
+        Value::Null => {}
+        Value::Array(values) if values.is_empty() => {}
+        value => rows.push((prefix.into(), value)),
+    }
+}

@@ -1,0 +1,7 @@
+//! `report.html`: one file, no script, nothing to fetch.
+
+mod html;
+mod parts;
+mod samples;
+
+pub use html::Page;

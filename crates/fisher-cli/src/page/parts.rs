@@ -1,0 +1,224 @@
+//! The small parts of a page: numbers, bars, tables, escaped words.
+
+use std::fmt::Write;
+
+use fisher_metrics::importance::Ranked;
+use fisher_metrics::picture::HeatMap;
+
+/// Words as HTML, also inside attributes.
+pub(super) fn escaped(words: &str) -> String {
+    let mut escaped = String::with_capacity(words.len());
+    for letter in words.chars() {
+        match letter {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            c if c.is_control() => escaped.push('\u{fffd}'),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+/// A number with three digits: plain, or as a power of ten.
+pub(super) fn number(value: f64) -> String {
+    let text = match value.abs() {
+        0.0 => "0".into(),
+        size if !size.is_finite() => return "not finite".into(),
+        size if (0.001..100_000.0).contains(&size) => {
+            let decimals = (2.0 - size.log10().floor()).max(0.0) as usize;
+            format!("{value:.decimals$}")
+        }
+        _ => {
+            let text = format!("{value:.2e}");
+            let (digits, power) = text.split_once('e').unwrap_or((&text, "0"));
+            format!("{digits}\u{2009}×\u{2009}10<sup>{power}</sup>")
+        }
+    };
+    text.replace('-', "−")
+}
+
+/// The same, or a dash where it is undefined.
+pub(super) fn maybe(value: Option<f64>) -> String {
+    value.map_or_else(|| "<span title=\"undefined\">–</span>".into(), number)
+}
+
+/// A share in per cent.
+pub(super) fn percent(share: Option<f64>) -> String {
+    let text = share.map(|share| format!("{:.1}\u{a0}%", 100.0 * share));
+    text.unwrap_or_else(|| "–".into())
+}
+
+/// `1 sample`, `2 samples`.
+pub(super) fn count(n: usize, what: &str) -> String {
+    match n {
+        0 => format!("no {what}s"),
+        1 => format!("1 {what}"),
+        n => format!("{n} {what}s"),
+    }
+}
+
+/// Rows shown before the rest is folded away.
+pub(super) const SHOWN: usize = 10;
+/// Rows at all: more are in report.json.
+const ROWS: usize = 100;
+
+/// A ranking with its error bars; `title` is its caption.
+pub(super) fn ranking(page: &mut String, title: &str, ranked: &[Ranked]) {
+    if ranked.is_empty() {
+        return;
+    }
+    let upper = |r: &Ranked| r.interval.map_or(r.fisher, |i| i.upper.max(r.fisher));
+    let most = ranked.iter().map(upper).fold(0.0, f64::max);
+    let (first, rest) = ranked.split_at(ranked.len().min(SHOWN));
+    rows(page, Some(title), first, 1, most);
+    if !rest.is_empty() {
+        let (shown, left) = rest.split_at(rest.len().min(ROWS));
+        let _ = write!(page, "<details><summary>{} more</summary>", rest.len());
+        rows(page, None, shown, SHOWN + 1, most);
+        if !left.is_empty() {
+            let _ = write!(
+                page,
+                "<p class=soft>{} more are in report.json.</p>",
+                left.len()
+            );
+        }
+        page.push_str("</details>");
+    }
+}
+
+fn rows(page: &mut String, title: Option<&str>, ranked: &[Ranked], from: usize, most: f64) {
+    page.push_str("<table class=rank>");
+    if let Some(title) = title {
+        let _ = write!(page, "<caption>{}</caption>", escaped(title));
+    }
+    page.push_str(
+        "<thead><tr><th scope=col>rank</th><th scope=col>name</th><th scope=col class=n>share</th>\
+         <th scope=col class=n>F ± standard error</th><th scope=col>F with its 95\u{a0}% interval</th>\
+         </tr></thead><tbody>",
+    );
+    for (i, entry) in ranked.iter().enumerate() {
+        let tie = match entry.resolved {
+            Some(false) => "<span title=\"the interval overlaps a neighbour's\">~</span>",
+            _ => "",
+        };
+        let error = entry.standard_error.map_or_else(|| "–".into(), number);
+        let _ = write!(
+            page,
+            "<tr><td>{}{tie}</td><th scope=row class=name>{}</th><td class=n>{}</td>\
+             <td class=\"n extra\">{} ± {error}</td><td class=bar>{}</td></tr>",
+            from + i,
+            escaped(&entry.name),
+            percent(entry.share),
+            number(entry.fisher),
+            bar(entry, most),
+        );
+    }
+    page.push_str("</tbody></table>");
+}
+
+/// A bar with a whisker for its interval.
+fn bar(entry: &Ranked, most: f64) -> String {
+    let x = |value: f64| match most > 0.0 {
+        true => 300.0 * (value / most).clamp(0.0, 1.0),
+        false => 0.0,
+    };
+    let mut label = format!("F {:.2e}", entry.fisher);
+    let mut whisker = String::new();
+    if let Some(interval) = entry.interval {
+        let (low, high) = (x(interval.lower), x(interval.upper));
+        let _ = write!(
+            label,
+            ", from {:.2e} to {:.2e}",
+            interval.lower, interval.upper
+        );
+        // White under black, so that it shows on the bar and beside it.
+        for (ink, width) in [("#fff", 4), ("#17191c", 1)] {
+            let _ = write!(
+                whisker,
+                "<path d=\"M{low:.1} 9H{high:.1}M{low:.1} 4V14M{high:.1} 4V14\" stroke=\"{ink}\" \
+                 stroke-width=\"{width}.5\" fill=\"none\"/>"
+            );
+        }
+    }
+    format!(
+        "<svg viewBox=\"-3 0 306 18\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"{label}\">\
+         <title>{label}</title><rect y=\"3\" width=\"{:.1}\" height=\"12\" fill=\"#7d9cc0\"/>{whisker}</svg>",
+        x(entry.fisher)
+    )
+}
+
+/// A heat map, and its numbers as a table for who cannot see it.
+pub(super) fn figure(page: &mut String, map: &HeatMap, caption: &str) {
+    let table = numbers(map);
+    let svg = map.svg();
+    let _ = write!(page, "<figure class=map>{svg}");
+    if !caption.is_empty() {
+        let _ = write!(page, "<figcaption>{}</figcaption>", escaped(caption));
+    }
+    let _ = write!(
+        page,
+        "<details><summary>As numbers</summary>{table}</details></figure>"
+    );
+}
+
+fn numbers(map: &HeatMap) -> String {
+    let mut table = String::from("<div class=scroll tabindex=0><table><thead><tr><th></th>");
+    for column in &map.columns {
+        let _ = write!(table, "<th scope=col class=n>{}</th>", escaped(column));
+    }
+    table.push_str("</tr></thead><tbody>");
+    for (i, (name, values)) in map.rows.iter().zip(&map.values).enumerate() {
+        let _ = write!(table, "<tr><th scope=row>{}</th>", escaped(name));
+        for (j, value) in values.iter().enumerate() {
+            let marked = map.marked.get(i).and_then(|row| row.get(j)) == Some(&true);
+            let star = if marked { "\u{a0}*" } else { "" };
+            let _ = write!(table, "<td class=n>{}{star}</td>", maybe(*value));
+        }
+        table.push_str("</tr>");
+    }
+    table + "</tbody></table></div>"
+}
+
+/// What a reader must know.
+pub(super) fn note(page: &mut String, words: &str) {
+    let _ = write!(
+        page,
+        "<p class=note><b>Note.</b>{}</p>",
+        escaped(&sentence(words))
+    );
+}
+
+/// With a capital and a full stop.
+pub(super) fn sentence(words: &str) -> String {
+    let mut letters = words.trim_end_matches('.').chars();
+    let first: String = letters
+        .next()
+        .into_iter()
+        .flat_map(char::to_uppercase)
+        .collect();
+    format!("{first}{}.", letters.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_others_stay_words() {
+        assert_eq!(
+            escaped("<b onclick='x'>&\"\u{1}"),
+            "&lt;b onclick=&#39;x&#39;&gt;&amp;&quot;\u{fffd}"
+        );
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!(number(0.25), "0.250");
+        assert_eq!(number(-1.5e-7), "−1.50\u{2009}×\u{2009}10<sup>−7</sup>");
+        assert_eq!(maybe(None), "<span title=\"undefined\">–</span>");
+        assert_eq!(sentence("it is so"), "It is so.");
+    }
+}

@@ -1,0 +1,143 @@
+//! What a page tells of samples against samples.
+
+use std::fmt::Write;
+
+use fisher_metrics::conflicts::{ConflictReport, SliceConflicts};
+use fisher_metrics::interference::{InterferenceReport, Variant};
+
+use super::parts::{count, escaped, figure, maybe, number, percent, sentence};
+use crate::measure::SENTENCES;
+
+/// Conflicts: in numbers, in words, by parameter, and every pair of the first of those.
+pub(super) fn collisions(text: &mut String, report: &ConflictReport) {
+    let _ = write!(
+        text,
+        "<p>{} of {} parameters are selected (q ≤ {}); {} of samples conflict{}.</p>",
+        report.selected,
+        report.tested,
+        report.settings.alpha,
+        count(report.total, "pair"),
+        match report.clusters.len() {
+            0 => String::new(),
+            n => format!(", in {}", count(n, "cluster")),
+        }
+    );
+    let sentences = report.sentences(SENTENCES);
+    if !sentences.is_empty() {
+        text.push_str("<ul class=said>");
+        for said in sentences {
+            let _ = write!(text, "<li>{}</li>", escaped(&sentence(&said)));
+        }
+        text.push_str("</ul>");
+    }
+    let mut slices: Vec<_> = report.slices.iter().collect();
+    slices.sort_by(|a, b| a.q.unwrap_or(2.0).total_cmp(&b.q.unwrap_or(2.0)));
+    parameters(text, &slices);
+    if let Some(picture) = slices.first().and_then(|slice| report.picture(&slice.name)) {
+        for mut map in picture.maps {
+            if map.rows.len() * map.columns.len() > CELLS {
+                text.push_str("<p class=soft>Too many pairs to draw: they are in report.json.</p>");
+                continue;
+            }
+            map.title = "Cosines of all pairs".into();
+            figure(text, &map, &picture.note);
+        }
+    }
+}
+
+/// Pairs that are drawn.
+const CELLS: usize = 64 * 64;
+
+/// The first parameters, and how many more there are.
+fn parameters(text: &mut String, slices: &[&SliceConflicts]) {
+    text.push_str(
+        "<div class=scroll tabindex=0><table><caption>Parameters, the most surely different first\
+         </caption><thead><tr><th scope=col>parameter</th><th scope=col class=n>mean cosine</th>\
+         <th scope=col class=n>p</th><th scope=col class=n>q</th>\
+         <th scope=col class=n>conflicting pairs</th></tr></thead><tbody>",
+    );
+    const ROWS: usize = 12;
+    for slice in slices.iter().take(ROWS) {
+        let mark = if slice.selected { " *" } else { "" };
+        let _ = write!(
+            text,
+            "<tr><th scope=row class=name>{}{mark}</th><td class=n>{}</td><td class=n>{}</td>\
+             <td class=n>{}</td><td class=n>{}</td></tr>",
+            escaped(&slice.name),
+            maybe(slice.mean_cosine.map(|cosine| cosine.mean)),
+            maybe(slice.test.map(|test| test.p_low)),
+            maybe(slice.q),
+            slice.conflicts
+        );
+    }
+    text.push_str("</tbody></table></div><p class=soft>* selected.");
+    if slices.len() > ROWS {
+        let _ = write!(
+            text,
+            " {} more parameters are in report.json.",
+            slices.len() - ROWS
+        );
+    }
+    text.push_str("</p>");
+}
+
+/// The pairs of samples with the worst scores.
+pub(super) fn worst(text: &mut String, report: &InterferenceReport) {
+    let [a, b] = report.tasks.each_ref().map(|task| escaped(task));
+    let what = match report.settings.variant {
+        Variant::Signed | Variant::Full => "lowest",
+        _ => "highest",
+    };
+    let _ = write!(
+        text,
+        "<details><summary>Pairs of samples with the {what} scores</summary><div class=scroll \
+         tabindex=0><table><thead><tr><th scope=col>sample of {a}</th><th scope=col>sample of {b}</th>\
+         <th scope=col>head</th><th scope=col class=n>score</th></tr></thead><tbody>"
+    );
+    for pair in &report.top {
+        let _ = write!(
+            text,
+            "<tr><td>{}</td><td>{}</td><td class=name>{}</td><td class=n>{}</td></tr>",
+            escaped(&pair.a.id),
+            escaped(&pair.b.id),
+            escaped(&pair.slice),
+            number(pair.score)
+        );
+    }
+    text.push_str("</tbody></table></div></details>");
+}
+
+/// F of the heads that the scores are divided by.
+pub(super) fn state(text: &mut String, settings: &str, report: &InterferenceReport) {
+    let _ = write!(
+        text,
+        "<p>The Fisher that interference ({}) divides by, over each slice, and the damping λ that was \
+         added. Where λ is more than a hundredth of the median it decides more than F does.</p>\
+         <details><summary>{} slices</summary><div class=scroll tabindex=0><table><thead><tr>\
+         <th scope=col>slice</th><th scope=col class=n>smallest F</th><th scope=col class=n>median</th>\
+         <th scope=col class=n>largest</th><th scope=col class=n>below ε</th>\
+         <th scope=col class=n>λ</th></tr></thead><tbody>",
+        escaped(settings),
+        report.slices.len()
+    );
+    for slice in &report.slices {
+        let Some(health) = slice.health else { continue };
+        let mark = if health.swamped() {
+            " (too much damping)"
+        } else {
+            ""
+        };
+        let _ = write!(
+            text,
+            "<tr><th scope=row class=name>{}{mark}</th><td class=n>{}</td><td class=n>{}</td>\
+             <td class=n>{}</td><td class=n>{}</td><td class=n>{}</td></tr>",
+            escaped(&slice.name),
+            number(health.min),
+            number(health.median),
+            number(health.max),
+            percent(Some(health.fraction_below_epsilon)),
+            number(health.ridge_lambda_applied)
+        );
+    }
+    text.push_str("</tbody></table></div></details>");
+}

@@ -1,0 +1,253 @@
+//! Files that are there whole or not at all.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{BufWriter, ErrorKind, Write};
+use std::path::Path;
+
+use safetensors::tensor::{Metadata, TensorInfo, TensorView};
+use tempfile::NamedTempFile;
+
+use crate::error::{Error, Result, format_error, io_error};
+
+/// The longest header that readers of safetensors take.
+pub(crate) const HEADER_LIMIT: usize = 100_000_000;
+/// What is on its way to the disk is named so, with letters and digits in between.
+const PREFIX: &str = ".fisher-";
+const SUFFIX: &str = ".tmp";
+
+/// Make sure, before long work begins, that its result can be written to `path`: the folder is made
+/// where it is not there, and a file is begun in it and taken away again.
+///
+/// ```no_run
+/// fisher_core::container::ensure_writable("runs/first/statistics.safetensors")?;
+/// # Ok::<(), fisher_core::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Io`] when that fails, or `path` is a folder.
+pub fn ensure_writable(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    let io = |e| io_error(path, e);
+    if path.is_dir() {
+        return Err(io(ErrorKind::IsADirectory.into()));
+    }
+    if path.file_name().is_none() {
+        return Err(io(ErrorKind::InvalidFilename.into()));
+    }
+    let folder = folder_of(path);
+    std::fs::create_dir_all(folder).map_err(io)?;
+    begin(folder).map(drop).map_err(io)
+}
+
+/// Write beside the target, sync, rename over it, sync the folder. What killed programs left there
+/// goes first.
+pub(super) fn write_atomically(
+    path: &Path,
+    views: BTreeMap<&str, TensorView>,
+    header: HashMap<String, String>,
+) -> Result<()> {
+    let (header, views) = layout(path, &views, header)?;
+    let folder = folder_of(path);
+    let io = |e| io_error(path, e);
+    remove_stale(folder);
+    let temporary = begin(folder).map_err(io)?;
+    let mut file = BufWriter::with_capacity(1 << 20, temporary.as_file());
+    file.write_all(&header).map_err(io)?;
+    for view in views {
+        file.write_all(view.data()).map_err(io)?;
+    }
+    file.flush().map_err(io)?;
+    drop(file);
+    temporary.as_file().sync_all().map_err(io)?;
+    temporary.persist(path).map_err(|e| io(e.error))?;
+    // A rename is durable once its folder is; not every platform can open one.
+    #[cfg(unix)]
+    File::open(folder).and_then(|f| f.sync_all()).map_err(io)?;
+    Ok(())
+}
+
+/// The first bytes of a safetensors file, and its tensors in the order in which they follow: by
+/// falling alignment, then by name.
+fn layout<'a, 'data>(
+    path: &Path,
+    views: &'a BTreeMap<&str, TensorView<'data>>,
+    header: HashMap<String, String>,
+) -> Result<(Vec<u8>, Vec<&'a TensorView<'data>>)> {
+    let mut order: Vec<(&&str, &TensorView)> = views.iter().collect();
+    order.sort_by_key(|(name, view)| (std::cmp::Reverse(view.dtype()), **name));
+    let mut end = 0;
+    let place = |(name, view): &(&&str, &TensorView)| {
+        let start = end;
+        end += view.data().len();
+        let info = TensorInfo {
+            dtype: view.dtype(),
+            shape: view.shape().to_vec(),
+            data_offsets: (start, end),
+        };
+        ((**name).to_owned(), info)
+    };
+    let places = order.iter().map(place).collect();
+    let metadata = Metadata::new(Some(header), places).map_err(|e| format_error(path, e))?;
+    let mut json = serde_json::to_vec(&metadata).map_err(|e| format_error(path, e))?;
+    json.resize(json.len().next_multiple_of(8), b' ');
+    if json.len() > HEADER_LIMIT {
+        return Err(Error::Header {
+            path: path.into(),
+            bytes: json.len(),
+            limit: HEADER_LIMIT,
+        });
+    }
+    let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+    bytes.append(&mut json);
+    Ok((bytes, order.into_iter().map(|(_, view)| view).collect()))
+}
+
+/// A new file in `folder`, locked for as long as it is open: by that [`remove_stale`] tells that
+/// somebody writes to it.
+fn begin(folder: &Path) -> std::io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(PREFIX).suffix(SUFFIX);
+    // Readable as any file of the user's is (the umask applies), not only by its owner.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    loop {
+        let temporary = builder.tempfile_in(folder)?;
+        match temporary.as_file().try_lock() {
+            Ok(()) if temporary.path().exists() => return Ok(temporary),
+            // Another program took it for a stale one before it was locked.
+            Ok(()) | Err(TryLockError::WouldBlock) => {}
+            // A file system without locks: there nobody can take one for stale either.
+            Err(TryLockError::Error(_)) => return Ok(temporary),
+        }
+    }
+}
+
+/// Remove the files that programs began in `folder` and were killed over. Whether that works does not
+/// matter to what is written.
+fn remove_stale(folder: &Path) {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) => {
+            tracing::debug!(?folder, %error, "cannot look for stale files");
+            return;
+        }
+    };
+    for entry in entries.flatten().filter(|e| is_ours(&e.file_name())) {
+        let path = entry.path();
+        let mut options = OpenOptions::new();
+        let Ok(file) = options.read(true).write(true).open(&path) else {
+            continue; // gone by now, or of another user
+        };
+        if file.try_lock().is_err() {
+            continue; // somebody writes to it
+        }
+        match std::fs::remove_file(&path) {
+            Ok(()) => tracing::info!(?path, "removed what a killed program left"),
+            Err(error) => tracing::warn!(?path, %error, "cannot remove a stale file"),
+        }
+    }
+}
+
+fn is_ours(name: &OsStr) -> bool {
+    let name = name.to_str().unwrap_or_default();
+    let middle = name
+        .strip_prefix(PREFIX)
+        .and_then(|n| n.strip_suffix(SUFFIX));
+    middle.is_some_and(|m| m.len() == 6 && m.bytes().all(|b| b.is_ascii_alphanumeric()))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use safetensors::Dtype;
+
+    fn write(path: &Path) -> Result<()> {
+        let view = TensorView::new(Dtype::U8, vec![3], &[1, 2, 3]).expect("a view");
+        write_atomically(path, [("x", view)].into(), HashMap::new())
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(folder).expect("a folder");
+        let name = |e: std::io::Result<std::fs::DirEntry>| e.expect("an entry").file_name();
+        let mut names: Vec<String> = entries
+            .map(|e| name(e).into_string().expect("a name"))
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// What nobody holds goes; what is being written, or is not ours, stays.
+    #[test]
+    fn only_stale_files_of_ours_are_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        let living = begin(folder.path()).expect("a file");
+        let (_, stale) = begin(folder.path())
+            .expect("a file")
+            .keep()
+            .expect("it stays");
+        let foreign = [".fisher-notes.tmp", ".fisher-aB3dE6", ".tmpaB3dE6", "x.tmp"];
+        for name in foreign {
+            std::fs::write(at(name), b"").expect("written");
+        }
+        write(&at("file")).expect("a file");
+        assert!(!stale.exists());
+        assert!(living.path().exists());
+        assert!(foreign.iter().all(|name| at(name).exists()));
+        living.close().expect("removed");
+        let mut expected = [&foreign[..], &["file"]].concat();
+        expected.sort_unstable();
+        assert_eq!(names(folder.path()), expected);
+    }
+
+    #[test]
+    fn what_is_written_is_safetensors() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        let parts: [(&str, Dtype, &[u8]); 3] = [
+            ("b", Dtype::U8, &[7, 8, 9]),
+            ("a", Dtype::U8, &[1]),
+            ("c", Dtype::F64, &[0; 16]),
+        ];
+        let view = |(name, dtype, bytes): &(&'static str, Dtype, &'static [u8])| {
+            let shape = vec![bytes.len() * 8 / dtype.bitsize()];
+            (
+                *name,
+                TensorView::new(*dtype, shape, bytes).expect("a view"),
+            )
+        };
+        let header = HashMap::from([("about".to_owned(), "{\"x\":1}".to_owned())]);
+        write_atomically(&path, parts.iter().map(view).collect(), header.clone()).expect("a file");
+        let bytes = std::fs::read(&path).expect("a file");
+        let theirs = safetensors::serialize(parts.iter().map(view), Some(header));
+        assert_eq!(bytes, theirs.expect("safetensors"));
+    }
+
+    #[test]
+    fn folders_are_made_before_the_work() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a/b/file");
+        ensure_writable(&path).expect("writable");
+        assert!(names(path.parent().expect("a folder")).is_empty());
+        write(&path).expect("a file");
+        // A file stands where a folder should be, and a folder where a file should be.
+        for wrong in [
+            path.join("c"),
+            folder.path().join("a"),
+            "..".into(),
+            "".into(),
+        ] {
+            let error = ensure_writable(&wrong).expect_err("no file can be there");
+            assert!(matches!(error, Error::Io { .. }), "{error}");
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! Checksummed safetensors files, which are there whole or not at all.
+
+mod atomic;
+mod checksum;
+mod partial;
+mod tensors;
+mod whole;
+
+pub use atomic::ensure_writable;
+
+pub(crate) use atomic::HEADER_LIMIT;
+pub(crate) use checksum::hex;
+pub(crate) use partial::Partial;
+pub(crate) use tensors::{data, encode};
+pub(crate) use whole::{Contents, write};

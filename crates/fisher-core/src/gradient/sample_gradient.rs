@@ -1,0 +1,278 @@
+//! The gradients of one parameter for the samples of a batch, in the form in which they were found.
+
+use burn::tensor::{DType, Device, Int, Tensor};
+
+use super::scatter::add_at;
+use super::units::{Gradient, TokenSum};
+use crate::error::{Error, Result};
+
+/// The token-sum gradients `g_i` of one parameter `[first axis, all others]`, for the samples of a batch.
+///
+/// What a backward pass leaves of a layer is seldom the gradients themselves: it is what they are
+/// products of, which is smaller. Squares and sums follow from these without all `g_i` at once.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum SampleGradient {
+    /// Written out, one row a sample.
+    Full(Gradient<TokenSum>),
+    /// `g_i = L_iᵀ R_i`: one side is what went into a layer, the other the gradient of what came out.
+    Outer {
+        /// `[samples, positions, first axis]`
+        left: Tensor<3>,
+        /// `[samples, positions, all others]`
+        right: Tensor<3>,
+    },
+    /// Row `ids_it` of a table got `δ_it` at position `t`, as an embedding's does.
+    Rows {
+        /// `[samples, positions]`
+        ids: Tensor<2, Int>,
+        /// `[samples, positions, width]`
+        delta: Tensor<3>,
+        /// The rows of the table.
+        table: usize,
+    },
+    /// The losses do not depend on the parameter: zeros.
+    Zero {
+        /// The number of samples.
+        samples: usize,
+        /// The number of elements of the parameter.
+        elements: usize,
+        /// Where the zeros would lie.
+        device: Device,
+    },
+}
+
+impl From<Gradient<TokenSum>> for SampleGradient {
+    fn from(gradient: Gradient<TokenSum>) -> Self {
+        Self::Full(gradient)
+    }
+}
+
+impl SampleGradient {
+    /// Gradients that are written out, `[samples, elements]`.
+    pub fn full(gradients: Tensor<2>) -> Self {
+        Self::Full(Gradient::token_sum(gradients))
+    }
+
+    /// The sum over all uses of a parameter: its gradient, before any square. `None` for no use.
+    pub fn sum(uses: impl IntoIterator<Item = Self>) -> Option<Self> {
+        uses.into_iter().reduce(Self::and)
+    }
+
+    fn and(self, other: Self) -> Self {
+        let join = |a, b| Tensor::cat(vec![a, b], 1);
+        match (self, other) {
+            (Self::Zero { .. }, one) | (one, Self::Zero { .. }) => one,
+            (
+                Self::Outer { left, right },
+                Self::Outer {
+                    left: l, right: r, ..
+                },
+            ) => Self::Outer {
+                left: join(left, l),
+                right: join(right, r),
+            },
+            (
+                Self::Rows { ids, delta, table },
+                Self::Rows {
+                    ids: i, delta: d, ..
+                },
+            ) => Self::Rows {
+                ids: Tensor::cat(vec![ids, i], 1),
+                delta: join(delta, d),
+                table,
+            },
+            (rows @ Self::Rows { .. }, outer @ Self::Outer { .. }) => rows.outer().and(outer),
+            (outer @ Self::Outer { .. }, rows @ Self::Rows { .. }) => outer.and(rows.outer()),
+            (a, b) => Self::full(a.to_full() + b.to_full()),
+        }
+    }
+
+    /// The number of samples, and of elements of the parameter.
+    pub fn dims(&self) -> [usize; 2] {
+        match self {
+            Self::Full(gradient) => gradient.tensor().dims(),
+            Self::Outer { left, right } => [left.dims()[0], left.dims()[2] * right.dims()[2]],
+            Self::Rows { delta, table, .. } => [delta.dims()[0], table * delta.dims()[2]],
+            Self::Zero {
+                samples, elements, ..
+            } => [*samples, *elements],
+        }
+    }
+
+    /// Where they lie.
+    pub fn device(&self) -> Device {
+        match self {
+            Self::Full(gradient) => gradient.tensor().device(),
+            Self::Outer { left, .. } => left.device(),
+            Self::Rows { delta, .. } => delta.device(),
+            Self::Zero { device, .. } => device.clone(),
+        }
+    }
+
+    /// The types that their values are computed from.
+    pub fn dtypes(&self) -> Vec<DType> {
+        match self {
+            Self::Full(gradient) => vec![gradient.tensor().dtype()],
+            Self::Outer { left, right } => vec![left.dtype(), right.dtype()],
+            Self::Rows { delta, .. } => vec![delta.dtype()],
+            Self::Zero { .. } => Vec::new(),
+        }
+    }
+
+    /// Positions of a sample that its gradient is summed over.
+    pub fn positions(&self) -> usize {
+        match self {
+            Self::Outer { left, .. } => left.dims()[1],
+            Self::Rows { ids, .. } => ids.dims()[1],
+            Self::Full(_) | Self::Zero { .. } => 1,
+        }
+    }
+
+    /// Sums that are not finite where a value is not, in float32.
+    pub fn probes(&self) -> Vec<Tensor<1>> {
+        let sum = |tensor: &Tensor<3>| tensor.clone().cast(DType::F32).sum();
+        match self {
+            Self::Full(gradient) => vec![gradient.tensor().clone().cast(DType::F32).sum()],
+            Self::Outer { left, right } => vec![sum(left), sum(right)],
+            Self::Rows { delta, .. } => vec![sum(delta)],
+            Self::Zero { .. } => Vec::new(),
+        }
+    }
+
+    /// Those of the sample at `index`.
+    ///
+    /// # Panics
+    /// When there is no such sample.
+    pub fn sample(&self, index: usize) -> Self {
+        let cut = |tensor: &Tensor<3>| tensor.clone().narrow(0, index, 1);
+        match self {
+            Self::Full(gradient) => Self::full(gradient.tensor().clone().narrow(0, index, 1)),
+            Self::Outer { left, right } => Self::Outer {
+                left: cut(left),
+                right: cut(right),
+            },
+            Self::Rows { ids, delta, table } => Self::Rows {
+                ids: ids.clone().narrow(0, index, 1),
+                delta: cut(delta),
+                table: *table,
+            },
+            Self::Zero {
+                elements, device, ..
+            } => Self::Zero {
+                samples: 1,
+                elements: *elements,
+                device: device.clone(),
+            },
+        }
+    }
+
+    /// Those of the transposed parameter, which is a matrix of `shape` before.
+    pub fn transpose(self, shape: [usize; 2]) -> Self {
+        match self {
+            Self::Full(gradient) => {
+                let [samples, elements] = gradient.tensor().dims();
+                let matrix = gradient
+                    .into_tensor()
+                    .reshape([samples, shape[0], shape[1]]);
+                Self::full(matrix.swap_dims(1, 2).reshape([samples, elements]))
+            }
+            Self::Outer { left, right } => Self::Outer {
+                left: right,
+                right: left,
+            },
+            rows @ Self::Rows { .. } => rows.outer().transpose(shape),
+            zero @ Self::Zero { .. } => zero,
+        }
+    }
+
+    /// The gradients themselves, `[samples, elements]`: for those who keep or compare them.
+    pub fn to_full(&self) -> Tensor<2> {
+        match self {
+            Self::Full(gradient) => gradient.tensor().clone(),
+            Self::Outer { left, right } => {
+                let product = left.clone().swap_dims(1, 2).matmul(right.clone());
+                product.reshape(self.dims())
+            }
+            Self::Rows { ids, delta, table } => {
+                let [samples, positions, width] = delta.dims();
+                // Every sample has a table of its own.
+                let tables = Tensor::<1, Int>::arange(0..samples as i64, &delta.device());
+                let tables = tables.cast(ids.dtype()).mul_scalar(*table as i64);
+                let rows = ids.clone() + tables.reshape([samples, 1]);
+                let rows = rows.reshape([samples * positions]);
+                let delta = delta.clone().reshape([samples * positions, width]);
+                let options = (&delta.device(), delta.dtype());
+                let zeros = Tensor::<2>::zeros([samples * table, width], options);
+                add_at(zeros, 0, rows, delta).reshape(self.dims())
+            }
+            Self::Zero { device, .. } => Tensor::zeros(self.dims(), (device, DType::F32)),
+        }
+    }
+
+    /// Rows as a product with rows of zeros and ones; anything else stays as it is.
+    fn outer(self) -> Self {
+        let Self::Rows { ids, delta, table } = self else {
+            return self;
+        };
+        let [samples, positions] = ids.dims();
+        let cells = [samples, positions, table];
+        let symbols = Tensor::<1, Int>::arange(0..table as i64, &delta.device());
+        let symbols = symbols.cast(ids.dtype()).reshape([1, 1, table]);
+        let ids = ids.reshape([samples, positions, 1]);
+        let left = ids.expand(cells).equal(symbols.expand(cells));
+        Self::Outer {
+            left: left.float().cast(delta.dtype()),
+            right: delta,
+        }
+    }
+
+    /// Whether these are gradients of `samples` samples, of a parameter of this shape.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], naming the parameter at `path`.
+    pub(crate) fn check(&self, path: &str, samples: usize, shape: &[usize]) -> Result<()> {
+        let elements: usize = shape.iter().product();
+        let sides = sides(shape);
+        let (expected, found) = match self {
+            Self::Full(_) | Self::Zero { .. } => (
+                format!("[samples, elements] = {:?}", [samples, elements]),
+                format!("{:?}", self.dims()),
+            ),
+            Self::Outer { left, right } => {
+                let positions = left.dims()[1].max(1);
+                let expected = sides.map(|side| [samples, positions, side]);
+                (
+                    format!("factors {expected:?}"),
+                    format!("{:?}", [left.dims(), right.dims()]),
+                )
+            }
+            Self::Rows { ids, delta, table } => {
+                let positions = ids.dims()[1].max(1);
+                let rows = [samples, positions, sides[1]];
+                (
+                    format!(
+                        "ids {:?} of {} rows, {rows:?}",
+                        [samples, positions],
+                        sides[0]
+                    ),
+                    format!("ids {:?} of {table} rows, {:?}", ids.dims(), delta.dims()),
+                )
+            }
+        };
+        if expected == found {
+            return Ok(());
+        }
+        Err(Error::Shape {
+            parameter: path.into(),
+            expected,
+            found,
+        })
+    }
+}
+
+/// The length of a parameter's first axis, and of all others together.
+pub(crate) fn sides(shape: &[usize]) -> [usize; 2] {
+    let rows = shape.first().copied().unwrap_or(1);
+    [rows, shape.iter().skip(1).product()]
+}

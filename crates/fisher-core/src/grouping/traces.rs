@@ -1,0 +1,236 @@
+//! Traces: sums that span several parameters, over whole layers and whole attention heads.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+use super::groups::Grouping;
+use super::heads::HeadLayout;
+use super::margins::Margins;
+use super::scheme::Scheme;
+use crate::error::Result;
+use crate::model::Catalogue;
+
+/// Layers and attention heads as wholes.
+///
+/// The error bar of a sum over parameters does not follow from the error bars of its parts, which
+/// vary together. So the contributions of each sample are summed first, over the whole layer or
+/// the whole head, and the sums are accumulated. They are traces of the diagonal Fisher: sums,
+/// whatever the statistics' [`GroupReduction`] is.
+///
+/// A layer is everything under one numbered path, such as `decoder.layers.3`; outside of those it
+/// is the module that holds the parameters, such as `embedding`. A head is its slices of Q, K, V
+/// and O; a key/value head that several query heads share counts to each of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    layers: Vec<String>,
+    heads: Vec<HeadKey>,
+    /// Path of a parameter to its layer.
+    layer_of: BTreeMap<String, usize>,
+    /// Path of a parameter to its slices: the grouping, and the first of the heads it feeds.
+    slices: BTreeMap<String, Vec<HeadSlices>>,
+}
+
+/// One attention head.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeadKey {
+    /// The path of the attention layer.
+    pub attention: String,
+    /// The number of the query head.
+    pub head: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct HeadSlices {
+    grouping: Grouping,
+    first: usize,
+    /// Query heads per group: more than one where key/value heads are shared.
+    shared: usize,
+}
+
+impl Totals {
+    pub(crate) fn of(catalogue: &Catalogue, heads: &HeadLayout) -> Result<Self> {
+        let mut layers = Vec::new();
+        let mut layer_of = BTreeMap::new();
+        for (index, (layer, parameters)) in catalogue.layers().into_iter().enumerate() {
+            layers.push(layer);
+            layer_of.extend(parameters.into_iter().map(|p| (p.path().to_owned(), index)));
+        }
+
+        let mut keys = Vec::new();
+        let mut slices: BTreeMap<String, Vec<HeadSlices>> = BTreeMap::new();
+        for attention in heads.attention() {
+            let parameters = attention.paths().filter_map(|path| catalogue.get(path));
+            let parameters: Vec<_> = parameters.collect();
+            if parameters.is_empty() {
+                continue;
+            }
+            let first = keys.len();
+            keys.extend((0..attention.heads()).map(|head| HeadKey {
+                attention: attention.name().into(),
+                head,
+            }));
+            for parameter in parameters {
+                for grouping in Grouping::of(parameter, &Scheme::Head, heads)? {
+                    let shared = attention.heads() / grouping.groups();
+                    let of = slices.entry(parameter.path().into()).or_default();
+                    of.push(HeadSlices {
+                        grouping,
+                        first,
+                        shared,
+                    });
+                }
+            }
+        }
+        Ok(Self {
+            layers,
+            heads: keys,
+            layer_of,
+            slices,
+        })
+    }
+
+    /// Names of the layers, in order.
+    pub fn layers(&self) -> &[String] {
+        &self.layers
+    }
+
+    /// The layer that the parameter at `path` belongs to.
+    pub fn layer_of(&self, path: &str) -> Option<&str> {
+        self.layer_of.get(path).map(|&layer| &*self.layers[layer])
+    }
+
+    /// The heads, in order.
+    pub fn heads(&self) -> &[HeadKey] {
+        &self.heads
+    }
+
+    /// The head slices of a parameter.
+    pub(crate) fn groupings(&self, path: &str) -> impl Iterator<Item = &Grouping> {
+        let slices = self.slices.get(path).into_iter().flatten();
+        slices.map(|slices| &slices.grouping)
+    }
+
+    /// Whether parameters, given by path and shape, and totals fit together: for what comes from a
+    /// file.
+    pub(crate) fn check(&self, shapes: &BTreeMap<&str, &[usize]>) -> Result<(), String> {
+        let shape = |path: &str| shapes.get(path).copied();
+        let covered: BTreeSet<usize> = self.layer_of.values().copied().collect();
+        let every_layer = covered.into_iter().eq(0..self.layers.len());
+        let every_parameter = self.layer_of.keys().eq(shapes.keys());
+
+        // Each attention layer's slices have its width, and the layers lie end to end.
+        let mut widths: BTreeMap<usize, usize> = BTreeMap::new();
+        for (path, slices) in self
+            .slices
+            .iter()
+            .flat_map(|(p, all)| all.iter().map(move |s| (p, s)))
+        {
+            let width = slices.grouping.groups().checked_mul(slices.shared);
+            let fits = shape(path) == Some(slices.grouping.shape());
+            let width = width.filter(|&width| fits && width > 0);
+            let width =
+                width.ok_or_else(|| format!("the heads of `{path}` do not fit its shape"))?;
+            if *widths.entry(slices.first).or_insert(width) != width {
+                return Err(format!(
+                    "`{path}` has another number of heads than its layer"
+                ));
+            }
+        }
+        let mut end = Some(0usize);
+        for (&first, &width) in &widths {
+            end = end
+                .filter(|&end| end == first)
+                .and_then(|end| end.checked_add(width));
+        }
+        if every_layer && every_parameter && end == Some(self.heads.len()) {
+            Ok(())
+        } else {
+            Err("the totals do not cover the layers and heads they name".into())
+        }
+    }
+}
+
+/// The sums of one batch, filled parameter by parameter.
+#[derive(Debug)]
+pub(crate) struct BatchTotals {
+    layers: Vec<Option<Tensor<2>>>,
+    /// By the first head of their attention layer.
+    heads: BTreeMap<usize, Tensor<2>>,
+}
+
+impl BatchTotals {
+    pub(crate) fn new(totals: &Totals) -> Self {
+        Self {
+            layers: vec![None; totals.layers.len()],
+            heads: BTreeMap::new(),
+        }
+    }
+
+    /// Take in one parameter: `[samples, 1]` row sums, and sums over each of its
+    /// [`Totals::groupings`].
+    pub(crate) fn add_sums(
+        &mut self,
+        totals: &Totals,
+        path: &str,
+        sum: Tensor<2>,
+        heads: Vec<Tensor<2>>,
+    ) {
+        self.add_layer(totals, path, sum);
+        let slices = totals.slices.get(path).into_iter().flatten();
+        for (slices, sums) in slices.zip(heads) {
+            self.add_heads(slices, sums);
+        }
+    }
+
+    /// Take in one parameter by sums over one of its sides; `None` where they do not tell the
+    /// heads.
+    pub(crate) fn add_margins(
+        &mut self,
+        totals: &Totals,
+        path: &str,
+        margins: &Margins,
+        sum: Tensor<2>,
+    ) -> Option<()> {
+        self.add_layer(totals, path, sum);
+        for slices in totals.slices.get(path).into_iter().flatten() {
+            self.add_heads(slices, margins.sum(&slices.grouping)?);
+        }
+        Some(())
+    }
+
+    fn add_layer(&mut self, totals: &Totals, path: &str, sum: Tensor<2>) {
+        if let Some(&layer) = totals.layer_of.get(path) {
+            let slot = &mut self.layers[layer];
+            *slot = Some(match slot.take() {
+                Some(total) => total + sum,
+                None => sum,
+            });
+        }
+    }
+
+    fn add_heads(&mut self, slices: &HeadSlices, sums: Tensor<2>) {
+        let [samples, groups] = sums.dims();
+        // Each shared kv head to all of its query heads, which are neighbours.
+        let sums = sums
+            .reshape([samples, groups, 1])
+            .repeat_dim(2, slices.shared)
+            .reshape([samples, groups * slices.shared]);
+        let total = match self.heads.remove(&slices.first) {
+            Some(total) => total + sums,
+            None => sums,
+        };
+        self.heads.insert(slices.first, total);
+    }
+
+    /// `[samples, layers]` and `[samples, heads]`; `None` where the model has none.
+    pub(crate) fn finish(self) -> (Option<Tensor<2>>, Option<Tensor<2>>) {
+        let concatenate =
+            |parts: Vec<Tensor<2>>| (!parts.is_empty()).then(|| Tensor::cat(parts, 1));
+        (
+            concatenate(self.layers.into_iter().flatten().collect()),
+            concatenate(self.heads.into_values().collect()),
+        )
+    }
+}

@@ -1,0 +1,14 @@
+//! Vectors and kernels in the host's memory: what needs no tensor operation.
+
+mod block;
+mod ghost;
+mod kernel;
+mod one_position;
+mod packed;
+mod panels;
+mod product;
+mod vectors;
+
+pub(crate) use ghost::{GHOST, LOST, ghost};
+pub(crate) use product::{Moments, Product, SideSums, Sides};
+pub(crate) use vectors::{contributions, give, is_host, moments, sum_columns, take, traces};

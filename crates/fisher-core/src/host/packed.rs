@@ -1,0 +1,103 @@
+//! A product made ready for the kernels, and its share of the accumulators.
+
+use std::ops::Range;
+
+use super::panels::{Cells, Panels, R};
+use super::product::{Moments, Product};
+
+/// Parts that work is cut into: not by the number of threads, on which no rounding may depend. Sums
+/// over rows are kept for each.
+const SHARES: usize = 8;
+
+pub(super) struct Packed<const C: usize> {
+    pub(super) samples: usize,
+    pub(super) positions: usize,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) left: Panels<R>,
+    pub(super) right: Panels<C>,
+}
+
+impl<const C: usize> Packed<C> {
+    pub(super) fn new(product: Product) -> Self {
+        let Product {
+            samples,
+            positions,
+            rows,
+            columns,
+            left,
+            right,
+            roots,
+        } = product;
+        Self {
+            samples,
+            positions,
+            rows,
+            columns,
+            left: Panels::new(&left, rows, &vec![1.0; samples]),
+            right: Panels::new(&right, columns, &roots),
+        }
+    }
+
+    /// Blocks of rows, and the moments of their elements, for one thread after the other.
+    pub(super) fn shares<'a>(
+        &self,
+        moments: Option<Moments<'a>>,
+    ) -> Vec<(Range<usize>, Option<Moments<'a>>)> {
+        let blocks = self.left.blocks();
+        let step = blocks.div_ceil(SHARES).max(1);
+        let ranges = (0..blocks)
+            .step_by(step)
+            .map(|start| start..blocks.min(start + step));
+        let Some(Moments { before, mean, m2 }) = moments else {
+            return ranges.map(|range| (range, None)).collect();
+        };
+        let elements = step * R * self.columns;
+        let m2s: Vec<Option<&mut [f64]>> = match m2 {
+            Some(m2) => m2.chunks_mut(elements).map(Some).collect(),
+            None => ranges.clone().map(|_| None).collect(),
+        };
+        let moments = mean.chunks_mut(elements).zip(m2s);
+        let moments = moments.map(|(mean, m2)| Some(Moments { before, mean, m2 }));
+        ranges.zip(moments).collect()
+    }
+
+    /// Merge what a block's samples come to into the moments of its share: mean and M2 of the
+    /// cells, divided by their scales' squares to the power `power`.
+    #[inline(always)]
+    pub(super) fn merge(
+        &self,
+        [left, right]: [usize; 2],
+        first_row: usize,
+        moments: &mut Moments,
+        means: &Cells<f64, C>,
+        m2s: &Cells<f64, C>,
+        power: i32,
+    ) {
+        let (before, added) = (moments.before as f64, self.samples as f64);
+        let weight = added / (before + added);
+        let width = C.min(self.columns - right * C);
+        let mut of_columns = [0.0f64; C];
+        for (square, scale) in of_columns.iter_mut().zip(&self.right.scales[right * C..]) {
+            *square = scale.powi(power);
+        }
+        for r in 0..R.min(self.rows - left * R) {
+            let of_row = self.left.scales[left * R + r].powi(power);
+            let start = (left * R + r - first_row) * self.columns + right * C;
+            let row = start..start + width;
+            let mut steps = [0.0f64; C];
+            let mean = moments.mean[row.clone()].iter_mut();
+            for (c, mean) in mean.enumerate() {
+                let step = means[r][c] * (of_row * of_columns[c]) - *mean;
+                *mean += step * weight;
+                steps[c] = step;
+            }
+            if let Some(m2) = &mut moments.m2 {
+                for (c, m2) in m2[row].iter_mut().enumerate() {
+                    let square = of_row * of_columns[c];
+                    *m2 += m2s[r][c] * square * square + steps[c] * steps[c] * before * weight;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Squares of the gradients of a table whose rows were looked up.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+
+use super::sums::Wanted;
+use crate::error::{Error, Result};
+use crate::gradient::add_at;
+use crate::grouping::{Grouping, Margins};
+use crate::moments::BatchMoments;
+
+/// Row `ids_it` of a table got `δ_it`.
+///
+/// A row that a sample looked up several times has one gradient, the sum over its positions, before
+/// any square. So the work is on *slots*, the different rows of each sample, sample after sample: no
+/// more of them than positions, however long the table is.
+pub(crate) struct Lookup {
+    /// `[slots, width]`
+    contributions: Tensor<2>,
+    /// The row of every slot.
+    rows: Vec<usize>,
+    /// The slots of every sample.
+    slots: Vec<Range<usize>>,
+    /// Of the table: rows and width.
+    sides: [usize; 2],
+}
+
+impl Lookup {
+    /// `roots` are `√(C_i / g_i²)`; contributions are of `dtype`.
+    ///
+    /// # Shapes
+    /// - ids: `[samples, positions]`
+    /// - delta: `[samples, positions, width]`
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when an id is no row of the table, [`Error::Device`] when the device does not
+    /// give the ids.
+    pub(crate) fn new(
+        path: &str,
+        ids: Tensor<2, Int>,
+        delta: Tensor<3>,
+        sides: [usize; 2],
+        roots: &[f64],
+        dtype: DType,
+    ) -> Result<Self> {
+        let [samples, positions] = ids.dims();
+        let data = ids.try_into_data().map_err(|e| Error::Device {
+            reason: e.to_string(),
+        })?;
+        let (mut rows, mut slots) = (Vec::new(), Vec::with_capacity(samples));
+        let mut slot_of: Vec<usize> = Vec::with_capacity(samples * positions);
+        let mut seen: HashMap<i64, usize> = HashMap::new();
+        for (at, id) in data.iter::<i64>().enumerate() {
+            if at.is_multiple_of(positions) {
+                seen.clear();
+                slots.push(rows.len()..rows.len());
+            }
+            let row = usize::try_from(id).ok().filter(|row| *row < sides[0]);
+            let row = row.ok_or_else(|| Error::Shape {
+                parameter: path.into(),
+                expected: format!("ids of its {} rows", sides[0]),
+                found: format!("id {id}"),
+            })?;
+            slot_of.push(*seen.entry(id).or_insert_with(|| {
+                rows.push(row);
+                rows.len() - 1
+            }));
+            if let Some(slots) = slots.last_mut() {
+                slots.end = rows.len();
+            }
+        }
+
+        let device = delta.device();
+        let width = sides[1];
+        // Sums in half precision would lose what is small beside what came before.
+        let wide = match delta.dtype() {
+            DType::F64 => DType::F64,
+            _ => DType::F32,
+        };
+        let delta = delta.cast(wide).reshape([samples * positions, width]);
+        let gradients = add_rows(rows.len(), &slot_of, delta);
+        let of_slots = slots.iter().zip(roots);
+        let of_slots = of_slots.flat_map(|(slots, &root)| vec![root; slots.len()]);
+        let roots: Vec<f64> = of_slots.collect();
+        let roots = TensorData::new(roots, [rows.len(), 1]);
+        let roots = Tensor::<2>::from_data(roots, (&device, dtype));
+        Ok(Self {
+            contributions: (gradients.cast(dtype) * roots).square(),
+            rows,
+            slots,
+            sides,
+        })
+    }
+
+    /// Sums over the sides that are wanted, at least one.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the device does not give values.
+    pub(crate) fn margins(&self, wanted: &Wanted) -> Result<Margins> {
+        Ok(Margins {
+            rows: wanted.rows.then(|| self.of_rows()).transpose()?,
+            columns: (wanted.columns || !wanted.rows).then(|| {
+                let samples: Vec<usize> = self.samples().collect();
+                add_rows(self.slots.len(), &samples, self.contributions.clone())
+            }),
+        })
+    }
+
+    /// `[samples, rows]`, most of them 0.
+    fn of_rows(&self) -> Result<Tensor<2>> {
+        let (samples, rows) = (self.slots.len(), self.sides[0]);
+        let mut sums = vec![0.0; samples * rows];
+        let values = values(self.contributions.clone().sum_dim(1))?;
+        for ((sample, row), value) in self.samples().zip(&self.rows).zip(values) {
+            sums[sample * rows + row] = value;
+        }
+        Ok(self.tensor(sums, [samples, rows]))
+    }
+
+    /// Mean and M2 of every element over the samples, most of which did not look up its row.
+    pub(crate) fn moments(&self, variance: bool) -> BatchMoments {
+        let samples = self.slots.len() as f64;
+        let [rows, width] = self.sides;
+        let device = self.contributions.device();
+        // Only rows that occur, in the order in which they do.
+        let mut places: HashMap<usize, usize> = HashMap::new();
+        let mut present: Vec<usize> = Vec::new();
+        let mut found: Vec<f64> = Vec::new();
+        let place_of = self.rows.iter().map(|&row| {
+            let place = *places.entry(row).or_insert_with(|| {
+                present.push(row);
+                found.push(0.0);
+                present.len() - 1
+            });
+            found[place] += 1.0;
+            place
+        });
+        let place_of: Vec<usize> = place_of.collect();
+        let add = |values| add_rows(present.len(), &place_of, values);
+        let whole = |values| add_rows(rows, &present, values).reshape([rows * width]);
+
+        let mean = add(self.contributions.clone()).div_scalar(samples);
+        if !variance {
+            return BatchMoments {
+                mean: whole(mean),
+                rest: None,
+                m2: None,
+            };
+        }
+        let absent: Vec<f64> = found.iter().map(|found| samples - found).collect();
+        let absent = self.tensor(absent, [present.len(), 1]);
+        let spread = |values: &Tensor<2>| values.clone().select(0, indices(&place_of, &device));
+        // Where a row was not looked up, the contribution is 0 and deviates by the mean.
+        let deviations = self.contributions.clone() - spread(&mean);
+        let rest = add(deviations.clone()) - mean.clone() * absent.clone();
+        let rest = rest.div_scalar(samples);
+        let deviations = deviations - spread(&rest);
+        let m2 = add(deviations.square()) + (mean.clone() + rest.clone()).square() * absent;
+        BatchMoments {
+            mean: whole(mean),
+            rest: Some(whole(rest)),
+            m2: Some(whole(m2)),
+        }
+    }
+
+    /// Sums over the groups of samples `range`, `[samples, groups]`, for groups that are no slices of
+    /// an axis.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the device does not give values.
+    pub(crate) fn scattered(&self, grouping: &Grouping, range: Range<usize>) -> Result<Tensor<2>> {
+        let (groups, width) = (grouping.groups(), self.sides[1]);
+        let mut sums = vec![0.0; range.len() * groups];
+        let slots = self.slots[range.start].start..self.slots[range.end - 1].end;
+        let part = self.contributions.clone();
+        let part = part.narrow(0, slots.start, slots.len());
+        let mut values = values(part)?.into_iter();
+        for (sums, slots) in sums.chunks_mut(groups).zip(&self.slots[range.clone()]) {
+            for &row in &self.rows[slots.clone()] {
+                let ids = grouping.group_of(row * width..(row + 1) * width);
+                for (group, value) in ids.into_iter().zip(&mut values) {
+                    if let Some(group) = group {
+                        sums[group] += value;
+                    }
+                }
+            }
+        }
+        Ok(self.tensor(sums, [range.len(), groups]))
+    }
+
+    /// Values as contributions are.
+    fn tensor(&self, values: Vec<f64>, shape: [usize; 2]) -> Tensor<2> {
+        let options = (&self.contributions.device(), self.contributions.dtype());
+        Tensor::from_data(TensorData::new(values, shape), options)
+    }
+
+    /// The sample of every slot.
+    fn samples(&self) -> impl Iterator<Item = usize> {
+        let slots = self.slots.iter().enumerate();
+        slots.flat_map(|(sample, slots)| vec![sample; slots.len()])
+    }
+}
+
+/// A table of `rows` rows of zeros, with each of `values` added to the row that `at` says.
+fn add_rows(rows: usize, at: &[usize], values: Tensor<2>) -> Tensor<2> {
+    let (device, dtype, width) = (values.device(), values.dtype(), values.dims()[1]);
+    let zeros = Tensor::<2>::zeros([rows, width], (&device, dtype));
+    add_at(zeros, 0, indices(at, &device), values)
+}
+
+fn indices(at: &[usize], device: &Device) -> Tensor<1, Int> {
+    let at: Vec<i64> = at.iter().map(|&at| at as i64).collect();
+    let length = at.len();
+    Tensor::from_data(TensorData::new(at, [length]), device)
+}
+
+fn values(tensor: Tensor<2>) -> Result<Vec<f64>> {
+    let data = tensor.try_into_data().map_err(|e| Error::Device {
+        reason: e.to_string(),
+    })?;
+    Ok(data.iter::<f64>().collect())
+}

@@ -1,0 +1,15 @@
+//! Squares of per-sample gradients that come as outer products or as rows of a table, in sums that
+//! need less than the gradients themselves.
+
+mod lookup;
+mod norms;
+mod outer;
+mod sums;
+mod way;
+
+pub use norms::SquaredNorms;
+pub use way::Way;
+
+pub(crate) use lookup::Lookup;
+pub(crate) use outer::Outer;
+pub(crate) use sums::Wanted;

@@ -1,0 +1,317 @@
+//! Squares of gradients that are products of two factors, and ways not to carry these out.
+
+use std::ops::Range;
+
+use burn::tensor::{DType, Int, Tensor, TensorData};
+use rayon::prelude::*;
+
+use super::sums::{Sums, Wanted};
+use super::way::Way;
+use crate::error::{Error, Result};
+use crate::gradient::add_at;
+use crate::grouping::{Grouping, Margins};
+use crate::host::{self, GHOST, LOST, Sides, ghost, give, take};
+use crate::moments::Welford;
+
+/// Elements of a parameter that are taken in at a time.
+const RUN: usize = 1 << 16;
+/// Gradients of a parameter's elements, of all samples, that are held at a time.
+const CELLS: usize = 1 << 22;
+
+/// Gradients `g_i = L_iᵀ R_i` of a parameter `[first axis, all others]`.
+#[derive(Debug, Clone)]
+pub(crate) struct Outer {
+    /// `[samples, positions, first axis]`
+    pub(crate) left: Tensor<3>,
+    /// `[samples, positions, all others]`
+    pub(crate) right: Tensor<3>,
+    /// `√(C_i / g_i²)`
+    pub(crate) roots: Vec<f64>,
+    /// Of contributions.
+    pub(crate) dtype: DType,
+    /// Whether factors and contributions are float32 and float64 in the host's memory.
+    pub(crate) on_host: bool,
+}
+
+impl Outer {
+    /// The cheapest way that gives what is wanted.
+    pub(crate) fn way(&self, wanted: &Wanted, ghost: bool) -> Way {
+        let [samples, positions, rows] = self.left.dims();
+        let columns = self.right.dims()[2];
+        let sides = 1 + usize::from(wanted.rows && wanted.columns);
+        // A product costs positions × rows × columns, and less for its flops than a ghost.
+        let cheaper = 2 * sides * positions * (rows + columns) <= rows * columns;
+        // Sums of fourth powers would have no digits left for a variance where samples hardly differ.
+        let squares = positions == 1 && samples > 1 && !(wanted.elements && wanted.variance);
+        if positions > 1 && !wanted.elements && ghost && cheaper {
+            Way::Ghost
+        } else if self.on_host {
+            Way::Kernel
+        } else if squares {
+            Way::Squares
+        } else {
+            Way::Tiles
+        }
+    }
+
+    /// Sums over the groups of samples `range`, `[samples, groups]`, for groups that are no slices of
+    /// an axis. Gradients are of a few rows at a time.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the device does not give values.
+    pub(crate) fn scattered(&self, grouping: &Grouping, range: Range<usize>) -> Result<Tensor<2>> {
+        let samples = range.len();
+        let [_, _, rows] = self.left.dims();
+        let of = |tensor: &Tensor<3>| tensor.clone().narrow(0, range.start, samples);
+        let left = of(&self.left).swap_dims(1, 2);
+        let right = if self.on_host {
+            of(&self.right)
+        } else {
+            of(&self.weighted())
+        };
+        let width = right.dims()[2];
+        let step = (CELLS / (samples * width)).clamp(1, rows);
+        let tiles = (0..rows).step_by(step).map(|start| {
+            let height = step.min(rows - start);
+            let tile = left.clone().narrow(1, start, height).matmul(right.clone());
+            (start * width, tile.reshape([samples, height * width]))
+        });
+        if !self.on_host {
+            let options = (&right.device(), self.dtype);
+            let sums = Tensor::<2>::zeros([samples, grouping.groups()], options);
+            return Ok(tiles.fold(sums, |sums, (start, tile)| {
+                grouping.add_run(sums, start, tile.cast(self.dtype).square())
+            }));
+        }
+        let mut sums = vec![0.0; samples * grouping.groups()];
+        for (start, tile) in tiles {
+            let length = tile.dims()[1];
+            let groups = grouping.group_of(start..start + length);
+            scatter_squares(&take::<f32, 2>(tile)?, &groups, &mut sums);
+        }
+        for (sums, root) in sums.chunks_mut(grouping.groups()).zip(&self.roots[range]) {
+            sums.iter_mut().for_each(|sum| *sum *= root * root);
+        }
+        Ok(give(sums, [samples, grouping.groups()], &right.device()))
+    }
+
+    /// By a way that takes in elements itself.
+    pub(crate) fn fold(self, elements: Option<&mut Welford>, wanted: &Wanted) -> Result<Margins> {
+        if self.on_host {
+            self.by_kernel(elements, wanted)
+        } else {
+            Ok(self.by_tiles(elements, wanted))
+        }
+    }
+
+    /// The right side, multiplied by the roots.
+    fn weighted(&self) -> Tensor<3> {
+        let roots: Vec<f32> = self.roots.iter().map(|&root| root as f32).collect();
+        let samples = roots.len();
+        let roots = Tensor::<1>::from_floats(roots.as_slice(), &self.right.device());
+        let roots = roots.cast(self.right.dtype()).reshape([samples, 1, 1]);
+        self.right.clone() * roots
+    }
+
+    fn by_tiles(self, mut elements: Option<&mut Welford>, wanted: &Wanted) -> Margins {
+        let [samples, _, rows] = self.left.dims();
+        let right = self.weighted();
+        let left = self.left.swap_dims(1, 2);
+        let width = right.dims()[2];
+        let step = (RUN / width).clamp(1, rows);
+        if let Some(welford) = &mut elements {
+            welford.split(step * width);
+        }
+        let (mut of_rows, mut of_columns) = (Vec::new(), Vec::new());
+        for (run, start) in (0..rows).step_by(step).enumerate() {
+            let height = step.min(rows - start);
+            let roots = left.clone().narrow(1, start, height).matmul(right.clone());
+            let contributions = roots.cast(self.dtype).square();
+            if let Some(welford) = &mut elements {
+                let flat = contributions.clone().reshape([samples, height * width]);
+                welford.push_run(run, flat);
+            }
+            let over = |axis, side| contributions.clone().sum_dim(axis).reshape([samples, side]);
+            if wanted.rows || !wanted.columns {
+                of_rows.push(over(2, height));
+            }
+            if wanted.columns {
+                of_columns.push(over(1, width));
+            }
+        }
+        Margins {
+            rows: (!of_rows.is_empty()).then(|| Tensor::cat(of_rows, 1)),
+            columns: of_columns.into_iter().reduce(|sum, columns| sum + columns),
+        }
+    }
+
+    fn by_kernel(self, elements: Option<&mut Welford>, wanted: &Wanted) -> Result<Margins> {
+        let device = self.left.device();
+        let [samples, positions, rows] = self.left.dims();
+        let columns = self.right.dims()[2];
+        let product = host::Product {
+            samples,
+            positions,
+            rows,
+            columns,
+            left: take(self.left)?,
+            right: take(self.right)?,
+            roots: self.roots.iter().map(|&root| root as f32).collect(),
+        };
+        let sides = Sides {
+            rows: wanted.rows,
+            // One side tells the whole, and this one is cheaper.
+            columns: wanted.columns || !wanted.rows,
+        };
+        let sums = match elements {
+            Some(welford) => welford.fold(product, sides)?,
+            None => product.fold(None, sides),
+        };
+        let of_rows = || give(sums.rows, [samples, rows], &device);
+        let of_columns = || give(sums.columns, [samples, columns], &device);
+        Ok(Margins {
+            rows: sides.rows.then(of_rows),
+            columns: sides.columns.then(of_columns),
+        })
+    }
+
+    /// By [`Way::Ghost`]; `None` where too few digits would be left.
+    pub(crate) fn ghost(&self, wanted: &Wanted) -> Result<Option<Sums>> {
+        let (left, right, scale) = if self.on_host {
+            (self.left.clone(), self.right.clone(), 1.0)
+        } else {
+            let (left, of_left) = unit(self.left.clone());
+            let (right, of_right) = unit(self.weighted());
+            (left, right, of_left * of_right)
+        };
+        let over = |outer: &Tensor<3>, inner: &Tensor<3>| {
+            if self.on_host {
+                self.ghost_on_host(outer.clone(), inner.clone())
+            } else {
+                ghost_on_device(outer.clone(), inner.clone())
+            }
+        };
+        let mut margins = Margins::default();
+        if wanted.rows || !wanted.columns {
+            margins.rows = over(&right, &left)?;
+        }
+        if wanted.columns {
+            margins.columns = over(&left, &right)?;
+        }
+        let rows = margins.rows.is_some() || (wanted.columns && !wanted.rows);
+        let columns = margins.columns.is_some() || !wanted.columns;
+        Ok((rows && columns).then_some(Sums {
+            scale,
+            margins,
+            elements: None,
+        }))
+    }
+
+    fn ghost_on_host(&self, outer: Tensor<3>, inner: Tensor<3>) -> Result<Option<Tensor<2>>> {
+        let device = inner.device();
+        let [samples, _, side] = inner.dims();
+        let gram = outer.clone().matmul(outer.clone().swap_dims(1, 2));
+        let factors = [take(outer)?, take(inner)?];
+        let Some(mut sums) = ghost(&take(gram)?, &factors, samples, side) else {
+            return Ok(None);
+        };
+        for (sums, root) in sums.chunks_mut(side).zip(&self.roots) {
+            sums.iter_mut().for_each(|sum| *sum *= root * root);
+        }
+        Ok(Some(give(sums, [samples, side], &device)))
+    }
+
+    /// `C_i = l_i² r_i²`, so sums over samples are one product of squares.
+    pub(crate) fn squares(&self, wanted: &Wanted) -> Sums {
+        let flat = |tensor: Tensor<3>| {
+            let [samples, _, columns] = tensor.dims();
+            tensor.reshape([samples, columns])
+        };
+        let ((left, of_left), (right, of_right)) = (unit(self.left.clone()), unit(self.weighted()));
+        let (left, right) = (flat(left).square(), flat(right).square());
+        let product = |left: Tensor<2>, right: Tensor<2>| {
+            let product = left.transpose().matmul(right);
+            let elements = product.dims().iter().product::<usize>();
+            product.reshape([elements])
+        };
+        let rows = wanted.rows || !wanted.columns;
+        Sums {
+            scale: of_left * of_right,
+            margins: Margins {
+                rows: rows.then(|| left.clone() * right.clone().sum_dim(1)),
+                columns: wanted
+                    .columns
+                    .then(|| right.clone() * left.clone().sum_dim(1)),
+            },
+            elements: wanted.elements.then(|| product(left, right)),
+        }
+    }
+}
+
+/// See [`ghost`]: what too few digits are left of is had from the gradients themselves.
+fn ghost_on_device(outer: Tensor<3>, inner: Tensor<3>) -> Result<Option<Tensor<2>>> {
+    let [samples, positions, side] = inner.dims();
+    let across = outer.dims()[2];
+    let norm = outer.clone().square().sum_dim(2);
+    let most = (norm * inner.clone().square()).sum_dim(1);
+    let most = most.reshape([samples, side]);
+    let gram = outer.clone().matmul(outer.clone().swap_dims(1, 2));
+    let sums = (gram.matmul(inner.clone()) * inner.clone()).sum_dim(1);
+    // A sum of squares, but for rounding.
+    let sums = sums.reshape([samples, side]).clamp_min(0.0);
+    let least = most.mul_scalar(GHOST * positions as f64);
+    let lost = sums.clone().lower(least).int().sum_dim(0);
+    let lost = lost.try_into_data().map_err(|e| Error::Device {
+        reason: e.to_string(),
+    })?;
+    let lost: Vec<bool> = lost.iter::<i64>().map(|samples| samples > 0).collect();
+    let at: Vec<i64> = (0..side as i64).filter(|&at| lost[at as usize]).collect();
+    if at.is_empty() {
+        return Ok(Some(sums));
+    }
+    if at.len() > side / LOST {
+        return Ok(None);
+    }
+    let device = sums.device();
+    let kept: Vec<f32> = lost
+        .iter()
+        .map(|&lost| f32::from(u8::from(!lost)))
+        .collect();
+    let kept = Tensor::<1>::from_floats(kept.as_slice(), &device).cast(sums.dtype());
+    let mut sums = sums * kept.reshape([1, side]);
+    let outer = outer.swap_dims(1, 2);
+    for at in at.chunks((CELLS / (samples * across)).max(1)) {
+        let at = Tensor::<1, Int>::from_data(TensorData::new(at.to_vec(), [at.len()]), &device);
+        let gradients = outer.clone().matmul(inner.clone().select(2, at.clone()));
+        let exact = gradients.square().sum_dim(1);
+        let exact = exact.reshape([samples, at.dims()[0]]);
+        sums = add_at(sums, 1, at, exact);
+    }
+    Ok(Some(sums))
+}
+
+/// Add squares of `gradients`, `[samples, elements]`, to the sums over their groups, `[samples, all
+/// groups]`.
+fn scatter_squares(gradients: &[f32], groups: &[Option<usize>], sums: &mut [f64]) {
+    let samples = gradients.len() / groups.len();
+    let length = sums.len() / samples;
+    let samples = gradients.par_chunks(groups.len());
+    let samples = samples.zip(sums.par_chunks_mut(length));
+    samples.for_each(|(gradients, sums)| {
+        for (gradient, group) in gradients.iter().zip(groups) {
+            if let Some(group) = *group {
+                sums[group] += f64::from(*gradient) * f64::from(*gradient);
+            }
+        }
+    });
+}
+
+/// Divided by its largest absolute value, which is returned (1 for all zeros).
+fn unit(tensor: Tensor<3>) -> (Tensor<3>, f64) {
+    let largest: f64 = tensor.clone().max_abs().into_scalar();
+    if largest > 0.0 {
+        (tensor.div_scalar(largest), largest)
+    } else {
+        (tensor, 1.0)
+    }
+}

@@ -1,0 +1,51 @@
+//! Sums of squares that are wanted of a parameter, and those that were taken.
+
+use burn::tensor::{DType, Tensor};
+
+use crate::grouping::Margins;
+
+/// What statistics want to know of a parameter.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// Every element: gradients by rows, whole, or sums over samples.
+    pub(crate) elements: bool,
+    /// The variance of every element, too.
+    pub(crate) variance: bool,
+    /// Sums of squares over everything but the first axis.
+    pub(crate) rows: bool,
+    /// Sums of squares over the first axis.
+    pub(crate) columns: bool,
+    /// Sums over groups that are no slices of an axis, which every element of the gradient goes into.
+    pub(crate) scattered: bool,
+}
+
+/// Sums of the contributions of a parameter `[first axis, all others]`, divided by `scale²`.
+#[derive(Debug)]
+pub(crate) struct Sums {
+    /// What they are divided by the square of, so that they fit into float32.
+    pub(crate) scale: f64,
+    /// As far as is wanted, at least one of the two.
+    pub(crate) margins: Margins,
+    /// Over samples: `Σ_i C_i`, `[elements]`, where no variance is kept.
+    pub(crate) elements: Option<Tensor<1>>,
+}
+
+impl Sums {
+    /// Sums over the sides, in `dtype`.
+    pub(crate) fn margins(&self, dtype: DType) -> Margins {
+        let unscale = |sums: &Option<Tensor<2>>| {
+            let sums = sums.clone()?.cast(dtype);
+            Some(sums.mul_scalar(self.scale * self.scale))
+        };
+        Margins {
+            rows: unscale(&self.margins.rows),
+            columns: unscale(&self.margins.columns),
+        }
+    }
+
+    /// The mean of every element over `samples` samples, in `dtype`, where it was taken.
+    pub(crate) fn mean(&self, samples: usize, dtype: DType) -> Option<Tensor<1>> {
+        let sum = self.elements.clone()?.cast(dtype);
+        Some(sum.mul_scalar(self.scale * self.scale / samples as f64))
+    }
+}

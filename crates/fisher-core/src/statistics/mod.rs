@@ -1,0 +1,21 @@
+//! The accumulators of several tasks: their configuration, the batches that come in, and their files.
+
+mod accumulators;
+mod averages;
+mod config;
+mod file;
+mod pending;
+mod plan;
+mod saved;
+mod sink;
+mod slots;
+mod task;
+mod training;
+mod writer;
+
+pub use accumulators::Statistics;
+pub use averages::Averages;
+pub use config::StatisticsConfig;
+pub use file::SCHEMA_VERSION;
+pub use saved::SavedSamples;
+pub use task::{ParameterStatistics, TaskStatistics};

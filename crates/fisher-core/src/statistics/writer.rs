@@ -1,0 +1,419 @@
+//! A batch that is squared, reduced and accumulated.
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use burn::tensor::{DType, Device, Tensor};
+
+use super::plan::Plan;
+use super::task::ParameterStatistics;
+use crate::error::{Error, Result};
+use crate::gradient::{
+    Contribution, ContributionUnit, Gradient, SampleGradient, TokenSum, at_least_single, sides,
+};
+use crate::grouping::{BatchTotals, GroupReduction, Grouping, Margins, Totals};
+use crate::host::{self, give, is_host, sum_columns, take};
+use crate::moments::{BatchMoments, Welford};
+use crate::sample::{Sample, Tokens};
+use crate::squares::{Lookup, Outer, Wanted, Way};
+
+/// Contributions that are held at a time.
+const CELLS: usize = 1 << 24;
+
+/// Ranges of samples whose `width` contributions each are held at a time.
+fn chunks(samples: usize, width: usize) -> impl Iterator<Item = Range<usize>> {
+    let step = (CELLS / width.max(1)).max(1);
+    let starts = (0..samples).step_by(step);
+    starts.map(move |start| start..samples.min(start + step))
+}
+
+/// A batch while it is squared and accumulated.
+pub(super) struct Writer<C> {
+    pub(super) samples: Vec<Sample>,
+    /// `√(C_i / g_i²)` of every sample.
+    roots: Vec<f64>,
+    /// Of contributions.
+    dtype: DType,
+    device: Device,
+    ghost: bool,
+    pub(super) totals: BatchTotals,
+    /// `Σ C_i` over all elements of parameters, `[samples, 1]`, that are still to be looked at.
+    traces: BTreeMap<String, Tensor<2>>,
+    unit: PhantomData<C>,
+}
+
+/// A parameter of which all is known that can be without changing an accumulator.
+pub(super) struct Reduced {
+    wanted: Wanted,
+    squares: Squares,
+    /// `None` where they come with the elements.
+    margins: Option<Margins>,
+}
+
+enum Squares {
+    Full(Full),
+    Outer(Outer, Way),
+    /// A product of which nothing but the margins is needed.
+    Summed(Way),
+    Rows(Lookup),
+    Zero,
+}
+
+/// Gradients, `[samples, elements]`, where they are read fastest.
+enum Full {
+    Host(Vec<f32>),
+    Device(Box<Tensor<2>>),
+}
+
+impl<C: ContributionUnit> Writer<C> {
+    pub(super) fn new(samples: Vec<Sample>, plan: &Plan, device: &Device, ghost: bool) -> Self {
+        Self {
+            roots: samples.iter().map(|s| C::root(s.tokens())).collect(),
+            dtype: plan.dtype(device),
+            device: device.clone(),
+            ghost,
+            totals: BatchTotals::new(&plan.totals),
+            traces: BTreeMap::new(),
+            samples,
+            unit: PhantomData,
+        }
+    }
+
+    /// Whether accumulators are float64 in the host's memory.
+    fn on_host(&self) -> bool {
+        self.dtype == DType::F64 && is_host(&self.device)
+    }
+
+    /// Square what is to be squared of a parameter before its elements are accumulated.
+    pub(super) fn reduce(
+        &mut self,
+        path: &str,
+        shape: &[usize],
+        wanted: Wanted,
+        gradient: SampleGradient,
+    ) -> Result<Reduced> {
+        let [rows, others] = sides(shape);
+        let (squares, margins) = match gradient {
+            SampleGradient::Full(gradient) => {
+                let full = self.full(gradient)?;
+                let trace = self.trace(&full, rows * others);
+                self.traces.insert(path.into(), trace);
+                (Squares::Full(full), None)
+            }
+            SampleGradient::Outer { left, right } => {
+                self.reduce_outer(self.outer(left, right), &wanted)?
+            }
+            SampleGradient::Rows { ids, delta, .. } => {
+                let sides = [rows, others];
+                let lookup = Lookup::new(path, ids, delta, sides, &self.roots, self.dtype)?;
+                let margins = lookup.margins(&wanted)?;
+                (Squares::Rows(lookup), Some(margins))
+            }
+            SampleGradient::Zero { .. } => {
+                let zeros = |side| self.zeros([self.samples.len(), side]);
+                let margins = Margins {
+                    rows: Some(zeros(rows)),
+                    columns: Some(zeros(others)),
+                };
+                (Squares::Zero, Some(margins))
+            }
+        };
+        if let Some(margins) = &margins {
+            self.traces.insert(path.into(), trace_of(margins)?);
+        }
+        Ok(Reduced {
+            wanted,
+            squares,
+            margins,
+        })
+    }
+
+    fn zeros<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
+        Tensor::zeros(shape, (&self.device, self.dtype))
+    }
+
+    fn outer(&self, left: Tensor<3>, right: Tensor<3>) -> Outer {
+        let [left, right] = [left, right].map(at_least_single);
+        let single = [left.dtype(), right.dtype()] == [DType::F32; 2];
+        Outer {
+            left,
+            right,
+            roots: self.roots.clone(),
+            dtype: self.dtype,
+            on_host: self.on_host() && single,
+        }
+    }
+
+    /// A product; its elements are squared when they are accumulated, anything else now.
+    fn reduce_outer(&self, outer: Outer, wanted: &Wanted) -> Result<(Squares, Option<Margins>)> {
+        let way = outer.way(wanted, self.ghost);
+        if wanted.elements {
+            return Ok((Squares::Outer(outer, way), None));
+        }
+        let left = wanted.scattered.then(|| outer.clone());
+        let squares = |way| left.map_or(Squares::Summed(way), |outer| Squares::Outer(outer, way));
+        if way == Way::Ghost
+            && let Some(sums) = outer.ghost(wanted)?
+        {
+            return Ok((squares(way), Some(sums.margins(self.dtype))));
+        }
+        let way = outer.way(wanted, false);
+        let margins = if way == Way::Squares {
+            outer.squares(wanted).margins(self.dtype)
+        } else {
+            outer.fold(None, wanted)?
+        };
+        Ok((squares(way), Some(margins)))
+    }
+
+    /// Take a parameter into its accumulators.
+    pub(super) fn write(
+        &mut self,
+        path: &str,
+        reduced: Reduced,
+        totals: &Totals,
+        reduction: GroupReduction,
+        into: &mut ParameterStatistics,
+    ) -> Result<Way> {
+        let Reduced {
+            wanted,
+            squares,
+            margins,
+        } = reduced;
+        let samples = self.samples.len();
+        let elements = into.elementwise.as_mut();
+        let (way, margins) = match squares {
+            Squares::Full(full) => {
+                self.write_full(path, &full, totals, reduction, into);
+                return Ok(Way::Whole);
+            }
+            Squares::Zero => {
+                if let Some(welford) = elements {
+                    welford.push_moments(
+                        samples,
+                        &BatchMoments::zeros(welford, &self.device, self.dtype),
+                    );
+                }
+                scatter(into, samples, reduction, |grouping, range| {
+                    Ok(self.zeros([range.len(), grouping.groups()]))
+                })?;
+                (Way::Whole, margins)
+            }
+            Squares::Rows(lookup) => {
+                if let Some(welford) = elements {
+                    welford.push_moments(samples, &lookup.moments(welford.keeps_variance()));
+                }
+                scatter(into, samples, reduction, |grouping, range| {
+                    lookup.scattered(grouping, range)
+                })?;
+                (Way::Lookup, margins)
+            }
+            Squares::Outer(outer, way) => {
+                scatter(into, samples, reduction, |grouping, range| {
+                    outer.scattered(grouping, range)
+                })?;
+                match into.elementwise.as_mut() {
+                    Some(welford) => {
+                        let margins = self.write_elements(outer, way, &wanted, welford)?;
+                        self.traces.insert(path.into(), trace_of(&margins)?);
+                        (way, Some(margins))
+                    }
+                    None => (way, margins),
+                }
+            }
+            Squares::Summed(way) => (way, margins),
+        };
+        if let Some(margins) = margins {
+            self.write_margins(path, &margins, totals, reduction, into)?;
+        }
+        Ok(way)
+    }
+
+    /// The elements of a product, and the sums over its sides that come with them.
+    fn write_elements(
+        &mut self,
+        outer: Outer,
+        way: Way,
+        wanted: &Wanted,
+        welford: &mut Welford,
+    ) -> Result<Margins> {
+        let samples = self.samples.len();
+        if way != Way::Squares {
+            let margins = outer.fold(Some(welford), wanted)?;
+            welford.advance(samples);
+            return Ok(margins);
+        }
+        let sums = outer.squares(wanted);
+        if let Some(mean) = sums.mean(samples, self.dtype) {
+            welford.push_moments(samples, &BatchMoments::without_variance(mean));
+        }
+        Ok(sums.margins(self.dtype))
+    }
+
+    /// Gradients that are written out: squared again, a few samples at a time.
+    fn write_full(
+        &mut self,
+        path: &str,
+        full: &Full,
+        totals: &Totals,
+        reduction: GroupReduction,
+        into: &mut ParameterStatistics,
+    ) {
+        let elements = full.elements(self.samples.len());
+        let (mut sums, mut heads) = (Vec::new(), Vec::new());
+        for range in chunks(self.samples.len(), elements) {
+            let (contribution, sum) = self.contributions(full, elements, range);
+            let of_heads = totals.groupings(path).map(|grouping| {
+                let sums = grouping.reduce(&contribution, GroupReduction::Sum);
+                sums.tensor().clone()
+            });
+            heads.push(of_heads.collect::<Vec<_>>());
+            for (grouping, welford) in &mut into.groups {
+                let reduced = grouping.reduce(&contribution, reduction);
+                welford.push_batch(reduced.tensor().clone());
+            }
+            if let Some(welford) = &mut into.elementwise {
+                welford.push_batch(contribution.tensor().clone());
+            }
+            sums.push(sum);
+        }
+        let of_grouping = |at: usize| {
+            let parts = heads.iter().map(|heads| heads[at].clone());
+            Tensor::cat(parts.collect(), 0)
+        };
+        let heads = (0..heads[0].len()).map(of_grouping).collect();
+        self.totals
+            .add_sums(totals, path, Tensor::cat(sums, 0), heads);
+    }
+
+    /// Contributions, summed over one side; all groups but the scattered ones.
+    fn write_margins(
+        &mut self,
+        path: &str,
+        margins: &Margins,
+        totals: &Totals,
+        reduction: GroupReduction,
+        into: &mut ParameterStatistics,
+    ) -> Result<()> {
+        let missing = || Error::MissingParameter {
+            parameter: path.into(),
+        };
+        let sums = trace_of(margins)?;
+        let added = self.totals.add_margins(totals, path, margins, sums);
+        added.ok_or_else(missing)?;
+        for (grouping, welford) in &mut into.groups {
+            if !grouping.is_scattered() {
+                let reduced = grouping.reduce_margins(margins, reduction);
+                welford.push_batch(reduced.ok_or_else(missing)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn full(&self, gradient: Gradient<TokenSum>) -> Result<Full> {
+        let tensor = gradient.into_tensor();
+        if self.on_host() && tensor.dtype() == DType::F32 {
+            Ok(Full::Host(take(tensor)?))
+        } else {
+            Ok(Full::Device(Box::new(tensor)))
+        }
+    }
+
+    /// Contributions of samples `range` and their sums over elements, `[samples, 1]`.
+    fn contributions(
+        &self,
+        full: &Full,
+        elements: usize,
+        range: Range<usize>,
+    ) -> (Contribution<C>, Tensor<2>) {
+        match full {
+            Full::Host(values) => {
+                let roots = &self.roots[range.clone()];
+                let part = &values[range.start * elements..range.end * elements];
+                let (squares, sums) = host::contributions(part, roots);
+                let contribution = give(squares, [range.len(), elements], &self.device);
+                (
+                    Contribution::of(contribution),
+                    give(sums, [range.len(), 1], &self.device),
+                )
+            }
+            Full::Device(tensor) => {
+                let part = Tensor::clone(tensor).narrow(0, range.start, range.len());
+                let tokens = Tokens::of(&self.samples[range], &self.device);
+                let gradient = Gradient::token_sum(part);
+                let contribution = gradient.contribution_in::<C>(&tokens, self.dtype);
+                let sums = contribution.tensor().clone().sum_dim(1);
+                (contribution, sums)
+            }
+        }
+    }
+
+    /// `Σ C_i` over the elements of every sample, `[samples, 1]`.
+    fn trace(&self, full: &Full, elements: usize) -> Tensor<2> {
+        let ranges = chunks(self.samples.len(), elements);
+        let sums = ranges.map(|range| match full {
+            Full::Host(values) => {
+                let part = &values[range.start * elements..range.end * elements];
+                let sums = host::traces(part, &self.roots[range.clone()]);
+                give(sums, [range.len(), 1], &self.device)
+            }
+            Full::Device(_) => self.contributions(full, elements, range).1,
+        });
+        Tensor::cat(sums.collect(), 0)
+    }
+
+    /// Whether the traces that came since the last time are finite, read in one transfer.
+    pub(super) fn check_finite(&mut self) -> Result<()> {
+        let traces = std::mem::take(&mut self.traces);
+        if traces.is_empty() {
+            return Ok(());
+        }
+        let (paths, sums): (Vec<String>, Vec<Tensor<2>>) = traces.into_iter().unzip();
+        let sums = Tensor::cat(sums, 1).try_into_data();
+        let sums = sums.map_err(|e| Error::Device {
+            reason: e.to_string(),
+        })?;
+        let infinite = sums.iter::<f64>().position(|sum| !sum.is_finite());
+        infinite.map_or(Ok(()), |at| {
+            Err(Error::NonFinite {
+                sample: self.samples[at / paths.len()].id().into(),
+                parameter: paths[at % paths.len()].clone(),
+            })
+        })
+    }
+}
+
+impl Full {
+    fn elements(&self, samples: usize) -> usize {
+        match self {
+            Self::Host(values) => values.len() / samples,
+            Self::Device(tensor) => tensor.dims()[1],
+        }
+    }
+}
+
+/// `Σ C_i` over all elements of a parameter, from sums over one of its sides.
+fn trace_of(margins: &Margins) -> Result<Tensor<2>> {
+    match (&margins.rows, &margins.columns) {
+        (Some(side), _) | (None, Some(side)) => sum_columns(side.clone()),
+        (None, None) => unreachable!("margins have a side"),
+    }
+}
+
+/// Groups that are no slices of an axis: `sums` over the groups of some samples, `[samples, groups]`.
+fn scatter(
+    into: &mut ParameterStatistics,
+    samples: usize,
+    reduction: GroupReduction,
+    sums: impl Fn(&Grouping, Range<usize>) -> Result<Tensor<2>>,
+) -> Result<()> {
+    for (grouping, welford) in &mut into.groups {
+        if grouping.is_scattered() {
+            for range in chunks(samples, grouping.groups()) {
+                welford.push_batch(grouping.reduced(sums(grouping, range)?, reduction));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,12 @@
+//! Pairs of samples: slices of the model, the samples' gradients as rows over them, and products
+//! between rows, within a budget of memory.
+
+mod budget;
+mod products;
+mod rows;
+mod slices;
+
+pub(crate) use budget::{Work, bar};
+pub(crate) use products::products;
+pub(crate) use rows::{Rows, View, fisher, for_each_run};
+pub(crate) use slices::{BLOCKS, BlockSlices, Slice, head_slices};

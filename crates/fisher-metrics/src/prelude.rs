@@ -1,0 +1,14 @@
+//! What most programs use: `use fisher_metrics::prelude::*`.
+
+pub use crate::conflicts::{ConflictReport, Conflicts, ConflictsConfig, SliceBy};
+pub use crate::damping::{Damping, Ridge};
+pub use crate::growth::Growth;
+pub use crate::importance::{Importance, ImportanceConfig, ImportanceReport};
+pub use crate::interference::{
+    Interference, InterferenceConfig, InterferenceReport, Pool, Variant,
+};
+pub use crate::picture::Picture;
+pub use crate::pruning::{ComparisonConfig, Masks, OverlapConfig, PruningConfig, Scope, Scores};
+pub use crate::ranking::{Ranking, RankingConfig, RankingReport};
+pub use crate::scaling::{Scaling, ScalingConfig};
+pub use crate::weights::Weights;

@@ -1,0 +1,290 @@
+//! Elastic weight consolidation.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use burn::config::Config;
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{DType, Tensor, TensorData};
+use fisher_core::gradient::ContributionUnit;
+use fisher_core::model::Catalogue;
+use fisher_core::provenance::Provenance;
+use fisher_core::statistics::Statistics;
+use fisher_metrics::growth::{Growth, old_elements, old_part};
+use fisher_metrics::report::same_fisher;
+use fisher_metrics::weights::Weights;
+
+use super::diagonal::{check_finite, elementwise, move_to};
+use crate::destination::check_model;
+use crate::error::{Error, Result};
+
+/// Configuration of [`Ewc`].
+#[derive(Config, Debug)]
+pub struct EwcConfig {
+    /// The strength λ.
+    pub strength: f64,
+    /// What to do with parameters that grow after they were protected, such as the head of a classifier
+    /// that learns new classes: refuse them, or hold the old rows and columns and leave the new ones
+    /// free.
+    #[config(default = "Growth::Refuse")]
+    pub growth: Growth,
+}
+
+impl EwcConfig {
+    /// A penalty that protects nothing yet.
+    ///
+    /// # Errors
+    /// [`fisher_metrics::Error::Argument`] unless λ is finite and not negative.
+    pub fn init(&self) -> Result<Ewc> {
+        let strength = self.strength;
+        if !(strength >= 0.0 && strength.is_finite()) {
+            return Err(Error::Metrics(fisher_metrics::Error::Argument {
+                name: "strength",
+                expected: "finite and at least 0",
+                found: strength,
+            }));
+        }
+        Ok(Ewc {
+            strength,
+            growth: self.growth,
+            provenance: None,
+            tasks: BTreeSet::new(),
+            anchors: Vec::new(),
+        })
+    }
+}
+
+/// A penalty that keeps the weights that earlier tasks depend on:
+/// `½ λ Σ_t Σ_k F_tk (θ_k − θ*_tk)²` (Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting
+/// in neural networks", equation 3). Its gradient is `λ Σ_t F_t ⊙ (θ − θ*_t)`.
+///
+/// Add [`Ewc::penalty`] to the loss in a `TrainStep`. All tasks' F must be of one kind and unit, and
+/// a task can be protected once.
+#[derive(Debug, Clone)]
+pub struct Ewc {
+    strength: f64,
+    growth: Growth,
+    /// Of the first statistics; the others agree with it.
+    provenance: Option<Provenance>,
+    tasks: BTreeSet<String>,
+    anchors: Vec<BTreeMap<String, Anchor>>,
+}
+
+/// What a parameter is held to.
+#[derive(Debug, Clone)]
+struct Anchor {
+    shape: Vec<usize>,
+    fisher: Tensor<1>,
+    weights: Tensor<1>,
+}
+
+impl Ewc {
+    /// Protect what `model` knows of `task`, beside what is protected already.
+    ///
+    /// # Errors
+    /// [`Error::OtherModel`] when the statistics are not of `model`; [`Error::NoFisher`] naming a
+    /// trainable parameter without elementwise statistics; [`Error::Protected`] when the task is
+    /// protected already; [`fisher_metrics::Error::OtherFisher`] when F is of another kind or unit
+    /// than that of the tasks before, [`fisher_metrics::Error::NotFinite`] when it or a weight is NaN
+    /// or infinite. Nothing is changed then.
+    pub fn protect<M: Module, C: ContributionUnit>(
+        &mut self,
+        statistics: &Statistics<C>,
+        task: &str,
+        model: &M,
+    ) -> Result<()> {
+        self.check(statistics.provenance(), task)?;
+        let anchors = anchors(statistics, task, model)?;
+        self.anchors.push(anchors);
+        self.note(statistics.provenance(), task);
+        Ok(())
+    }
+
+    /// Protect what `model` knows of `task` in one running penalty, online: `F ← γF + F_task`, and
+    /// `θ*`, of all that is protected, is the model as it is now (Schwarz et al. 2018, "Progress &
+    /// compress"). A task that is learned again needs another name: its samples would count twice.
+    ///
+    /// # Errors
+    /// As [`Ewc::protect`]; [`Error::NoFisher`] also when a protected parameter is gone,
+    /// [`fisher_metrics::Error::Shape`] when it has another shape (see [`EwcConfig::growth`]),
+    /// [`fisher_metrics::Error::Argument`] unless the decay γ is between 0 and 1.
+    pub fn protect_online<M: Module, C: ContributionUnit>(
+        &mut self,
+        decay: f64,
+        statistics: &Statistics<C>,
+        task: &str,
+        model: &M,
+    ) -> Result<()> {
+        if !(0.0..=1.0).contains(&decay) {
+            return Err(Error::Metrics(fisher_metrics::Error::Argument {
+                name: "decay",
+                expected: "between 0 and 1",
+                found: decay,
+            }));
+        }
+        self.check(statistics.provenance(), task)?;
+        let mut all = anchors(statistics, task, model)?;
+        for (path, old) in self.anchors.iter().flatten() {
+            let new = all.get_mut(path).ok_or_else(|| Error::NoFisher {
+                parameter: path.clone(),
+            })?;
+            self.growth.check(path, &old.shape, &new.shape)?;
+            let kept = move_to(grown(old, &new.shape)?, &new.fisher.device());
+            let kept = kept.cast(new.fisher.dtype()).mul_scalar(decay);
+            new.fisher.inplace(|fisher| fisher + kept);
+            check_finite("the sum of F", path, new.fisher.clone())?;
+        }
+        self.anchors = vec![all];
+        self.note(statistics.provenance(), task);
+        Ok(())
+    }
+
+    /// `½ λ Σ F (θ − θ*)²` of `model`, `[1]`, tracked for gradients; `None` while nothing is
+    /// protected.
+    ///
+    /// # Errors
+    /// [`fisher_metrics::Error::Keys`] naming a protected parameter that the model lacks,
+    /// [`fisher_metrics::Error::Shape`] one that has another shape there (see
+    /// [`EwcConfig::growth`]).
+    pub fn penalty<M: Module>(&self, model: &M) -> Result<Option<Tensor<1>>> {
+        let mut sum = None;
+        for anchors in &self.anchors {
+            let mut visitor = Penalty {
+                names: Vec::new(),
+                growth: self.growth,
+                anchors,
+                missing: anchors.keys().collect(),
+                sum,
+                error: None,
+            };
+            model.visit(&mut visitor);
+            if let Some(error) = visitor.error {
+                return Err(Error::Metrics(error));
+            }
+            if let Some(path) = visitor.missing.first() {
+                return Err(Error::Metrics(fisher_metrics::Error::Keys {
+                    key: path.to_string(),
+                    present: "the protected parameters",
+                    absent: "the model",
+                }));
+            }
+            sum = visitor.sum;
+        }
+        Ok(sum.map(|sum| sum.mul_scalar(0.5 * self.strength)))
+    }
+
+    fn check(&self, provenance: &Provenance, task: &str) -> Result<()> {
+        if self.tasks.contains(task) {
+            return Err(Error::Protected { task: task.into() });
+        }
+        if let Some(first) = &self.provenance {
+            same_fisher(first, provenance)?;
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, provenance: &Provenance, task: &str) {
+        self.tasks.insert(task.into());
+        self.provenance.get_or_insert_with(|| provenance.clone());
+    }
+}
+
+fn anchors<M: Module, C: ContributionUnit>(
+    statistics: &Statistics<C>,
+    task: &str,
+    model: &M,
+) -> Result<BTreeMap<String, Anchor>> {
+    check_model(model, statistics)?;
+    let fisher = elementwise(statistics, task, &Catalogue::of(model)?, Growth::Refuse)?;
+    let weights = Weights::of(model)?;
+    let anchors = fisher.into_iter().map(|(path, diagonal)| {
+        let fisher = diagonal.fisher;
+        let options = (&fisher.device(), fisher.dtype());
+        let weights = weights.get(&path, fisher.dims()[0])?;
+        let weights = Tensor::from_data(weights, options);
+        check_finite("a weight", &path, weights.clone())?;
+        let anchor = Anchor {
+            shape: diagonal.shape,
+            fisher,
+            weights,
+        };
+        Ok((path, anchor))
+    });
+    anchors.collect()
+}
+
+/// F of a parameter at a shape that it has grown to: 0 where it is new.
+fn grown(anchor: &Anchor, shape: &[usize]) -> Result<Tensor<1>> {
+    let fisher = anchor.fisher.clone();
+    if anchor.shape == shape {
+        return Ok(fisher);
+    }
+    let options = (fisher.device(), fisher.dtype());
+    let old = fisher.try_into_data();
+    let old = old.map_err(|e| fisher_core::Error::Device {
+        reason: e.to_string(),
+    })?;
+    let mut new = vec![0.0; shape.iter().product()];
+    for (place, value) in old_elements(&anchor.shape, shape)
+        .into_iter()
+        .zip(old.iter::<f64>())
+    {
+        new[place] = value;
+    }
+    let elements = [new.len()];
+    Ok(Tensor::from_data(
+        TensorData::new(new, elements),
+        (&options.0, options.1),
+    ))
+}
+
+struct Penalty<'a> {
+    names: Vec<String>,
+    growth: Growth,
+    anchors: &'a BTreeMap<String, Anchor>,
+    /// Protected parameters that the model has not shown yet.
+    missing: BTreeSet<&'a String>,
+    sum: Option<Tensor<1>>,
+    error: Option<fisher_metrics::Error>,
+}
+
+impl ModuleVisitor for Penalty<'_> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.names.push(name.into());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.names.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let path = self.names.join(".");
+        let Some(anchor) = self.anchors.get(&path) else {
+            return;
+        };
+        self.missing.remove(&path);
+        let theta = param.val();
+        if let Err(error) = self.growth.check(&path, &anchor.shape, &theta.dims()) {
+            self.error = Some(error);
+            return;
+        }
+        let mut old = theta.dims();
+        old.copy_from_slice(&anchor.shape);
+        // In half precision small F would be 0.
+        let dtype = match theta.dtype() {
+            DType::F64 => DType::F64,
+            _ => DType::F32,
+        };
+        let elements = anchor.weights.dims();
+        let theta = theta.slice(old_part(old)).cast(dtype).reshape(elements);
+        let at = |held: &Tensor<1>| move_to(held.clone().cast(dtype), &theta.device());
+        let away = theta.clone() - at(&anchor.weights);
+        let term = (at(&anchor.fisher) * away.square()).sum();
+        self.sum = Some(match self.sum.take() {
+            Some(sum) => {
+                let term = term.to_device(&sum.device());
+                sum + term
+            }
+            None => term,
+        });
+    }
+}

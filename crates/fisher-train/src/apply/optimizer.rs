@@ -1,0 +1,184 @@
+//! Any Burn optimizer on gradients that are scaled by the Fisher.
+
+use std::collections::BTreeMap;
+
+use burn::config::Config;
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
+use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::tensor::Tensor;
+use fisher_core::gradient::ContributionUnit;
+use fisher_core::model::{Catalogue, Ties};
+use fisher_core::provenance::Provenance;
+use fisher_core::statistics::Statistics;
+use fisher_metrics::report::same_fisher;
+use fisher_metrics::scaling::{Scaling, ScalingConfig};
+
+use super::diagonal::{Diagonal, elementwise};
+use crate::error::{Error, Result};
+
+/// Configuration of [`FisherOptimizer`].
+#[derive(Config, Debug)]
+pub struct FisherOptimizerConfig {
+    /// How gradients are scaled.
+    #[config(default = "ScalingConfig::new()")]
+    pub scaling: ScalingConfig,
+}
+
+impl FisherOptimizerConfig {
+    /// Wrap `optimizer`, with the Fisher of `task` for every trainable parameter of `model`.
+    ///
+    /// # Errors
+    /// Those of [`ScalingConfig::init`]; [`Error::NoFisher`] naming a trainable parameter without
+    /// elementwise statistics: nothing is left unscaled in silence; [`fisher_metrics::Error::Shape`]
+    /// naming one that has another shape in the statistics, where the scaling does not let it grow;
+    /// [`fisher_metrics::Error::NotFinite`] naming one whose F is NaN or infinite;
+    /// [`Error::SharedId`] when two trainable parameters share an id and are not tied.
+    pub fn init<M: Module, C: ContributionUnit>(
+        &self,
+        optimizer: ModuleOptimizer,
+        statistics: &Statistics<C>,
+        task: &str,
+        model: &M,
+    ) -> Result<FisherOptimizer> {
+        ties(model)?;
+        let scaling = self.scaling.init()?;
+        Ok(FisherOptimizer {
+            fisher: elementwise(statistics, task, &Catalogue::of(model)?, scaling.growth())?,
+            optimizer,
+            scaling,
+            provenance: statistics.provenance().clone(),
+        })
+    }
+}
+
+/// Wraps a Burn optimizer: each gradient becomes `g ⊘ (F + λ)^α` before the step.
+///
+/// In a hand-written loop call [`FisherOptimizer::step`]. Burn's `Learner` owns its optimizer: there
+/// override `TrainStep::optimize` and pass it the gradients of [`FisherOptimizer::scale`].
+///
+/// A frozen copy of the model in the same module, such as a teacher, bears the model's ids
+/// and would be stepped in its place by Burn's optimizers where it comes first:
+/// [`FisherOptimizer::step`] leaves it as it is, the `Learner` does not; give a copy ids of its
+/// own with [`fisher_core::model::new_ids`].
+#[derive(Clone)]
+pub struct FisherOptimizer {
+    optimizer: ModuleOptimizer,
+    scaling: Scaling,
+    provenance: Provenance,
+    fisher: BTreeMap<String, Diagonal>,
+}
+
+impl FisherOptimizer {
+    /// Take the Fisher anew from statistics that have moved on.
+    ///
+    /// # Errors
+    /// As [`FisherOptimizerConfig::init`]; [`fisher_metrics::Error::OtherFisher`] when F is of another kind or
+    /// unit than before: steps would be of another size. Nothing is changed then.
+    pub fn refresh<M: Module, C: ContributionUnit>(
+        &mut self,
+        statistics: &Statistics<C>,
+        task: &str,
+        model: &M,
+    ) -> Result<()> {
+        same_fisher(&self.provenance, statistics.provenance())?;
+        let growth = self.scaling.growth();
+        self.fisher = elementwise(statistics, task, &Catalogue::of(model)?, growth)?;
+        Ok(())
+    }
+
+    /// Scale the gradients of a module.
+    ///
+    /// # Errors
+    /// [`Error::NoFisher`] naming a parameter that has a gradient but no Fisher, such as one that
+    /// was frozen before; [`fisher_metrics::Error::Shape`] naming one that has grown since, where the
+    /// scaling does not let it; [`Error::SharedId`] as for [`FisherOptimizerConfig::init`].
+    pub fn scale<M: Module>(
+        &self,
+        module: &M,
+        gradients: GradientsParams,
+    ) -> Result<GradientsParams> {
+        self.scaled(&ties(module)?.separate(module.clone()), gradients)
+    }
+
+    /// One step of the wrapped optimizer on scaled gradients.
+    ///
+    /// # Errors
+    /// As [`FisherOptimizer::scale`]; the module is lost then.
+    pub fn step<M: Module>(
+        &mut self,
+        rate: impl Into<ModuleLearningRate>,
+        module: M,
+        gradients: GradientsParams,
+    ) -> Result<M> {
+        let ties = ties(&module)?;
+        let module = ties.separate(module);
+        let gradients = self.scaled(&module, gradients)?;
+        Ok(ties.rejoin(self.optimizer.step(rate, module, gradients)))
+    }
+
+    /// The gradients of a module in which ids tell parameters apart.
+    fn scaled<M: Module>(&self, module: &M, gradients: GradientsParams) -> Result<GradientsParams> {
+        let mut visitor = Scale {
+            names: Vec::new(),
+            scaling: &self.scaling,
+            fisher: &self.fisher,
+            gradients,
+            scaled: GradientsParams::new(),
+            error: None,
+        };
+        module.visit(&mut visitor);
+        visitor.error.map_or(Ok(visitor.scaled), Err)
+    }
+}
+
+fn ties<M: Module>(module: &M) -> Result<Ties> {
+    let ties = Ties::of(module)?;
+    if let Some([first, second]) = ties.clash() {
+        return Err(Error::SharedId {
+            first: first.into(),
+            second: second.into(),
+        });
+    }
+    Ok(ties)
+}
+
+struct Scale<'a> {
+    names: Vec<String>,
+    scaling: &'a Scaling,
+    fisher: &'a BTreeMap<String, Diagonal>,
+    gradients: GradientsParams,
+    scaled: GradientsParams,
+    error: Option<Error>,
+}
+
+impl ModuleVisitor for Scale<'_> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.names.push(name.into());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.names.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let path = self.names.join(".");
+        let Some(gradient) = self.gradients.remove::<D>(param.id) else {
+            return; // frozen, not reached, or another use of a parameter that is done
+        };
+        let Some(diagonal) = self.fisher.get(&path) else {
+            self.error = Some(Error::NoFisher { parameter: path });
+            return;
+        };
+        let mut old = gradient.dims();
+        let growth = self.scaling.growth();
+        if let Err(error) = growth.check(&path, &diagonal.shape, &old) {
+            self.error = Some(Error::Metrics(error));
+            return;
+        }
+        old.copy_from_slice(&diagonal.shape);
+        let fisher = diagonal.on(&gradient.device()).reshape(old);
+        let scaled = self.scaling.forward(gradient, fisher);
+        self.scaled.register(param.id, scaled);
+    }
+}

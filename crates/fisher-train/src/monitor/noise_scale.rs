@@ -1,0 +1,421 @@
+//! The gradient noise scale.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use burn::config::Config;
+use burn::tensor::Tensor;
+use fisher_core::Error as CoreError;
+use fisher_core::gradient::{GradientBatch, GradientSink, SampleGradient, unit_rows};
+use fisher_core::moments::accumulation_dtype;
+use fisher_core::sample::Sample;
+use fisher_core::squares::SquaredNorms;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::read::read;
+
+/// The loss of a sample that training averages over the samples of a batch.
+///
+/// The noise scale does not change when all losses are multiplied by one number, so a mean over all
+/// tokens of a batch is near enough to [`SampleWeight::TokenSum`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SampleWeight {
+    /// `L_i`: long samples weigh more, as where a batch's loss is the mean over all its tokens.
+    #[default]
+    TokenSum,
+    /// `L_i / T_i`: every sample weighs the same, as where it is the mean of samples' means.
+    TokenMean,
+}
+
+impl SampleWeight {
+    fn of(self, sample: &Sample) -> f64 {
+        match self {
+            Self::TokenSum => 1.0,
+            Self::TokenMean => 1.0 / sample.tokens() as f64,
+        }
+    }
+}
+
+/// Configuration of [`GradientMoments`].
+#[derive(Config, Debug)]
+pub struct NoiseScaleConfig {
+    /// The loss of a sample that training averages.
+    #[config(default = "SampleWeight::TokenSum")]
+    pub weight: SampleWeight,
+    /// Groups of samples for the error: a sum of gradients each, as large as the model (in float32
+    /// where gradients are half precision), of every task.
+    #[config(default = 8)]
+    pub blocks: usize,
+}
+
+impl NoiseScaleConfig {
+    /// An accumulator that has seen nothing.
+    ///
+    /// # Errors
+    /// [`fisher_core::Error::Argument`] for fewer than two blocks.
+    pub fn init(&self) -> Result<GradientMoments> {
+        if self.blocks < 2 {
+            return Err(Error::Core(fisher_core::Error::Argument {
+                name: "blocks",
+                expected: "at least 2",
+                found: self.blocks.to_string(),
+            }));
+        }
+        Ok(GradientMoments {
+            weight: self.weight,
+            seen: 0,
+            blocks: vec![Block::default(); self.blocks],
+            pending: None,
+        })
+    }
+}
+
+/// Sums of gradients and of their squared norms over samples, in a few blocks: a [`GradientSink`] for the samples of
+/// one task.
+///
+/// No gradient of a sample is multiplied out: not more is held than the sums of the blocks.
+#[derive(Debug, Clone)]
+pub struct GradientMoments {
+    weight: SampleWeight,
+    seen: usize,
+    blocks: Vec<Block>,
+    pending: Option<GradientBatch>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Block {
+    count: usize,
+    /// `Σ g_i` by parameter.
+    sums: BTreeMap<String, Tensor<1>>,
+    /// `Σ |g_i|²`
+    squares: f64,
+}
+
+/// An estimate and its standard error, where that is defined. Both are finite.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct NoiseEstimate {
+    /// The estimate.
+    pub value: f64,
+    /// Its standard error.
+    pub standard_error: Option<f64>,
+}
+
+/// The simple noise scale `B = tr Σ / |G|²` (McCandlish et al. 2018, "An empirical model of
+/// large-batch training", equation 2.9): the batch size, in samples, at which noise and signal in
+/// the mean gradient are equal.
+///
+/// `G` is the expected gradient of a sample's loss ([`SampleWeight`]), `Σ` its covariance over
+/// samples. Both are estimated without bias from `n` samples (their appendix A.1, with batches of 1
+/// and `n`): with `S = (1/n) Σ |g_i|²` and the mean gradient `ḡ`,
+/// `tr Σ = n (S − |ḡ|²) / (n − 1)` and `|G|² = |ḡ|² − tr Σ / n`. Their ratio is not unbiased; it is
+/// consistent.
+///
+/// Standard errors are of the jackknife that leaves out one block of samples at a time:
+/// `√((K − 1)/K Σ_k (x_k − x̄)²)`. With few blocks they are themselves rough.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct NoiseScale {
+    /// `n`.
+    pub samples: usize,
+    /// `tr Σ`. Never below 0: of equal gradients it is 0, and rounding that leaves less is cut off.
+    pub covariance_trace: NoiseEstimate,
+    /// `|G|²`. Below 0 where noise drowns it.
+    pub squared_gradient: NoiseEstimate,
+    /// `B`; `None` where `|G|²` is not above 0, or so little that the ratio is no number: more samples
+    /// are needed than there were. Its error is `None` where that happens without one of the blocks.
+    pub scale: Option<NoiseEstimate>,
+}
+
+impl GradientSink for GradientMoments {
+    fn wants(&self, _path: &str) -> bool {
+        true
+    }
+
+    fn begin(&mut self, _task: &str, samples: &[Sample]) -> fisher_core::Result<()> {
+        self.pending = Some(GradientBatch::new(samples.to_vec()));
+        Ok(())
+    }
+
+    fn put(&mut self, path: &str, gradient: SampleGradient) -> fisher_core::Result<()> {
+        let pending = self.pending.as_mut().ok_or(CoreError::NoBatch)?;
+        if pending.get(path).is_some() {
+            return Err(CoreError::ParameterTwice {
+                parameter: path.into(),
+            });
+        }
+        if !matches!(gradient, SampleGradient::Zero { .. }) {
+            pending.insert(path, gradient);
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// [`fisher_core::Error::NonFinite`] for a gradient that is NaN or infinite,
+    /// [`fisher_core::Error::Device`]. Nothing is changed then.
+    fn commit(&mut self) -> fisher_core::Result<()> {
+        let batch = self.pending.take().ok_or(CoreError::NoBatch)?;
+        let norms = batch.iter();
+        let norms = norms.map(|(path, gradient)| (path, gradient.squared_norms()));
+        let squares = self.squares(batch.samples(), &norms.collect())?;
+        let samples = batch.samples().to_vec();
+        for (path, gradient) in batch {
+            self.add(&samples, &path, &gradient);
+        }
+        self.count(&squares);
+        Ok(())
+    }
+}
+
+impl GradientMoments {
+    fn add(&mut self, samples: &[Sample], path: &str, gradient: &SampleGradient) {
+        let of_blocks = self.blocks.len();
+        for (k, block) in self.blocks.iter_mut().enumerate() {
+            let chosen = (0..samples.len()).filter(|i| (self.seen + i) % of_blocks == k);
+            let chosen: Vec<usize> = chosen.collect();
+            if chosen.is_empty() {
+                continue;
+            }
+            let weights = chosen.iter().map(|&i| self.weight.of(&samples[i]));
+            let weights: Vec<f64> = weights.collect();
+            let before = block.sums.remove(path);
+            let sum = gradient.add_to(before, &chosen, &weights);
+            block.sums.insert(path.to_owned(), sum);
+        }
+    }
+
+    /// `|g_i|²` of every sample, in one transfer.
+    fn squares(
+        &self,
+        samples: &[Sample],
+        norms: &BTreeMap<&str, SquaredNorms>,
+    ) -> fisher_core::Result<Vec<f64>> {
+        let mut squares = vec![0.0; samples.len()];
+        if norms.is_empty() || samples.is_empty() {
+            return Ok(squares);
+        }
+        let columns = norms.values().flat_map(|of| {
+            let dtype = of.squares.dtype();
+            let scales = of.scales.iter().map(move |scale| scale.clone().cast(dtype));
+            std::iter::once(of.squares.clone()).chain(scales)
+        });
+        let values = read(Tensor::cat(columns.collect(), 0))?;
+        for (path, of_path) in norms.keys().zip(values.chunks_exact(3 * samples.len())) {
+            for (i, sum) in squares.iter_mut().enumerate() {
+                let column = |at: usize| of_path[at * samples.len() + i];
+                let root = column(1) * column(2) * self.weight.of(&samples[i]);
+                *sum += column(0) * root * root;
+                if !sum.is_finite() {
+                    return Err(CoreError::NonFinite {
+                        sample: samples[i].id().into(),
+                        parameter: (*path).to_owned(),
+                    });
+                }
+            }
+        }
+        Ok(squares)
+    }
+
+    fn count(&mut self, squares: &[f64]) {
+        let of_blocks = self.blocks.len();
+        for square in squares {
+            let block = &mut self.blocks[self.seen % of_blocks];
+            block.count += 1;
+            block.squares += square;
+            self.seen += 1;
+        }
+    }
+
+    /// Take in what another accumulator of as many blocks has seen: other samples of the same model.
+    ///
+    /// # Errors
+    /// [`fisher_core::Error::Incompatible`] when weight or blocks differ.
+    pub fn merge(&mut self, other: &Self) -> Result<()> {
+        self.alike(other)?;
+        self.seen += other.seen;
+        for (block, theirs) in self.blocks.iter_mut().zip(&other.blocks) {
+            block.count += theirs.count;
+            block.squares += theirs.squares;
+            for (path, sum) in &theirs.sums {
+                let sum = match block.sums.remove(path) {
+                    Some(before) => before + sum.clone(),
+                    None => sum.clone(),
+                };
+                block.sums.insert(path.clone(), sum);
+            }
+        }
+        Ok(())
+    }
+
+    fn alike(&self, other: &Self) -> Result<()> {
+        let describe = |m: &Self| format!("{:?} in {} blocks", m.weight, m.blocks.len());
+        let (ours, theirs) = (describe(self), describe(other));
+        if ours == theirs {
+            return Ok(());
+        }
+        Err(Error::Core(CoreError::Incompatible {
+            what: "the noise scale".into(),
+            ours,
+            theirs,
+        }))
+    }
+
+    /// The noise scale; `None` for fewer than two samples.
+    ///
+    /// # Errors
+    /// [`fisher_core::Error::Device`] when the device does not give the sums.
+    pub fn read(&self) -> Result<Option<NoiseScale>> {
+        Self::pooled(&[self])
+    }
+
+    /// The noise scale over the samples of all these together, as if they had been merged.
+    pub(crate) fn pooled(all: &[&Self]) -> Result<Option<NoiseScale>> {
+        let Some((first, others)) = all.split_first() else {
+            return Ok(None);
+        };
+        others.iter().try_for_each(|other| first.alike(other))?;
+        let blocks = (0..first.blocks.len()).map(|k| all.iter().map(|m| &m.blocks[k]).collect());
+        let blocks: Vec<Vec<&Block>> = blocks.collect();
+        let count = |block: &Vec<&Block>| block.iter().map(|b| b.count).sum::<usize>();
+        let blocks: Vec<Vec<&Block>> = blocks.into_iter().filter(|b| count(b) > 0).collect();
+        let counts: Vec<usize> = blocks.iter().map(count).collect();
+        let squares = blocks
+            .iter()
+            .map(|block| block.iter().map(|b| b.squares).sum());
+        let squares: Vec<f64> = squares.collect();
+        Ok(estimate(&counts, &squares, &products(&blocks)?))
+    }
+}
+
+/// From the number of samples, `Σ |g_i|²` and `⟨Σ_k g, Σ_l g⟩` of blocks.
+fn estimate(counts: &[usize], squares: &[f64], products: &[Vec<f64>]) -> Option<NoiseScale> {
+    let n: usize = counts.iter().sum();
+    let square: f64 = squares.iter().sum();
+    let all: f64 = products.iter().flatten().sum();
+    let whole = Moments::of(n, square, all)?;
+    let without = (0..counts.len()).map(|left| {
+        let row: f64 = products[left].iter().sum();
+        let sum = all - 2.0 * row + products[left][left];
+        Moments::of(n - counts[left], square - squares[left], sum)
+    });
+    let without: Option<Vec<Moments>> = without.collect();
+    let error = |of: fn(&Moments) -> Option<f64>| {
+        let values: Option<Vec<f64>> = without.as_ref()?.iter().map(of).collect();
+        jackknife(&values?)
+    };
+    let estimate = |value, of| NoiseEstimate {
+        value,
+        standard_error: error(of),
+    };
+    Some(NoiseScale {
+        samples: n,
+        covariance_trace: estimate(whole.trace, |m| Some(m.trace)),
+        squared_gradient: estimate(whole.squared, |m| Some(m.squared)),
+        scale: whole.scale().map(|scale| estimate(scale, Moments::scale)),
+    })
+}
+
+/// `tr Σ` and `|G|²`, finite.
+struct Moments {
+    trace: f64,
+    squared: f64,
+}
+
+impl Moments {
+    /// From `n`, `Σ |g_i|²` and `|Σ g_i|²`; `None` for fewer than two samples, or beyond float64.
+    fn of(n: usize, squares: f64, sum_squared: f64) -> Option<Self> {
+        let n = (n > 1).then_some(n as f64)?;
+        let mean = sum_squared / (n * n);
+        let trace = n / (n - 1.0) * (squares / n - mean);
+        let finite = trace.is_finite() && mean.is_finite();
+        finite.then(|| {
+            let trace = trace.max(0.0);
+            let squared = mean - trace / n;
+            Self { trace, squared }
+        })
+    }
+
+    fn scale(&self) -> Option<f64> {
+        let scale = (self.squared > 0.0).then(|| self.trace / self.squared);
+        scale.filter(|scale| scale.is_finite())
+    }
+}
+
+fn jackknife(values: &[f64]) -> Option<f64> {
+    let k = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / k;
+    let squares: f64 = values.iter().map(|x| (x - mean).powi(2)).sum();
+    let error = (values.len() > 1).then(|| ((k - 1.0) / k * squares).sqrt());
+    error.filter(|error| error.is_finite())
+}
+
+/// Elements of a parameter that are multiplied at a time.
+const RUN: usize = 1 << 18;
+
+/// `⟨Σ_k g, Σ_l g⟩` of every two blocks, each of which comes in parts that are added up.
+fn products(blocks: &[Vec<&Block>]) -> Result<Vec<Vec<f64>>> {
+    let k = blocks.len();
+    let mut sums = vec![vec![0.0; k]; k];
+    let all = || blocks.iter().flatten();
+    let paths: BTreeSet<&String> = all().flat_map(|block| block.sums.keys()).collect();
+    for path in paths {
+        let Some(like) = all().find_map(|block| block.sums.get(path)) else {
+            continue;
+        };
+        let [elements] = like.dims();
+        let dtype = accumulation_dtype(&like.device());
+        let mut parts = Vec::new();
+        for start in (0..elements).step_by(RUN) {
+            let length = RUN.min(elements - start);
+            let cut = |sum: &Tensor<1>| sum.clone().narrow(0, start, length);
+            // A block whose samples do not reach the parameter has zeros.
+            let rows = blocks.iter().map(|block| {
+                let sums = block.iter().filter_map(|part| part.sums.get(path)).map(cut);
+                let sum = sums.reduce(|sum, part| sum + part);
+                sum.unwrap_or_else(|| cut(like).zeros_like())
+            });
+            let (unit, scales) = unit_rows(Tensor::stack(rows.collect(), 0));
+            let unit = unit.cast(dtype);
+            let product = unit.clone().matmul(unit.transpose());
+            parts.extend([product.flatten(0, 1), scales.flatten(0, 1).cast(dtype)]);
+        }
+        // Multiplied out here: a device without float64 has not the range.
+        for part in read(Tensor::cat(parts, 0))?.chunks_exact(k * k + k) {
+            let (product, scales) = part.split_at(k * k);
+            let rows = sums.iter_mut().zip(product.chunks_exact(k)).zip(scales);
+            for ((row, of_row), x) in rows {
+                for ((sum, product), y) in row.iter_mut().zip(of_row).zip(scales) {
+                    *sum += product * x * y;
+                }
+            }
+        }
+    }
+    Ok(sums)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers of a report are finite or absent, whatever the sums are.
+    #[test]
+    fn what_is_no_number_is_absent() {
+        // No noise but what rounding leaves, and less than none.
+        let noise = estimate(
+            &[1, 1],
+            &[1.0, 1.0],
+            &[vec![1.0, 1.0], vec![1.0, 1.0 + 1e-9]],
+        );
+        let noise = noise.expect("two samples");
+        assert_eq!(noise.covariance_trace.value, 0.0);
+        // |G|² so small that the ratio is beyond float64.
+        let tiny = f64::MIN_POSITIVE;
+        let noise = Moments {
+            trace: 1e300,
+            squared: tiny,
+        };
+        assert_eq!(noise.scale(), None);
+        assert!(Moments::of(2, f64::INFINITY, 1.0).is_none());
+        assert!(Moments::of(2, 1.0, f64::NAN).is_none());
+        assert_eq!(jackknife(&[1e200, -1e200]), None);
+    }
+}

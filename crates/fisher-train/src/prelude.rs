@@ -1,0 +1,14 @@
+//! What most programs use, of this crate and the two below it: `use fisher_train::prelude::*`.
+
+pub use fisher_core::prelude::*;
+pub use fisher_metrics::prelude::*;
+
+pub use crate::apply::{EwcConfig, FisherOptimizerConfig, MergeConfig, MergeSource};
+pub use crate::batch::{SampleBatch, SampleLoss, SampleMapper};
+pub use crate::capture::{CaptureConfig, Engine, Names, NonFinite, check};
+pub use crate::collect::{CheckpointConfig, CollectorConfig};
+pub use crate::labels::{Aligned, Class, Labels, NextToken};
+pub use crate::losses::SampleLosses;
+pub use crate::monitor::{HookConfig, HookSource, NoiseScaleConfig, Schedule};
+pub use crate::sample_loss;
+pub use crate::sketch::SketchConfig;

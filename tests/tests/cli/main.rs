@@ -1,0 +1,5 @@
+//! The program `fisher`, and pictures as it and others write them. Needs the feature `cli`.
+
+mod page;
+mod pictures;
+mod program;

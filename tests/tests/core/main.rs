@@ -1,0 +1,11 @@
+//! What numbers are: groups, heads, accumulators, files, stores.
+
+mod accumulation;
+mod files;
+mod golden;
+mod groups;
+mod hardly_varying;
+mod heads;
+mod roles;
+mod sinks;
+mod store;

@@ -1,0 +1,10 @@
+//! What watches and uses a training: hooks, noise scales, resuming, copies.
+
+mod copies;
+mod course;
+mod hook;
+mod noise;
+mod once;
+mod parallel;
+mod resuming;
+mod training;
