@@ -63,8 +63,8 @@ impl<C: ContributionUnit> GradientSink for Destination<'_, C> {
         by_store.or_else(|| self.statistics.refuses(found))
     }
 
-    fn device(&self) -> Option<&Device> {
-        GradientSink::device(&*self.statistics)
+    fn takes_from(&self) -> Option<&Device> {
+        self.statistics.takes_from()
     }
 
     fn begin(&mut self, task: &str, samples: &[Sample]) -> fisher_core::Result<()> {
@@ -99,13 +99,19 @@ impl<C: ContributionUnit> GradientSink for Destination<'_, C> {
         Ok(())
     }
 
-    fn commit(&mut self) -> fisher_core::Result<()> {
-        let stored = self.stored.take();
-        if let (Some(store), Some((task, batch))) = (&self.store, &stored) {
-            store.compare(task, batch)?;
+    fn prepare(&mut self) -> fisher_core::Result<()> {
+        self.statistics.prepare()?;
+        match (&mut self.store, &self.stored) {
+            (Some(store), Some((task, batch))) => store.compare(task, batch),
+            (Some(store), None) => store.prepare(),
+            (None, _) => Ok(()),
         }
+    }
+
+    fn commit(&mut self) -> fisher_core::Result<()> {
+        self.prepare()?;
         self.statistics.commit()?;
-        match (&mut self.store, stored) {
+        match (&mut self.store, self.stored.take()) {
             (Some(store), None) => store.commit(),
             _ => Ok(()),
         }

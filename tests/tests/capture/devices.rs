@@ -31,7 +31,7 @@ fn golden(compensated: bool, range: std::ops::Range<usize>, device: &Device) -> 
 
 fn push(statistics: &mut Statistics, range: std::ops::Range<usize>) {
     let golden = Golden::load("gpt2-fused");
-    let device = Statistics::device(statistics).clone();
+    let device = statistics.device().clone();
     for task in TASKS {
         let batch = golden.batch(task, range.clone(), &device);
         statistics.push(task, batch).expect("gradients");

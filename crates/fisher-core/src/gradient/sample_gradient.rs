@@ -230,45 +230,69 @@ impl SampleGradient {
     /// Whether these are gradients of `samples` samples, of a parameter of this shape.
     ///
     /// # Errors
-    /// [`Error::Shape`], naming the parameter at `path`.
+    /// [`Error::Shape`], naming the parameter at `path`; [`Error::Device`] when the device does not give
+    /// ids.
     pub(crate) fn check(&self, path: &str, samples: usize, shape: &[usize]) -> Result<()> {
-        let elements: usize = shape.iter().product();
-        let sides = sides(shape);
-        let (expected, found) = match self {
-            Self::Full(_) | Self::Zero { .. } => (
-                format!("[samples, elements] = {:?}", [samples, elements]),
-                format!("{:?}", self.dims()),
-            ),
-            Self::Outer { left, right } => {
-                let positions = left.dims()[1].max(1);
-                let expected = sides.map(|side| [samples, positions, side]);
+        let [first, others] = sides(shape);
+        let positions = self.positions().max(1);
+        let (fits, expected, found) = match self {
+            Self::Full(_) | Self::Zero { .. } => {
+                let expected = [samples, first * others];
                 (
+                    self.dims() == expected,
+                    format!("[samples, elements] = {expected:?}"),
+                    format!("{:?}", self.dims()),
+                )
+            }
+            Self::Outer { left, right } => {
+                let expected = [first, others].map(|side| [samples, positions, side]);
+                let found = [left.dims(), right.dims()];
+                (
+                    found == expected,
                     format!("factors {expected:?}"),
-                    format!("{:?}", [left.dims(), right.dims()]),
+                    format!("{found:?}"),
                 )
             }
             Self::Rows { ids, delta, table } => {
-                let positions = ids.dims()[1].max(1);
-                let rows = [samples, positions, sides[1]];
+                let expected = ([samples, positions], [samples, positions, others], first);
+                let found = (ids.dims(), delta.dims(), *table);
                 (
-                    format!(
-                        "ids {:?} of {} rows, {rows:?}",
-                        [samples, positions],
-                        sides[0]
-                    ),
-                    format!("ids {:?} of {table} rows, {:?}", ids.dims(), delta.dims()),
+                    found == expected,
+                    format!("ids, rows and length of the table {expected:?}"),
+                    format!("{found:?}"),
                 )
             }
         };
-        if expected == found {
-            return Ok(());
+        if !fits {
+            return Err(Error::Shape {
+                parameter: path.into(),
+                expected,
+                found,
+            });
         }
+        if let Self::Rows { ids, table, .. } = self
+            && samples > 0
+        {
+            check_ids(path, ids, *table)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether all ids are rows of the table.
+fn check_ids(path: &str, ids: &Tensor<2, Int>, table: usize) -> Result<()> {
+    let ids = ids.clone().try_into_data().map_err(|e| Error::Device {
+        reason: e.to_string(),
+    })?;
+    let mut ids = ids.iter::<i64>();
+    let outside = ids.find(|id| usize::try_from(*id).map_or(true, |id| id >= table));
+    outside.map_or(Ok(()), |id| {
         Err(Error::Shape {
             parameter: path.into(),
-            expected,
-            found,
+            expected: format!("ids of its {table} rows"),
+            found: format!("id {id}"),
         })
-    }
+    })
 }
 
 /// The length of a parameter's first axis, and of all others together.

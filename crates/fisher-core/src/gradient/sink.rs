@@ -10,10 +10,10 @@ use crate::sample::Sample;
 
 /// Takes in the per-sample gradients of batches, parameter by parameter.
 ///
-/// A batch comes in two phases: [`begin`](Self::begin), a [`put`](Self::put) for every parameter
-/// that [the sink wants](Self::wants), and then [`commit`](Self::commit). Before the commit nothing
-/// that the sink holds is changed, so where one of several sinks refuses a batch, all of them are as
-/// they were; a batch that was begun and not committed is forgotten with the next one.
+/// A batch comes in two phases. [`begin`](Self::begin), a [`put`](Self::put) for every parameter that
+/// [the sink wants](Self::wants) and [`prepare`](Self::prepare) change nothing that the sink holds;
+/// [`commit`](Self::commit) takes the batch in. So where one of several sinks refuses a batch, all of
+/// them are as they were. A batch that was begun and not committed is forgotten with the next one.
 ///
 /// Sinks compose: a pair of sinks is a sink, and so are a sink that may be missing and a borrowed one.
 pub trait GradientSink {
@@ -27,7 +27,7 @@ pub trait GradientSink {
     }
 
     /// Where the gradients have to lie, where it matters.
-    fn device(&self) -> Option<&Device> {
+    fn takes_from(&self) -> Option<&Device> {
         None
     }
 
@@ -43,10 +43,18 @@ pub trait GradientSink {
     /// When they are not fit to be taken in.
     fn put(&mut self, path: &str, gradient: SampleGradient) -> Result<()>;
 
-    /// Take in the batch, whose gradients have all been put.
+    /// Look at the whole batch, whose gradients have all been put, before anything is changed.
     ///
     /// # Errors
-    /// When a parameter is missing, and where only now is seen that the batch cannot be taken in.
+    /// When a parameter is missing, or the batch cannot be taken in; it is forgotten then.
+    fn prepare(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Take in the batch; [prepare](Self::prepare) it first, where that has not been done.
+    ///
+    /// # Errors
+    /// Those of [`prepare`](Self::prepare), and where only now is seen that the batch cannot be taken in.
     fn commit(&mut self) -> Result<()>;
 
     /// A sample of `task` was left out because of its gradient of `parameter`.
@@ -83,8 +91,8 @@ impl<S: GradientSink + ?Sized> GradientSink for &mut S {
         (**self).refuses(found)
     }
 
-    fn device(&self) -> Option<&Device> {
-        (**self).device()
+    fn takes_from(&self) -> Option<&Device> {
+        (**self).takes_from()
     }
 
     fn begin(&mut self, task: &str, samples: &[Sample]) -> Result<()> {
@@ -93,6 +101,10 @@ impl<S: GradientSink + ?Sized> GradientSink for &mut S {
 
     fn put(&mut self, path: &str, gradient: SampleGradient) -> Result<()> {
         (**self).put(path, gradient)
+    }
+
+    fn prepare(&mut self) -> Result<()> {
+        (**self).prepare()
     }
 
     fn commit(&mut self) -> Result<()> {
@@ -113,8 +125,8 @@ impl<S: GradientSink> GradientSink for Option<S> {
         self.as_ref().and_then(|sink| sink.refuses(found))
     }
 
-    fn device(&self) -> Option<&Device> {
-        self.as_ref().and_then(S::device)
+    fn takes_from(&self) -> Option<&Device> {
+        self.as_ref().and_then(S::takes_from)
     }
 
     fn begin(&mut self, task: &str, samples: &[Sample]) -> Result<()> {
@@ -127,6 +139,10 @@ impl<S: GradientSink> GradientSink for Option<S> {
             .map_or(Ok(()), |sink| sink.put(path, gradient))
     }
 
+    fn prepare(&mut self) -> Result<()> {
+        self.as_mut().map_or(Ok(()), S::prepare)
+    }
+
     fn commit(&mut self) -> Result<()> {
         self.as_mut().map_or(Ok(()), S::commit)
     }
@@ -137,7 +153,7 @@ impl<S: GradientSink> GradientSink for Option<S> {
     }
 }
 
-/// Both; the first one commits first.
+/// Both; the first one commits first. What neither wants is passed over.
 impl<A: GradientSink, B: GradientSink> GradientSink for (A, B) {
     fn wants(&self, path: &str) -> bool {
         self.0.wants(path) || self.1.wants(path)
@@ -147,8 +163,8 @@ impl<A: GradientSink, B: GradientSink> GradientSink for (A, B) {
         self.0.refuses(found).or_else(|| self.1.refuses(found))
     }
 
-    fn device(&self) -> Option<&Device> {
-        self.0.device().or(self.1.device())
+    fn takes_from(&self) -> Option<&Device> {
+        self.0.takes_from().or(self.1.takes_from())
     }
 
     fn begin(&mut self, task: &str, samples: &[Sample]) -> Result<()> {
@@ -166,7 +182,13 @@ impl<A: GradientSink, B: GradientSink> GradientSink for (A, B) {
         Ok(())
     }
 
+    fn prepare(&mut self) -> Result<()> {
+        self.0.prepare()?;
+        self.1.prepare()
+    }
+
     fn commit(&mut self) -> Result<()> {
+        self.prepare()?;
         self.0.commit()?;
         self.1.commit()
     }

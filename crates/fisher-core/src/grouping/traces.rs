@@ -153,7 +153,7 @@ impl Totals {
 }
 
 /// The sums of one batch, filled parameter by parameter.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct BatchTotals {
     layers: Vec<Option<Tensor<2>>>,
     /// By the first head of their attention layer.

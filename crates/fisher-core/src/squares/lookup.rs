@@ -16,6 +16,7 @@ use crate::moments::BatchMoments;
 /// A row that a sample looked up several times has one gradient, the sum over its positions, before
 /// any square. So the work is on *slots*, the different rows of each sample, sample after sample: no
 /// more of them than positions, however long the table is.
+#[derive(Debug, Clone)]
 pub(crate) struct Lookup {
     /// `[slots, width]`
     contributions: Tensor<2>,

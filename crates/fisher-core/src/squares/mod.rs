@@ -7,7 +7,7 @@ mod outer;
 mod sums;
 mod way;
 
-pub use norms::SquaredNorms;
+pub use norms::{SquaredNorms, squared_norms};
 pub use way::Way;
 
 pub(crate) use lookup::Lookup;

@@ -20,58 +20,56 @@ pub struct SquaredNorms {
     pub scales: [Tensor<1>; 2],
 }
 
-impl SampleGradient {
-    /// The squared norm of every sample's gradient.
-    pub fn squared_norms(&self) -> SquaredNorms {
-        match self {
-            Self::Full(gradient) => {
-                let gradient = gradient.tensor();
-                let dtype = accumulation_dtype(&gradient.device());
-                let (unit, scale) = unit_rows(at_least_single(gradient.clone()));
-                let scale = scale.flatten(0, 1);
-                SquaredNorms {
-                    squares: unit.cast(dtype).square().sum_dim(1).flatten(0, 1),
-                    scales: [scale.ones_like(), scale],
-                }
+/// The squared norm of every sample's gradient.
+pub fn squared_norms(gradient: &SampleGradient) -> SquaredNorms {
+    match gradient {
+        SampleGradient::Full(gradient) => {
+            let gradient = gradient.tensor();
+            let dtype = accumulation_dtype(&gradient.device());
+            let (unit, scale) = unit_rows(at_least_single(gradient.clone()));
+            let scale = scale.flatten(0, 1);
+            SquaredNorms {
+                squares: unit.cast(dtype).square().sum_dim(1).flatten(0, 1),
+                scales: [scale.ones_like(), scale],
             }
-            Self::Outer { left, right } => {
-                let ((left, of_left), (right, of_right)) = (unit(left), unit(right));
-                SquaredNorms {
-                    squares: squared_norms(&left, &right),
-                    scales: [of_left, of_right],
-                }
+        }
+        SampleGradient::Outer { left, right } => {
+            let ((left, of_left), (right, of_right)) = (unit(left), unit(right));
+            SquaredNorms {
+                squares: of_outer(&left, &right),
+                scales: [of_left, of_right],
             }
-            Self::Rows { ids, delta, .. } => {
-                let (delta, scale) = unit(delta);
-                let dtype = accumulation_dtype(&delta.device());
-                let same = |samples: &Range<usize>, positions: &Range<usize>| {
-                    let ids = ids.clone().narrow(0, samples.start, samples.len());
-                    let here = ids.clone().narrow(1, positions.start, positions.len());
-                    let square = [samples.len(), positions.len(), ids.dims()[1]];
-                    let across = here.unsqueeze_dim::<3>(2).expand(square);
-                    let along = ids.unsqueeze_dim::<3>(1).expand(square);
-                    across.equal(along).float().cast(dtype)
-                };
-                SquaredNorms {
-                    squares: by_positions(&delta, same),
-                    scales: [scale.ones_like(), scale],
-                }
+        }
+        SampleGradient::Rows { ids, delta, .. } => {
+            let (delta, scale) = unit(delta);
+            let dtype = accumulation_dtype(&delta.device());
+            let same = |samples: &Range<usize>, positions: &Range<usize>| {
+                let ids = ids.clone().narrow(0, samples.start, samples.len());
+                let here = ids.clone().narrow(1, positions.start, positions.len());
+                let square = [samples.len(), positions.len(), ids.dims()[1]];
+                let across = here.unsqueeze_dim::<3>(2).expand(square);
+                let along = ids.unsqueeze_dim::<3>(1).expand(square);
+                across.equal(along).float().cast(dtype)
+            };
+            SquaredNorms {
+                squares: by_positions(&delta, same),
+                scales: [scale.ones_like(), scale],
             }
-            Self::Zero {
-                samples, device, ..
-            } => {
-                let zeros = Tensor::zeros([*samples], (device, accumulation_dtype(device)));
-                SquaredNorms {
-                    scales: [zeros.ones_like(), zeros.ones_like()],
-                    squares: zeros,
-                }
+        }
+        SampleGradient::Zero {
+            samples, device, ..
+        } => {
+            let zeros = Tensor::zeros([*samples], (device, accumulation_dtype(device)));
+            SquaredNorms {
+                scales: [zeros.ones_like(), zeros.ones_like()],
+                squares: zeros,
             }
         }
     }
 }
 
 /// Of `L_iᵀ R_i`.
-fn squared_norms(left: &Tensor<3>, right: &Tensor<3>) -> Tensor<1> {
+fn of_outer(left: &Tensor<3>, right: &Tensor<3>) -> Tensor<1> {
     let [_, positions, rows] = left.dims();
     let columns = right.dims()[2];
     let dtype = accumulation_dtype(&left.device());
@@ -212,7 +210,7 @@ mod tests {
         ];
         for gradient in all {
             let whole = gradient.to_full();
-            let SquaredNorms { squares, scales } = gradient.squared_norms();
+            let SquaredNorms { squares, scales } = squared_norms(&gradient);
             let [a, b] = scales.map(values);
             let norms = values(squares).into_iter().zip(a.iter().zip(&b));
             let norms: Vec<f64> = norms.map(|(x, (a, b))| x * a * a * b * b).collect();
@@ -245,7 +243,7 @@ mod tests {
                 right: right.clone(),
             };
             let of = |gradient: &SampleGradient| {
-                let SquaredNorms { squares, scales } = gradient.squared_norms();
+                let SquaredNorms { squares, scales } = squared_norms(&gradient);
                 let [a, b] = scales.map(values);
                 let norms = values(squares).into_iter().zip(a.iter().zip(&b));
                 norms

@@ -27,7 +27,7 @@ pub struct Statistics<C: ContributionUnit = PerToken> {
     pub(super) device: Device,
     /// Whether sums over sides may be taken by products of positions.
     pub(super) ghost: bool,
-    pub(super) pending: Option<Pending>,
+    pub(super) pending: Option<Pending<C>>,
     /// Whether a batch began to be accumulated and did not end: see [`Error::HalfBatch`].
     pub(super) half: bool,
     pub(super) unit: PhantomData<C>,

@@ -5,7 +5,7 @@ use burn::tensor::Device;
 use super::accumulators::Statistics;
 use super::pending::Pending;
 use super::task::TaskStatistics;
-use super::writer::{Reduced, Writer};
+use super::writer::Writer;
 use crate::error::{Error, Result, list};
 use crate::gradient::{ContributionUnit, GradientBatch, GradientSink, SampleGradient};
 use crate::grouping::Grouping;
@@ -28,7 +28,7 @@ impl<C: ContributionUnit> GradientSink for Statistics<C> {
         Some(self.provenance.kind).filter(|kind| *kind != found)
     }
 
-    fn device(&self) -> Option<&Device> {
+    fn takes_from(&self) -> Option<&Device> {
         Some(&self.device)
     }
 
@@ -70,6 +70,38 @@ impl<C: ContributionUnit> GradientSink for Statistics<C> {
     /// [`Error::MissingParameter`] when one has not come, [`Error::NonFinite`] when a square is NaN or
     /// infinite, [`Error::Device`] when the device does not give values, [`Error::NoBatch`] when no
     /// batch was begun.
+    fn prepare(&mut self) -> Result<()> {
+        let mut pending = self.pending.take().ok_or(Error::NoBatch)?;
+        if pending.prepared.is_some() {
+            self.pending = Some(pending);
+            return Ok(());
+        }
+        let gradients = std::mem::take(&mut pending.gradients);
+        let mut paths = self.plan.parameters.keys();
+        if let Some(path) = paths.find(|path| !gradients.contains_key(*path)) {
+            return Err(Error::MissingParameter {
+                parameter: path.clone(),
+            });
+        }
+        let samples = pending.samples.clone();
+        let mut writer = Writer::new(samples, &self.plan, &self.device, self.ghost);
+        let mut reduced = Vec::new();
+        if !pending.samples.is_empty() {
+            for (path, gradient) in gradients {
+                let wanted = self.wanted(&path).unwrap_or_default();
+                let shape = self.shape(&path).unwrap_or_default();
+                let of_path = writer.reduce(&path, shape, wanted, gradient)?;
+                reduced.push((path, of_path));
+            }
+            writer.check_finite()?;
+        }
+        pending.prepared = Some((writer, reduced));
+        self.pending = Some(pending);
+        Ok(())
+    }
+
+    /// # Errors
+    /// Those of [`prepare`](GradientSink::prepare), and [`Error::NonFinite`] as above.
     fn commit(&mut self) -> Result<()> {
         self.finish().map(|_| ())
     }
@@ -101,31 +133,20 @@ impl<C: ContributionUnit> Statistics<C> {
     /// # Errors
     /// Those of [`commit`](GradientSink::commit).
     pub fn finish(&mut self) -> Result<Vec<(String, Way)>> {
+        self.prepare()?;
         let pending = self.pending.take().ok_or(Error::NoBatch)?;
-        let mut paths = self.plan.parameters.keys();
-        if let Some(path) = paths.find(|path| !pending.gradients.contains_key(*path)) {
-            return Err(Error::MissingParameter {
-                parameter: path.clone(),
-            });
-        }
-        if pending.samples.is_empty() {
-            return Ok(Vec::new());
-        }
         let Pending {
             task,
             samples,
-            gradients,
-        } = pending;
-        let mut batch = Writer::<C>::new(samples, &self.plan, &self.device, self.ghost);
-        let reduced = gradients.into_iter().map(|(path, gradient)| {
-            let wanted = self.wanted(&path).unwrap_or_default();
-            let shape = self.shape(&path).unwrap_or_default();
-            let reduced = batch.reduce(&path, shape, wanted, gradient)?;
-            Ok((path, reduced))
-        });
-        let reduced: Vec<(String, Reduced)> = reduced.collect::<Result<_>>()?;
-        batch.check_finite()?;
-
+            prepared: Some((mut writer, reduced)),
+            ..
+        } = pending
+        else {
+            return Err(Error::NoBatch);
+        };
+        if samples.is_empty() {
+            return Ok(Vec::new());
+        }
         self.half = true;
         let (plan, device) = (&self.plan, &self.device);
         let of_task = self.tasks.entry(task);
@@ -136,17 +157,17 @@ impl<C: ContributionUnit> Statistics<C> {
             let Some(into) = of_task.parameters.get_mut(&path) else {
                 continue; // every task has the plan's parameters
             };
-            let way = batch.write(&path, reduced, totals, reduction, into)?;
+            let way = writer.write(&path, reduced, totals, reduction, into)?;
             ways.push((path, way));
         }
-        batch.check_finite()?;
-        let (layers, heads) = batch.totals.finish();
+        writer.check_finite()?;
+        let (layers, heads) = writer.totals.finish();
         for (welford, sums) in [(&mut of_task.layers, layers), (&mut of_task.heads, heads)] {
             if let Some(sums) = sums {
                 welford.push_batch(sums);
             }
         }
-        for sample in &batch.samples {
+        for sample in &samples {
             of_task.samples.push(sample.into());
         }
         self.half = false;

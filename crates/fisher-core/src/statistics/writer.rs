@@ -29,6 +29,7 @@ fn chunks(samples: usize, width: usize) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// A batch while it is squared and accumulated.
+#[derive(Debug, Clone)]
 pub(super) struct Writer<C> {
     pub(super) samples: Vec<Sample>,
     /// `√(C_i / g_i²)` of every sample.
@@ -44,6 +45,7 @@ pub(super) struct Writer<C> {
 }
 
 /// A parameter of which all is known that can be without changing an accumulator.
+#[derive(Debug, Clone)]
 pub(super) struct Reduced {
     wanted: Wanted,
     squares: Squares,
@@ -51,6 +53,7 @@ pub(super) struct Reduced {
     margins: Option<Margins>,
 }
 
+#[derive(Debug, Clone)]
 enum Squares {
     Full(Full),
     Outer(Outer, Way),
@@ -61,6 +64,7 @@ enum Squares {
 }
 
 /// Gradients, `[samples, elements]`, where they are read fastest.
+#[derive(Debug, Clone)]
 enum Full {
     Host(Vec<f32>),
     Device(Box<Tensor<2>>),

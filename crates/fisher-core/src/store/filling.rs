@@ -42,8 +42,24 @@ impl GradientSink for GradientStore {
 
     /// # Errors
     /// [`Error::MissingParameter`] when a parameter has not come, [`Error::NoBatch`] when no batch was
-    /// begun, [`Error::Io`] when the folder cannot be written.
+    /// begun.
+    fn prepare(&mut self) -> Result<()> {
+        let prepared = self.pending.take().ok_or(Error::NoBatch)?;
+        if !prepared.samples.is_empty()
+            && let Some(position) = prepared.parts.iter().position(Option::is_none)
+        {
+            return Err(Error::MissingParameter {
+                parameter: self.catalogue.parameters()[position].path().into(),
+            });
+        }
+        self.pending = Some(prepared);
+        Ok(())
+    }
+
+    /// # Errors
+    /// Those of [`prepare`](GradientSink::prepare), and [`Error::Io`] when the folder cannot be written.
     fn commit(&mut self) -> Result<()> {
+        self.prepare()?;
         let prepared = self.pending.take().ok_or(Error::NoBatch)?;
         self.keep(prepared)
     }
@@ -64,12 +80,12 @@ impl GradientStore {
     /// give the values. Nothing is kept then.
     pub fn push(&mut self, task: &str, batch: &GradientBatch) -> Result<()> {
         self.pending = None;
-        let prepared = self.prepare(task, batch)?;
+        let prepared = self.encode(task, batch)?;
         self.keep(prepared)
     }
 
     /// A batch, encoded and fit to be kept.
-    fn prepare(&mut self, task: &str, batch: &GradientBatch) -> Result<Prepared> {
+    fn encode(&mut self, task: &str, batch: &GradientBatch) -> Result<Prepared> {
         self.check_batch(batch)?;
         let mut prepared = self.prepared(task, batch.samples())?;
         for range in self.transfers(batch.samples().len()) {
@@ -127,11 +143,6 @@ impl GradientStore {
         } = prepared;
         if samples.is_empty() {
             return Ok(());
-        }
-        if let Some(position) = parts.iter().position(Option::is_none) {
-            return Err(Error::MissingParameter {
-                parameter: self.catalogue.parameters()[position].path().into(),
-            });
         }
         let needed = self.bytes_per_sample() * samples.len();
         let (crc, exponents, matrices) = Prepared::finish(parts.into_iter().flatten().collect());

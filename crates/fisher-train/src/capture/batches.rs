@@ -149,7 +149,7 @@ impl<M: SampleLoss> Capture<M> {
         into: &mut impl GradientSink,
         outcomes: &mut Vec<Outcome>,
     ) -> Result<()> {
-        if let Some(device) = into.device().filter(|device| **device != self.device) {
+        if let Some(device) = into.takes_from().filter(|device| **device != self.device) {
             return Err(Error::OtherDevice {
                 model: format!("{:?}", self.device),
                 statistics: format!("{device:?}"),
@@ -196,6 +196,10 @@ impl<M: SampleLoss> Capture<M> {
                     put => put?,
                 }
             }
+        }
+        match into.prepare() {
+            Err(CoreError::NonFinite { .. }) => return Ok(None),
+            prepared => prepared?,
         }
         into.commit()?;
         let outcomes = samples.iter().zip(captured.losses);

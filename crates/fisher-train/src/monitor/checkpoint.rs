@@ -8,10 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::folder::{self, failed};
 use super::history::History;
-use super::hook::FisherHook;
 use super::journal::{Journal, Span};
 use super::schedule::Schedule;
-use super::state::State;
+use super::state::{Shared, State};
 use crate::error::{Error, Result};
 
 const SCHEMA: u64 = 2;
@@ -35,127 +34,100 @@ struct About {
     captures: Vec<Span>,
 }
 
-impl<B> FisherHook<B> {
-    /// Save the state in `fisher-{epoch}` in the folder of the configuration's `checkpoints`, and
-    /// remove those whose checkpoint of the learner has gone before. A [`FisherStrategy`](crate::monitor::FisherStrategy)
-    /// does this with each of the learner's checkpoints; call it after
-    /// [`FisherHook::end_epoch`].
-    ///
-    /// A folder is there whole or not at all, also when the program is killed meanwhile or the power
-    /// goes; one that was there before is found until the new one is. The captures themselves are
-    /// beside them in `history-N.jsonl`, where each is written once.
-    ///
-    /// # Errors
-    /// [`Error::Hook`] when the configuration has no such folder; those of [`Statistics::save`].
-    pub fn save_checkpoint(&self, epoch: usize) -> Result<()> {
-        let folder = self.checkpoints()?;
-        let (partial, place) = (folder.join("fisher.partial"), state_folder(folder, epoch));
-        folder::remove(&partial).map_err(|e| failed(&partial, e))?;
-        std::fs::create_dir_all(&partial).map_err(|e| failed(&partial, e))?;
-        {
-            let mut state = self.state();
-            state.journal.write(folder, || spoken_of(folder))?;
-            let statistics = partial.join(STATISTICS);
-            state.run.save_without_samples(statistics)?;
-            if let Some(averages) = &state.averages {
-                averages.save(partial.join(AVERAGES))?;
-            }
-            let about = partial.join(ABOUT);
-            let json = serde_json::to_vec(&self.about(&state)).map_err(|e| format(&about, e))?;
-            folder::write(&about, &json).map_err(|e| failed(&about, e))?;
-        }
-        folder::sync_folder(&partial).map_err(|e| failed(&partial, e))?;
-        folder::replace(&partial, &place).map_err(|e| failed(&place, e))?;
-        prune(folder, epoch)
+/// See [`FisherHook::save_checkpoint`](super::FisherHook::save_checkpoint).
+pub(super) fn save<B>(shared: &Shared<B>, state: &mut State, epoch: usize) -> Result<()> {
+    let folder = checkpoints(shared)?;
+    let (partial, place) = (folder.join("fisher.partial"), state_folder(folder, epoch));
+    folder::remove(&partial).map_err(|e| failed(&partial, e))?;
+    std::fs::create_dir_all(&partial).map_err(|e| failed(&partial, e))?;
+    state.journal.write(folder, || spoken_of(folder))?;
+    let statistics = partial.join(STATISTICS);
+    state.run.save_without_samples(statistics)?;
+    if let Some(averages) = &state.averages {
+        averages.save(partial.join(AVERAGES))?;
     }
+    let about = partial.join(ABOUT);
+    let json = serde_json::to_vec(&About::of(shared, state)).map_err(|e| format(&about, e))?;
+    folder::write(&about, &json).map_err(|e| failed(&about, e))?;
+    folder::sync_folder(&partial).map_err(|e| failed(&partial, e))?;
+    folder::replace(&partial, &place).map_err(|e| failed(&place, e))?;
+    prune(folder, epoch)
+}
 
-    /// Go on where [`FisherHook::save_checkpoint`] was: statistics, averages, history and the place
-    /// in the schedule are as they were then.
-    ///
-    /// # Errors
-    /// [`Error::Hook`] when the state was saved by a hook of another schedule, tasks, average or
-    /// number of workers; [`fisher_core::Error::Incompatible`] when its statistics are of another
-    /// configuration; errors of reading, and [`fisher_core::Error::Io`] when nothing was saved then.
-    /// The hook and the files in its folder are as they were before then.
-    pub fn load_checkpoint(&self, epoch: usize) -> Result<()> {
-        let checkpoints = self.checkpoints()?;
-        let folder = folder::whole(&state_folder(checkpoints, epoch));
-        let path = folder.join(ABOUT);
-        let about = read(&path)?;
-        let shared = &self.shared;
-        let mut state = self.state();
-        let settings = |about: &About| {
-            let About {
-                schedule,
-                ema,
-                workers,
-                tasks,
-                ..
-            } = about;
-            format!("{schedule:?}, average {ema:?}, {workers} workers, tasks {tasks:?}")
-        };
-        let (ours, theirs) = (settings(&self.about(&state)), settings(&about));
-        if ours != theirs {
-            return Err(Error::Hook {
-                reason: format!(
-                    "the state in {} is of another hook ({theirs}; here: {ours}); resume with the \
-                     same one",
-                    folder.display()
-                ),
-            });
-        }
-        let (journal, lines, samples) = Journal::read(checkpoints, about.captures.clone())?;
-        let history = History::parse(&lines).map_err(|e| format(&path, e))?;
-        let statistics = folder.join(STATISTICS);
-        let run = Statistics::load_with_samples(statistics, &shared.device, samples)?;
-        // The weights to begin with may have been drawn anew.
-        let here = state.run.clone().during_training(&about.origin, 0);
-        here.same_configuration(&run)?;
-        let averages = match &state.averages {
-            Some(_) => Some(Averages::load(folder.join(AVERAGES), &shared.device)?),
-            None => None,
-        };
-        if let Some(file) = &mut state.file {
-            file.begin(&lines)?;
-        }
-        state.calls = about.calls;
-        state.resumed_at = about.calls;
-        state.epoch = about.epoch;
-        state.began = about.began;
-        state.origin = about.origin;
-        state.history = history;
-        state.journal = journal;
-        state.run = run;
-        state.averages = averages;
-        state.latest = None;
-        state.store = None;
-        state.loaded = true;
-        state.unsaved = true;
-        Ok(())
+/// See [`FisherHook::load_checkpoint`](super::FisherHook::load_checkpoint).
+pub(super) fn load<B>(shared: &Shared<B>, state: &mut State, epoch: usize) -> Result<()> {
+    let checkpoints = checkpoints(shared)?;
+    let folder = folder::whole(&state_folder(checkpoints, epoch));
+    let path = folder.join(ABOUT);
+    let about = read(&path)?;
+    let settings = |about: &About| {
+        let About {
+            schedule,
+            ema,
+            workers,
+            tasks,
+            ..
+        } = about;
+        format!("{schedule:?}, average {ema:?}, {workers} workers, tasks {tasks:?}")
+    };
+    let (ours, theirs) = (settings(&About::of(shared, state)), settings(&about));
+    if ours != theirs {
+        return Err(Error::Hook {
+            reason: format!(
+                "the state in {} is of another hook ({theirs}; here: {ours}); resume with the \
+                 same one",
+                folder.display()
+            ),
+        });
     }
-
-    /// Whether the configuration says where checkpoints are.
-    pub(crate) fn has_checkpoints(&self) -> bool {
-        self.shared.config.checkpoints.is_some()
+    let (journal, lines, samples) = Journal::read(checkpoints, about.captures.clone())?;
+    let history = History::parse(&lines).map_err(|e| format(&path, e))?;
+    let statistics = folder.join(STATISTICS);
+    let run = Statistics::load_with_samples(statistics, &shared.device, samples)?;
+    // The weights to begin with may have been drawn anew.
+    let here = state.run.clone().during_training(&about.origin, 0);
+    here.same_configuration(&run)?;
+    let averages = match &state.averages {
+        Some(_) => Some(Averages::load(folder.join(AVERAGES), &shared.device)?),
+        None => None,
+    };
+    if let Some(file) = &mut state.file {
+        file.begin(&lines)?;
     }
+    state.calls = about.calls;
+    state.resumed_at = about.calls;
+    state.epoch = about.epoch;
+    state.began = about.began;
+    state.origin = about.origin;
+    state.history = history;
+    state.journal = journal;
+    state.run = run;
+    state.averages = averages;
+    state.latest = None;
+    state.store = None;
+    state.loaded = true;
+    state.unsaved = true;
+    Ok(())
+}
 
-    fn checkpoints(&self) -> Result<&Path> {
-        let folder = self.shared.config.checkpoints.as_deref();
-        folder.ok_or_else(|| Error::Hook {
-            reason: "it does not know where the learner's checkpoints are, so its state can \
-                     neither be saved nor come back; set `checkpoints` to their folder"
-                .into(),
-        })
-    }
+fn checkpoints<B>(shared: &Shared<B>) -> Result<&Path> {
+    let folder = shared.config.checkpoints.as_deref();
+    folder.ok_or_else(|| Error::Hook {
+        reason: "it does not know where the learner's checkpoints are, so its state can \
+                 neither be saved nor come back; set `checkpoints` to their folder"
+            .into(),
+    })
+}
 
-    fn about(&self, state: &State) -> About {
-        let config = &self.shared.config;
-        About {
+impl About {
+    fn of<B>(shared: &Shared<B>, state: &State) -> Self {
+        let config = &shared.config;
+        Self {
             schema: SCHEMA,
             schedule: config.schedule.clone(),
             ema: config.ema,
             workers: config.workers,
-            tasks: self.shared.tasks.clone(),
+            tasks: shared.tasks.clone(),
             calls: state.calls,
             epoch: state.epoch,
             began: state.began,

@@ -8,6 +8,7 @@ use fisher_core::model::{Catalogue, hash_weights};
 use fisher_core::statistics::{Averages, Statistics};
 use fisher_core::store::GradientStore;
 
+use super::checkpoint;
 use super::config::{HookConfig, HookSource, Probes};
 use super::history::{History, HistoryFile};
 use super::journal::Journal;
@@ -313,6 +314,38 @@ impl<B: SampleBatch> FisherHook<B> {
 }
 
 impl<B> FisherHook<B> {
+    /// Save the state in `fisher-{epoch}` in the folder of the configuration's `checkpoints`, and
+    /// remove those whose checkpoint of the learner has gone before. A [`FisherStrategy`](crate::monitor::FisherStrategy)
+    /// does this with each of the learner's checkpoints; call it after
+    /// [`FisherHook::end_epoch`].
+    ///
+    /// A folder is there whole or not at all, also when the program is killed meanwhile or the power
+    /// goes; one that was there before is found until the new one is. The captures themselves are
+    /// beside them in `history-N.jsonl`, where each is written once.
+    ///
+    /// # Errors
+    /// [`Error::Hook`] when the configuration has no such folder; those of [`Statistics::save`].
+    pub fn save_checkpoint(&self, epoch: usize) -> Result<()> {
+        checkpoint::save(&self.shared, &mut self.state(), epoch)
+    }
+
+    /// Go on where [`FisherHook::save_checkpoint`] was: statistics, averages, history and the place
+    /// in the schedule are as they were then.
+    ///
+    /// # Errors
+    /// [`Error::Hook`] when the state was saved by a hook of another schedule, tasks, average or
+    /// number of workers; [`fisher_core::Error::Incompatible`] when its statistics are of another
+    /// configuration; errors of reading, and [`fisher_core::Error::Io`] when nothing was saved then.
+    /// The hook and the files in its folder are as they were before then.
+    pub fn load_checkpoint(&self, epoch: usize) -> Result<()> {
+        checkpoint::load(&self.shared, &mut self.state(), epoch)
+    }
+
+    /// Whether the configuration says where checkpoints are.
+    pub(crate) fn has_checkpoints(&self) -> bool {
+        self.shared.config.checkpoints.is_some()
+    }
+
     /// Batches trained on so far, and epochs that are over.
     pub fn moment(&self) -> TrainingPoint {
         let workers = self.shared.config.workers as u64;

@@ -60,6 +60,10 @@ impl GradientSink for NoiseByTask {
         self.begun()?.put(path, gradient)
     }
 
+    fn prepare(&mut self) -> fisher_core::Result<()> {
+        self.begun()?.prepare()
+    }
+
     fn commit(&mut self) -> fisher_core::Result<()> {
         self.begun()?.commit()
     }

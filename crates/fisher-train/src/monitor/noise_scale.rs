@@ -8,7 +8,7 @@ use fisher_core::Error as CoreError;
 use fisher_core::gradient::{GradientBatch, GradientSink, SampleGradient, unit_rows};
 use fisher_core::moments::accumulation_dtype;
 use fisher_core::sample::Sample;
-use fisher_core::squares::SquaredNorms;
+use fisher_core::squares::{SquaredNorms, squared_norms};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -67,6 +67,7 @@ impl NoiseScaleConfig {
             seen: 0,
             blocks: vec![Block::default(); self.blocks],
             pending: None,
+            squares: None,
         })
     }
 }
@@ -80,7 +81,9 @@ pub struct GradientMoments {
     weight: SampleWeight,
     seen: usize,
     blocks: Vec<Block>,
+    /// The batch that was begun, and `|g_i|²` of its samples once they are known.
     pending: Option<GradientBatch>,
+    squares: Option<Vec<f64>>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -133,6 +136,7 @@ impl GradientSink for GradientMoments {
 
     fn begin(&mut self, _task: &str, samples: &[Sample]) -> fisher_core::Result<()> {
         self.pending = Some(GradientBatch::new(samples.to_vec()));
+        self.squares = None;
         Ok(())
     }
 
@@ -151,12 +155,22 @@ impl GradientSink for GradientMoments {
 
     /// # Errors
     /// [`fisher_core::Error::NonFinite`] for a gradient that is NaN or infinite,
-    /// [`fisher_core::Error::Device`]. Nothing is changed then.
-    fn commit(&mut self) -> fisher_core::Result<()> {
+    /// [`fisher_core::Error::Device`].
+    fn prepare(&mut self) -> fisher_core::Result<()> {
         let batch = self.pending.take().ok_or(CoreError::NoBatch)?;
-        let norms = batch.iter();
-        let norms = norms.map(|(path, gradient)| (path, gradient.squared_norms()));
-        let squares = self.squares(batch.samples(), &norms.collect())?;
+        if self.squares.is_none() {
+            let norms = batch.iter();
+            let norms = norms.map(|(path, gradient)| (path, squared_norms(gradient)));
+            self.squares = Some(self.squares_of(batch.samples(), &norms.collect())?);
+        }
+        self.pending = Some(batch);
+        Ok(())
+    }
+
+    fn commit(&mut self) -> fisher_core::Result<()> {
+        self.prepare()?;
+        let pending = self.pending.take().zip(self.squares.take());
+        let (batch, squares) = pending.ok_or(CoreError::NoBatch)?;
         let samples = batch.samples().to_vec();
         for (path, gradient) in batch {
             self.add(&samples, &path, &gradient);
@@ -184,7 +198,7 @@ impl GradientMoments {
     }
 
     /// `|g_i|²` of every sample, in one transfer.
-    fn squares(
+    fn squares_of(
         &self,
         samples: &[Sample],
         norms: &BTreeMap<&str, SquaredNorms>,

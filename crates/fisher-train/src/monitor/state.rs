@@ -111,6 +111,18 @@ impl<B: SampleBatch> Shared<B> {
             let loss: &mut f64 = losses.entry(*task).or_default();
             let mut seen = HashSet::new();
             for batch in *batches {
+                // Of several workers each would number its own samples from 0.
+                if config.workers > 1
+                    && self.probes.is_none()
+                    && !batch.is_empty()
+                    && batch.id(0).is_none()
+                {
+                    return Err(Error::Hook {
+                        reason: "samples in flight on several workers have no ids to tell them \
+                                 apart; give them some (`SampleBatch::id`), or capture probes"
+                            .into(),
+                    });
+                }
                 let samples = ids(batch, seen.len());
                 if let Some(twice) = samples.iter().find(|id| !seen.insert((*id).clone())) {
                     return Err(Error::DuplicateSample {
