@@ -19,6 +19,11 @@ pub mod zoo;
 #[doc = include_str!("../../README.md")]
 pub struct Readme;
 
+/// The programs of the chapter on the library.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/library.md")]
+pub struct Library;
+
 /// The program of the notes on Burn.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/burn.md")]

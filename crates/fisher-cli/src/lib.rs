@@ -1,5 +1,5 @@
-//! The program `fisher`: from a Hugging Face folder and JSON lines to statistics, results and a page
-//! to read.
+#![doc = include_str!("../README.md")]
+//! # Rooms
 //!
 //! [`models`] has the decoders, [`measure`] what is measured of them and made of it, [`page`] the
 //! report. [`Cli`] is the program.

@@ -39,10 +39,9 @@ use crate::error::Result;
 /// not. Devices on another machine (`remote`) were not tried.
 ///
 /// ```
-/// use fisher_core::grouping::HeadLayout;
 /// use fisher_train::Result;
-/// use fisher_train::batch::SampleLoss;
-/// use fisher_train::monitor::{HookConfig, HookSource, Probes, Schedule};
+/// use fisher_train::monitor::Probes;
+/// use fisher_train::prelude::*;
 ///
 /// fn train<M: SampleLoss>(
 ///     mut model: M,
@@ -52,7 +51,7 @@ use crate::error::Result;
 /// ) -> Result<M> {
 ///     let schedule = Schedule::new().with_every_steps(Some(50)).with_at_end(true);
 ///     let probes = HookSource::Probes(probes);
-///     let hook = HookConfig::new(schedule).init(&model, &HeadLayout::none(), probes)?;
+///     let hook = HookConfig::new(schedule).init(&model, probes)?;
 ///     for batch in batches {
 ///         hook.step(&model, &batch)?;
 ///         model = train_on(model, &batch);
