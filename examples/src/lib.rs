@@ -4,8 +4,7 @@ pub mod chapters;
 pub mod chart;
 pub mod collisions;
 pub mod course;
-// One file, there: the program `fisher` ships it, and these compile without that program.
-#[path = "../../crates/fisher-cli/src/device.rs"]
+// A link to the file of the program `fisher`: these compile without that program.
 pub mod device;
 pub mod model;
 pub mod tasks;

@@ -1,0 +1,1 @@
+../../crates/fisher-cli/src/device.rs
