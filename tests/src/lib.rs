@@ -12,7 +12,6 @@ pub mod pupil;
 pub mod signed;
 pub mod subjects;
 pub mod tolerance;
-pub mod zoo;
 
 /// The README's program, compiled and run.
 #[cfg(doctest)]

@@ -15,3 +15,4 @@ mod pitfalls;
 mod product;
 mod sketch;
 mod trace;
+mod zoo;

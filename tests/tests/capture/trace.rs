@@ -1,5 +1,9 @@
 //! Traces of unmodified models against the loop: every layer, every device.
 
+use crate::zoo::{
+    Around, Attentions, Bare, Cached, Convolutions, Late, Layer, Made, Norms, Recurrences,
+    Transformers,
+};
 use burn::data::dataloader::batcher::Batcher;
 use burn::module::Module;
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
@@ -16,10 +20,6 @@ use fisher_tests::backend::Backend;
 use fisher_tests::layers::floats;
 use fisher_tests::models::{Sequences, Small};
 use fisher_tests::subjects::Pictures;
-use fisher_tests::zoo::{
-    Around, Attentions, Bare, Cached, Convolutions, Late, Layer, Made, Norms, Recurrences,
-    Transformers,
-};
 use fisher_train::batch::SampleLoss;
 use fisher_train::capture::{CaptureConfig, Engine, check};
 use fisher_train::collect::CollectorConfig;

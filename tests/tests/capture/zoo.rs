@@ -28,26 +28,26 @@ use fisher_examples::usual::Texts;
 use fisher_train::batch::SampleLoss;
 use fisher_train::losses::SampleLosses;
 
-use crate::models::made_up;
-use crate::subjects::Pictures;
+use fisher_tests::models::made_up;
+use fisher_tests::subjects::Pictures;
 
 /// A sequence model between a table and a head; losses of positions and of the mean over them.
 #[derive(Module, Debug)]
-pub struct Around<L> {
+pub(crate) struct Around<L> {
     table: Embedding,
     layer: L,
     head: Linear,
 }
 
 /// What stands between a table and a head, `[samples, positions, 8]` to the same.
-pub trait Layer: Module + burn::module::ModuleDisplay {
+pub(crate) trait Layer: Module + burn::module::ModuleDisplay {
     /// The layer's output; `padding` is true where there is none.
     fn pass(&self, x: Tensor<3>, padding: Tensor<2, Bool>) -> Tensor<3>;
 }
 
 impl<L: Layer> Around<L> {
     /// Of seven tokens and four classes, with parameters made up.
-    pub fn init(layer: L, device: &Device) -> Self {
+    pub(crate) fn init(layer: L, device: &Device) -> Self {
         let model = Self {
             table: EmbeddingConfig::new(7, 8).init(device),
             layer,
@@ -71,7 +71,7 @@ impl<L: Layer> SampleLoss for Around<L> {
 
 /// Norms and a nonlinearity with parameters.
 #[derive(Module, Debug)]
-pub struct Norms {
+pub(crate) struct Norms {
     layer: LayerNorm,
     rms: RmsNorm,
     group: GroupNorm,
@@ -82,7 +82,7 @@ pub struct Norms {
 
 impl Norms {
     /// Of eight channels.
-    pub fn init(device: &Device) -> Self {
+    pub(crate) fn init(device: &Device) -> Self {
         Self {
             layer: LayerNormConfig::new(8).init(device),
             rms: RmsNormConfig::new(8).init(device),
@@ -106,7 +106,7 @@ impl Layer for Norms {
 
 /// Attention in every form.
 #[derive(Module, Debug)]
-pub struct Attentions {
+pub(crate) struct Attentions {
     own: MultiHeadAttention,
     cross: CrossAttention,
     fused: Linear,
@@ -115,7 +115,7 @@ pub struct Attentions {
 
 impl Attentions {
     /// Of width eight.
-    pub fn init(device: &Device) -> Self {
+    pub(crate) fn init(device: &Device) -> Self {
         Self {
             own: MultiHeadAttentionConfig::new(8, 2)
                 .with_dropout(0.1)
@@ -147,14 +147,14 @@ impl Layer for Attentions {
 
 /// Transformer encoder and decoder.
 #[derive(Module, Debug)]
-pub struct Transformers {
+pub(crate) struct Transformers {
     encoder: TransformerEncoder,
     decoder: TransformerDecoder,
 }
 
 impl Transformers {
     /// One layer each; `norm_first` puts norms before.
-    pub fn init(norm_first: bool, device: &Device) -> Self {
+    pub(crate) fn init(norm_first: bool, device: &Device) -> Self {
         Self {
             encoder: TransformerEncoderConfig::new(8, 12, 2, 1)
                 .with_norm_first(norm_first)
@@ -177,13 +177,13 @@ impl Layer for Transformers {
 
 /// A decoder that sees one position after another, with what it kept of those before.
 #[derive(Module, Debug)]
-pub struct Cached {
+pub(crate) struct Cached {
     encoder: TransformerEncoder,
 }
 
 impl Cached {
     /// One layer.
-    pub fn init(device: &Device) -> Self {
+    pub(crate) fn init(device: &Device) -> Self {
         Self {
             encoder: TransformerEncoderConfig::new(8, 12, 2, 1).init(device),
         }
@@ -209,7 +209,7 @@ impl Layer for Cached {
 
 /// Recurrent layers and a gated one.
 #[derive(Module, Debug)]
-pub struct Recurrences {
+pub(crate) struct Recurrences {
     gru: Gru,
     lstm: Lstm,
     both: BiLstm,
@@ -218,7 +218,7 @@ pub struct Recurrences {
 
 impl Recurrences {
     /// Of width eight.
-    pub fn init(device: &Device) -> Self {
+    pub(crate) fn init(device: &Device) -> Self {
         Self {
             gru: GruConfig::new(8, 8, true).init(device),
             lstm: LstmConfig::new(8, 8, true).init(device),
@@ -239,7 +239,7 @@ impl Layer for Recurrences {
 
 /// Bare parameters in every role.
 #[derive(Module, Debug)]
-pub struct Bare {
+pub(crate) struct Bare {
     /// `[8]`, added and multiplied.
     shift: Param<Tensor<1>>,
     scale: Param<Tensor<1>>,
@@ -261,7 +261,7 @@ pub struct Bare {
 
 impl Bare {
     /// For sequences of `length`.
-    pub fn init(length: usize, device: &Device) -> Self {
+    pub(crate) fn init(length: usize, device: &Device) -> Self {
         fn of<const D: usize>(shape: [usize; D], device: &Device) -> Param<Tensor<D>> {
             Param::from_tensor(Tensor::zeros(shape, device))
         }
@@ -308,7 +308,7 @@ impl Layer for Bare {
 
 /// `W = g · V / |V|` of whole matrices.
 #[derive(Module, Debug)]
-pub struct Normalized {
+pub(crate) struct Normalized {
     length: Param<Tensor<1>>,
 }
 
@@ -324,7 +324,7 @@ impl Reparameterization for Normalized {
 
 /// Normalizes matrices of linear layers.
 #[derive(Debug)]
-pub struct Normalizer;
+pub(crate) struct Normalizer;
 
 impl Reparameterizer for Normalizer {
     type Reparam = Normalized;
@@ -345,7 +345,7 @@ impl Reparameterizer for Normalizer {
 
 /// Weights that are made of others.
 #[derive(Module, Debug)]
-pub struct Made {
+pub(crate) struct Made {
     inner: Linear,
     lower: Linear,
     upper: Linear,
@@ -353,7 +353,7 @@ pub struct Made {
 
 impl Made {
     /// With low-rank adapters, or with normalized weights.
-    pub fn init(adapters: bool, device: &Device) -> Self {
+    pub(crate) fn init(adapters: bool, device: &Device) -> Self {
         let model = Self {
             inner: LinearConfig::new(8, 8).init(device),
             lower: LinearConfig::new(8, 4).init(device),
@@ -376,7 +376,7 @@ impl Layer for Made {
 
 /// Convolutions in one, two and three dimensions, grouped, strided, dilated, padded, transposed.
 #[derive(Module, Debug)]
-pub struct Convolutions {
+pub(crate) struct Convolutions {
     plane: Conv2d,
     grouped: Conv2d,
     same: Conv2d,
@@ -394,7 +394,7 @@ pub struct Convolutions {
 
 impl Convolutions {
     /// Of three classes.
-    pub fn init(device: &Device) -> Self {
+    pub(crate) fn init(device: &Device) -> Self {
         let model = Self {
             plane: Conv2dConfig::new([2, 4], [3, 2])
                 .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
@@ -467,7 +467,7 @@ impl SampleLoss for Convolutions {
 
 /// Convolutions of many channels at few places, of each frame of a picture.
 #[derive(Module, Debug)]
-pub struct Late {
+pub(crate) struct Late {
     first: Linear,
     plane: Conv2d,
     line: Conv1d,
@@ -477,7 +477,7 @@ pub struct Late {
 
 impl Late {
     /// Of three classes; every sample is cut into `frames`.
-    pub fn init(frames: usize, device: &Device) -> Self {
+    pub(crate) fn init(frames: usize, device: &Device) -> Self {
         let model = Self {
             first: LinearConfig::new(72, 2 * 16 * 5 * 4).init(device),
             plane: Conv2dConfig::new([16, 24], [3, 2])
