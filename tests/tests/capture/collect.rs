@@ -151,12 +151,8 @@ fn a_checkpoint_of_other_data_or_of_another_model_is_refused() {
     ));
 
     let never = CheckpointConfig::new(folder.path().join("never"), 0);
-    let never = CollectorConfig::new()
-        .with_checkpoint(Some(never))
-        .init()
-        .expect("a collector");
-    let error = never.collect_batches(&model, "task", [data], &mut of_model);
-    assert!(matches!(error.expect_err("never"), Error::CheckpointEvery));
+    let never = CollectorConfig::new().with_checkpoint(Some(never)).init();
+    assert!(matches!(never.expect_err("never"), Error::CheckpointEvery));
 }
 
 /// Two collections, one path: whichever comes second says so, before the work and at each write.

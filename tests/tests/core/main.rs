@@ -6,6 +6,7 @@ mod golden;
 mod groups;
 mod hardly_varying;
 mod heads;
+mod imports;
 mod roles;
 mod sinks;
 mod store;

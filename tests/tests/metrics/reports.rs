@@ -195,14 +195,25 @@ fn a_fisher_out_of_range_is_an_error() {
 
 #[test]
 fn settings_that_are_no_numbers_are_refused() {
-    let statistics = statistics(&[1.0, 2.0], false);
     for wrong in [f64::NAN, f64::INFINITY, -0.1, 1.1] {
-        let ranking = RankingConfig::new()
-            .with_masses(vec![0.5, wrong])
-            .init()
-            .expect("a ranking");
-        let error = ranking.forward(&statistics, "a").expect_err("no share");
-        assert!(matches!(error, Error::Argument { .. }), "{error}");
+        let masses = RankingConfig::new().with_masses(vec![0.5, wrong]).init();
+        let error = masses.expect_err("no share");
+        assert!(
+            matches!(error, Error::Argument { name: "masses", .. }),
+            "{error}"
+        );
+        let level = RankingConfig::new().with_level(wrong).init();
+        let error = level.expect_err("no level");
+        assert!(
+            matches!(error, Error::Argument { name: "level", .. }),
+            "{error}"
+        );
+        let level = ImportanceConfig::new().with_level(wrong).init();
+        let error = level.expect_err("no level");
+        assert!(
+            matches!(error, Error::Argument { name: "level", .. }),
+            "{error}"
+        );
     }
     for wrong in [f64::NAN, f64::INFINITY] {
         let overlap = OverlapConfig::new().with_surgery_above(wrong).init();

@@ -4,7 +4,7 @@
 //!
 //! ```compile_fail
 //! # use burn::tensor::{Device, Tensor};
-//! # use fisher_core::*;
+//! # use fisher_core::{gradient::*, sample::*, statistics::*};
 //! fn square(gradient: Gradient<TokenMean>, tokens: &Tokens) -> Contribution<PerToken> {
 //!     gradient.contribution(tokens) // there is no such method: convert with `into_token_sum`
 //! }
@@ -13,7 +13,7 @@
 //! and statistics of one unit do not take the other:
 //!
 //! ```compile_fail
-//! # use fisher_core::*;
+//! # use fisher_core::{gradient::*, sample::*, statistics::*};
 //! fn merge(per_token: &mut Statistics<PerToken>, raw: Statistics<Raw>) {
 //!     per_token.merge(raw).unwrap();
 //! }
@@ -136,7 +136,7 @@ impl Gradient<TokenMean> {
     ///
     /// ```
     /// # use burn::tensor::{Device, Tensor};
-    /// # use fisher_core::*;
+    /// # use fisher_core::{gradient::*, sample::*, statistics::*};
     /// fn square(gradient: Gradient<TokenMean>, tokens: &Tokens) -> Contribution<PerToken> {
     ///     gradient.into_token_sum(tokens).contribution(tokens)
     /// }
