@@ -19,7 +19,8 @@ fn text(file: &Path) -> String {
 
 /// The names that follow `from::` anywhere: `crate::a::B` and `use crate::a` give `a`.
 fn named(text: &str, from: &str) -> BTreeSet<String> {
-    let parts = text.split(&format!("{from}::")).skip(1);
+    let from = format!("{from}::");
+    let parts = text.split(&from).skip(1);
     let name = |part: &str| -> String {
         let end = part.find(|c: char| !c.is_alphanumeric() && c != '_');
         part[..end.unwrap_or(part.len())].to_owned()
