@@ -323,6 +323,16 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// [`Error::Device`]: what a device said instead of a tensor's values.
+    #[doc(hidden)]
+    pub fn device(error: impl std::fmt::Display) -> Self {
+        Self::Device {
+            reason: error.to_string(),
+        }
+    }
+}
+
 /// The names in one line, cut short when there are many.
 pub(crate) fn list<S: std::fmt::Display>(names: impl IntoIterator<Item = S>) -> String {
     const SHOWN: usize = 24;

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::config::Config;
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor, TensorData};
 use fisher_core::gradient::ContributionUnit;
-use fisher_core::model::Catalogue;
+use fisher_core::model::{Catalogue, Place, PlaceVisitor, visit_places};
 use fisher_core::provenance::Provenance;
 use fisher_core::statistics::Statistics;
 use fisher_metrics::growth::{Growth, old_elements, old_part};
@@ -149,17 +149,12 @@ impl Ewc {
         let mut sum = None;
         for anchors in &self.anchors {
             let mut visitor = Penalty {
-                names: Vec::new(),
                 growth: self.growth,
                 anchors,
                 missing: anchors.keys().collect(),
                 sum,
-                error: None,
             };
-            model.visit(&mut visitor);
-            if let Some(error) = visitor.error {
-                return Err(Error::Metrics(error));
-            }
+            visit_places(model, &mut visitor)?;
             if let Some(path) = visitor.missing.first() {
                 return Err(Error::Metrics(fisher_metrics::Error::Keys {
                     key: path.to_string(),
@@ -238,35 +233,24 @@ fn grown(anchor: &Anchor, shape: &[usize]) -> Result<Tensor<1>> {
 }
 
 struct Penalty<'a> {
-    names: Vec<String>,
     growth: Growth,
     anchors: &'a BTreeMap<String, Anchor>,
     /// Protected parameters that the model has not shown yet.
     missing: BTreeSet<&'a String>,
     sum: Option<Tensor<1>>,
-    error: Option<fisher_metrics::Error>,
 }
 
-impl ModuleVisitor for Penalty<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.names.push(name.into());
-    }
+impl PlaceVisitor for Penalty<'_> {
+    type Error = Error;
 
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.names.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let path = self.names.join(".");
+    fn visit<const D: usize>(&mut self, place: Place, param: &Param<Tensor<D>>) -> Result<()> {
+        let path = place.path;
         let Some(anchor) = self.anchors.get(&path) else {
-            return;
+            return Ok(());
         };
         self.missing.remove(&path);
         let theta = param.val();
-        if let Err(error) = self.growth.check(&path, &anchor.shape, &theta.dims()) {
-            self.error = Some(error);
-            return;
-        }
+        self.growth.check(&path, &anchor.shape, &theta.dims())?;
         let mut old = theta.dims();
         old.copy_from_slice(&anchor.shape);
         // In half precision small F would be 0.
@@ -286,5 +270,6 @@ impl ModuleVisitor for Penalty<'_> {
             }
             None => term,
         });
+        Ok(())
     }
 }

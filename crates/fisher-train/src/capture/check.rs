@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use burn::module::{ModuleVisitor, Param};
+use burn::module::Module;
 use burn::tensor::Tensor;
 use fisher_core::gradient::{GradientBatch, SampleGradient};
-use fisher_core::model::Catalogue;
+use fisher_core::model::{Catalogue, places};
 
 use super::alone::Alone;
 use super::checkup::{Checkup, Difference};
@@ -37,8 +37,6 @@ pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
         Some(captured) => captured.together(),
         None => Alone::new(model).losses(batch)?,
     };
-    let mut norms = Norms::default();
-    model.visit(&mut norms);
     let mut comparison = Comparison {
         together: &together,
         traced: attempt.captured.as_ref().map(|c| &c.gradients),
@@ -59,7 +57,7 @@ pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
             underflow_half: 0.0,
             unreached: Vec::new(),
             tokens: Vec::new(),
-            batch_norms: norms.found,
+            batch_norms: norms(model),
             not_finite: Vec::new(),
         },
     };
@@ -231,25 +229,17 @@ impl Counts {
 }
 
 /// Paths of batch norms.
-#[derive(Default)]
-struct Norms {
-    path: Vec<String>,
-    found: Vec<String>,
-}
-
-impl ModuleVisitor for Norms {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        // The container is what the name is a field of.
-        let path = self.path.join(".");
-        if container.contains("BatchNorm") && !self.found.contains(&path) {
-            self.found.push(path);
+fn norms<M: Module>(model: &M) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for place in places(model) {
+        let names: Vec<&str> = place.path.split('.').collect();
+        // A container is what the name is a field of.
+        for (at, container) in place.containers.iter().enumerate() {
+            let path = names[..at].join(".");
+            if container.contains("BatchNorm") && !found.contains(&path) {
+                found.push(path);
+            }
         }
-        self.path.push(name.into());
     }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, _param: &Param<Tensor<D>>) {}
+    found
 }
