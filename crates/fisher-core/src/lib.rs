@@ -25,9 +25,12 @@ pub mod model;
 pub mod moments;
 pub mod prelude;
 pub mod provenance;
+mod read;
 pub mod sample;
 pub mod squares;
 pub mod statistics;
 pub mod store;
 
 pub use error::{Error, Result};
+#[doc(hidden)]
+pub use read::read;

@@ -10,6 +10,7 @@ use fisher_core::gradient::ContributionUnit;
 use fisher_core::kind::FisherKind;
 use fisher_core::model::{Catalogue, Ties};
 use fisher_core::moments::{Welford, accumulation_dtype};
+use fisher_core::read;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
@@ -17,7 +18,6 @@ use crate::batch::{SampleBatch, SampleLoss, ids};
 use crate::capture::{Alone, EVERY, Watch, deterministic};
 use crate::error::{Error, Result};
 use crate::gradients::{Rounding, Together, is_ragged};
-use crate::read::read;
 
 /// Configuration of a [`Sketch`].
 #[derive(Config, Debug)]

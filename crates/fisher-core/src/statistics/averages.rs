@@ -150,9 +150,7 @@ impl<C: ContributionUnit> Averages<C> {
         for (task, averages) in &self.tasks {
             for (name, average) in averages {
                 let data = average.biased().clone().try_into_data();
-                let data = data.map_err(|e| Error::Device {
-                    reason: e.to_string(),
-                })?;
+                let data = data.map_err(Error::device)?;
                 tensors.insert(format!("{}/{name}", encode(task)), data);
             }
         }

@@ -59,9 +59,7 @@ pub(crate) fn elementwise<C: ContributionUnit>(
 
 pub(crate) fn check_finite(what: &'static str, path: &str, values: Tensor<1>) -> Result<()> {
     let finite = values.is_finite().all().try_into_data();
-    let finite = finite.map_err(|e| fisher_core::Error::Device {
-        reason: e.to_string(),
-    })?;
+    let finite = finite.map_err(fisher_core::Error::device)?;
     if finite.iter::<bool>().all(|finite| finite) {
         return Ok(());
     }

@@ -8,6 +8,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 use fisher_core::gradient::ContributionUnit;
 use fisher_core::model::{Catalogue, Place, PlaceVisitor, visit_places};
 use fisher_core::provenance::Provenance;
+use fisher_core::read;
 use fisher_core::statistics::Statistics;
 use fisher_metrics::growth::{Growth, old_elements, old_part};
 use fisher_metrics::report::same_fisher;
@@ -214,15 +215,9 @@ fn grown(anchor: &Anchor, shape: &[usize]) -> Result<Tensor<1>> {
         return Ok(fisher);
     }
     let options = (fisher.device(), fisher.dtype());
-    let old = fisher.try_into_data();
-    let old = old.map_err(|e| fisher_core::Error::Device {
-        reason: e.to_string(),
-    })?;
+    let old = read(fisher)?;
     let mut new = vec![0.0; shape.iter().product()];
-    for (place, value) in old_elements(&anchor.shape, shape)
-        .into_iter()
-        .zip(old.iter::<f64>())
-    {
+    for (place, value) in old_elements(&anchor.shape, shape).into_iter().zip(old) {
         new[place] = value;
     }
     let elements = [new.len()];

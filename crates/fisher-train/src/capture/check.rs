@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::Module;
-use burn::tensor::Tensor;
 use fisher_core::gradient::{GradientBatch, SampleGradient};
 use fisher_core::model::{Catalogue, places};
+use fisher_core::read;
 
 use super::alone::Alone;
 use super::checkup::{Checkup, Difference};
@@ -13,7 +13,6 @@ use super::per_sample::{LoopGradient, PerSample};
 use crate::batch::{SampleLoss, ids};
 use crate::error::{Error, Result};
 use crate::gradients::{Captured, Together, form, ratio};
-use crate::read::read;
 use crate::trace::Tracer;
 use fisher_core::gradient::at_least_single;
 
@@ -155,7 +154,7 @@ impl Comparison<'_> {
                 continue;
             };
             // On the host, in float64: squares would leave float32's range.
-            let values = flat(expected.to_full())?;
+            let values = read(at_least_single(expected.to_full()))?;
             finite &= values.iter().all(|value| value.is_finite());
             self.counts.add(&values);
             let norm = values.iter().map(|v| v * v).sum::<f64>().sqrt();
@@ -165,7 +164,7 @@ impl Comparison<'_> {
                     SampleGradient::Zero { .. } if norm > 0.0 => f64::INFINITY,
                     SampleGradient::Zero { .. } => 0.0,
                     traced => {
-                        let found = flat(traced.sample(index).to_full())?;
+                        let found = read(at_least_single(traced.sample(index).to_full()))?;
                         let pairs = found.iter().zip(&values);
                         pairs.map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt()
                     }
@@ -198,11 +197,6 @@ impl Comparison<'_> {
             ..self.checkup
         }
     }
-}
-
-fn flat(gradient: Tensor<2>) -> Result<Vec<f64>> {
-    let [rows, columns] = gradient.dims();
-    Ok(read(at_least_single(gradient).reshape([rows * columns]))?)
 }
 
 /// Gradient elements that are not 0, and those whose square is too small.

@@ -99,11 +99,7 @@ impl<M: SampleLoss> PerSample<M> {
         } = taker;
         unreached.retain(|path, _| !found.contains_key(path));
 
-        let loss: f64 = loss
-            .try_into_scalar()
-            .map_err(|e| fisher_core::Error::Device {
-                reason: e.to_string(),
-            })?;
+        let loss: f64 = loss.try_into_scalar().map_err(fisher_core::Error::device)?;
         let mut batch = GradientBatch::new(samples);
         let names = unreached.keys().cloned().collect();
         let found = found.into_iter();
