@@ -333,6 +333,24 @@ impl Error {
     }
 }
 
+/// [`Error::Argument`], unless it fits.
+#[doc(hidden)]
+pub fn check_argument(
+    fits: bool,
+    name: &'static str,
+    expected: &'static str,
+    found: impl std::fmt::Display,
+) -> Result<()> {
+    if fits {
+        return Ok(());
+    }
+    Err(Error::Argument {
+        name,
+        expected,
+        found: found.to_string(),
+    })
+}
+
 /// The names in one line, cut short when there are many.
 pub(crate) fn list<S: std::fmt::Display>(names: impl IntoIterator<Item = S>) -> String {
     const SHOWN: usize = 24;

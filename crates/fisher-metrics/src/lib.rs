@@ -30,4 +30,6 @@ pub mod report;
 pub mod scaling;
 pub mod weights;
 
+#[doc(hidden)]
+pub use error::check_argument;
 pub use error::{Error, Result};

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, HashMap};
 use burn::config::Config;
 use burn::module::{ModuleVisitor, Param, ParamId};
 use burn::tensor::{DType, Gradients, Tensor};
-use fisher_core::Error as CoreError;
 use fisher_core::gradient::ContributionUnit;
 use fisher_core::kind::FisherKind;
 use fisher_core::model::{Catalogue, Ties};
 use fisher_core::moments::{Welford, accumulation_dtype};
 use fisher_core::read;
+use fisher_core::{Error as CoreError, check_argument};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
@@ -36,16 +36,10 @@ impl SketchConfig {
     /// # Errors
     /// [`CoreError::Argument`] for 0 draws.
     pub fn init(&self) -> Result<Sketch> {
-        match self.draws {
-            0 => Err(Error::Core(CoreError::Argument {
-                name: "draws",
-                expected: "at least 1",
-                found: "0".into(),
-            })),
-            _ => Ok(Sketch {
-                config: self.clone(),
-            }),
-        }
+        check_argument(self.draws > 0, "draws", "at least 1", self.draws)?;
+        Ok(Sketch {
+            config: self.clone(),
+        })
     }
 }
 

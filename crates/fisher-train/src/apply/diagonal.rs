@@ -7,6 +7,7 @@ use fisher_core::gradient::ContributionUnit;
 use fisher_core::model::Catalogue;
 use fisher_core::moments::accumulation_dtype;
 use fisher_core::statistics::Statistics;
+use fisher_metrics::Error as MetricsError;
 use fisher_metrics::growth::Growth;
 
 use crate::error::{Error, Result};
@@ -42,9 +43,8 @@ pub(crate) fn elementwise<C: ContributionUnit>(
         };
         let found = of_task.parameter(path).map_err(|_| missing())?;
         let welford = found.elementwise().ok_or_else(missing)?;
-        let mean = welford
-            .mean()
-            .ok_or_else(|| fisher_metrics::Error::NoSamples { task: task.into() })?;
+        let mean = welford.mean();
+        let mean = mean.ok_or_else(|| MetricsError::no_samples(task))?;
         let shape = statistics.shape(path).ok_or_else(missing)?.to_vec();
         growth.check(path, &shape, parameter.shape())?;
         check_finite("F", path, mean.clone())?;
@@ -63,10 +63,7 @@ pub(crate) fn check_finite(what: &'static str, path: &str, values: Tensor<1>) ->
     if finite.iter::<bool>().all(|finite| finite) {
         return Ok(());
     }
-    Err(Error::Metrics(fisher_metrics::Error::NotFinite {
-        what,
-        key: path.into(),
-    }))
+    Err(MetricsError::not_finite(what, path).into())
 }
 
 /// A copy on another device, in float32 where that has no float64.

@@ -13,6 +13,7 @@ use fisher_core::statistics::Statistics;
 use fisher_metrics::growth::{Growth, old_elements, old_part};
 use fisher_metrics::report::same_fisher;
 use fisher_metrics::weights::Weights;
+use fisher_metrics::{Error as MetricsError, check_argument};
 
 use super::diagonal::{check_finite, elementwise, move_to};
 use crate::destination::check_model;
@@ -37,13 +38,8 @@ impl EwcConfig {
     /// [`fisher_metrics::Error::Argument`] unless λ is finite and not negative.
     pub fn init(&self) -> Result<Ewc> {
         let strength = self.strength;
-        if !(strength >= 0.0 && strength.is_finite()) {
-            return Err(Error::Metrics(fisher_metrics::Error::Argument {
-                name: "strength",
-                expected: "finite and at least 0",
-                found: strength,
-            }));
-        }
+        let fits = strength >= 0.0 && strength.is_finite();
+        check_argument(fits, "strength", "finite and at least 0", strength)?;
         Ok(Ewc {
             strength,
             growth: self.growth,
@@ -115,13 +111,8 @@ impl Ewc {
         task: &str,
         model: &M,
     ) -> Result<()> {
-        if !(0.0..=1.0).contains(&decay) {
-            return Err(Error::Metrics(fisher_metrics::Error::Argument {
-                name: "decay",
-                expected: "between 0 and 1",
-                found: decay,
-            }));
-        }
+        let fits = (0.0..=1.0).contains(&decay);
+        check_argument(fits, "decay", "between 0 and 1", decay)?;
         self.check(statistics.provenance(), task)?;
         let mut all = anchors(statistics, task, model)?;
         for (path, old) in self.anchors.iter().flatten() {
@@ -157,11 +148,8 @@ impl Ewc {
             };
             visit_places(model, &mut visitor)?;
             if let Some(path) = visitor.missing.first() {
-                return Err(Error::Metrics(fisher_metrics::Error::Keys {
-                    key: path.to_string(),
-                    present: "the protected parameters",
-                    absent: "the model",
-                }));
+                let error = MetricsError::keys(*path, "the protected parameters", "the model");
+                return Err(error.into());
             }
             sum = visitor.sum;
         }
