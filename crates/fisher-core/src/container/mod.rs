@@ -12,4 +12,4 @@ pub(crate) use atomic::HEADER_LIMIT;
 pub(crate) use checksum::hex;
 pub(crate) use partial::Partial;
 pub(crate) use tensors::{data, encode};
-pub(crate) use whole::{Contents, write};
+pub(crate) use whole::{Contents, WRITER, write};

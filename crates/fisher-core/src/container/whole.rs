@@ -14,6 +14,9 @@ use super::checksum::checksum;
 use super::tensors::view;
 use crate::error::{Error, Result, format_error, io_error};
 
+/// Who wrote a file.
+pub(crate) const WRITER: &str = concat!("fisher-core ", env!("CARGO_PKG_VERSION"));
+
 /// Write `tensors` to `path`, atomically, with `metadata` as JSON under `key`; its checksum goes where
 /// `sha256` says, which is empty before.
 pub(crate) fn write<M: Serialize>(

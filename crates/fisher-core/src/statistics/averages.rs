@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::accumulators::Statistics;
 use super::task::TaskStatistics;
-use crate::container::{Contents, data, encode, write};
+use crate::container::{Contents, WRITER, data, encode, write};
 use crate::error::{Error, Result, format_error, list};
 use crate::gradient::{ContributionUnit, PerToken};
 use crate::moments::{Ema, accumulation_dtype};
@@ -156,7 +156,7 @@ impl<C: ContributionUnit> Averages<C> {
         }
         let metadata = Metadata {
             schema: SCHEMA,
-            writer: concat!("fisher-core ", env!("CARGO_PKG_VERSION")).into(),
+            writer: WRITER.into(),
             unit: C::NAME.into(),
             beta: self.beta,
             steps: self.tasks().map(|t| (t.into(), self.steps(t))).collect(),

@@ -15,6 +15,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::precision::{Precision, exponents};
+use crate::container::WRITER;
 use crate::error::{Error, Result, format_error as format, io_error as io, list};
 use crate::kind::FisherKind;
 use crate::model::{Orientation, Role};
@@ -22,6 +23,8 @@ use crate::sample::SampleRecord;
 
 /// The version of a store's folder that this library writes and reads.
 const SCHEMA: u64 = 1;
+/// The name of the index in a store's folder.
+pub(super) const INDEX: &str = "index.jsonl";
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Header {
@@ -52,7 +55,7 @@ impl Header {
     ) -> Self {
         Self {
             fisher_store: SCHEMA,
-            writer: concat!("fisher-core ", env!("CARGO_PKG_VERSION")).into(),
+            writer: WRITER.into(),
             model,
             kind,
             precision,
@@ -234,7 +237,7 @@ pub(super) fn same(folder: &Path, ours: &Header, theirs: &Header) -> Result<()> 
         Ok(())
     } else {
         Err(format(
-            &folder.join("index.jsonl"),
+            &folder.join(INDEX),
             "its parameters have other roles",
         ))
     }
