@@ -24,6 +24,8 @@ mod pairs;
 pub mod permutation;
 pub mod picture;
 pub mod prelude;
+#[doc(hidden)]
+pub mod progress;
 pub mod pruning;
 pub mod ranking;
 pub mod report;
