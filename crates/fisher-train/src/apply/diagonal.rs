@@ -6,7 +6,7 @@ use burn::tensor::{DType, Device, Tensor};
 use fisher_core::gradient::ContributionUnit;
 use fisher_core::model::Catalogue;
 use fisher_core::moments::accumulation_dtype;
-use fisher_core::statistics::Statistics;
+use fisher_core::statistics::{ParameterStatistics, Statistics};
 use fisher_metrics::Error as MetricsError;
 use fisher_metrics::growth::Growth;
 
@@ -35,26 +35,32 @@ pub(crate) fn elementwise<C: ContributionUnit>(
     catalogue: &Catalogue,
     growth: Growth,
 ) -> Result<BTreeMap<String, Diagonal>> {
-    let of_task = statistics.task(task)?;
     let fisher = catalogue.parameters().iter().map(|parameter| {
         let path = parameter.path();
-        let missing = || Error::NoFisher {
-            parameter: path.into(),
-        };
-        let found = of_task.parameter(path).map_err(|_| missing())?;
-        let welford = found.elementwise().ok_or_else(missing)?;
+        let (found, shape) = measured(statistics, task, path)?;
+        let welford = found.elementwise().ok_or_else(|| Error::no_fisher(path))?;
         let mean = welford.mean();
         let mean = mean.ok_or_else(|| MetricsError::no_samples(task))?;
-        let shape = statistics.shape(path).ok_or_else(missing)?.to_vec();
-        growth.check(path, &shape, parameter.shape())?;
+        growth.check(path, shape, parameter.shape())?;
         check_finite("F", path, mean.clone())?;
         let fisher = Diagonal {
-            shape,
+            shape: shape.to_vec(),
             fisher: mean,
         };
         Ok((path.to_owned(), fisher))
     });
     fisher.collect()
+}
+
+/// What statistics have of the parameter at `path`, and its shape there.
+pub(crate) fn measured<'a, C: ContributionUnit>(
+    statistics: &'a Statistics<C>,
+    task: &str,
+    path: &str,
+) -> Result<(&'a ParameterStatistics, &'a [usize])> {
+    let found = statistics.task(task)?.parameter(path).ok();
+    let found = found.zip(statistics.shape(path));
+    found.ok_or_else(|| Error::no_fisher(path))
 }
 
 pub(crate) fn check_finite(what: &'static str, path: &str, values: Tensor<1>) -> Result<()> {

@@ -116,9 +116,8 @@ impl Ewc {
         self.check(statistics.provenance(), task)?;
         let mut all = anchors(statistics, task, model)?;
         for (path, old) in self.anchors.iter().flatten() {
-            let new = all.get_mut(path).ok_or_else(|| Error::NoFisher {
-                parameter: path.clone(),
-            })?;
+            let new = all.get_mut(path);
+            let new = new.ok_or_else(|| Error::no_fisher(path))?;
             self.growth.check(path, &old.shape, &new.shape)?;
             let kept = move_to(grown(old, &new.shape)?, &new.fisher.device());
             let kept = kept.cast(new.fisher.dtype()).mul_scalar(decay);

@@ -16,6 +16,7 @@ use fisher_metrics::weights::Weights;
 use fisher_metrics::{Error as MetricsError, check_argument};
 use serde::{Deserialize, Serialize};
 
+use super::diagonal::measured;
 use crate::destination::check_model;
 use crate::error::{Error, Result};
 
@@ -347,12 +348,8 @@ impl Merging {
         parameter: &Parameter,
     ) -> Result<Vec<f64>> {
         let path = parameter.path();
-        let missing = || Error::NoFisher {
-            parameter: path.into(),
-        };
-        let task = source.statistics.task(source.task)?;
-        let found = task.parameter(path).map_err(|_| missing())?;
-        let shape = source.statistics.shape(path).ok_or_else(missing)?;
+        let missing = || Error::no_fisher(path);
+        let (found, shape) = measured(source.statistics, source.task, path)?;
         if shape != parameter.shape() {
             return Err(MetricsError::shape(path, parameter.shape(), shape).into());
         }
