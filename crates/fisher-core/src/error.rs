@@ -1,5 +1,6 @@
 //! What can go wrong, with the name of the parameter, sample, task or file it went wrong at.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 /// The result of this crate's fallible functions.
@@ -362,16 +363,33 @@ pub(crate) fn list<S: std::fmt::Display>(names: impl IntoIterator<Item = S>) -> 
     }
 }
 
-pub(crate) fn io_error(path: &Path, source: std::io::Error) -> Error {
+/// [`Error::Io`].
+#[doc(hidden)]
+pub fn io_error(path: &Path, source: std::io::Error) -> Error {
     Error::Io {
         path: path.into(),
         source,
     }
 }
 
-pub(crate) fn format_error(path: &Path, reason: impl std::fmt::Display) -> Error {
+/// [`Error::Format`].
+#[doc(hidden)]
+pub fn format_error(path: &Path, reason: impl std::fmt::Display) -> Error {
     Error::Format {
         path: path.into(),
         reason: reason.to_string(),
     }
+}
+
+/// [`Error::Version`], unless a file is of a version that can be read.
+#[doc(hidden)]
+pub fn check_version(path: &Path, found: u64, versions: RangeInclusive<u64>) -> Result<()> {
+    if versions.contains(&found) {
+        return Ok(());
+    }
+    Err(Error::Version {
+        path: path.into(),
+        found,
+        supported: *versions.end(),
+    })
 }

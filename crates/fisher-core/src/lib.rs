@@ -31,8 +31,8 @@ pub mod squares;
 pub mod statistics;
 pub mod store;
 
-#[doc(hidden)]
-pub use error::check_argument;
 pub use error::{Error, Result};
+#[doc(hidden)]
+pub use error::{check_argument, check_version, format_error, io_error};
 #[doc(hidden)]
 pub use read::read;

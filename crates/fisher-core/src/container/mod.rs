@@ -7,6 +7,8 @@ mod tensors;
 mod whole;
 
 pub use atomic::ensure_writable;
+#[doc(hidden)]
+pub use atomic::sync_folder;
 
 pub(crate) use atomic::HEADER_LIMIT;
 pub(crate) use checksum::hex;

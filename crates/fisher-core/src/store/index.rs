@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::precision::{Precision, exponents};
 use crate::container::WRITER;
-use crate::error::{Error, Result, format_error as format, io_error as io, list};
+use crate::error::{Error, Result, check_version, format_error as format, io_error as io, list};
 use crate::kind::FisherKind;
 use crate::model::{Orientation, Role};
 use crate::sample::SampleRecord;
@@ -155,13 +155,7 @@ pub(super) fn read_index(path: &Path, mut index: &File) -> Result<Option<Index>>
         return Ok(None);
     };
     let version: Version = parse(path, 1, first)?;
-    if version.fisher_store != SCHEMA {
-        return Err(Error::Version {
-            path: path.into(),
-            found: version.fisher_store,
-            supported: SCHEMA,
-        });
-    }
+    check_version(path, version.fisher_store, SCHEMA..=SCHEMA)?;
     let header = parse(path, 1, first)?;
     let begun = first.len() as u64;
     let mut end = begun;

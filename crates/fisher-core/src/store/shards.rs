@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::index::{Entry, Header, INDEX, Index, is_written, json_line, read_index, same, samples};
 use super::positioned::{read_at, write_at};
+use crate::container::sync_folder;
 use crate::error::{Error, Result, format_error as format, io_error as io};
 
 /// The files of a store.
@@ -283,11 +284,7 @@ impl Shards {
             file.sync_data().map_err(|e| io(&self.folder, e))?;
         }
         // The names of new files, too.
-        #[cfg(unix)]
-        File::open(&self.folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(|e| io(&self.folder, e))?;
-        Ok(())
+        sync_folder(&self.folder).map_err(|e| io(&self.folder, e))
     }
 
     pub(super) fn read_at(&self, shard: usize, offset: u64, bytes: &mut [u8]) -> Result<()> {
