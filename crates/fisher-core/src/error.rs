@@ -1,5 +1,6 @@
 //! What can go wrong, with the name of the parameter, sample, task or file it went wrong at.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 /// The result of this crate's fallible functions.
@@ -323,6 +324,34 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// [`Error::Device`]: what a device said instead of a tensor's values.
+    #[doc(hidden)]
+    pub fn device(error: impl std::fmt::Display) -> Self {
+        Self::Device {
+            reason: error.to_string(),
+        }
+    }
+}
+
+/// [`Error::Argument`], unless it fits.
+#[doc(hidden)]
+pub fn check_argument(
+    fits: bool,
+    name: &'static str,
+    expected: &'static str,
+    found: impl std::fmt::Display,
+) -> Result<()> {
+    if fits {
+        return Ok(());
+    }
+    Err(Error::Argument {
+        name,
+        expected,
+        found: found.to_string(),
+    })
+}
+
 /// The names in one line, cut short when there are many.
 pub(crate) fn list<S: std::fmt::Display>(names: impl IntoIterator<Item = S>) -> String {
     const SHOWN: usize = 24;
@@ -334,16 +363,33 @@ pub(crate) fn list<S: std::fmt::Display>(names: impl IntoIterator<Item = S>) -> 
     }
 }
 
-pub(crate) fn io_error(path: &Path, source: std::io::Error) -> Error {
+/// [`Error::Io`].
+#[doc(hidden)]
+pub fn io_error(path: &Path, source: std::io::Error) -> Error {
     Error::Io {
         path: path.into(),
         source,
     }
 }
 
-pub(crate) fn format_error(path: &Path, reason: impl std::fmt::Display) -> Error {
+/// [`Error::Format`].
+#[doc(hidden)]
+pub fn format_error(path: &Path, reason: impl std::fmt::Display) -> Error {
     Error::Format {
         path: path.into(),
         reason: reason.to_string(),
     }
+}
+
+/// [`Error::Version`], unless a file is of a version that can be read.
+#[doc(hidden)]
+pub fn check_version(path: &Path, found: u64, versions: RangeInclusive<u64>) -> Result<()> {
+    if versions.contains(&found) {
+        return Ok(());
+    }
+    Err(Error::Version {
+        path: path.into(),
+        found,
+        supported: *versions.end(),
+    })
 }

@@ -25,9 +25,14 @@ pub mod model;
 pub mod moments;
 pub mod prelude;
 pub mod provenance;
+mod read;
 pub mod sample;
 pub mod squares;
 pub mod statistics;
 pub mod store;
 
 pub use error::{Error, Result};
+#[doc(hidden)]
+pub use error::{check_argument, check_version, format_error, io_error};
+#[doc(hidden)]
+pub use read::read;

@@ -123,26 +123,6 @@ impl Seen {
         other.records.into_iter().for_each(|r| self.push(r));
     }
 
-    /// Whether these samples of `task` are new and differ.
-    ///
-    /// # Errors
-    /// [`Error::SampleTwice`], naming the first that does not.
-    pub(crate) fn check<'a>(
-        &self,
-        task: &str,
-        samples: impl IntoIterator<Item = &'a Sample>,
-    ) -> Result<()> {
-        let mut batch = HashSet::new();
-        let mut samples = samples.into_iter();
-        match samples.find(|s| self.contains(None, s.id()) || !batch.insert(s.id())) {
-            None => Ok(()),
-            Some(sample) => Err(Error::SampleTwice {
-                task: task.into(),
-                sample: sample.id().into(),
-            }),
-        }
-    }
-
     /// The first of `other` that is here too.
     pub(crate) fn shared<'a>(&self, other: &'a Self) -> Option<&'a SampleRecord> {
         let mut records = other.records.iter();
@@ -157,7 +137,7 @@ impl Seen {
         }
     }
 
-    fn contains(&self, step: Option<u64>, id: &str) -> bool {
+    pub(crate) fn contains(&self, step: Option<u64>, id: &str) -> bool {
         // Two samples may have one hash, so a hit is looked at; hardly any but a true one comes.
         let is = |r: &SampleRecord| r.step == step && r.id == id;
         self.hashes.contains(&self.hash(step, id)) && self.records.iter().any(is)
@@ -165,6 +145,26 @@ impl Seen {
 
     fn hash(&self, step: Option<u64>, id: &str) -> u64 {
         self.hasher.hash_one((step, id))
+    }
+}
+
+/// Whether these samples of `task` differ and none is `known`.
+///
+/// # Errors
+/// [`Error::SampleTwice`], naming the first for which that is not so.
+pub(crate) fn check_new<'a>(
+    task: &str,
+    samples: impl IntoIterator<Item = &'a Sample>,
+    known: impl Fn(&str) -> bool,
+) -> Result<()> {
+    let mut batch = HashSet::new();
+    let mut samples = samples.into_iter();
+    match samples.find(|s| known(s.id()) || !batch.insert(s.id())) {
+        None => Ok(()),
+        Some(sample) => Err(Error::SampleTwice {
+            task: task.into(),
+            sample: sample.id().into(),
+        }),
     }
 }
 

@@ -180,8 +180,9 @@ pub enum Error {
     },
 }
 
+#[doc(hidden)]
 impl Error {
-    pub(crate) fn no_samples(task: &str) -> Self {
+    pub fn no_samples(task: &str) -> Self {
         Self::NoSamples { task: task.into() }
     }
 
@@ -197,11 +198,7 @@ impl Error {
         Self::NotCollected { what, advice }
     }
 
-    pub(crate) fn keys(
-        key: impl Into<String>,
-        present: &'static str,
-        absent: &'static str,
-    ) -> Self {
+    pub fn keys(key: impl Into<String>, present: &'static str, absent: &'static str) -> Self {
         Self::Keys {
             key: key.into(),
             present,
@@ -217,7 +214,7 @@ impl Error {
         }
     }
 
-    pub(crate) fn shape(key: &str, ours: &[usize], theirs: &[usize]) -> Self {
+    pub fn shape(key: &str, ours: &[usize], theirs: &[usize]) -> Self {
         Self::Shape {
             key: key.into(),
             ours: ours.to_vec(),
@@ -225,7 +222,7 @@ impl Error {
         }
     }
 
-    pub(crate) fn not_finite(what: &'static str, key: impl Into<String>) -> Self {
+    pub fn not_finite(what: &'static str, key: impl Into<String>) -> Self {
         Self::NotFinite {
             what,
             key: key.into(),
@@ -234,7 +231,8 @@ impl Error {
 }
 
 /// [`Error::Argument`], unless the number fits.
-pub(crate) fn check_argument(
+#[doc(hidden)]
+pub fn check_argument(
     fits: bool,
     name: &'static str,
     expected: &'static str,

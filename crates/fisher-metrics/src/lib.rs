@@ -24,10 +24,14 @@ mod pairs;
 pub mod permutation;
 pub mod picture;
 pub mod prelude;
+#[doc(hidden)]
+pub mod progress;
 pub mod pruning;
 pub mod ranking;
 pub mod report;
 pub mod scaling;
 pub mod weights;
 
+#[doc(hidden)]
+pub use error::check_argument;
 pub use error::{Error, Result};

@@ -381,7 +381,9 @@ fn text(out: &mut String, [x, y]: [f64; 2], anchor: &str, size: f64, fill: &str,
     );
 }
 
-fn escape(words: &str) -> String {
+/// Words as XML.
+#[doc(hidden)]
+pub fn escape(words: &str) -> String {
     let mut escaped = String::new();
     for letter in words.chars() {
         match letter {

@@ -77,7 +77,8 @@ impl fmt::Display for SampleRef {
 }
 
 /// A number that a report cannot do without: JSON has no infinite ones, and writes them as `null`.
-pub(crate) fn finite(value: f64, what: &str) -> Result<f64> {
+#[doc(hidden)]
+pub fn finite(value: f64, what: &str) -> Result<f64> {
     if value.is_finite() {
         return Ok(value);
     }
@@ -85,7 +86,8 @@ pub(crate) fn finite(value: f64, what: &str) -> Result<f64> {
 }
 
 /// A number that may be absent.
-pub(crate) fn if_finite(value: f64) -> Option<f64> {
+#[doc(hidden)]
+pub fn if_finite(value: f64) -> Option<f64> {
     value.is_finite().then_some(value)
 }
 

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
-use fisher_core::model::{Ties, for_each_weight};
+use fisher_core::model::{PathMapper, Ties, for_each_weight, map_paths, places};
 
 use crate::error::{Error, Result};
 
@@ -75,26 +75,8 @@ impl Weights {
 
 /// The shapes of a module's float parameters, by path.
 pub(crate) fn shapes<M: Module>(model: &M) -> BTreeMap<String, Vec<usize>> {
-    #[derive(Default)]
-    struct Shapes {
-        names: Vec<String>,
-        found: BTreeMap<String, Vec<usize>>,
-    }
-    impl ModuleVisitor for Shapes {
-        fn enter_module(&mut self, name: &str, _container_type: &str) {
-            self.names.push(name.into());
-        }
-        fn exit_module(&mut self, _name: &str, _container_type: &str) {
-            self.names.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let shape = param.lazy_shape().to_vec();
-            self.found.insert(self.names.join("."), shape);
-        }
-    }
-    let mut visitor = Shapes::default();
-    model.visit(&mut visitor);
-    visitor.found
+    let places = places(model).into_iter();
+    places.map(|place| (place.path, place.shape)).collect()
 }
 
 /// What `values` has for each path of a module, its ties included.
@@ -126,30 +108,17 @@ pub(crate) enum Operation {
 /// # Panics
 /// When a size differs.
 pub(crate) fn combine<M: Module>(model: M, values: HashMap<String, &[f64]>, with: Operation) -> M {
-    model.map(&mut Combine {
-        names: Vec::new(),
-        values,
-        with,
-    })
+    map_paths(model, &mut Combine { values, with })
 }
 
 struct Combine<'a> {
-    names: Vec<String>,
     values: HashMap<String, &'a [f64]>,
     with: Operation,
 }
 
-impl ModuleMapper for Combine<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.names.push(name.into());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.names.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(values) = self.values.get(&self.names.join(".")) else {
+impl PathMapper for Combine<'_> {
+    fn map<const D: usize>(&mut self, path: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(values) = self.values.get(path) else {
             return param;
         };
         param.map(|tensor| {

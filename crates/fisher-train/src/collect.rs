@@ -8,7 +8,8 @@ use burn::config::Config;
 use burn::data::dataloader::DataLoader;
 use fisher_core::gradient::{ContributionUnit, GradientSink};
 use fisher_core::statistics::Statistics;
-use indicatif::{ProgressBar, ProgressStyle};
+use fisher_metrics::progress::styled;
+use indicatif::ProgressBar;
 
 use crate::batch::{SampleLoss, ids};
 use crate::capture::{Capture, CaptureConfig, Engine, Names, NonFinite, Outcome};
@@ -224,7 +225,6 @@ impl Collector {
         if !self.config.progress {
             return ProgressBar::hidden();
         }
-        // Hidden by indicatif where standard error is not a terminal.
         let (bar, template) = match total {
             Some(total) => (
                 ProgressBar::new(total as u64),
@@ -235,9 +235,7 @@ impl Collector {
                 "{prefix} {spinner} {pos} samples, {per_sec}, {elapsed}",
             ),
         };
-        let style = ProgressStyle::with_template(template);
-        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-        bar.with_style(style).with_prefix(task.to_owned())
+        styled(bar, template, task.to_owned())
     }
 }
 

@@ -310,3 +310,11 @@ pub enum Error {
         reason: String,
     },
 }
+
+impl Error {
+    pub(crate) fn no_fisher(path: &str) -> Self {
+        Self::NoFisher {
+            parameter: path.into(),
+        }
+    }
+}

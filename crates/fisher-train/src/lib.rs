@@ -26,7 +26,6 @@ pub mod losses;
 pub mod monitor;
 mod placeholder;
 pub mod prelude;
-mod read;
 pub mod sketch;
 mod trace;
 

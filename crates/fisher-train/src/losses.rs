@@ -258,10 +258,8 @@ impl SampleLosses {
             labels.clone().min_dim(1),
             labels.max_dim(1),
         ];
-        let data = Tensor::cat(columns, 1).try_into_data();
-        let data = data.map_err(|e| CoreError::Device {
-            reason: e.to_string(),
-        })?;
+        let data = Tensor::cat(columns, 1);
+        let data = data.try_into_data().map_err(CoreError::device)?;
         let values: Vec<i64> = data.iter::<i64>().collect();
         let rows = values.chunks_exact(3).enumerate();
         rows.map(|(at, row)| {

@@ -1,23 +1,22 @@
 //! The diagonal of the Fisher from batch gradients with random signs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use burn::config::Config;
-use burn::module::{ModuleVisitor, Param, ParamId};
-use burn::tensor::{DType, Gradients, Tensor};
-use fisher_core::Error as CoreError;
+use burn::tensor::{DType, Tensor};
 use fisher_core::gradient::ContributionUnit;
 use fisher_core::kind::FisherKind;
-use fisher_core::model::{Catalogue, Ties};
+use fisher_core::model::{Catalogue, Parameter};
 use fisher_core::moments::{Welford, accumulation_dtype};
+use fisher_core::read;
+use fisher_core::{Error as CoreError, check_argument};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
 use crate::batch::{SampleBatch, SampleLoss, ids};
-use crate::capture::{Alone, EVERY, Watch, deterministic};
+use crate::capture::{Alone, EVERY, PerSample, Watch};
 use crate::error::{Error, Result};
 use crate::gradients::{Rounding, Together, is_ragged};
-use crate::read::read;
 
 /// Configuration of a [`Sketch`].
 #[derive(Config, Debug)]
@@ -36,16 +35,10 @@ impl SketchConfig {
     /// # Errors
     /// [`CoreError::Argument`] for 0 draws.
     pub fn init(&self) -> Result<Sketch> {
-        match self.draws {
-            0 => Err(Error::Core(CoreError::Argument {
-                name: "draws",
-                expected: "at least 1",
-                found: "0".into(),
-            })),
-            _ => Ok(Sketch {
-                config: self.clone(),
-            }),
-        }
+        check_argument(self.draws > 0, "draws", "at least 1", self.draws)?;
+        Ok(Sketch {
+            config: self.clone(),
+        })
     }
 }
 
@@ -92,15 +85,11 @@ impl Sketch {
         model: &M,
         batches: impl IntoIterator<Item = M::Batch>,
     ) -> Result<SketchedFisher> {
-        // Ids tell parameters apart here: copies need their own.
-        let model = &Ties::of(model)?.separate(model.clone());
         let catalogue = Catalogue::of(model)?;
-        let parameters = catalogue.parameters().iter();
-        let paths = parameters.filter_map(|p| Some((p.id()?, p.path().to_owned())));
-        let paths: HashMap<ParamId, String> = paths.collect();
+        let paths = catalogue.parameters().iter().map(Parameter::path);
+        let ready = PerSample::new(model, paths)?;
         let mut alone = Alone::new(model);
         let mut watch = Watch::default();
-        let model = deterministic(model, |id| paths.contains_key(&id));
         let mut signs = ChaCha8Rng::seed_from_u64(self.config.seed);
         let mut fisher = SketchedFisher {
             samples: 0,
@@ -111,8 +100,7 @@ impl Sketch {
         for batch in batches {
             let samples = batch.len();
             for draw in 0..self.config.draws {
-                let together =
-                    self.draw::<M, C>(&model, &batch, &paths, &mut signs, &mut fisher)?;
+                let together = self.draw::<M, C>(&ready, &batch, &mut signs, &mut fisher)?;
                 let shape = (samples, is_ragged(&together.tokens));
                 let mut looks = || watch.is_new(shape) || watch.is_due(samples, EVERY);
                 if draw == 0 && samples > 0 && looks() {
@@ -129,14 +117,13 @@ impl Sketch {
 
     fn draw<M: SampleLoss, C: ContributionUnit>(
         &self,
-        model: &M,
+        ready: &PerSample<M>,
         batch: &M::Batch,
-        paths: &HashMap<ParamId, String>,
         signs: &mut ChaCha8Rng,
         fisher: &mut SketchedFisher,
     ) -> Result<Together> {
         let ids = ids(batch, fisher.samples);
-        let losses = model.sample_losses(batch);
+        let losses = ready.model().sample_losses(batch);
         let expected = *fisher.kind.get_or_insert(losses.kind());
         if expected != losses.kind() {
             let found = losses.kind();
@@ -155,17 +142,17 @@ impl Sketch {
                 sample: ids.into_iter().next().unwrap_or_default(),
             });
         }
-        let mut gradients = loss.backward();
-        let mut taker = Taker {
-            paths,
-            gradients: &mut gradients,
-            found: BTreeMap::new(),
-        };
-        model.visit(&mut taker);
-        let found = taker.found;
+        let (mut found, unreached) = ready.take(loss.backward(), |gradient| {
+            let dtype = accumulation_dtype(&gradient.device());
+            gradient.cast(dtype)
+        });
+        found.extend(unreached.into_iter().map(|(path, (elements, device))| {
+            let dtype = accumulation_dtype(&device);
+            (path, Tensor::zeros([1, elements], (&device, dtype)))
+        }));
         let rounding = Rounding::of([sums.dtype()]);
         let mut probes = vec![sums.inner().cast(DType::F32)];
-        let sum = |gradient: &Tensor<1>| gradient.clone().cast(DType::F32).sum();
+        let sum = |gradient: &Tensor<2>| gradient.clone().cast(DType::F32).sum();
         probes.extend(found.values().map(sum));
         let probes = read(Tensor::cat(probes, 0))?;
         if let Some(at) = probes.iter().position(|probe| !probe.is_finite()) {
@@ -178,11 +165,11 @@ impl Sketch {
             }));
         }
         for (path, gradient) in found {
-            let [elements] = gradient.dims();
+            let [_, elements] = gradient.dims();
             let device = gradient.device();
             let welford = fisher.parameters.entry(path);
             let welford = welford.or_insert_with(|| Welford::new(elements, &device));
-            welford.push(gradient.square());
+            welford.push(gradient.flatten(0, 1).square());
         }
         Ok(Together {
             losses: probes[..ids.len()].to_vec(),
@@ -250,33 +237,5 @@ impl SketchedFisher {
             parameter: path.into(),
             known: self.paths().collect::<Vec<_>>().join(", "),
         })?)
-    }
-}
-
-/// Takes gradients, flattened, in the type that is accumulated in; zeros where there are none.
-struct Taker<'a> {
-    paths: &'a HashMap<ParamId, String>,
-    gradients: &'a mut Gradients,
-    found: BTreeMap<String, Tensor<1>>,
-}
-
-impl ModuleVisitor for Taker<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let Some(path) = self.paths.get(&param.id) else {
-            return;
-        };
-        let tensor = param.val();
-        let device = tensor.device().without_autodiff();
-        let dtype = accumulation_dtype(&device);
-        let elements = [tensor.shape().num_elements()];
-        let gradient = match tensor.grad_remove(self.gradients) {
-            Some(gradient) => gradient.reshape(elements).cast(dtype),
-            None => Tensor::zeros(elements, (&device, dtype)),
-        };
-        let sum = match self.found.remove(path) {
-            Some(other) => other + gradient,
-            None => gradient,
-        };
-        self.found.insert(path.clone(), sum);
     }
 }

@@ -8,10 +8,11 @@ use burn::tensor::Device;
 use fisher_core::model::hash_weights;
 use fisher_core::statistics::{Statistics, StatisticsConfig};
 use fisher_core::store::{GradientStore, GradientStoreConfig};
+use fisher_metrics::progress::styled;
 use fisher_train::batch::SampleLoss;
 use fisher_train::capture::NonFinite;
 use fisher_train::collect::{CheckpointConfig as SavePoint, CollectorConfig};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 
 use super::args::MeasureArgs;
 use super::inputs::Inputs;
@@ -250,12 +251,10 @@ where
     Ok(losses.ok_or("a sample got no loss")?)
 }
 
-/// A bar with rate and time left; hidden by indicatif where standard error is not a terminal.
+/// A bar with rate and time left.
 fn progress(task: &str, samples: usize) -> ProgressBar {
     let template = "  {prefix} {wide_bar} {pos}/{len} samples, {per_sec}, {eta} left";
-    let style = ProgressStyle::with_template(template);
-    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bar = ProgressBar::new(samples as u64).with_style(style);
+    let bar = styled(ProgressBar::new(samples as u64), template, task.to_owned());
     bar.enable_steady_tick(Duration::from_millis(500));
-    bar.with_prefix(task.to_owned())
+    bar
 }

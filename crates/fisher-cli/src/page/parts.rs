@@ -3,23 +3,11 @@
 use std::fmt::Write;
 
 use fisher_metrics::importance::Ranked;
-use fisher_metrics::picture::HeatMap;
+use fisher_metrics::picture::{HeatMap, escape};
 
 /// Words as HTML, also inside attributes.
 pub(super) fn escaped(words: &str) -> String {
-    let mut escaped = String::with_capacity(words.len());
-    for letter in words.chars() {
-        match letter {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            c if c.is_control() => escaped.push('\u{fffd}'),
-            c => escaped.push(c),
-        }
-    }
-    escaped
+    escape(words).replace('\'', "&#39;")
 }
 
 /// A number with three digits: plain, or as a power of ten.

@@ -62,9 +62,17 @@ pub(super) fn write_atomically(
     drop(file);
     temporary.as_file().sync_all().map_err(io)?;
     temporary.persist(path).map_err(|e| io(e.error))?;
-    // A rename is durable once its folder is; not every platform can open one.
-    #[cfg(unix)]
-    File::open(folder).and_then(|f| f.sync_all()).map_err(io)?;
+    // A rename is durable once its folder is.
+    sync_folder(folder).map_err(io)
+}
+
+/// Wait until the names in a folder are on the disk. Not every platform can open one.
+#[doc(hidden)]
+pub fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    if cfg!(unix) {
+        let here = folder.as_os_str().is_empty();
+        File::open(if here { Path::new(".") } else { folder })?.sync_all()?;
+    }
     Ok(())
 }
 

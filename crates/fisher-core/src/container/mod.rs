@@ -7,9 +7,11 @@ mod tensors;
 mod whole;
 
 pub use atomic::ensure_writable;
+#[doc(hidden)]
+pub use atomic::sync_folder;
 
 pub(crate) use atomic::HEADER_LIMIT;
 pub(crate) use checksum::hex;
 pub(crate) use partial::Partial;
 pub(crate) use tensors::{data, encode};
-pub(crate) use whole::{Contents, write};
+pub(crate) use whole::{Contents, WRITER, write};

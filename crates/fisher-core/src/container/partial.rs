@@ -1,33 +1,19 @@
 //! Files of which only the metadata and a few tensors are read, however large the rest is.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-use serde::Deserialize;
+use safetensors::tensor::Metadata;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Result, format_error, io_error};
-
-#[derive(Deserialize)]
-struct Header {
-    #[serde(rename = "__metadata__")]
-    metadata: HashMap<String, String>,
-    #[serde(flatten)]
-    tensors: HashMap<String, Place>,
-}
-
-#[derive(Deserialize)]
-struct Place {
-    data_offsets: [u64; 2],
-}
 
 /// A file that was opened, and its header. Nothing is compared with a checksum.
 pub(crate) struct Partial<'a> {
     path: &'a Path,
     file: File,
-    header: Header,
+    header: Metadata,
     length: u64,
     /// Where its tensors begin.
     data: u64,
@@ -64,7 +50,7 @@ impl<'a> Partial<'a> {
     /// # Errors
     /// [`Error::Format`](crate::Error::Format).
     pub(crate) fn metadata<M: DeserializeOwned>(&self, key: &str) -> Result<M> {
-        let json = self.header.metadata.get(key);
+        let json = self.header.metadata().as_ref().and_then(|all| all.get(key));
         let json =
             json.ok_or_else(|| format_error(self.path, format!("it has no `{key}` metadata")))?;
         serde_json::from_str(json).map_err(|e| format_error(self.path, e))
@@ -75,8 +61,9 @@ impl<'a> Partial<'a> {
     /// # Errors
     /// [`Error::Format`](crate::Error::Format) when it is not there, [`Error::Io`](crate::Error::Io).
     pub(crate) fn bytes(&mut self, name: &str) -> Result<Vec<u8>> {
-        let place = self.header.tensors.get(name);
-        let [start, end] = place.map(|p| p.data_offsets).unwrap_or_default();
+        let place = self.header.info(name).map(|info| info.data_offsets);
+        let (start, end) = place.unwrap_or_default();
+        let [start, end] = [start, end].map(|at| at as u64);
         let there = start < end && end <= self.length - self.data;
         if !there {
             return Err(format_error(self.path, format!("no `{name}`")));

@@ -12,7 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::atomic::write_atomically;
 use super::checksum::checksum;
 use super::tensors::view;
-use crate::error::{Error, Result, format_error, io_error};
+use crate::error::{Error, Result, check_version, format_error, io_error};
+
+/// Who wrote a file.
+pub(crate) const WRITER: &str = concat!("fisher-core ", env!("CARGO_PKG_VERSION"));
 
 /// Write `tensors` to `path`, atomically, with `metadata` as JSON under `key`; its checksum goes where
 /// `sha256` says, which is empty before.
@@ -65,14 +68,7 @@ impl<'a> Contents<'a> {
             schema: u64,
         }
         let Version { schema } = self.metadata()?;
-        if !versions.contains(&schema) {
-            return Err(Error::Version {
-                path: self.path.into(),
-                found: schema,
-                supported: *versions.end(),
-            });
-        }
-        Ok(())
+        check_version(self.path, schema, versions)
     }
 
     /// The metadata.

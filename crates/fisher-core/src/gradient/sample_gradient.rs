@@ -281,9 +281,7 @@ impl SampleGradient {
 
 /// Whether all ids are rows of the table.
 fn check_ids(path: &str, ids: &Tensor<2, Int>, table: usize) -> Result<()> {
-    let ids = ids.clone().try_into_data().map_err(|e| Error::Device {
-        reason: e.to_string(),
-    })?;
+    let ids = ids.clone().try_into_data().map_err(Error::device)?;
     let mut ids = ids.iter::<i64>();
     let outside = ids.find(|id| usize::try_from(*id).map_or(true, |id| id >= table));
     outside.map_or(Ok(()), |id| {

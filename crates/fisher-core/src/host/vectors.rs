@@ -18,9 +18,9 @@ pub(crate) fn is_host(device: &Device) -> bool {
 
 /// The values, without a copy where nobody else holds the tensor.
 pub(crate) fn take<E: Element, const D: usize>(tensor: Tensor<D>) -> Result<Vec<E>> {
-    let device = |e: String| Error::Device { reason: e };
-    let data = tensor.try_into_data().map_err(|e| device(e.to_string()))?;
-    data.try_into_vec().map_err(|e| device(format!("{e:?}")))
+    let data = tensor.try_into_data().map_err(Error::device)?;
+    data.try_into_vec()
+        .map_err(|e| Error::device(format!("{e:?}")))
 }
 
 /// The other way.

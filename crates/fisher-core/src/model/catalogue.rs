@@ -5,6 +5,7 @@ use burn::module::{Module, ParamGroup};
 use super::parameter::{Orientation, Parameter};
 use super::ties::Ties;
 use super::visitor::Visitor;
+use super::walk::visit_places;
 use crate::error::{Error, Result, list};
 
 /// The trainable float parameters of a module, in the module's own order.
@@ -39,12 +40,9 @@ impl Catalogue {
     /// compare the values of parameters that share an id.
     pub fn of<M: Module>(module: &M) -> Result<Self> {
         let mut visitor = Visitor::new(Ties::of(module)?);
-        module.visit(&mut visitor);
+        visit_places(module, &mut visitor)?;
         visitor.ask_biases();
         visitor.ask_adapted();
-        if let Some(error) = visitor.error {
-            return Err(error);
-        }
         if visitor.parameters.is_empty() {
             return Err(Error::NoParameters {
                 context: "in the module (is it on an autodiff device? A model that comes from \

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::Tensor;
 
+use super::walk::{PathMapper, Place, PlaceVisitor, map_paths, places, visit_places};
 use crate::error::{Error, Result};
 
 /// The paths at which a module uses the same parameter.
@@ -45,30 +46,23 @@ impl Ties {
     /// # Errors
     /// [`Error::Device`] when the device does not compare values.
     pub fn of<M: Module>(module: &M) -> Result<Self> {
-        let mut ids = Ids::default();
-        module.visit(&mut ids);
+        let all = places(module);
         let mut seen = HashSet::new();
-        let again = ids.all.iter().filter(|(_, id)| !seen.insert(*id));
-        let shared: HashSet<ParamId> = again.map(|(_, id)| *id).collect();
+        let again = all.iter().filter(|place| !seen.insert(place.id));
+        let shared: HashSet<ParamId> = again.map(|place| place.id).collect();
         if shared.is_empty() {
             return Ok(Self::default());
         }
         let mut uses = Uses {
-            names: Vec::new(),
             shared: &shared,
             values: Vec::new(),
             found: Vec::new(),
-            error: None,
         };
-        module.visit(&mut uses);
-        let Uses { found, error, .. } = uses;
-        match error {
-            Some(error) => Err(error),
-            None => Ok(Self::sort(&ids.all, found)),
-        }
+        visit_places(module, &mut uses)?;
+        Ok(Self::sort(&all, uses.found))
     }
 
-    fn sort(all: &[(String, ParamId)], uses: Vec<Use>) -> Self {
+    fn sort(all: &[Place], uses: Vec<Use>) -> Self {
         let copies = copies(all, &uses);
         let apart = |a: &str, b: &str| copies.iter().any(|copy| !copy.equal && copy.between(a, b));
         let mut parameters: Vec<(usize, Shared)> = Vec::new();
@@ -182,52 +176,21 @@ pub fn new_ids<M: Module>(module: M) -> M {
 }
 
 fn rename<M: Module>(module: M, ids: HashMap<&str, ParamId>) -> M {
-    struct Rename<'a> {
-        names: Vec<String>,
-        ids: HashMap<&'a str, ParamId>,
-    }
-    impl ModuleMapper for Rename<'_> {
-        fn enter_module(&mut self, name: &str, _container_type: &str) {
-            self.names.push(name.into());
-        }
-        fn exit_module(&mut self, _name: &str, _container_type: &str) {
-            self.names.pop();
-        }
-        fn map_float<const D: usize>(&mut self, mut param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            if let Some(id) = self.ids.get(&*self.names.join(".")) {
-                param.id = *id;
-            }
+    struct Rename<'a>(HashMap<&'a str, ParamId>);
+    impl PathMapper for Rename<'_> {
+        fn map<const D: usize>(
+            &mut self,
+            path: &str,
+            mut param: Param<Tensor<D>>,
+        ) -> Param<Tensor<D>> {
+            param.id = self.0.get(path).copied().unwrap_or(param.id);
             param
         }
     }
     if ids.is_empty() {
         return module;
     }
-    module.map(&mut Rename {
-        names: Vec::new(),
-        ids,
-    })
-}
-
-/// Every float parameter's path and id, without its values.
-#[derive(Default)]
-struct Ids {
-    names: Vec<String>,
-    all: Vec<(String, ParamId)>,
-}
-
-impl ModuleVisitor for Ids {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.names.push(name.into());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.names.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.all.push((self.names.join("."), param.id));
-    }
+    map_paths(module, &mut Rename(ids))
 }
 
 /// A path whose id others bear too.
@@ -240,12 +203,10 @@ struct Use {
 }
 
 struct Uses<'a> {
-    names: Vec<String>,
     shared: &'a HashSet<ParamId>,
     /// Those that differ from each other.
     values: Vec<Value>,
     found: Vec<Use>,
-    error: Option<Error>,
 }
 
 struct Value {
@@ -266,25 +227,17 @@ impl Value {
         let [a, b] = [&self.flat, &other.flat].map(Tensor::clone);
         let both_nan = a.clone().is_nan().bool_and(b.clone().is_nan());
         let equal = a.equal(b).bool_or(both_nan).all();
-        let equal = equal.try_into_data().map_err(|e| Error::Device {
-            reason: e.to_string(),
-        })?;
+        let equal = equal.try_into_data().map_err(Error::device)?;
         Ok(equal.iter::<bool>().all(|equal| equal))
     }
 }
 
-impl ModuleVisitor for Uses<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.names.push(name.into());
-    }
+impl PlaceVisitor for Uses<'_> {
+    type Error = Error;
 
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.names.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+    fn visit<const D: usize>(&mut self, place: Place, param: &Param<Tensor<D>>) -> Result<()> {
         if !self.shared.contains(&param.id) {
-            return;
+            return Ok(());
         }
         let tensor = param.val().inner();
         let tensor = if tensor.dtype().is_float() {
@@ -302,17 +255,13 @@ impl ModuleVisitor for Uses<'_> {
         };
         let mut value = self.values.len();
         for (at, known) in self.values.iter().enumerate() {
-            match known.equals(&new) {
-                Ok(true) => {
-                    value = at;
-                    break;
-                }
-                Ok(false) => {}
-                Err(error) => self.error = Some(error),
+            if known.equals(&new)? {
+                value = at;
+                break;
             }
         }
         self.found.push(Use {
-            path: self.names.join("."),
+            path: place.path,
             id: new.id,
             trainable: new.trainable,
             value,
@@ -320,6 +269,7 @@ impl ModuleVisitor for Uses<'_> {
         if value == self.values.len() {
             self.values.push(new);
         }
+        Ok(())
     }
 }
 
@@ -338,7 +288,7 @@ impl Copy {
 }
 
 /// The largest modules that are copies of each other.
-fn copies(all: &[(String, ParamId)], uses: &[Use]) -> Vec<Copy> {
+fn copies(all: &[Place], uses: &[Use]) -> Vec<Copy> {
     let by_path: HashMap<&str, usize> = uses.iter().map(|u| (&*u.path, u.value)).collect();
     let mut found: Vec<Copy> = Vec::new();
     for (at, second) in uses.iter().enumerate() {
@@ -364,8 +314,8 @@ fn copies(all: &[(String, ParamId)], uses: &[Use]) -> Vec<Copy> {
 }
 
 /// The ids of a module's parameters, by their paths in it.
-fn content<'a>(all: &'a [(String, ParamId)], module: &str) -> BTreeMap<&'a str, ParamId> {
-    let inside = |(path, id): &'a (String, ParamId)| Some((within(path, module)?, *id));
+fn content<'a>(all: &'a [Place], module: &str) -> BTreeMap<&'a str, ParamId> {
+    let inside = |place: &'a Place| Some((within(&place.path, module)?, place.id));
     all.iter().filter_map(inside).collect()
 }
 

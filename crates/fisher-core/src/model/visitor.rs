@@ -3,25 +3,22 @@
 
 use std::collections::HashMap;
 
-use burn::module::{ModuleVisitor, Param};
+use burn::module::Param;
 use burn::tensor::Tensor;
 
 use super::parameter::{Orientation, Parameter, Role, by_shape};
 use super::ties::Ties;
-use crate::error::Error;
+use super::walk::{Place, PlaceVisitor};
+use crate::error::{Error, Result};
 
 #[derive(Default)]
 pub(super) struct Visitor {
-    names: Vec<String>,
-    /// The struct that the current field lies in: `Linear`, `Embedding`, ..
-    containers: Vec<String>,
     pub(super) parameters: Vec<Parameter>,
     ties: Ties,
     by_path: HashMap<String, usize>,
     pub(super) others: Vec<Parameter>,
     /// Paths of the factors of Burn's low-rank adapters.
     adapters: Vec<String>,
-    pub(super) error: Option<Error>,
 }
 
 impl Visitor {
@@ -78,30 +75,26 @@ impl Visitor {
     }
 }
 
-impl ModuleVisitor for Visitor {
-    fn enter_module(&mut self, name: &str, container_type: &str) {
-        self.names.push(name.into());
-        self.containers.push(container_type.into());
-    }
+impl PlaceVisitor for Visitor {
+    type Error = Error;
 
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.names.pop();
-        self.containers.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let shape = param.lazy_shape().to_vec();
-        let name = self.names.last().map_or("", String::as_str);
-        let layer = self
-            .containers
+    fn visit<const D: usize>(&mut self, place: Place, param: &Param<Tensor<D>>) -> Result<()> {
+        let Place {
+            path,
+            containers,
+            id,
+            shape,
+        } = place;
+        // The struct that the parameter lies in: `Linear`, `Embedding`, ..
+        let layer = containers
             .iter()
             .rev()
             .find_map(|c| c.strip_prefix("Struct:"))
             .unwrap_or_default();
-        let path = self.names.join(".");
         if layer == "LoraAdapter" {
             self.adapters.push(path.clone());
         }
+        let name = path.rsplit('.').next().unwrap_or_default();
         let (role, orientation, oriented) = classify(layer, name, &shape);
         let parameter = Parameter {
             path,
@@ -110,25 +103,19 @@ impl ModuleVisitor for Visitor {
             orientation,
             oriented,
             channel_groups: None,
-            id: Some(param.id),
+            id: Some(id),
             tied: Vec::new(),
         };
         if !param.is_require_grad() {
             self.others.push(parameter);
-            return;
+            return Ok(());
         }
-        let tied = match self.ties.tied_with(&parameter.path) {
-            Ok(tied) => tied,
-            Err(error) => {
-                self.error = Some(error);
-                return;
-            }
-        };
+        let tied = self.ties.tied_with(&parameter.path)?;
         let Some(&first) = tied.iter().find_map(|path| self.by_path.get(*path)) else {
             let path = parameter.path.clone();
             self.by_path.insert(path, self.parameters.len());
             self.parameters.push(parameter);
-            return;
+            return Ok(());
         };
         let first = &mut self.parameters[first];
         // A table is a table, also where it is a matrix elsewhere.
@@ -136,6 +123,7 @@ impl ModuleVisitor for Visitor {
             first.role = role;
         }
         first.tied.push(parameter.path);
+        Ok(())
     }
 }
 

@@ -1,9 +1,10 @@
 //! The weights of a module: one after the other, and all in one hash.
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
 use sha2::{Digest, Sha256};
 
+use super::walk::{Place, PlaceVisitor, visit_places};
 use crate::container::hex;
 use crate::error::{Error, Result};
 
@@ -40,35 +41,17 @@ pub fn hash_weights<M: Module>(module: &M) -> Result<String> {
 /// # Errors
 /// [`Error::Device`], naming the parameter, when the device does not give its values.
 pub fn for_each_weight<M: Module>(module: &M, take: impl FnMut(&str, TensorData)) -> Result<()> {
-    struct Reader<F> {
-        names: Vec<String>,
-        take: F,
-        error: Option<Error>,
-    }
-    impl<F: FnMut(&str, TensorData)> ModuleVisitor for Reader<F> {
-        fn enter_module(&mut self, name: &str, _container_type: &str) {
-            self.names.push(name.into());
-        }
-        fn exit_module(&mut self, _name: &str, _container_type: &str) {
-            self.names.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let path = self.names.join(".");
-            match param.val().try_to_data() {
-                Ok(data) => (self.take)(&path, data),
-                Err(error) => {
-                    self.error = Some(Error::Device {
-                        reason: format!("parameter `{path}`: {error}"),
-                    });
-                }
-            }
+    struct Reader<F>(F);
+    impl<F: FnMut(&str, TensorData)> PlaceVisitor for Reader<F> {
+        type Error = Error;
+
+        fn visit<const D: usize>(&mut self, place: Place, param: &Param<Tensor<D>>) -> Result<()> {
+            let path = place.path;
+            let data = param.val().try_to_data();
+            let data = data.map_err(|e| Error::device(format!("parameter `{path}`: {e}")))?;
+            (self.0)(&path, data);
+            Ok(())
         }
     }
-    let mut reader = Reader {
-        names: Vec::new(),
-        take,
-        error: None,
-    };
-    module.valid().visit(&mut reader);
-    reader.error.map_or(Ok(()), Err)
+    visit_places(&module.valid(), &mut Reader(take))
 }

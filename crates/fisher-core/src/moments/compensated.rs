@@ -170,9 +170,7 @@ impl Moment {
         if let Some(low) = &self.low {
             transaction = transaction.register(low.clone());
         }
-        let parts = transaction.try_execute().map_err(|e| Error::Device {
-            reason: e.to_string(),
-        })?;
+        let parts = transaction.try_execute().map_err(Error::device)?;
         let mut sum = vec![0.0; self.high.dims()[0]];
         for part in parts {
             sum.iter_mut()

@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Device, Tensor};
 
-use crate::error::{Error, Result};
+use crate::error::{Result, check_argument};
 
 /// Exponential moving average without a warm-up bias.
 ///
@@ -22,7 +22,7 @@ impl Ema {
     /// An average that has seen nothing.
     ///
     /// # Errors
-    /// [`Error::Argument`] unless `0 ≤ β < 1`.
+    /// [`Error::Argument`](crate::Error::Argument) unless `0 ≤ β < 1`.
     pub fn new(beta: f64, elements: usize, device: &Device) -> Result<Self> {
         Self::from_parts(beta, 0, Tensor::zeros([elements], device))
     }
@@ -30,15 +30,10 @@ impl Ema {
     /// An average as it was saved: see [`Ema::steps`] and [`Ema::biased`].
     ///
     /// # Errors
-    /// [`Error::Argument`] unless `0 ≤ β < 1`.
+    /// [`Error::Argument`](crate::Error::Argument) unless `0 ≤ β < 1`.
     pub fn from_parts(beta: f64, steps: u64, biased: Tensor<1>) -> Result<Self> {
-        if !(0.0..1.0).contains(&beta) {
-            return Err(Error::Argument {
-                name: "beta",
-                expected: "at least 0 and less than 1",
-                found: beta.to_string(),
-            });
-        }
+        let fits = (0.0..1.0).contains(&beta);
+        check_argument(fits, "beta", "at least 0 and less than 1", beta)?;
         Ok(Self {
             beta,
             steps,

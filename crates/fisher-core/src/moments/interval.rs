@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
 
-use crate::error::{Error, Result};
+use crate::error::{Result, check_argument};
 
 /// The distribution an interval's width is taken from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -34,15 +34,10 @@ impl IntervalMethod {
     /// fewer than two.
     ///
     /// # Errors
-    /// [`Error::Argument`] unless `0 < level < 1`.
+    /// [`Error::Argument`](crate::Error::Argument) unless `0 < level < 1`.
     pub fn quantile(self, level: f64, count: u64) -> Result<Option<f64>> {
-        if !(level > 0.0 && level < 1.0) {
-            return Err(Error::Argument {
-                name: "level",
-                expected: "between 0 and 1",
-                found: level.to_string(),
-            });
-        }
+        let fits = level > 0.0 && level < 1.0;
+        check_argument(fits, "level", "between 0 and 1", level)?;
         if count < 2 {
             return Ok(None);
         }

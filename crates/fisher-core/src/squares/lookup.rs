@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::gradient::add_at;
 use crate::grouping::{Grouping, Margins};
 use crate::moments::BatchMoments;
+use crate::read::read;
 
 /// Row `ids_it` of a table got `δ_it`.
 ///
@@ -47,9 +48,7 @@ impl Lookup {
         dtype: DType,
     ) -> Result<Self> {
         let [samples, positions] = ids.dims();
-        let data = ids.try_into_data().map_err(|e| Error::Device {
-            reason: e.to_string(),
-        })?;
+        let data = ids.try_into_data().map_err(Error::device)?;
         let (mut rows, mut slots) = (Vec::new(), Vec::with_capacity(samples));
         let mut slot_of: Vec<usize> = Vec::with_capacity(samples * positions);
         let mut seen: HashMap<i64, usize> = HashMap::new();
@@ -113,7 +112,7 @@ impl Lookup {
     fn of_rows(&self) -> Result<Tensor<2>> {
         let (samples, rows) = (self.slots.len(), self.sides[0]);
         let mut sums = vec![0.0; samples * rows];
-        let values = values(self.contributions.clone().sum_dim(1))?;
+        let values = read(self.contributions.clone().sum_dim(1))?;
         for ((sample, row), value) in self.samples().zip(&self.rows).zip(values) {
             sums[sample * rows + row] = value;
         }
@@ -177,7 +176,7 @@ impl Lookup {
         let slots = self.slots[range.start].start..self.slots[range.end - 1].end;
         let part = self.contributions.clone();
         let part = part.narrow(0, slots.start, slots.len());
-        let mut values = values(part)?.into_iter();
+        let mut values = read(part)?.into_iter();
         for (sums, slots) in sums.chunks_mut(groups).zip(&self.slots[range.clone()]) {
             for &row in &self.rows[slots.clone()] {
                 let ids = grouping.group_of(row * width..(row + 1) * width);
@@ -215,11 +214,4 @@ fn indices(at: &[usize], device: &Device) -> Tensor<1, Int> {
     let at: Vec<i64> = at.iter().map(|&at| at as i64).collect();
     let length = at.len();
     Tensor::from_data(TensorData::new(at, [length]), device)
-}
-
-fn values(tensor: Tensor<2>) -> Result<Vec<f64>> {
-    let data = tensor.try_into_data().map_err(|e| Error::Device {
-        reason: e.to_string(),
-    })?;
-    Ok(data.iter::<f64>().collect())
 }

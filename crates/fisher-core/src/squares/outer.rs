@@ -261,9 +261,7 @@ fn ghost_on_device(outer: Tensor<3>, inner: Tensor<3>) -> Result<Option<Tensor<2
     let sums = sums.reshape([samples, side]).clamp_min(0.0);
     let least = most.mul_scalar(GHOST * positions as f64);
     let lost = sums.clone().lower(least).int().sum_dim(0);
-    let lost = lost.try_into_data().map_err(|e| Error::Device {
-        reason: e.to_string(),
-    })?;
+    let lost = lost.try_into_data().map_err(Error::device)?;
     let lost: Vec<bool> = lost.iter::<i64>().map(|samples| samples > 0).collect();
     let at: Vec<i64> = (0..side as i64).filter(|&at| lost[at as usize]).collect();
     if at.is_empty() {

@@ -13,7 +13,7 @@ use crate::gradient::{ContributionUnit, PerToken};
 use crate::grouping::Totals;
 use crate::model::Role;
 use crate::provenance::Provenance;
-use crate::sample::{Sample, SampleRecord, Seen};
+use crate::sample::{Sample, SampleRecord, check_new};
 
 /// The Fisher statistics of several tasks of one model.
 ///
@@ -72,10 +72,10 @@ impl<C: ContributionUnit> Statistics<C> {
         task: &str,
         samples: impl IntoIterator<Item = &'a Sample>,
     ) -> Result<()> {
-        match self.tasks.get(task) {
-            Some(of_task) => of_task.samples.check(task, samples),
-            None => Seen::default().check(task, samples),
-        }
+        let seen = self.tasks.get(task).map(|of_task| &of_task.samples);
+        check_new(task, samples, |id| {
+            seen.is_some_and(|seen| seen.contains(None, id))
+        })
     }
 
     /// Join with the statistics of other samples: the result is that of one pass over all.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::accumulators::Statistics;
 use super::task::TaskStatistics;
-use crate::container::{Contents, data, encode, write};
+use crate::container::{Contents, WRITER, data, encode, write};
 use crate::error::{Error, Result, format_error, list};
 use crate::gradient::{ContributionUnit, PerToken};
 use crate::moments::{Ema, accumulation_dtype};
@@ -150,15 +150,13 @@ impl<C: ContributionUnit> Averages<C> {
         for (task, averages) in &self.tasks {
             for (name, average) in averages {
                 let data = average.biased().clone().try_into_data();
-                let data = data.map_err(|e| Error::Device {
-                    reason: e.to_string(),
-                })?;
+                let data = data.map_err(Error::device)?;
                 tensors.insert(format!("{}/{name}", encode(task)), data);
             }
         }
         let metadata = Metadata {
             schema: SCHEMA,
-            writer: concat!("fisher-core ", env!("CARGO_PKG_VERSION")).into(),
+            writer: WRITER.into(),
             unit: C::NAME.into(),
             beta: self.beta,
             steps: self.tasks().map(|t| (t.into(), self.steps(t))).collect(),

@@ -39,7 +39,7 @@ use serde::{Deserialize, Serialize};
 use super::accumulators::Statistics;
 use super::plan::Plan;
 use super::task::TaskStatistics;
-use crate::container::{Contents, HEADER_LIMIT, encode, ensure_writable, write};
+use crate::container::{Contents, HEADER_LIMIT, WRITER, encode, ensure_writable, write};
 use crate::error::{Error, Result, format_error};
 use crate::gradient::{ContributionUnit, GradientUnit, TokenSum};
 use crate::grouping::{Grouping, Unchecked};
@@ -123,7 +123,7 @@ impl<C: ContributionUnit> Statistics<C> {
         });
         let metadata = Metadata {
             schema: SCHEMA_VERSION,
-            writer: concat!("fisher-core ", env!("CARGO_PKG_VERSION")).into(),
+            writer: WRITER.into(),
             provenance: self.provenance.clone(),
             plan: plan.map_err(|e| format_error(path, e))?,
             tasks,

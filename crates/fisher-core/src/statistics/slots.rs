@@ -67,9 +67,7 @@ impl Slot<'_> {
             let parts = parts.into_iter().flatten();
             let transaction =
                 parts.fold(Transaction::default(), |t, part| t.register(part.clone()));
-            let data = transaction.try_execute().map_err(|e| Error::Device {
-                reason: e.to_string(),
-            })?;
+            let data = transaction.try_execute().map_err(Error::device)?;
             for (data, low) in data.into_iter().zip(["", "_low"]) {
                 let (bytes, _, dtype) = data.into_parts();
                 let data = TensorData::from_bytes(bytes, self.shape.clone(), dtype);

@@ -15,6 +15,7 @@ use crate::gradient::{
 use crate::grouping::{BatchTotals, GroupReduction, Grouping, Margins, Totals};
 use crate::host::{self, give, is_host, sum_columns, take};
 use crate::moments::{BatchMoments, Welford};
+use crate::read::read;
 use crate::sample::{Sample, Tokens};
 use crate::squares::{Lookup, Outer, Wanted, Way};
 
@@ -374,11 +375,8 @@ impl<C: ContributionUnit> Writer<C> {
             return Ok(());
         }
         let (paths, sums): (Vec<String>, Vec<Tensor<2>>) = traces.into_iter().unzip();
-        let sums = Tensor::cat(sums, 1).try_into_data();
-        let sums = sums.map_err(|e| Error::Device {
-            reason: e.to_string(),
-        })?;
-        let infinite = sums.iter::<f64>().position(|sum| !sum.is_finite());
+        let sums = read(Tensor::cat(sums, 1))?;
+        let infinite = sums.iter().position(|sum| !sum.is_finite());
         infinite.map_or(Ok(()), |at| {
             Err(Error::NonFinite {
                 sample: self.samples[at / paths.len()].id().into(),

@@ -9,7 +9,7 @@ use super::gradients::GradientStore;
 use super::index::{Header, Stored};
 use super::precision::Precision;
 use super::shards::Shards;
-use crate::error::{Error, Result};
+use crate::error::{Result, check_argument};
 use crate::grouping::{AttentionConfig, HeadLayout};
 use crate::kind::FisherKind;
 use crate::model::{Catalogue, hash_weights};
@@ -68,13 +68,7 @@ impl GradientStoreConfig {
     /// # Errors
     /// As [`GradientStoreConfig::init`].
     pub fn init_for(&self, catalogue: &Catalogue, model: String) -> Result<GradientStore> {
-        if self.shard == 0 {
-            return Err(Error::Argument {
-                name: "shard",
-                expected: "above 0",
-                found: "0".into(),
-            });
-        }
+        check_argument(self.shard > 0, "shard", "above 0", self.shard)?;
         let heads = match &self.attention {
             Some(attention) => HeadLayout::recognize(catalogue, attention)?,
             None => HeadLayout::none(),

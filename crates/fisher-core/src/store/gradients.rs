@@ -16,7 +16,7 @@ use crate::error::{Error, Result, list};
 use crate::grouping::{AttentionConfig, HeadLayout};
 use crate::kind::FisherKind;
 use crate::model::{Catalogue, Parameter};
-use crate::sample::Sample;
+use crate::sample::{Sample, check_new};
 
 /// Signed token-sum gradients `g_i`, by task, sample and parameter.
 ///
@@ -180,18 +180,10 @@ impl GradientStore {
     }
 
     pub(super) fn check_ids(&self, task: &str, samples: &[Sample]) -> Result<()> {
-        let mut seen = std::collections::HashSet::new();
-        let known = self.tasks.get(task).map(|t| &t.ids);
-        let twice = samples
-            .iter()
-            .find(|s| !seen.insert(s.id()) || known.is_some_and(|ids| ids.contains_key(s.id())));
-        match twice {
-            None => Ok(()),
-            Some(sample) => Err(Error::SampleTwice {
-                task: task.into(),
-                sample: sample.id().into(),
-            }),
-        }
+        let of_task = self.tasks.get(task);
+        check_new(task, samples, |id| {
+            of_task.is_some_and(|of_task| of_task.ids.contains_key(id))
+        })
     }
 
     pub(super) fn add(

@@ -15,13 +15,16 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::precision::{Precision, exponents};
-use crate::error::{Error, Result, format_error as format, io_error as io, list};
+use crate::container::WRITER;
+use crate::error::{Error, Result, check_version, format_error as format, io_error as io, list};
 use crate::kind::FisherKind;
 use crate::model::{Orientation, Role};
 use crate::sample::SampleRecord;
 
 /// The version of a store's folder that this library writes and reads.
 const SCHEMA: u64 = 1;
+/// The name of the index in a store's folder.
+pub(super) const INDEX: &str = "index.jsonl";
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Header {
@@ -52,7 +55,7 @@ impl Header {
     ) -> Self {
         Self {
             fisher_store: SCHEMA,
-            writer: concat!("fisher-core ", env!("CARGO_PKG_VERSION")).into(),
+            writer: WRITER.into(),
             model,
             kind,
             precision,
@@ -152,13 +155,7 @@ pub(super) fn read_index(path: &Path, mut index: &File) -> Result<Option<Index>>
         return Ok(None);
     };
     let version: Version = parse(path, 1, first)?;
-    if version.fisher_store != SCHEMA {
-        return Err(Error::Version {
-            path: path.into(),
-            found: version.fisher_store,
-            supported: SCHEMA,
-        });
-    }
+    check_version(path, version.fisher_store, SCHEMA..=SCHEMA)?;
     let header = parse(path, 1, first)?;
     let begun = first.len() as u64;
     let mut end = begun;
@@ -234,7 +231,7 @@ pub(super) fn same(folder: &Path, ours: &Header, theirs: &Header) -> Result<()> 
         Ok(())
     } else {
         Err(format(
-            &folder.join("index.jsonl"),
+            &folder.join(INDEX),
             "its parameters have other roles",
         ))
     }

@@ -165,11 +165,10 @@ impl Source {
 
 /// The values in float32, in one transfer.
 fn read(tensors: Vec<Tensor<2>>) -> Result<Vec<Vec<f32>>> {
-    let device = |e: String| Error::Device { reason: e };
     let tensors = tensors.into_iter().map(|t| t.cast(DType::F32));
     let all = tensors.fold(Transaction::default(), |all, t| all.register(t));
-    let all = all.try_execute().map_err(|e| device(e.to_string()))?;
+    let all = all.try_execute().map_err(Error::device)?;
     let values = all.into_iter().map(|data| data.try_into_vec());
     let values: Result<_, _> = values.collect();
-    values.map_err(|e| device(format!("{e}")))
+    values.map_err(Error::device)
 }

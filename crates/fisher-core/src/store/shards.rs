@@ -3,8 +3,9 @@
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 
-use super::index::{Entry, Header, is_written, json_line, read_index, same, samples};
+use super::index::{Entry, Header, INDEX, Index, is_written, json_line, read_index, same, samples};
 use super::positioned::{read_at, write_at};
+use crate::container::sync_folder;
 use crate::error::{Error, Result, format_error as format, io_error as io};
 
 /// The files of a store.
@@ -32,7 +33,7 @@ impl Shards {
     /// kept out on Windows.
     pub(super) fn write(folder: &Path, header: &Header, limit: u64) -> Result<(Self, Vec<Entry>)> {
         std::fs::create_dir_all(folder).map_err(|e| io(folder, e))?;
-        let path = folder.join("index.jsonl");
+        let path = folder.join(INDEX);
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false);
         let index = options.open(&path).map_err(|e| io(&path, e))?;
@@ -83,9 +84,7 @@ impl Shards {
 
     /// Open a store for reading.
     pub(super) fn read(folder: &Path) -> Result<(Self, Header, Vec<Entry>)> {
-        let path = folder.join("index.jsonl");
-        let index = File::open(&path).map_err(|e| io(&path, e))?;
-        let found = read_index(&path, &index)?.ok_or_else(|| format(&path, "it is empty"))?;
+        let (index, found) = Self::open_index(folder)?;
         if found.half && !is_written(&index) {
             return Err(Error::Truncated {
                 path: folder.into(),
@@ -99,10 +98,14 @@ impl Shards {
 
     /// The header of the store in `folder`.
     pub(super) fn header(folder: &Path) -> Result<Header> {
-        let path = folder.join("index.jsonl");
+        Ok(Self::open_index(folder)?.1.header)
+    }
+
+    fn open_index(folder: &Path) -> Result<(File, Index)> {
+        let path = folder.join(INDEX);
         let index = File::open(&path).map_err(|e| io(&path, e))?;
         let found = read_index(&path, &index)?.ok_or_else(|| format(&path, "it is empty"))?;
-        Ok(found.header)
+        Ok((index, found))
     }
 
     fn closed(folder: &Path) -> Self {
@@ -127,7 +130,7 @@ impl Shards {
         header: &Header,
         write: bool,
     ) -> Result<Vec<Entry>> {
-        let index = self.folder.join("index.jsonl");
+        let index = self.folder.join(INDEX);
         let last = entries.iter().map(|e| e.shard).max();
         let count = last.map_or(Some(0), |last| last.checked_add(1));
         let count = count.filter(|&count| count <= entries.len());
@@ -257,7 +260,7 @@ impl Shards {
 
     /// All of a line or nothing: half of one would swallow the next.
     fn append_line(&mut self, entry: &Entry) -> Result<()> {
-        let path = self.folder.join("index.jsonl");
+        let path = self.folder.join(INDEX);
         let line = json_line(&path, entry)?;
         let Some(index) = &self.index else {
             return self.check_writable();
@@ -281,11 +284,7 @@ impl Shards {
             file.sync_data().map_err(|e| io(&self.folder, e))?;
         }
         // The names of new files, too.
-        #[cfg(unix)]
-        File::open(&self.folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(|e| io(&self.folder, e))?;
-        Ok(())
+        sync_folder(&self.folder).map_err(|e| io(&self.folder, e))
     }
 
     pub(super) fn read_at(&self, shard: usize, offset: u64, bytes: &mut [u8]) -> Result<()> {
@@ -357,7 +356,7 @@ mod tests {
         let (mut shards, _) = Shards::write(folder.path(), &header(), 100).expect("a store");
         shards.place(0).expect("a shard");
         shards.append(entry("1")).expect("written");
-        let index = folder.path().join("index.jsonl");
+        let index = folder.path().join(INDEX);
         let before = std::fs::read(&index).expect("lines");
         // Half a line is on the disk already when the writing fails.
         let whole = shards.index.take().expect("an index");

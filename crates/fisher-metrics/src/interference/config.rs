@@ -29,6 +29,13 @@ pub enum Variant {
     Full,
 }
 
+impl Variant {
+    /// Whether scores have a sign, and low ones are conflict.
+    pub(super) fn is_signed(self) -> bool {
+        matches!(self, Self::Signed | Self::Full)
+    }
+}
+
 /// Which Fisher normalizes: `Î = D(F)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pool {

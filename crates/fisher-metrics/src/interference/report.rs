@@ -102,7 +102,7 @@ pub(super) fn assemble(
 ) -> InterferenceReport {
     let samples = tasks.map(|task| ids(store.samples(task)));
     let pairs = (samples[0].len() * samples[1].len()).max(1) as f64;
-    let one_sided = matches!(config.variant, Variant::Signed | Variant::Full);
+    let one_sided = config.variant.is_signed();
     let p = |test: &Relabelled| {
         if one_sided {
             test.p_low
@@ -229,6 +229,11 @@ impl InterferenceReport {
         self.slices.iter().find(fits)
     }
 
+    fn selects(&self, block: Block, layer: usize, head: usize) -> bool {
+        let tested = self.slice(block, layer, head).and_then(|s| s.significance);
+        tested.is_some_and(|tested| tested.selected)
+    }
+
     /// Mean scores of a block, layer by head; layers may differ in their heads. Empty when the
     /// block was not looked at.
     pub fn map(&self, block: Block) -> Vec<Vec<f64>> {
@@ -245,17 +250,12 @@ impl InterferenceReport {
     /// significant are marked.
     pub fn picture(&self) -> Picture {
         let [a, b] = &self.tasks;
-        let signed = matches!(self.settings.variant, Variant::Signed | Variant::Full);
+        let signed = self.settings.variant.is_signed();
         let map = |block: Block| {
             let means = self.map(block);
             let heads = means.iter().map(Vec::len).max().unwrap_or(0);
             let marked = |layer: usize| {
-                let selected = |head: usize| {
-                    let slice = self.slice(block, layer, head);
-                    slice
-                        .and_then(|s| s.significance)
-                        .is_some_and(|s| s.selected)
-                };
+                let selected = |head| self.selects(block, layer, head);
                 (0..heads).map(selected).collect()
             };
             HeatMap {
@@ -333,10 +333,7 @@ impl fmt::Display for InterferenceReport {
                 };
                 write!(f, "{title:<12}")?;
                 for (head, mean) in row.iter().enumerate() {
-                    let slice = self.slice(block, layer, head);
-                    let selected = slice
-                        .and_then(|s| s.significance)
-                        .is_some_and(|s| s.selected);
+                    let selected = self.selects(block, layer, head);
                     write!(f, "  {mean:>10.3e}{}", if selected { '*' } else { ' ' })?;
                 }
                 writeln!(f)?;

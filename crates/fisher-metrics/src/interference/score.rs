@@ -7,7 +7,7 @@ use std::ops::Range;
 use fisher_core::grouping::Block;
 use fisher_core::sample::Sample;
 
-use super::config::{InterferenceConfig, PairAggregate, Variant};
+use super::config::{InterferenceConfig, PairAggregate};
 use crate::damping::Health;
 use crate::pairs::BlockSlices;
 use crate::permutation::Relabelled;
@@ -73,7 +73,7 @@ impl ScoredBlock {
             sums: vec![0.0; slices],
             top: BinaryHeap::new(),
             limit: config.top,
-            low: matches!(config.variant, Variant::Signed | Variant::Full),
+            low: config.variant.is_signed(),
             kept: config
                 .keep_scores
                 .then(|| vec![vec![0.0; counts[0] * counts[1]]; slices]),

@@ -1,13 +1,14 @@
 //! The budget of an analysis of pairs: a device, memory, patience.
 
 use burn::tensor::{DType, Device};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use rayon::prelude::*;
 
 use super::products::gram;
 use super::rows::Rows;
 use super::slices::Slice;
 use crate::error::Result;
+use crate::progress::styled;
 
 /// A device and how much memory there is.
 ///
@@ -106,11 +107,8 @@ pub(crate) fn bar(shown: bool, name: &'static str, length: usize) -> ProgressBar
     if !shown {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len}, {eta} left");
-    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(length as u64)
-        .with_style(style)
-        .with_prefix(name)
+    let bar = ProgressBar::new(length as u64);
+    styled(bar, "{prefix} {wide_bar} {pos}/{len}, {eta} left", name)
 }
 
 #[cfg(test)]

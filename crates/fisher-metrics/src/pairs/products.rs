@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use burn::tensor::{DType, Device, Element, Tensor, TensorData};
+use fisher_core::read;
 
 use super::rows::{Piece, Rows, for_each_piece};
 use super::slices::Slice;
@@ -137,11 +138,7 @@ fn power_of_two(values: &[f64]) -> f64 {
 
 fn add(sums: &mut [f64], left: &Side, right: &Side) -> Result<()> {
     let product = left.rows.clone().matmul(right.rows.clone().transpose());
-    let data = product.try_into_data();
-    let data = data.map_err(|e| fisher_core::Error::Device {
-        reason: e.to_string(),
-    })?;
-    let mut terms = data.iter::<f64>();
+    let mut terms = read(product)?.into_iter();
     for (sums, x) in sums.chunks_mut(right.scales.len().max(1)).zip(&left.scales) {
         // `zip` asks its left side first: no term is lost.
         for ((sum, y), term) in sums.iter_mut().zip(&right.scales).zip(&mut terms) {

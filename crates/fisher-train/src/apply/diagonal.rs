@@ -6,7 +6,8 @@ use burn::tensor::{DType, Device, Tensor};
 use fisher_core::gradient::ContributionUnit;
 use fisher_core::model::Catalogue;
 use fisher_core::moments::accumulation_dtype;
-use fisher_core::statistics::Statistics;
+use fisher_core::statistics::{ParameterStatistics, Statistics};
+use fisher_metrics::Error as MetricsError;
 use fisher_metrics::growth::Growth;
 
 use crate::error::{Error, Result};
@@ -34,22 +35,16 @@ pub(crate) fn elementwise<C: ContributionUnit>(
     catalogue: &Catalogue,
     growth: Growth,
 ) -> Result<BTreeMap<String, Diagonal>> {
-    let of_task = statistics.task(task)?;
     let fisher = catalogue.parameters().iter().map(|parameter| {
         let path = parameter.path();
-        let missing = || Error::NoFisher {
-            parameter: path.into(),
-        };
-        let found = of_task.parameter(path).map_err(|_| missing())?;
-        let welford = found.elementwise().ok_or_else(missing)?;
-        let mean = welford
-            .mean()
-            .ok_or_else(|| fisher_metrics::Error::NoSamples { task: task.into() })?;
-        let shape = statistics.shape(path).ok_or_else(missing)?.to_vec();
-        growth.check(path, &shape, parameter.shape())?;
+        let (found, shape) = measured(statistics, task, path)?;
+        let welford = found.elementwise().ok_or_else(|| Error::no_fisher(path))?;
+        let mean = welford.mean();
+        let mean = mean.ok_or_else(|| MetricsError::no_samples(task))?;
+        growth.check(path, shape, parameter.shape())?;
         check_finite("F", path, mean.clone())?;
         let fisher = Diagonal {
-            shape,
+            shape: shape.to_vec(),
             fisher: mean,
         };
         Ok((path.to_owned(), fisher))
@@ -57,18 +52,24 @@ pub(crate) fn elementwise<C: ContributionUnit>(
     fisher.collect()
 }
 
+/// What statistics have of the parameter at `path`, and its shape there.
+pub(crate) fn measured<'a, C: ContributionUnit>(
+    statistics: &'a Statistics<C>,
+    task: &str,
+    path: &str,
+) -> Result<(&'a ParameterStatistics, &'a [usize])> {
+    let found = statistics.task(task)?.parameter(path).ok();
+    let found = found.zip(statistics.shape(path));
+    found.ok_or_else(|| Error::no_fisher(path))
+}
+
 pub(crate) fn check_finite(what: &'static str, path: &str, values: Tensor<1>) -> Result<()> {
     let finite = values.is_finite().all().try_into_data();
-    let finite = finite.map_err(|e| fisher_core::Error::Device {
-        reason: e.to_string(),
-    })?;
+    let finite = finite.map_err(fisher_core::Error::device)?;
     if finite.iter::<bool>().all(|finite| finite) {
         return Ok(());
     }
-    Err(Error::Metrics(fisher_metrics::Error::NotFinite {
-        what,
-        key: path.into(),
-    }))
+    Err(MetricsError::not_finite(what, path).into())
 }
 
 /// A copy on another device, in float32 where that has no float64.

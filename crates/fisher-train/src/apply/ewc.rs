@@ -3,15 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::config::Config;
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor, TensorData};
 use fisher_core::gradient::ContributionUnit;
-use fisher_core::model::Catalogue;
+use fisher_core::model::{Catalogue, Place, PlaceVisitor, visit_places};
 use fisher_core::provenance::Provenance;
+use fisher_core::read;
 use fisher_core::statistics::Statistics;
 use fisher_metrics::growth::{Growth, old_elements, old_part};
 use fisher_metrics::report::same_fisher;
 use fisher_metrics::weights::Weights;
+use fisher_metrics::{Error as MetricsError, check_argument};
 
 use super::diagonal::{check_finite, elementwise, move_to};
 use crate::destination::check_model;
@@ -36,13 +38,8 @@ impl EwcConfig {
     /// [`fisher_metrics::Error::Argument`] unless λ is finite and not negative.
     pub fn init(&self) -> Result<Ewc> {
         let strength = self.strength;
-        if !(strength >= 0.0 && strength.is_finite()) {
-            return Err(Error::Metrics(fisher_metrics::Error::Argument {
-                name: "strength",
-                expected: "finite and at least 0",
-                found: strength,
-            }));
-        }
+        let fits = strength >= 0.0 && strength.is_finite();
+        check_argument(fits, "strength", "finite and at least 0", strength)?;
         Ok(Ewc {
             strength,
             growth: self.growth,
@@ -114,19 +111,13 @@ impl Ewc {
         task: &str,
         model: &M,
     ) -> Result<()> {
-        if !(0.0..=1.0).contains(&decay) {
-            return Err(Error::Metrics(fisher_metrics::Error::Argument {
-                name: "decay",
-                expected: "between 0 and 1",
-                found: decay,
-            }));
-        }
+        let fits = (0.0..=1.0).contains(&decay);
+        check_argument(fits, "decay", "between 0 and 1", decay)?;
         self.check(statistics.provenance(), task)?;
         let mut all = anchors(statistics, task, model)?;
         for (path, old) in self.anchors.iter().flatten() {
-            let new = all.get_mut(path).ok_or_else(|| Error::NoFisher {
-                parameter: path.clone(),
-            })?;
+            let new = all.get_mut(path);
+            let new = new.ok_or_else(|| Error::no_fisher(path))?;
             self.growth.check(path, &old.shape, &new.shape)?;
             let kept = move_to(grown(old, &new.shape)?, &new.fisher.device());
             let kept = kept.cast(new.fisher.dtype()).mul_scalar(decay);
@@ -149,23 +140,15 @@ impl Ewc {
         let mut sum = None;
         for anchors in &self.anchors {
             let mut visitor = Penalty {
-                names: Vec::new(),
                 growth: self.growth,
                 anchors,
                 missing: anchors.keys().collect(),
                 sum,
-                error: None,
             };
-            model.visit(&mut visitor);
-            if let Some(error) = visitor.error {
-                return Err(Error::Metrics(error));
-            }
+            visit_places(model, &mut visitor)?;
             if let Some(path) = visitor.missing.first() {
-                return Err(Error::Metrics(fisher_metrics::Error::Keys {
-                    key: path.to_string(),
-                    present: "the protected parameters",
-                    absent: "the model",
-                }));
+                let error = MetricsError::keys(*path, "the protected parameters", "the model");
+                return Err(error.into());
             }
             sum = visitor.sum;
         }
@@ -219,15 +202,9 @@ fn grown(anchor: &Anchor, shape: &[usize]) -> Result<Tensor<1>> {
         return Ok(fisher);
     }
     let options = (fisher.device(), fisher.dtype());
-    let old = fisher.try_into_data();
-    let old = old.map_err(|e| fisher_core::Error::Device {
-        reason: e.to_string(),
-    })?;
+    let old = read(fisher)?;
     let mut new = vec![0.0; shape.iter().product()];
-    for (place, value) in old_elements(&anchor.shape, shape)
-        .into_iter()
-        .zip(old.iter::<f64>())
-    {
+    for (place, value) in old_elements(&anchor.shape, shape).into_iter().zip(old) {
         new[place] = value;
     }
     let elements = [new.len()];
@@ -238,35 +215,24 @@ fn grown(anchor: &Anchor, shape: &[usize]) -> Result<Tensor<1>> {
 }
 
 struct Penalty<'a> {
-    names: Vec<String>,
     growth: Growth,
     anchors: &'a BTreeMap<String, Anchor>,
     /// Protected parameters that the model has not shown yet.
     missing: BTreeSet<&'a String>,
     sum: Option<Tensor<1>>,
-    error: Option<fisher_metrics::Error>,
 }
 
-impl ModuleVisitor for Penalty<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.names.push(name.into());
-    }
+impl PlaceVisitor for Penalty<'_> {
+    type Error = Error;
 
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.names.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let path = self.names.join(".");
+    fn visit<const D: usize>(&mut self, place: Place, param: &Param<Tensor<D>>) -> Result<()> {
+        let path = place.path;
         let Some(anchor) = self.anchors.get(&path) else {
-            return;
+            return Ok(());
         };
         self.missing.remove(&path);
         let theta = param.val();
-        if let Err(error) = self.growth.check(&path, &anchor.shape, &theta.dims()) {
-            self.error = Some(error);
-            return;
-        }
+        self.growth.check(&path, &anchor.shape, &theta.dims())?;
         let mut old = theta.dims();
         old.copy_from_slice(&anchor.shape);
         // In half precision small F would be 0.
@@ -286,5 +252,6 @@ impl ModuleVisitor for Penalty<'_> {
             }
             None => term,
         });
+        Ok(())
     }
 }

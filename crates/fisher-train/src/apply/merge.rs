@@ -13,8 +13,10 @@ use fisher_core::statistics::Statistics;
 use fisher_metrics::damping::{Health, Ridge};
 use fisher_metrics::report::{same_fisher, same_reduction};
 use fisher_metrics::weights::Weights;
+use fisher_metrics::{Error as MetricsError, check_argument};
 use serde::{Deserialize, Serialize};
 
+use super::diagonal::measured;
 use crate::destination::check_model;
 use crate::error::{Error, Result};
 
@@ -53,13 +55,8 @@ impl MergeConfig {
     /// # Errors
     /// [`fisher_metrics::Error::Argument`] unless ε is finite and above 0.
     pub fn init(&self) -> Result<Merging> {
-        if !(self.epsilon > 0.0 && self.epsilon.is_finite()) {
-            return Err(Error::Metrics(fisher_metrics::Error::Argument {
-                name: "epsilon",
-                expected: "finite and above 0",
-                found: self.epsilon,
-            }));
-        }
+        let fits = self.epsilon > 0.0 && self.epsilon.is_finite();
+        check_argument(fits, "epsilon", "finite and above 0", self.epsilon)?;
         Ok(Merging {
             config: self.clone(),
         })
@@ -277,10 +274,8 @@ impl Merging {
         let weights = above.iter().zip(below).map(|(above, below)| above / below);
         let weights: Vec<f64> = weights.collect();
         if !weights.iter().all(|weight| weight.is_finite()) {
-            return Err(Error::Metrics(fisher_metrics::Error::NotFinite {
-                what: "F or a weight, or the product of both,",
-                key: path.into(),
-            }));
+            let what = "F or a weight, or the product of both,";
+            return Err(MetricsError::not_finite(what, path).into());
         }
         Ok(Average {
             weights,
@@ -353,18 +348,10 @@ impl Merging {
         parameter: &Parameter,
     ) -> Result<Vec<f64>> {
         let path = parameter.path();
-        let missing = || Error::NoFisher {
-            parameter: path.into(),
-        };
-        let task = source.statistics.task(source.task)?;
-        let found = task.parameter(path).map_err(|_| missing())?;
-        let shape = source.statistics.shape(path).ok_or_else(missing)?;
+        let missing = || Error::no_fisher(path);
+        let (found, shape) = measured(source.statistics, source.task, path)?;
         if shape != parameter.shape() {
-            return Err(Error::Metrics(fisher_metrics::Error::Shape {
-                key: path.into(),
-                ours: parameter.shape().to_vec(),
-                theirs: shape.to_vec(),
-            }));
+            return Err(MetricsError::shape(path, parameter.shape(), shape).into());
         }
         match self.config.granularity {
             Granularity::Element => {
@@ -403,9 +390,8 @@ fn check_groups<M, C: ContributionUnit>(
     if groupings(first)? == groupings(other)? {
         return Ok(());
     }
-    Err(Error::Metrics(fisher_metrics::Error::Groups {
-        key: path.into(),
-    }))
+    let key = path.into();
+    Err(MetricsError::Groups { key }.into())
 }
 
 /// Whether a model has one parameter where the first has one at several paths.

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use burn::config::Config;
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
 use fisher_core::gradient::ContributionUnit;
-use fisher_core::model::{Catalogue, Ties};
+use fisher_core::model::{Catalogue, Place, PlaceVisitor, Ties, visit_places};
 use fisher_core::provenance::Provenance;
 use fisher_core::statistics::Statistics;
 use fisher_metrics::report::same_fisher;
@@ -120,15 +120,13 @@ impl FisherOptimizer {
     /// The gradients of a module in which ids tell parameters apart.
     fn scaled<M: Module>(&self, module: &M, gradients: GradientsParams) -> Result<GradientsParams> {
         let mut visitor = Scale {
-            names: Vec::new(),
             scaling: &self.scaling,
             fisher: &self.fisher,
             gradients,
             scaled: GradientsParams::new(),
-            error: None,
         };
-        module.visit(&mut visitor);
-        visitor.error.map_or(Ok(visitor.scaled), Err)
+        visit_places(module, &mut visitor)?;
+        Ok(visitor.scaled)
     }
 }
 
@@ -144,41 +142,30 @@ fn ties<M: Module>(module: &M) -> Result<Ties> {
 }
 
 struct Scale<'a> {
-    names: Vec<String>,
     scaling: &'a Scaling,
     fisher: &'a BTreeMap<String, Diagonal>,
     gradients: GradientsParams,
     scaled: GradientsParams,
-    error: Option<Error>,
 }
 
-impl ModuleVisitor for Scale<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.names.push(name.into());
-    }
+impl PlaceVisitor for Scale<'_> {
+    type Error = Error;
 
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.names.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let path = self.names.join(".");
+    fn visit<const D: usize>(&mut self, place: Place, param: &Param<Tensor<D>>) -> Result<()> {
+        let path = place.path;
         let Some(gradient) = self.gradients.remove::<D>(param.id) else {
-            return; // frozen, not reached, or another use of a parameter that is done
+            return Ok(()); // frozen, not reached, or another use of a parameter that is done
         };
         let Some(diagonal) = self.fisher.get(&path) else {
-            self.error = Some(Error::NoFisher { parameter: path });
-            return;
+            return Err(Error::NoFisher { parameter: path });
         };
         let mut old = gradient.dims();
         let growth = self.scaling.growth();
-        if let Err(error) = growth.check(&path, &diagonal.shape, &old) {
-            self.error = Some(Error::Metrics(error));
-            return;
-        }
+        growth.check(&path, &diagonal.shape, &old)?;
         old.copy_from_slice(&diagonal.shape);
         let fisher = diagonal.on(&gradient.device()).reshape(old);
         let scaled = self.scaling.forward(gradient, fisher);
         self.scaled.register(param.id, scaled);
+        Ok(())
     }
 }

@@ -4,8 +4,8 @@ use super::per_sample::deterministic;
 use crate::batch::{SampleBatch, SampleLoss};
 use crate::error::{Error, Result};
 use crate::gradients::{Rounding, Together};
-use crate::read::read;
 use fisher_core::gradient::at_least_single;
+use fisher_core::read;
 
 /// Compares losses in a batch with losses alone, by forward passes that keep nothing for a backward one.
 #[derive(Debug, Clone)]

@@ -7,6 +7,7 @@ use fisher_core::Error as CoreError;
 use fisher_core::gradient::{GradientBatch, GradientSink, SampleGradient};
 use fisher_core::kind::FisherKind;
 use fisher_core::model::Catalogue;
+use fisher_core::read;
 
 use super::alone::Alone;
 use super::names::Names;
@@ -17,7 +18,6 @@ use super::watch::{EVERY, Watch};
 use crate::batch::{SampleBatch, SampleLoss, ids};
 use crate::error::{Error, Result};
 use crate::gradients::{Captured, HELD, Together, all_shortest};
-use crate::read::read;
 use crate::trace::Tracer;
 use fisher_core::gradient::at_least_single;
 

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use burn::module::{ModuleVisitor, Param};
-use burn::tensor::Tensor;
+use burn::module::Module;
 use fisher_core::gradient::{GradientBatch, SampleGradient};
-use fisher_core::model::Catalogue;
+use fisher_core::model::{Catalogue, places};
+use fisher_core::read;
 
 use super::alone::Alone;
 use super::checkup::{Checkup, Difference};
@@ -13,7 +13,6 @@ use super::per_sample::{LoopGradient, PerSample};
 use crate::batch::{SampleLoss, ids};
 use crate::error::{Error, Result};
 use crate::gradients::{Captured, Together, form, ratio};
-use crate::read::read;
 use crate::trace::Tracer;
 use fisher_core::gradient::at_least_single;
 
@@ -37,8 +36,6 @@ pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
         Some(captured) => captured.together(),
         None => Alone::new(model).losses(batch)?,
     };
-    let mut norms = Norms::default();
-    model.visit(&mut norms);
     let mut comparison = Comparison {
         together: &together,
         traced: attempt.captured.as_ref().map(|c| &c.gradients),
@@ -59,7 +56,7 @@ pub fn check<M: SampleLoss>(model: &M, batch: &M::Batch) -> Result<Checkup> {
             underflow_half: 0.0,
             unreached: Vec::new(),
             tokens: Vec::new(),
-            batch_norms: norms.found,
+            batch_norms: norms(model),
             not_finite: Vec::new(),
         },
     };
@@ -157,7 +154,7 @@ impl Comparison<'_> {
                 continue;
             };
             // On the host, in float64: squares would leave float32's range.
-            let values = flat(expected.to_full())?;
+            let values = read(at_least_single(expected.to_full()))?;
             finite &= values.iter().all(|value| value.is_finite());
             self.counts.add(&values);
             let norm = values.iter().map(|v| v * v).sum::<f64>().sqrt();
@@ -167,7 +164,7 @@ impl Comparison<'_> {
                     SampleGradient::Zero { .. } if norm > 0.0 => f64::INFINITY,
                     SampleGradient::Zero { .. } => 0.0,
                     traced => {
-                        let found = flat(traced.sample(index).to_full())?;
+                        let found = read(at_least_single(traced.sample(index).to_full()))?;
                         let pairs = found.iter().zip(&values);
                         pairs.map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt()
                     }
@@ -202,11 +199,6 @@ impl Comparison<'_> {
     }
 }
 
-fn flat(gradient: Tensor<2>) -> Result<Vec<f64>> {
-    let [rows, columns] = gradient.dims();
-    Ok(read(at_least_single(gradient).reshape([rows * columns]))?)
-}
-
 /// Gradient elements that are not 0, and those whose square is too small.
 #[derive(Default)]
 struct Counts {
@@ -231,25 +223,17 @@ impl Counts {
 }
 
 /// Paths of batch norms.
-#[derive(Default)]
-struct Norms {
-    path: Vec<String>,
-    found: Vec<String>,
-}
-
-impl ModuleVisitor for Norms {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        // The container is what the name is a field of.
-        let path = self.path.join(".");
-        if container.contains("BatchNorm") && !self.found.contains(&path) {
-            self.found.push(path);
+fn norms<M: Module>(model: &M) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for place in places(model) {
+        let names: Vec<&str> = place.path.split('.').collect();
+        // A container is what the name is a field of.
+        for (at, container) in place.containers.iter().enumerate() {
+            let path = names[..at].join(".");
+            if container.contains("BatchNorm") && !found.contains(&path) {
+                found.push(path);
+            }
         }
-        self.path.push(name.into());
     }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, _param: &Param<Tensor<D>>) {}
+    found
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::tensor::{GradientCheckpointingStrategy, Gradients, Tensor};
+use burn::tensor::{Device, GradientCheckpointingStrategy, Gradients, Tensor};
 use fisher_core::gradient::{GradientBatch, SampleGradient};
 use fisher_core::kind::FisherKind;
 use fisher_core::model::{Catalogue, Ties};
@@ -76,6 +76,29 @@ impl<M: SampleLoss> PerSample<M> {
         &self.model
     }
 
+    /// The gradients of all uses of a parameter, summed: sum first, square after. Each is `[1, elements]`, as
+    /// `cast` gives it. And the elements and device of parameters that have none.
+    pub(crate) fn take(
+        &self,
+        mut gradients: Gradients,
+        cast: impl Fn(Tensor<2>) -> Tensor<2>,
+    ) -> (
+        BTreeMap<String, Tensor<2>>,
+        BTreeMap<String, (usize, Device)>,
+    ) {
+        let mut taker = Taker {
+            paths: &self.paths,
+            gradients: &mut gradients,
+            cast,
+            found: BTreeMap::new(),
+            unreached: BTreeMap::new(),
+        };
+        self.model.visit(&mut taker);
+        let (found, mut unreached) = (taker.found, taker.unreached);
+        unreached.retain(|path, _| !found.contains_key(path));
+        (found, unreached)
+    }
+
     pub(crate) fn of(&self, batch: &M::Batch, index: usize, id: String) -> Result<LoopGradient> {
         let losses = self.model.sample_losses(&batch.sample(index));
         let samples = losses.samples(std::slice::from_ref(&id))?;
@@ -84,31 +107,21 @@ impl<M: SampleLoss> PerSample<M> {
         if !loss.is_tracked() {
             return Err(Error::NoGraph { sample: id });
         }
-        let mut gradients = loss.backward();
-        let mut taker = Taker {
-            paths: &self.paths,
-            gradients: &mut gradients,
-            found: BTreeMap::new(),
-            unreached: BTreeMap::new(),
-        };
-        self.model.visit(&mut taker);
-        let Taker {
-            found,
-            mut unreached,
-            ..
-        } = taker;
-        unreached.retain(|path, _| !found.contains_key(path));
-
-        let loss: f64 = loss
-            .try_into_scalar()
-            .map_err(|e| fisher_core::Error::Device {
-                reason: e.to_string(),
-            })?;
+        let (found, unreached) = self.take(loss.backward(), |gradient| gradient);
+        let loss: f64 = loss.try_into_scalar().map_err(fisher_core::Error::device)?;
         let mut batch = GradientBatch::new(samples);
         let names = unreached.keys().cloned().collect();
         let found = found.into_iter();
         let found = found.map(|(path, gradient)| (path, SampleGradient::full(gradient)));
-        for (path, gradient) in found.chain(unreached) {
+        let zeros = unreached.into_iter().map(|(path, (elements, device))| {
+            let zero = SampleGradient::Zero {
+                samples: 1,
+                elements,
+                device,
+            };
+            (path, zero)
+        });
+        for (path, gradient) in found.chain(zeros) {
             batch.insert(path, gradient);
         }
         Ok(LoopGradient {
@@ -163,25 +176,24 @@ impl<F: Fn(ParamId) -> bool> ModuleMapper for Deterministic<F> {
     }
 }
 
-/// Takes the gradients of all uses of a parameter and sums them: sum first, square after.
-struct Taker<'a> {
+struct Taker<'a, F> {
     paths: &'a HashMap<ParamId, String>,
     gradients: &'a mut Gradients,
+    cast: F,
     found: BTreeMap<String, Tensor<2>>,
-    /// Parameters without a gradient.
-    unreached: BTreeMap<String, SampleGradient>,
+    unreached: BTreeMap<String, (usize, Device)>,
 }
 
-impl ModuleVisitor for Taker<'_> {
+impl<F: Fn(Tensor<2>) -> Tensor<2>> ModuleVisitor for Taker<'_, F> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let Some(path) = self.paths.get(&param.id) else {
             return;
         };
         let tensor = param.val();
-        let row = [1, tensor.shape().num_elements()];
+        let elements = tensor.shape().num_elements();
         match tensor.grad_remove(self.gradients) {
             Some(gradient) => {
-                let gradient = gradient.reshape(row);
+                let gradient = (self.cast)(gradient.reshape([1, elements]));
                 let sum = match self.found.remove(path) {
                     Some(other) => other + gradient,
                     None => gradient,
@@ -189,12 +201,8 @@ impl ModuleVisitor for Taker<'_> {
                 self.found.insert(path.clone(), sum);
             }
             None => {
-                let zero = SampleGradient::Zero {
-                    samples: 1,
-                    elements: row[1],
-                    device: tensor.device().without_autodiff(),
-                };
-                self.unreached.insert(path.clone(), zero);
+                let device = tensor.device().without_autodiff();
+                self.unreached.insert(path.clone(), (elements, device));
             }
         }
     }

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use fisher_core::container::sync_folder;
 use fisher_core::statistics::{Averages, Statistics};
 use serde::{Deserialize, Serialize};
 
-use super::folder::{self, failed};
+use super::folder::{self, failed, malformed};
 use super::history::History;
 use super::journal::{Journal, Span};
 use super::schedule::Schedule;
@@ -47,9 +48,9 @@ pub(super) fn save<B>(shared: &Shared<B>, state: &mut State, epoch: usize) -> Re
         averages.save(partial.join(AVERAGES))?;
     }
     let about = partial.join(ABOUT);
-    let json = serde_json::to_vec(&About::of(shared, state)).map_err(|e| format(&about, e))?;
+    let json = serde_json::to_vec(&About::of(shared, state)).map_err(|e| malformed(&about, e))?;
     folder::write(&about, &json).map_err(|e| failed(&about, e))?;
-    folder::sync_folder(&partial).map_err(|e| failed(&partial, e))?;
+    sync_folder(&partial).map_err(|e| failed(&partial, e))?;
     folder::replace(&partial, &place).map_err(|e| failed(&place, e))?;
     prune(folder, epoch)
 }
@@ -81,7 +82,7 @@ pub(super) fn load<B>(shared: &Shared<B>, state: &mut State, epoch: usize) -> Re
         });
     }
     let (journal, lines, samples) = Journal::read(checkpoints, about.captures.clone())?;
-    let history = History::parse(&lines).map_err(|e| format(&path, e))?;
+    let history = History::parse(&lines).map_err(|e| malformed(&path, e))?;
     let statistics = folder.join(STATISTICS);
     let run = Statistics::load_with_samples(statistics, &shared.device, samples)?;
     // The weights to begin with may have been drawn anew.
@@ -144,20 +145,8 @@ fn state_folder(checkpoints: &Path, epoch: usize) -> PathBuf {
 /// # Errors
 /// [`fisher_core::Error::Io`], [`fisher_core::Error::Format`], [`fisher_core::Error::Version`].
 fn read(path: &Path) -> Result<About> {
-    #[derive(Deserialize)]
-    struct Version {
-        schema: u64,
-    }
     let json = std::fs::read(path).map_err(|e| failed(path, e))?;
-    let Version { schema } = serde_json::from_slice(&json).map_err(|e| format(path, e))?;
-    if schema != SCHEMA {
-        return Err(Error::Core(fisher_core::Error::Version {
-            path: path.into(),
-            found: schema,
-            supported: SCHEMA,
-        }));
-    }
-    serde_json::from_slice(&json).map_err(|e| format(path, e))
+    folder::parse(path, "", &json, SCHEMA)
 }
 
 /// The files of captures that the states in a folder speak of; `None` where that cannot be told.
@@ -198,11 +187,4 @@ fn prune(folder: &Path, epoch: usize) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn format(path: &Path, reason: serde_json::Error) -> Error {
-    Error::Core(fisher_core::Error::Format {
-        path: path.into(),
-        reason: reason.to_string(),
-    })
 }

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::tensor::Tensor;
 use fisher_core::Error as CoreError;
 use fisher_core::gradient::{GradientSink, SampleGradient, at_least_single, unit_rows};
+use fisher_core::read;
 use fisher_core::sample::Sample;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::read::read;
 
 /// How samples of one task lie to samples of another, over all pairs and every two tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -121,11 +121,7 @@ impl Batch {
             };
             let of_there = there.values.clone().transpose();
             let product = gradient.values.clone().matmul(of_there);
-            let (of_path, x, y) = (
-                read(product.reshape([pairs]))?,
-                gradient.scales()?,
-                there.scales()?,
-            );
+            let (of_path, x, y) = (read(product)?, gradient.scales()?, there.scales()?);
             let scales = x.iter().flat_map(|x| y.iter().map(move |y| x * y));
             let sums = products.iter_mut().zip(of_path).zip(scales);
             sums.for_each(|((sum, product), scale)| *sum += product * scale);
@@ -144,7 +140,7 @@ impl Batch {
         let mut squares = vec![0.0; self.samples];
         for gradient in self.gradients.values() {
             let squared = gradient.values.clone().square().sum_dim(1);
-            let of_path = read(squared.flatten(0, 1))?;
+            let of_path = read(squared)?;
             let sums = squares.iter_mut().zip(of_path).zip(gradient.scales()?);
             sums.for_each(|((sum, square), scale)| *sum += square * scale * scale);
         }
@@ -154,7 +150,7 @@ impl Batch {
 
 impl Scaled {
     fn scales(&self) -> Result<Vec<f64>> {
-        Ok(read(self.scales.clone().flatten(0, 1))?)
+        Ok(read(self.scales.clone())?)
     }
 }
 

@@ -1,10 +1,16 @@
 //! A folder that takes another one's place: whatever ends the program, one of the two is there whole.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use crate::error::Error;
+use fisher_core::container::sync_folder;
+use fisher_core::{check_version, format_error, io_error};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Result};
 
 /// What is done to the disk.
 #[derive(Debug, Clone, Copy)]
@@ -86,21 +92,31 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Wait until the names in a folder are on the disk. Not every platform can open one.
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
-    if cfg!(unix) {
-        let here = folder.as_os_str().is_empty();
-        File::open(if here { Path::new(".") } else { folder })?.sync_all()?;
-    }
-    Ok(())
-}
-
 /// An error of this file or folder.
 pub(super) fn failed(path: &Path, source: io::Error) -> Error {
-    Error::Core(fisher_core::Error::Io {
-        path: path.into(),
-        source,
-    })
+    io_error(path, source).into()
+}
+
+/// An error of what a file holds.
+pub(super) fn malformed(path: &Path, reason: impl Display) -> Error {
+    format_error(path, reason).into()
+}
+
+/// What `json` in the file at `path` says, which is of version `schema`; errors begin with `place`.
+pub(super) fn parse<T: DeserializeOwned>(
+    path: &Path,
+    place: &str,
+    json: &[u8],
+    schema: u64,
+) -> Result<T> {
+    #[derive(Deserialize)]
+    struct Version {
+        schema: u64,
+    }
+    let wrong = |e: serde_json::Error| malformed(path, format!("{place}{e}"));
+    let version: Version = serde_json::from_slice(json).map_err(wrong)?;
+    check_version(path, version.schema, schema..=schema)?;
+    serde_json::from_slice(json).map_err(wrong)
 }
 
 fn aside(place: &Path) -> PathBuf {

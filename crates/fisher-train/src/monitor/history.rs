@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use fisher_core::moments::Welford;
 use fisher_core::statistics::Statistics;
 use fisher_metrics::picture::{ColorScale, HeatMap, Picture};
+use fisher_metrics::report::{finite, if_finite};
 use serde::{Deserialize, Serialize};
 
 use super::cosine::AcrossTasks;
-use super::folder::failed;
+use super::folder::{failed, parse};
 use super::lines::Lines;
 use super::noise_scale::NoiseScale;
 use super::schedule::TrainingPoint;
@@ -126,17 +127,11 @@ fn parts(names: impl Iterator<Item = String>, welford: &Welford) -> Result<Vec<P
         return Ok(Vec::new());
     };
     let part = |(i, name): (usize, String)| {
-        let fisher = means[i];
-        if !fisher.is_finite() {
-            let error = fisher_metrics::Error::OutOfRange { what: name };
-            return Err(Error::Metrics(error));
-        }
         let errors = read.standard_error.as_ref();
-        let standard_error = errors.map(|errors| errors[i]);
         Ok(PartReading {
+            fisher: finite(means[i], &name)?,
+            standard_error: errors.and_then(|errors| if_finite(errors[i])),
             name,
-            fisher,
-            standard_error: standard_error.filter(|error| error.is_finite()),
         })
     };
     names.enumerate().map(part).collect()
@@ -186,10 +181,6 @@ impl History {
     /// [`fisher_core::Error::Io`] when the file cannot be read, [`fisher_core::Error::Format`]
     /// naming the first line that is no reading, [`fisher_core::Error::Version`].
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct Version {
-            schema: u64,
-        }
         let path = path.as_ref();
         let text = std::fs::read_to_string(path).map_err(|e| failed(path, e))?;
         let mut readings = Vec::new();
@@ -197,21 +188,8 @@ impl History {
             let Some(line) = line.strip_suffix('\n') else {
                 break;
             };
-            let format = |e: serde_json::Error| {
-                Error::Core(fisher_core::Error::Format {
-                    path: path.into(),
-                    reason: format!("line {}: {e}", number + 1),
-                })
-            };
-            let Version { schema } = serde_json::from_str(line).map_err(format)?;
-            if schema != HISTORY_SCHEMA {
-                return Err(Error::Core(fisher_core::Error::Version {
-                    path: path.into(),
-                    found: schema,
-                    supported: HISTORY_SCHEMA,
-                }));
-            }
-            readings.push(serde_json::from_str(line).map_err(format)?);
+            let place = format!("line {}: ", number + 1);
+            readings.push(parse(path, &place, line.as_bytes(), HISTORY_SCHEMA)?);
         }
         Ok(Self { readings })
     }

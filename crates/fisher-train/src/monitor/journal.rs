@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use fisher_core::sample::SampleRecord;
 use serde::{Deserialize, Serialize};
 
-use super::folder::failed;
+use super::folder::{failed, malformed};
 use super::lines::Lines;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// By task.
 pub(crate) type Samples = BTreeMap<String, Vec<SampleRecord>>;
@@ -86,7 +86,7 @@ impl Journal {
         let mut lines = Vec::new();
         for (reading, samples) in &self.pending {
             let samples = serde_json::to_string(samples);
-            let samples = samples.map_err(|e| format(&path, &e.to_string()))?;
+            let samples = samples.map_err(|e| malformed(&path, e))?;
             lines.extend([reading.clone(), samples]);
         }
         file.append_synced(&lines).map_err(|e| failed(&path, e))?;
@@ -120,7 +120,7 @@ impl Journal {
                 let of_capture = of_capture.unwrap_or_default();
                 bytes += (reading.len() + of_capture.len() + 2) as u64;
                 let of_capture: Samples =
-                    serde_json::from_str(&of_capture).map_err(|e| format(&path, &e.to_string()))?;
+                    serde_json::from_str(&of_capture).map_err(|e| malformed(&path, e))?;
                 for (task, of_task) in of_capture {
                     samples.entry(task).or_default().extend(of_task);
                 }
@@ -132,7 +132,7 @@ impl Journal {
                     "it has {captures} captures in {bytes} bytes; the checkpoint speaks of {} in {}",
                     span.captures, span.bytes
                 );
-                return Err(format(&path, &reason));
+                return Err(malformed(&path, reason));
             }
         }
         let journal = Self {
@@ -158,11 +158,4 @@ fn numbers(folder: &Path) -> Result<BTreeSet<u64>> {
         numbers.extend(number.and_then(|number| number.parse::<u64>().ok()));
     }
     Ok(numbers)
-}
-
-fn format(path: &Path, reason: &str) -> Error {
-    Error::Core(fisher_core::Error::Format {
-        path: path.into(),
-        reason: reason.into(),
-    })
 }

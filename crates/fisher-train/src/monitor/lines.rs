@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use super::folder::sync_folder;
+use fisher_core::container::sync_folder;
 
 /// What lines are written to.
 pub(crate) trait Medium: Write + Seek {

@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use burn::config::Config;
 use burn::tensor::Tensor;
-use fisher_core::Error as CoreError;
 use fisher_core::gradient::{GradientBatch, GradientSink, SampleGradient, unit_rows};
 use fisher_core::moments::accumulation_dtype;
+use fisher_core::read;
 use fisher_core::sample::Sample;
 use fisher_core::squares::{SquaredNorms, squared_norms};
+use fisher_core::{Error as CoreError, check_argument};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::read::read;
 
 /// The loss of a sample that training averages over the samples of a batch.
 ///
@@ -55,13 +55,7 @@ impl NoiseScaleConfig {
     /// # Errors
     /// [`fisher_core::Error::Argument`] for fewer than two blocks.
     pub fn init(&self) -> Result<GradientMoments> {
-        if self.blocks < 2 {
-            return Err(Error::Core(fisher_core::Error::Argument {
-                name: "blocks",
-                expected: "at least 2",
-                found: self.blocks.to_string(),
-            }));
-        }
+        check_argument(self.blocks >= 2, "blocks", "at least 2", self.blocks)?;
         Ok(GradientMoments {
             weight: self.weight,
             seen: 0,
@@ -377,7 +371,7 @@ fn products(blocks: &[Vec<&Block>]) -> Result<Vec<Vec<f64>>> {
         };
         let [elements] = like.dims();
         let dtype = accumulation_dtype(&like.device());
-        let mut parts = Vec::new();
+        let mut parts: Vec<Tensor<1>> = Vec::new();
         for start in (0..elements).step_by(RUN) {
             let length = RUN.min(elements - start);
             let cut = |sum: &Tensor<1>| sum.clone().narrow(0, start, length);

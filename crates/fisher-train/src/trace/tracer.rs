@@ -7,6 +7,7 @@ use burn::module::ParamId;
 use burn::tensor::{DType, Device, Tensor};
 use fisher_core::gradient::{GradientBatch, SampleGradient};
 use fisher_core::model::{Catalogue, Ties};
+use fisher_core::read;
 
 use super::execute::{Executed, execute};
 use super::graph::Graph;
@@ -17,7 +18,6 @@ use crate::batch::{SampleBatch, SampleLoss};
 use crate::error::{Error, Result};
 use crate::gradients::{Captured, HELD, Rounding};
 use crate::losses::SampleLosses;
-use crate::read::read;
 
 /// A model made ready for traces.
 #[derive(Debug, Clone)]
