@@ -246,9 +246,10 @@ fn measure<M: Subject>(
         let (ratio, time) = (median(ratios.collect()), median(times.clone()));
         // Of a device with memory of its own the host's says nothing.
         let on_host = matches!(arguments.device, Backend::Flex | Backend::Ndarray);
-        let peak = match on_host && !arguments.no_memory {
-            true => peak(arguments, case, way)?,
-            false => None,
+        let peak = if on_host && !arguments.no_memory {
+            peak(arguments, case, way)?
+        } else {
+            None
         };
         let accumulators = accumulators(way, model, batch)? as f64;
         let beyond = peak.map(|peak| peak - accumulators);

@@ -38,12 +38,13 @@ pub fn against_golden(golden: &Golden, folder: &Path, last: u8) -> usize {
         let values = values.map(|b| f64::from_le_bytes(b.try_into().expect("8 bytes")));
         let largest = expected.iter().fold(0.0, |max: f64, x| max.max(x.abs()));
         // Signed scores cancel, and gradients are differences of float32.
-        let floor = match ["signed", "full", "gradient", "scaled"]
+        let floor = if ["signed", "full", "gradient", "scaled"]
             .iter()
             .any(|n| name.contains(n))
         {
-            true => 1.0,
-            false => 1e-2,
+            1.0
+        } else {
+            1e-2
         };
         for (at, (found, expected)) in values.zip(expected).enumerate() {
             let bound = match name.starts_with("merged/") {
@@ -107,9 +108,10 @@ fn within(path: &str, found: &Value, expected: &Value, largest: f64) -> usize {
             } else {
                 largest
             };
-            let bound = match exact {
-                true => 1e-9 * expected.abs(),
-                false => FLOAT32 * expected.abs().max(largest),
+            let bound = if exact {
+                1e-9 * expected.abs()
+            } else {
+                FLOAT32 * expected.abs().max(largest)
             };
             assert!(
                 (found - expected).abs() <= bound,

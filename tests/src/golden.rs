@@ -118,16 +118,17 @@ impl Golden {
                 }
                 () => Role::Matrix,
             };
-            let orientation = match gpt2 {
-                true => Orientation::InputOutput,
-                false => Orientation::OutputInput,
+            let orientation = if gpt2 {
+                Orientation::InputOutput
+            } else {
+                Orientation::OutputInput
             };
             Parameter::new(path, shape, role, orientation)
         });
         Catalogue::new(parameters.collect()).expect("parameters")
     }
 
-    /// The head layout, recognised by name.
+    /// The head layout, recognized by name.
     pub fn heads(&self) -> HeadLayout {
         let number = |key: &str| self.config[key].as_u64().map(|n| n as usize);
         let heads = number("num_attention_heads")

@@ -29,9 +29,12 @@ impl Sequences {
     pub fn made_up(count: usize, length: usize, device: &Device) -> Self {
         let token = |k: usize| ((k * k * 31 + 17 * k + k / 5) % 7) as i64;
         let tokens: Vec<i64> = (0..count * length).map(token).collect();
-        let label = |k: usize| match k % length < (k / length) % 3 {
-            true => IGNORE,
-            false => token(k + 3),
+        let label = |k: usize| {
+            if k % length < (k / length) % 3 {
+                IGNORE
+            } else {
+                token(k + 3)
+            }
         };
         let labels: Vec<i64> = (0..count * length).map(label).collect();
         let tensor = |v| Tensor::from_data(TensorData::new(v, [count, length]), device);
@@ -148,8 +151,8 @@ impl ModuleMapper for MadeUp {
         let phase = self.phase;
         param.map(|tensor| {
             let shape = tensor.shape();
-            let centre = if D == 1 { 0.8 } else { 0.0 };
-            let value = |k: usize| centre + 0.6 * (phase + 1.37 * (k * k % 101) as f32).sin();
+            let center = if D == 1 { 0.8 } else { 0.0 };
+            let value = |k: usize| center + 0.6 * (phase + 1.37 * (k * k % 101) as f32).sin();
             let values: Vec<f32> = (0..shape.num_elements()).map(value).collect();
             Tensor::from_data(TensorData::new(values, shape), &tensor.device()).require_grad()
         })

@@ -97,9 +97,10 @@ impl SampleLoss for Pupil {
         let is = |at: &Option<String>| at.as_ref().is_some_and(|id| batch.ids.contains(id));
         assert!(!is(&self.happens.panic_at), "the model panics");
         let losses = self.model.sample_losses(batch);
-        match is(&self.happens.nan_at) {
-            true => losses.map(|losses| losses.mul_scalar(f32::NAN)),
-            false => losses,
+        if is(&self.happens.nan_at) {
+            losses.map(|losses| losses.mul_scalar(f32::NAN))
+        } else {
+            losses
         }
     }
 }

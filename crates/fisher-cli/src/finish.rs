@@ -28,14 +28,14 @@ pub(crate) struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Analyse and write.
+    /// Analyze and write.
     pub(crate) fn finish(&self, out: &Path, device: &Device) -> Result {
         let Collection {
             tasks,
             statistics,
             store,
         } = self.collection;
-        let findings = self.analyse(tasks, statistics, store.as_ref(), device)?;
+        let findings = self.analyze(tasks, statistics, store.as_ref(), device)?;
         let run = self.about(statistics);
         write(
             out,
@@ -62,7 +62,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn analyse(
+    fn analyze(
         &self,
         tasks: &[Measured],
         statistics: &Statistics,
@@ -86,9 +86,10 @@ impl Work<'_> {
             progress: true,
         };
         let names: Vec<String> = tasks.iter().map(|task| task.name.clone()).collect();
-        let weights = match self.phases.contains(&3) {
-            true => self.checkpoint.weights()?,
-            false => Default::default(),
+        let weights = if self.phases.contains(&3) {
+            self.checkpoint.weights()?
+        } else {
+            Default::default()
         };
         let mut findings = plan.run(&names, statistics, &weights, store)?;
         if self.phases.contains(&7) {

@@ -16,7 +16,7 @@ use crate::measure::{
     only_measured,
 };
 
-/// Join the runs and analyse them together.
+/// Join the runs and analyze them together.
 ///
 /// # Errors
 /// When a run is of another model or measured otherwise, a sample is in two runs, or a file cannot be
@@ -81,12 +81,13 @@ pub(crate) fn join(merge: &JoinArgs) -> Result {
     }
     statistics.save(out.join(STATISTICS))?;
     inputs.write(out)?;
-    let store = match wanted {
-        true => match earlier(merge, &statistics, &tasks) {
+    let store = if wanted {
+        match earlier(merge, &statistics, &tasks) {
             Some(store) => Some(store),
             None => Some(gradients(merge, &tasks)?),
-        },
-        false => None,
+        }
+    } else {
+        None
     };
     let heads = &checkpoint.heads;
     let store = store.map(|store| store.with_heads(heads.clone()).with_device(&device));
@@ -142,9 +143,10 @@ fn complete(run: &Path, statistics: &Statistics, task: &Measured) -> Result {
         .map(|sample| &*sample.id)
         .collect();
     let told: Vec<String> = task.ids.iter().map(key).collect();
-    match counted == told.iter().map(String::as_str).collect() {
-        true => Ok(()),
-        false => Err(format!(
+    if counted == told.iter().map(String::as_str).collect() {
+        Ok(())
+    } else {
+        Err(format!(
             "{} was not finished: its statistics count {} samples of task `{}`, its report {}; go on with \
              it by --resume",
             run.display(),
@@ -152,7 +154,7 @@ fn complete(run: &Path, statistics: &Statistics, task: &Measured) -> Result {
             task.name,
             told.len()
         )
-        .into()),
+        .into())
     }
 }
 

@@ -29,7 +29,7 @@ pub struct CheckpointConfig {
 /// Configuration of a [`Collector`].
 #[derive(Config, Debug)]
 pub struct CollectorConfig {
-    /// How per-sample gradients are had.
+    /// How per-sample gradients are taken.
     #[config(default = "Engine::Auto")]
     pub engine: Engine,
     /// What to do with a sample whose gradient is NaN or infinite.

@@ -81,9 +81,10 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         );
     }
     let device = arguments.device.device()?;
-    let (sizes, epochs) = match arguments.quick {
-        true => ([256, 32, 16], 1),
-        false => ([4000, 1024, 4096], 12),
+    let (sizes, epochs) = if arguments.quick {
+        ([256, 32, 16], 1)
+    } else {
+        ([4000, 1024, 4096], 12)
     };
     let [trained_on, held_out, _] = sizes;
     std::fs::create_dir_all(&arguments.out)?;

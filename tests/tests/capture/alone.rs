@@ -200,9 +200,12 @@ struct Padded {
 impl Padded {
     fn of(lengths: &[usize], first: usize, device: &Device) -> Self {
         let longest = lengths.iter().copied().max().expect("a sample");
-        let token = |row: usize, at: usize| match at < lengths[row] {
-            true => 1 + (((first + row) * 5 + at * at + 3 * at) % 6) as i64,
-            false => 0,
+        let token = |row: usize, at: usize| {
+            if at < lengths[row] {
+                1 + (((first + row) * 5 + at * at + 3 * at) % 6) as i64
+            } else {
+                0
+            }
         };
         let rows = 0..lengths.len();
         let tokens = rows.flat_map(|row| (0..longest).map(move |at| (row, at)));

@@ -125,9 +125,12 @@ fn a_table_of_few_rows_that_are_looked_up_often(
     let mut data = Sequences::made_up(3, length, &device);
     let padded = |values: &Tensor<2, Int>, padding: i64| {
         let values: Vec<i64> = values.to_data().iter().collect();
-        let keep = |(at, value): (usize, i64)| match at % length < 60 + 30 * (at / length) {
-            true => value.min(3),
-            false => padding,
+        let keep = |(at, value): (usize, i64)| {
+            if at % length < 60 + 30 * (at / length) {
+                value.min(3)
+            } else {
+                padding
+            }
         };
         let values: Vec<i64> = values.into_iter().enumerate().map(keep).collect();
         Tensor::from_data(TensorData::new(values, [3, length]), &device)

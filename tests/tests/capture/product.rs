@@ -194,9 +194,12 @@ fn agree(kind: Kind, shape: [usize; 4], device: &Device, dtype: DType, ghost: bo
         } else {
             (columns, rows)
         };
-        let at = |group, other| match by_row {
-            true => group * columns + other,
-            false => other * columns + group,
+        let at = |group, other| {
+            if by_row {
+                group * columns + other
+            } else {
+                other * columns + group
+            }
         };
         let mean = |sample: &Vec<f64>, group| {
             (0..others)
@@ -363,9 +366,10 @@ fn a_ghost_is_judged_by_channel(
         own[(at + 1) * side + channel] = -1.001 * own[at * side + channel];
     }
     let contributions = factors.contributions();
-    let scheme = match by_row {
-        true => Scheme::InputChannel,
-        false => Scheme::OutputChannel,
+    let scheme = if by_row {
+        Scheme::InputChannel
+    } else {
+        Scheme::OutputChannel
     };
     let config = StatisticsConfig::new()
         .with_elementwise(false)
@@ -379,9 +383,12 @@ fn a_ghost_is_judged_by_channel(
     let found = groups.read().expect("values").mean.expect("a mean");
     let mean = |group: usize| {
         let of = contributions.iter().map(|sample| {
-            let at = |other| match by_row {
-                true => group * side + other,
-                false => other * side + group,
+            let at = |other| {
+                if by_row {
+                    group * side + other
+                } else {
+                    other * side + group
+                }
             };
             (0..side).map(|other| sample[at(other)]).sum::<f64>() / side as f64
         });

@@ -13,14 +13,14 @@ const PROBE: &str = r#"
 const page = document.querySelector('iframe').contentDocument;
 const seen = e => { const box = e.getBoundingClientRect(); return box.width > 0 && box.height > 0; };
 const all = selector => [...page.querySelectorAll(selector)];
-const luminance = colour => {
-  const [r, g, b] = colour.match(/[\d.]+/g).map(c => (c / 255) ** 2.2);
+const luminance = color => {
+  const [r, g, b] = color.match(/[\d.]+/g).map(c => (c / 255) ** 2.2);
   return 0.2126 * r + 0.7152 * g + 0.0722 * b;
 };
 const ground = e => {
   for (; e; e = e.parentElement) {
-    const colour = page.defaultView.getComputedStyle(e).backgroundColor;
-    if (!/, 0\)$/.test(colour)) return luminance(colour);
+    const color = page.defaultView.getComputedStyle(e).backgroundColor;
+    if (!/, 0\)$/.test(color)) return luminance(color);
   }
   return 1;
 };

@@ -24,7 +24,7 @@ fn settings(golden: &Golden) -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
-/// The analyses and their files, from golden gradients.
+/// The analyzes and their files, from golden gradients.
 #[test]
 fn findings_are_written_under_golden_keys() {
     let device = Backend::Flex.device().expect("a CPU");
@@ -76,7 +76,7 @@ fn findings_are_written_under_golden_keys() {
 
 #[rstest]
 #[case("pool=C", "pool=C")]
-#[case("colour=red", "`colour`")]
+#[case("color=red", "`color`")]
 #[case("signed", "key=value")]
 fn what_is_no_setting_is_named(#[case] text: &str, #[case] named: &str) {
     let error = parse_interference(text).expect_err("no setting");
@@ -130,9 +130,10 @@ impl Case {
             }
             let to = folder.join(name);
             let bytes = std::fs::read(from).expect("a file");
-            let bytes = match to.extension().is_some_and(|end| end == "safetensors") {
-                true => moved(&bytes),
-                false => bytes,
+            let bytes = if to.extension().is_some_and(|end| end == "safetensors") {
+                moved(&bytes)
+            } else {
+                bytes
             };
             std::fs::write(to, bytes).expect("a file");
         }

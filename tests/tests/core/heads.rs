@@ -242,7 +242,7 @@ fn fused_projections(
 }
 
 #[test]
-fn burns_own_attention_is_recognised() {
+fn burns_own_attention_is_recognized() {
     use fisher_tests::models::Small;
     let model = Small::init(&Device::flex().autodiff());
     let catalogue = Catalogue::of(&model).expect("parameters");

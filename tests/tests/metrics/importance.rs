@@ -26,9 +26,12 @@ fn layers_rank_by_their_golden_trace(
     let samples = golden.samples("alpha");
     let of_sample = |layer: &str, sample: &fisher_core::sample::Sample| -> f64 {
         let prefix = format!("alpha/gradient/{}/", sample.id());
-        let inside = |path: &&str| match layer.contains("layers.") {
-            true => path.starts_with(&format!("{layer}.")),
-            false => **path == format!("{layer}.weight"),
+        let inside = |path: &&str| {
+            if layer.contains("layers.") {
+                path.starts_with(&format!("{layer}."))
+            } else {
+                **path == format!("{layer}.weight")
+            }
         };
         let paths = golden.names(&prefix).filter(inside);
         let values = paths.flat_map(|path| golden.values(&format!("{prefix}{path}")));

@@ -50,7 +50,7 @@ fn parse(settings: &str) -> InterferenceConfig {
     serde_json::from_value(json).expect("settings")
 }
 
-/// Every setting: all variants, pools, estimates, aggregates, normalisations and ridges.
+/// Every setting: all variants, pools, estimates, aggregates, normalizations and ridges.
 #[rstest]
 fn golden_scores_agree(#[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend) {
     let Some(device) = backend.device() else {
@@ -367,7 +367,7 @@ fn what_is_missing_is_an_error() {
     let refused = |config: InterferenceConfig| config.init().expect_err("refused").to_string();
     let symmetric = quiet().with_variant(Variant::Symmetric);
     let error = refused(symmetric.with_normalize(Normalize::PerTokenMean));
-    assert!(error.contains("no g_j to normalise"), "{error}");
+    assert!(error.contains("no g_j to normalize"), "{error}");
     let full = quiet().with_variant(Variant::Full);
     assert!(refused(full.with_ridge(Ridge::new().with_ridge(0.0))).contains("singular"));
     let none = Ridge::new().with_ridge(0.0).with_epsilon(0.0);

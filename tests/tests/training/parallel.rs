@@ -113,9 +113,10 @@ fn workers_joined_are_one_device(
     let config = HookConfig::every(1).with_statistics(StatisticsConfig::new());
     let hook = |config: HookConfig| {
         let probes = Sequences::made_up(5, 5, &device);
-        let source = match in_flight {
-            true => HookSource::InFlight("task".into()),
-            false => HookSource::Probes(vec![("task".into(), probes.batches(3))]),
+        let source = if in_flight {
+            HookSource::InFlight("task".into())
+        } else {
+            HookSource::Probes(vec![("task".into(), probes.batches(3))])
         };
         let worker = Worker::init(&device);
         config.init(&worker, source).expect("a hook")

@@ -17,7 +17,7 @@ use fisher_metrics::weights::Weights;
 
 use super::uses::Uses;
 
-/// What to analyse, and how.
+/// What to analyze, and how.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// Up to which phase: 2 importance, 3 masks, 4 overlap, 5 conflicts, 6 interference.
@@ -69,7 +69,7 @@ impl Plan {
         self.wants(5) || self.wants(6)
     }
 
-    /// Analyse the tasks of `statistics` and `store`.
+    /// Analyze the tasks of `statistics` and `store`.
     ///
     /// # Errors
     /// What an analysis refused.

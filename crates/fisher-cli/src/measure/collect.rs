@@ -67,9 +67,10 @@ fn of<M: SampleLoss<Batch = Sequences>>(
 ) -> Result<Collection> {
     let hash = hash_weights(model)?;
     let fresh = statistics(checkpoint, run, hash.clone(), device)?;
-    let non_finite = match run.skip_bad {
-        true => NonFinite::Skip,
-        false => NonFinite::Error,
+    let non_finite = if run.skip_bad {
+        NonFinite::Skip
+    } else {
+        NonFinite::Error
     };
     let save_point = SavePoint::new(run.out.join(STATISTICS), run.save_every);
     let collector = CollectorConfig::new()
@@ -79,9 +80,10 @@ fn of<M: SampleLoss<Batch = Sequences>>(
         .init()?
         .with_names(checkpoint.naming.names());
     let mut statistics = collector.resume(fresh)?;
-    let mut store = match keep {
-        true => Some(store(checkpoint, run, hash, device)?),
-        false => None,
+    let mut store = if keep {
+        Some(store(checkpoint, run, hash, device)?)
+    } else {
+        None
     };
     // A run that cannot go on leaves the folder as it was.
     inputs.write(&run.out)?;
@@ -157,16 +159,17 @@ pub fn only_measured(
     let counted = counted.filter(|sample| sample.skipped.is_none());
     let counted: HashSet<&str> = counted.map(|sample| &*sample.id).collect();
     let stored: HashSet<&str> = store.samples(task).iter().map(|s| s.id()).collect();
-    match counted == stored {
-        true => Ok(()),
-        false => Err(format!(
+    if counted == stored {
+        Ok(())
+    } else {
+        Err(format!(
             "{} holds gradients of {} samples of task `{task}`, and {} are counted: it is half of another \
              run; go on with that one, or give another folder",
             folder.join(GRADIENTS).display(),
             stored.len(),
             counted.len()
         )
-        .into()),
+        .into())
     }
 }
 

@@ -84,13 +84,14 @@ impl Inputs {
     /// # Errors
     /// What differs.
     pub fn same_model(&self, other: &str) -> Result {
-        match self.model == *other {
-            true => Ok(()),
-            false => Err(format!(
+        if self.model == *other {
+            Ok(())
+        } else {
+            Err(format!(
                 "config.json has changed between what is there and what is to be: {} and {other}",
                 self.model
             )
-            .into()),
+            .into())
         }
     }
 }

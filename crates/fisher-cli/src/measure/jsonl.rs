@@ -177,9 +177,10 @@ impl Reader<'_> {
             }
             let line_number = number + 1;
             let sample = self.sample(&line, line_number).and_then(|(id, sample)| {
-                match seen.insert(sample.id.clone()) {
-                    true => Ok((id, sample)),
-                    false => Err(format!("the id {id} was there before")),
+                if seen.insert(sample.id.clone()) {
+                    Ok((id, sample))
+                } else {
+                    Err(format!("the id {id} was there before"))
                 }
             });
             match sample {
@@ -194,13 +195,14 @@ impl Reader<'_> {
                 Err(reason) => return Err(line_error(path, line_number, reason)),
             }
         }
-        match data.samples.is_empty() {
-            true => Err(InputError::Empty {
+        if data.samples.is_empty() {
+            Err(InputError::Empty {
                 path: path.clone(),
                 task: task.name.clone(),
                 bad: data.bad.len(),
-            }),
-            false => Ok(data),
+            })
+        } else {
+            Ok(data)
         }
     }
 

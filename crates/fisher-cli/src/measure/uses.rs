@@ -130,12 +130,11 @@ pub fn uses(
 /// When it is not a run of that model.
 pub fn own_statistics(run: &Path, model: &Checkpoint, device: &Device) -> Result<Statistics> {
     let statistics: Statistics = Statistics::load(run.join(STATISTICS), device)?;
-    match statistics.provenance().model == model.hash()? {
-        true => Ok(statistics),
-        false => {
-            let [run, model] = [run, &model.folder].map(Path::display);
-            Err(format!("{run} is not a run of {model}: its weights differ").into())
-        }
+    if statistics.provenance().model == model.hash()? {
+        Ok(statistics)
+    } else {
+        let [run, model] = [run, &model.folder].map(Path::display);
+        Err(format!("{run} is not a run of {model}: its weights differ").into())
     }
 }
 

@@ -114,9 +114,10 @@ impl FromStr for Bytes {
             .trim()
             .parse()
             .map_err(|_| format!("`{text}` is no size"))?;
-        match number.is_finite() && number > 0.0 {
-            true => Ok(Self((number * unit) as usize)),
-            false => Err(format!("`{text}` is no size above 0")),
+        if number.is_finite() && number > 0.0 {
+            Ok(Self((number * unit) as usize))
+        } else {
+            Err(format!("`{text}` is no size above 0"))
         }
     }
 }
@@ -177,7 +178,7 @@ mod tests {
         );
         for wrong in [
             "variant",
-            "colour=red",
+            "color=red",
             "variant=loud",
             "variant=symmetric,normalize=per_token_mean",
         ] {

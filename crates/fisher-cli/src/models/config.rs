@@ -223,12 +223,13 @@ fn longest(kind: &str, fields: &Fields) -> Result<Longest> {
         return Ok(positions);
     }
     let window = fields.number(field, Some(4096))?;
-    Ok(match window < positions.tokens {
-        true => Longest {
+    Ok(if window < positions.tokens {
+        Longest {
             tokens: window,
             field,
-        },
-        false => positions,
+        }
+    } else {
+        positions
     })
 }
 
@@ -364,9 +365,10 @@ impl<'a> Fields<'a> {
 
     fn only(&self, field: &str, supported: &[&str], default: &str) -> Result<()> {
         let found = self.text(field, Some(default))?;
-        match supported.contains(&&*found) {
-            true => Ok(()),
-            false => Err(self.unsupported(field, supported[0])),
+        if supported.contains(&&*found) {
+            Ok(())
+        } else {
+            Err(self.unsupported(field, supported[0]))
         }
     }
 }

@@ -128,9 +128,12 @@ impl Checkpoint {
         let naming = Naming::of(&own, gpt2);
         let bare = gpt2 && !tensors.keys().any(|name| name.starts_with(PREFIX));
         if bare {
-            let prefixed = |name: String| match &*name == HEAD {
-                true => name,
-                false => format!("{PREFIX}{name}"),
+            let prefixed = |name: String| {
+                if &*name == HEAD {
+                    name
+                } else {
+                    format!("{PREFIX}{name}")
+                }
             };
             tensors = tensors.into_iter().map(|(n, t)| (prefixed(n), t)).collect();
         }
@@ -202,11 +205,12 @@ fn drop_buffers(tensors: &mut BTreeMap<String, Stored>, catalogue: &Catalogue) -
     let Some((name, embedding)) = names.iter().find_map(|name| tensors.get_key_value(*name)) else {
         return Ok(()); // `check` tells that there is none
     };
-    match head.read()? == embedding.read()? {
-        true => Ok(()),
-        false => Err(Error::NotTied {
+    if head.read()? == embedding.read()? {
+        Ok(())
+    } else {
+        Err(Error::NotTied {
             embedding: name.clone(),
-        }),
+        })
     }
 }
 

@@ -305,9 +305,10 @@ impl Page<'_> {
         let total = |of: fn(&Cost) -> f64| number(merged.cost.values().map(of).sum());
         let other = plain(&self.run["merge_with"]);
         let [first, second] = [first, second].map(|task| escaped(&task.name));
-        let at = match merged.own_fisher {
-            true => "each by its own Fisher",
-            false => "both by a Fisher taken at this model",
+        let at = if merged.own_fisher {
+            "each by its own Fisher"
+        } else {
+            "both by a Fisher taken at this model"
         };
         let _ = write!(
             text,
@@ -372,9 +373,10 @@ impl Page<'_> {
         if let Some((settings, report)) = self.findings.interference.first() {
             state(&mut text, settings, report);
         }
-        match text.is_empty() {
-            true => "<p>Nothing was left out, and nothing needs a warning.</p>".into(),
-            false => text,
+        if text.is_empty() {
+            "<p>Nothing was left out, and nothing needs a warning.</p>".into()
+        } else {
+            text
         }
     }
 
@@ -442,9 +444,10 @@ fn flatten<'a>(prefix: &str, value: &'a Value, rows: &mut Vec<(String, &'a Value
         Value::Object(entries) => {
             for (key, value) in entries {
                 let key = key.replace('_', " ");
-                let name = match prefix.is_empty() {
-                    true => key,
-                    false => format!("{prefix}: {key}"),
+                let name = if prefix.is_empty() {
+                    key
+                } else {
+                    format!("{prefix}: {key}")
                 };
                 flatten(&name, value, rows);
             }

@@ -109,9 +109,12 @@ fn rows(page: &mut String, title: Option<&str>, ranked: &[Ranked], from: usize, 
 
 /// A bar with a whisker for its interval.
 fn bar(entry: &Ranked, most: f64) -> String {
-    let x = |value: f64| match most > 0.0 {
-        true => 300.0 * (value / most).clamp(0.0, 1.0),
-        false => 0.0,
+    let x = |value: f64| {
+        if most > 0.0 {
+            300.0 * (value / most).clamp(0.0, 1.0)
+        } else {
+            0.0
+        }
     };
     let mut label = format!("F {:.2e}", entry.fisher);
     let mut whisker = String::new();

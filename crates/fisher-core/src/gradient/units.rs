@@ -120,7 +120,7 @@ impl Gradient<TokenSum> {
         dtype: DType,
     ) -> Contribution<C> {
         Contribution {
-            tensor: C::normalise(self.tensor.cast(dtype).square(), tokens),
+            tensor: C::normalize(self.tensor.cast(dtype).square(), tokens),
             unit: PhantomData,
         }
     }
@@ -162,7 +162,7 @@ pub trait ContributionUnit: sealed::Sealed + Clone + Send + 'static {
     const NAME: &'static str;
 
     #[doc(hidden)]
-    fn normalise(squares: Tensor<2>, tokens: &Tokens) -> Tensor<2>;
+    fn normalize(squares: Tensor<2>, tokens: &Tokens) -> Tensor<2>;
 
     #[doc(hidden)]
     fn root(tokens: u64) -> f64;
@@ -182,7 +182,7 @@ impl sealed::Sealed for Raw {}
 impl ContributionUnit for PerToken {
     const NAME: &'static str = "per_token";
 
-    fn normalise(squares: Tensor<2>, tokens: &Tokens) -> Tensor<2> {
+    fn normalize(squares: Tensor<2>, tokens: &Tokens) -> Tensor<2> {
         let column = tokens.column(squares.dtype());
         squares / column
     }
@@ -195,7 +195,7 @@ impl ContributionUnit for PerToken {
 impl ContributionUnit for Raw {
     const NAME: &'static str = "raw";
 
-    fn normalise(squares: Tensor<2>, _tokens: &Tokens) -> Tensor<2> {
+    fn normalize(squares: Tensor<2>, _tokens: &Tokens) -> Tensor<2> {
         squares
     }
 

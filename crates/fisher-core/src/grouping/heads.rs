@@ -63,7 +63,7 @@ impl HeadLayout {
         found.chain(&self.headless).map(String::as_str)
     }
 
-    /// Recognise attention layers by the names of their parameters.
+    /// Recognize attention layers by the names of their parameters.
     ///
     /// | names | layout |
     /// |---|---|
@@ -77,7 +77,7 @@ impl HeadLayout {
     /// where they differ.
     ///
     /// # Errors
-    /// [`Error::HeadLayout`], listing what was found, when nothing is recognised, a projection of
+    /// [`Error::HeadLayout`], listing what was found, when nothing is recognized, a projection of
     /// a layer is missing, or a shape does not fit.
     pub fn recognize(catalogue: &Catalogue, config: &AttentionConfig) -> Result<Self> {
         let mut attention = Vec::new();

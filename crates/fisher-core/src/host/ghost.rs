@@ -17,7 +17,7 @@ pub(crate) const LOST: usize = 8;
 ///
 /// The sum is a square, so terms that cancel in the gradient are squared in it: it keeps half as many
 /// digits as the gradient does. Each sum is judged by itself, since one that is lost is nothing beside
-/// the others of its sample; what is lost is had from the gradient.
+/// the others of its sample; what is lost is computed from the gradient.
 pub(crate) fn ghost(
     gram: &[f32],
     factors: &[Vec<f32>; 2],

@@ -16,7 +16,7 @@ impl Product {
     /// sum them over the sides.
     ///
     /// Squares of elements are summed in float32 over few samples, then in float64; sums over the
-    /// sides are float32 along the side. With one position a sample, M2 is had from sums of fourth
+    /// sides are float32 along the side. With one position a sample, M2 comes from sums of fourth
     /// powers, but where contributions hardly vary.
     ///
     /// Columns are scaled, samples are not: where all that a column has is 1e-19 of its largest

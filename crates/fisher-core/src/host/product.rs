@@ -1,4 +1,4 @@
-//! Products on the host, and what is wanted and told of their squares.
+//! Products on the host, and the sums of their squares.
 
 /// Gradients `g_i = L_iᵀ R_i` of a parameter `[rows, columns]`.
 pub(crate) struct Product {

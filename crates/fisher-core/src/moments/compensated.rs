@@ -105,7 +105,7 @@ impl Moment {
             Some(low) => {
                 let (sum, error) = two_sum(self.high.clone(), term);
                 let total = low.clone() + error;
-                // Renormalise, so that `high` alone is the value rounded to float32.
+                // Renormalize, so that `high` alone is the value rounded to float32.
                 let high = sum.clone() + total.clone();
                 self.low = Some(total - (high.clone() - sum));
                 self.high = high;

@@ -94,7 +94,7 @@ impl Lookup {
         })
     }
 
-    /// Sums over the sides that are wanted, at least one.
+    /// Sums over the sides that are needed, at least one.
     ///
     /// # Errors
     /// [`Error::Device`] when the device does not give values.

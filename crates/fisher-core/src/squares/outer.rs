@@ -248,7 +248,7 @@ impl Outer {
     }
 }
 
-/// See [`ghost`]: what too few digits are left of is had from the gradients themselves.
+/// See [`ghost`]: what too few digits are left of is computed from the gradients themselves.
 fn ghost_on_device(outer: Tensor<3>, inner: Tensor<3>) -> Result<Option<Tensor<2>>> {
     let [samples, positions, side] = inner.dims();
     let across = outer.dims()[2];

@@ -1,4 +1,4 @@
-//! Sums of squares that are wanted of a parameter, and those that were taken.
+//! Sums of squares of a parameter: which are needed, and what they came to.
 
 use burn::tensor::{DType, Tensor};
 
@@ -24,7 +24,7 @@ pub(crate) struct Wanted {
 pub(crate) struct Sums {
     /// What they are divided by the square of, so that they fit into float32.
     pub(crate) scale: f64,
-    /// As far as is wanted, at least one of the two.
+    /// At least one of the two.
     pub(crate) margins: Margins,
     /// Over samples: `Σ_i C_i`, `[elements]`, where no variance is kept.
     pub(crate) elements: Option<Tensor<1>>,

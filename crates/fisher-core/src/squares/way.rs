@@ -1,6 +1,6 @@
 //! The ways to a parameter's contributions.
 
-/// How a parameter's contributions were had.
+/// How a parameter's contributions were computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Way {

@@ -25,7 +25,7 @@ impl InterferenceConfig {
         check_argument(some, "relabellings", "above 0", 0.0)?;
         if self.variant == Variant::Symmetric && self.normalize != Normalize::None {
             return Err(Error::Settings {
-                what: "the symmetric variant has no g_j to normalise; leave `normalize` at `none`",
+                what: "the symmetric variant has no g_j to normalize; leave `normalize` at `none`",
             });
         }
         if self.variant == Variant::Full && self.ridge.ridge == 0.0 {

@@ -78,7 +78,7 @@ impl Comparison {
 /// When the lengths differ.
 pub fn spearman(x: &[f64], y: &[f64]) -> Option<f64> {
     assert_eq!(x.len(), y.len(), "pairs of values");
-    cosine(&centred(ranks(x)), &centred(ranks(y)))
+    cosine(&centered(ranks(x)), &centered(ranks(y)))
 }
 
 impl fmt::Display for ComparisonReport {
@@ -125,7 +125,7 @@ fn ranks(values: &[f64]) -> Vec<f64> {
     ranks
 }
 
-fn centred(mut values: Vec<f64>) -> Vec<f64> {
+fn centered(mut values: Vec<f64>) -> Vec<f64> {
     let mean = values.iter().sum::<f64>() / values.len() as f64;
     values.iter_mut().for_each(|v| *v -= mean);
     values

@@ -80,7 +80,7 @@ impl CaptureConfig {
 /// - A trace follows on which axis of every tensor the samples lie. Where a sum over them goes back into their losses,
 ///   and where they are lost sight of, the loop takes over, and compares.
 /// - In the first batch, and in each of a new shape (samples that differ in their active tokens, for the first
-///   time; another number of samples; gradients that are had in another way), gradient and loss of the sample
+///   time; another number of samples; gradients in another form), gradient and loss of the sample
 ///   with the fewest active tokens, of the first and the last such whose loss is more than rounding, are compared
 ///   with the loop's: a sample or two of the loop. Where there is none, the next batch of that shape is looked at.
 /// - In every 32 samples besides, the loss of one is compared with its loss alone. A forward pass of one sample.

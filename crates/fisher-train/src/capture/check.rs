@@ -96,7 +96,7 @@ impl Attempt {
         })
     }
 
-    /// How the gradients of each parameter are had.
+    /// In which form the gradients of each parameter come.
     fn ways(&self) -> BTreeMap<String, String> {
         let gradients = self.captured.iter().flat_map(|c| c.gradients.iter());
         let ways = gradients.filter_map(|(path, gradient)| Some((path.into(), form(gradient)?)));

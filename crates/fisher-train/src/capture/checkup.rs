@@ -14,7 +14,7 @@ pub struct Checkup {
     pub samples: usize,
     /// Parameters of the model.
     pub parameters: usize,
-    /// How the gradients of each parameter are had from one pass over a batch.
+    /// In which form one pass over a batch gives the gradients of each parameter.
     pub traced: BTreeMap<String, String>,
     /// Why the loop has to give those of others.
     pub by_loop: BTreeMap<String, String>,

@@ -3,7 +3,7 @@
 use burn::config::Config;
 use serde::{Deserialize, Serialize};
 
-/// How per-sample gradients are had.
+/// How per-sample gradients are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -35,7 +35,7 @@ pub enum NonFinite {
 /// Configuration of a [`Capture`](super::Capture).
 #[derive(Config, Debug)]
 pub struct CaptureConfig {
-    /// How per-sample gradients are had.
+    /// How per-sample gradients are taken.
     #[config(default = "Engine::Auto")]
     pub engine: Engine,
     /// What to do with a sample whose gradient is NaN or infinite.

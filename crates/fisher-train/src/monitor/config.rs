@@ -24,7 +24,7 @@ pub struct HookConfig {
     /// What to accumulate: unless said, groups, layers and heads, and no elements.
     #[config(default = "StatisticsConfig::new().with_elementwise(false)")]
     pub statistics: StatisticsConfig,
-    /// How gradients are had.
+    /// The engine that takes gradients.
     #[config(default = "CaptureConfig::new()")]
     pub capture: CaptureConfig,
     /// β of a moving average over captures.

@@ -187,7 +187,7 @@ impl Live {
     }
 }
 
-/// The tensor of an id that is wanted in the end.
+/// The tensor of an id that is needed in the end.
 fn root(id: TensorId, operations: &[OperationIr]) -> Result<TensorIr, String> {
     let mut tensors = operations.iter().flat_map(OperationIr::nodes);
     let found = tensors.find(|tensor| tensor.id == id);

@@ -146,7 +146,7 @@ impl ModuleMapper for Placeholders<'_> {
     }
 }
 
-/// Parameters that gradients are wanted of.
+/// Parameters whose gradients are asked for.
 struct Leaves<'a>(&'a HashSet<ParamId>);
 
 impl ModuleMapper for Leaves<'_> {

@@ -130,7 +130,7 @@ impl<M: SampleLoss> Tracer<M> {
                 }
             }
         }
-        // Of those that are had whole, the small ones first.
+        // Of those that are written out, the small ones first.
         let whole = |(id, recipe): &(ParamId, Recipe)| {
             let Parameter { sides, matrix, .. } = self.parameters[id];
             let [rows, columns] = sides;
