@@ -114,7 +114,7 @@ impl Collector {
         let saved = Statistics::load(&checkpoint.path, fresh.device())?;
         fresh.same_configuration(&saved)?;
         tracing::info!(path = %checkpoint.path.display(), "resuming from a checkpoint");
-        Ok(saved)
+        Ok(saved.with_ghosts_of(&fresh))
     }
 
     /// Collect the samples of a Burn data loader. To be resumed it must give the samples in the
@@ -153,9 +153,10 @@ impl Collector {
     /// statistics lack (it is another collection's, or was not resumed), errors of single samples
     /// ([`PerSample::gradient`](crate::capture::PerSample::gradient), [`NonFinite`](fisher_core::Error::NonFinite)), and those of [`Statistics::save`] and
     /// [`GradientStore::push`](fisher_core::store::GradientStore::push).
-    /// Samples collected before an error stay in the statistics and are in the checkpoint, unless it
-    /// came amid a batch that was traced: the statistics say so then
+    /// Samples collected before an error stay in the statistics and are in the checkpoint, unless elements of
+    /// products were not finite, which is seen while they are accumulated: the statistics say so then
     /// ([`HalfBatch`](fisher_core::Error::HalfBatch)), and the checkpoint is the last one.
+    /// Samples without ids are numbered from the first of the task on: shards of one task need ids.
     pub fn collect_batches<'a, M: SampleLoss, C: ContributionUnit>(
         &self,
         model: &M,
@@ -267,12 +268,14 @@ impl<M: SampleLoss> Pass<'_, M> {
             Some(_) => records,
             None => Vec::new(),
         };
+        // A collection that is not resumed numbers on from the samples that are there.
+        let first = seen.len() - done.len();
         let mut position = 0;
         for batch in batches {
             let batch = batch?;
             let before = position;
             let mut fresh = Vec::new();
-            for (index, id) in ids(&batch, position).into_iter().enumerate() {
+            for (index, id) in ids(&batch, first + position).into_iter().enumerate() {
                 if let Some(expected) = done.get(position) {
                     check_resumed(task, position, &expected.id, &id)?;
                     self.collected.resumed += 1;

@@ -19,14 +19,22 @@ use crate::error::{Error, Result};
 /// Where collected gradients go: into statistics, and into a store besides, if there is one.
 ///
 /// Made from `&mut statistics` or from `(&mut statistics, &mut store)`. As a [`GradientSink`] it lets the store be
-/// ahead of the statistics, as one on disk is after an interruption: what is in it already is compared, not stored
-/// twice.
+/// ahead of the statistics, as one on disk is after an interruption: batches that are in it already are compared, not
+/// stored twice. (A [`Collector`](crate::collect::Collector) takes a batch that is there in part sample by sample; a plain
+/// pair of sinks refuses what the store has.)
 #[derive(Debug)]
 pub struct Destination<'a, C: ContributionUnit> {
     pub(crate) statistics: &'a mut Statistics<C>,
     store: Option<&'a mut GradientStore>,
-    /// The batch that was begun, where the store has it already.
-    stored: Option<(String, GradientBatch)>,
+    /// The batch that was begun, where the store has it already, until it has been compared.
+    stored: Option<Stored>,
+}
+
+/// A batch that the store has already.
+#[derive(Debug)]
+enum Stored {
+    Coming(String, GradientBatch),
+    Compared,
 }
 
 impl<'a, C: ContributionUnit> From<&'a mut Statistics<C>> for Destination<'a, C> {
@@ -78,7 +86,7 @@ impl<C: ContributionUnit> GradientSink for Destination<'_, C> {
             .all(|sample| store.contains(task, sample.id()))
         {
             let batch = GradientBatch::new(samples.to_vec());
-            self.stored = Some((task.into(), batch));
+            self.stored = Some(Stored::Coming(task.into(), batch));
             return Ok(());
         }
         store.begin(task, samples)
@@ -89,7 +97,8 @@ impl<C: ContributionUnit> GradientSink for Destination<'_, C> {
             && store.wants(path)
         {
             match &mut self.stored {
-                Some((_, batch)) => batch.insert(path, gradient.clone()),
+                Some(Stored::Coming(_, batch)) => batch.insert(path, gradient.clone()),
+                Some(Stored::Compared) => return Err(CoreError::NoBatch),
                 None => store.put(path, gradient.clone())?,
             }
         }
@@ -102,9 +111,21 @@ impl<C: ContributionUnit> GradientSink for Destination<'_, C> {
     fn prepare(&mut self) -> fisher_core::Result<()> {
         self.statistics.prepare()?;
         match (&mut self.store, &self.stored) {
-            (Some(store), Some((task, batch))) => store.compare(task, batch),
+            (Some(store), Some(Stored::Coming(task, batch))) => {
+                store.compare(task, batch)?;
+                self.stored = Some(Stored::Compared);
+                Ok(())
+            }
             (Some(store), None) => store.prepare(),
-            (None, _) => Ok(()),
+            (_, Some(Stored::Compared)) | (None, _) => Ok(()),
+        }
+    }
+
+    fn forget(&mut self) {
+        self.statistics.forget();
+        self.stored = None;
+        if let Some(store) = &mut self.store {
+            store.forget();
         }
     }
 

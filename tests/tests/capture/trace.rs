@@ -351,7 +351,7 @@ fn sums_by_segments_go_by_the_loop() {
     agree::<_, PerToken>(&model, &[batch], &config, Engine::Auto);
 }
 
-/// What is had as factors, of a model around a layer.
+/// What comes as factors, of a model around a layer.
 fn ways<L: Layer>(layer: L, device: &Device) -> Vec<(String, String)> {
     let model = Around::init(layer, device);
     let checkup = check(&model, &Texts::random(3, 5, 7, device)).expect("a checkup");

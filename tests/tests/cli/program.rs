@@ -24,7 +24,7 @@ fn settings(golden: &Golden) -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
-/// The analyzes and their files, from golden gradients.
+/// The analyses and their files, from golden gradients.
 #[test]
 fn findings_are_written_under_golden_keys() {
     let device = Backend::Flex.device().expect("a CPU");

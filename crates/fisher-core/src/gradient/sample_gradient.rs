@@ -55,6 +55,9 @@ impl SampleGradient {
     }
 
     /// The sum over all uses of a parameter: its gradient, before any square. `None` for no use.
+    ///
+    /// # Panics
+    /// When they are of other samples, or of parameters of other shapes.
     pub fn sum(uses: impl IntoIterator<Item = Self>) -> Option<Self> {
         uses.into_iter().reduce(Self::and)
     }
@@ -111,6 +114,7 @@ impl SampleGradient {
     }
 
     /// The types that their values are computed from.
+    #[doc(hidden)]
     pub fn dtypes(&self) -> Vec<DType> {
         match self {
             Self::Full(gradient) => vec![gradient.tensor().dtype()],
@@ -130,6 +134,7 @@ impl SampleGradient {
     }
 
     /// Sums that are not finite where a value is not, in float32.
+    #[doc(hidden)]
     pub fn probes(&self) -> Vec<Tensor<1>> {
         let sum = |tensor: &Tensor<3>| tensor.clone().cast(DType::F32).sum();
         match self {

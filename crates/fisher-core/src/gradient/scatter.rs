@@ -7,6 +7,7 @@ use burn::tensor::{IndexingUpdateOp, Int, Tensor};
 const PLACES: usize = 1 << 15;
 
 /// `tensor` with `values` added at the places `at` of axis `axis`; a place may occur several times.
+#[doc(hidden)]
 pub fn add_at<const D: usize>(
     tensor: Tensor<D>,
     axis: usize,

@@ -46,7 +46,7 @@ pub trait GradientSink {
     /// Look at the whole batch, whose gradients have all been put, before anything is changed.
     ///
     /// # Errors
-    /// When a parameter is missing, or the batch cannot be taken in; it is forgotten then.
+    /// When a parameter is missing, or the batch cannot be taken in.
     fn prepare(&mut self) -> Result<()> {
         Ok(())
     }
@@ -56,6 +56,9 @@ pub trait GradientSink {
     /// # Errors
     /// Those of [`prepare`](Self::prepare), and where only now is seen that the batch cannot be taken in.
     fn commit(&mut self) -> Result<()>;
+
+    /// Forget the batch that was begun: it will not be committed.
+    fn forget(&mut self) {}
 
     /// A sample of `task` was left out because of its gradient of `parameter`.
     ///
@@ -73,10 +76,17 @@ pub trait GradientSink {
     fn push_batch(&mut self, task: &str, batch: GradientBatch) -> Result<()> {
         batch.check_once()?;
         self.begin(task, batch.samples())?;
-        for (path, gradient) in batch {
-            if self.wants(&path) {
-                self.put(&path, gradient)?;
+        let mut put = || -> Result<()> {
+            for (path, gradient) in batch {
+                if self.wants(&path) {
+                    self.put(&path, gradient)?;
+                }
             }
+            self.prepare()
+        };
+        if let Err(error) = put() {
+            self.forget();
+            return Err(error);
         }
         self.commit()
     }
@@ -109,6 +119,10 @@ impl<S: GradientSink + ?Sized> GradientSink for &mut S {
 
     fn commit(&mut self) -> Result<()> {
         (**self).commit()
+    }
+
+    fn forget(&mut self) {
+        (**self).forget();
     }
 
     fn skip(&mut self, task: &str, sample: &Sample, parameter: &str) -> Result<()> {
@@ -145,6 +159,12 @@ impl<S: GradientSink> GradientSink for Option<S> {
 
     fn commit(&mut self) -> Result<()> {
         self.as_mut().map_or(Ok(()), S::commit)
+    }
+
+    fn forget(&mut self) {
+        if let Some(sink) = self {
+            sink.forget();
+        }
     }
 
     fn skip(&mut self, task: &str, sample: &Sample, parameter: &str) -> Result<()> {
@@ -188,9 +208,18 @@ impl<A: GradientSink, B: GradientSink> GradientSink for (A, B) {
     }
 
     fn commit(&mut self) -> Result<()> {
-        self.prepare()?;
+        // One that refuses takes the other's batch with it.
+        if let Err(error) = self.prepare() {
+            self.forget();
+            return Err(error);
+        }
         self.0.commit()?;
         self.1.commit()
+    }
+
+    fn forget(&mut self) {
+        self.0.forget();
+        self.1.forget();
     }
 
     fn skip(&mut self, task: &str, sample: &Sample, parameter: &str) -> Result<()> {

@@ -8,6 +8,7 @@ use super::scatter::add_at;
 
 impl SampleGradient {
     /// `before + Σ_i w_i g_i` over these samples and their weights, flattened and in float32 at least.
+    #[doc(hidden)]
     pub fn add_to(
         &self,
         before: Option<Tensor<1>>,

@@ -164,13 +164,6 @@ impl Grouping {
     }
 }
 
-impl Margins {
-    /// As if they were contributions.
-    pub(crate) fn sum(&self, grouping: &Grouping) -> Option<Tensor<2>> {
-        grouping.reduce_margins(self, GroupReduction::Sum)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::groups::Grouping;
 use super::heads::HeadLayout;
 use super::margins::Margins;
-use super::scheme::Scheme;
+use super::scheme::{GroupReduction, Scheme};
 use crate::error::Result;
 use crate::model::Catalogue;
 
@@ -195,7 +195,7 @@ impl BatchTotals {
     ) -> Option<()> {
         self.add_layer(totals, path, sum);
         for slices in totals.slices.get(path).into_iter().flatten() {
-            self.add_heads(slices, margins.sum(&slices.grouping)?);
+            self.add_heads(slices, slices.grouping.reduce_margins(margins, GroupReduction::Sum)?);
         }
         Some(())
     }

@@ -12,6 +12,7 @@ const HELD: usize = 1 << 20;
 
 /// `|g_i|²` of every sample: `squares` times the squares of both `scales`, each of `[samples]`.
 /// Multiplied out in float64 on the host: a device without that has not their range.
+#[doc(hidden)]
 #[derive(Debug, Clone)]
 pub struct SquaredNorms {
     /// `[samples]`
@@ -21,6 +22,7 @@ pub struct SquaredNorms {
 }
 
 /// The squared norm of every sample's gradient.
+#[doc(hidden)]
 pub fn squared_norms(gradient: &SampleGradient) -> SquaredNorms {
     match gradient {
         SampleGradient::Full(gradient) => {

@@ -4,7 +4,7 @@ use burn::tensor::{DType, Tensor};
 
 use crate::grouping::Margins;
 
-/// What statistics want to know of a parameter.
+/// What statistics need of a parameter.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Wanted {
     /// Every element: gradients by rows, whole, or sums over samples.

@@ -55,6 +55,7 @@ impl<C: ContributionUnit> Statistics<C> {
         parameter: impl Into<String>,
     ) -> Result<()> {
         self.check_new(task, [sample])?;
+        self.pending = None;
         let (plan, device) = (&self.plan, &self.device);
         let task = self.tasks.entry(task.to_owned());
         let task = task.or_insert_with(|| TaskStatistics::new(plan, device));
@@ -84,6 +85,7 @@ impl<C: ContributionUnit> Statistics<C> {
     /// Those of [`Statistics::mergeable`]. Nothing is changed then.
     pub fn merge(&mut self, other: Self) -> Result<()> {
         self.mergeable(&other)?;
+        self.pending = None;
         for (name, theirs) in other.tasks {
             match self.tasks.get_mut(&name) {
                 Some(ours) => ours.merge(theirs),
@@ -182,6 +184,14 @@ impl<C: ContributionUnit> Statistics<C> {
         }
     }
 
+    /// The same statistics, that take squares from products of positions as `other` does: that is
+    /// not in a file.
+    #[must_use]
+    pub fn with_ghosts_of(mut self, other: &Self) -> Self {
+        self.ghost = other.ghost;
+        self
+    }
+
     /// Names of the tasks.
     pub fn tasks(&self) -> impl Iterator<Item = &str> {
         self.tasks.keys().map(String::as_str)
@@ -249,6 +259,7 @@ impl<C: ContributionUnit> Statistics<C> {
         if self.device == device {
             return self;
         }
+        self.pending = None;
         let dtype = self.plan.dtype(&device);
         let tasks = std::mem::take(&mut self.tasks).into_iter();
         let moved = tasks.map(|(name, task)| (name, task.on(&device, dtype)));

@@ -49,10 +49,7 @@ impl<C: ContributionUnit> GradientSink for Statistics<C> {
     /// [`Error::NoBatch`] when none was begun.
     fn put(&mut self, path: &str, gradient: SampleGradient) -> Result<()> {
         let Some(plan) = self.plan.parameters.get(path) else {
-            return Err(Error::UnknownParameter {
-                parameter: path.into(),
-                known: list(self.plan.parameters.keys()),
-            });
+            return Err(self.unknown(path));
         };
         self.check_device(path, &gradient.device())?;
         let pending = self.pending.as_mut().ok_or(Error::NoBatch)?;
@@ -106,6 +103,10 @@ impl<C: ContributionUnit> GradientSink for Statistics<C> {
         self.finish().map(|_| ())
     }
 
+    fn forget(&mut self) {
+        self.pending = None;
+    }
+
     /// # Errors
     /// [`Error::SampleTwice`] when the sample has been seen before.
     fn skip(&mut self, task: &str, sample: &Sample, parameter: &str) -> Result<()> {
@@ -119,12 +120,18 @@ impl<C: ContributionUnit> Statistics<C> {
     /// # Errors
     /// Those of the statistics as a [`GradientSink`]; also for a parameter that they do not have.
     pub fn push(&mut self, task: &str, batch: GradientBatch) -> Result<()> {
-        batch.check_once()?;
-        self.begin(task, batch.samples())?;
-        for (path, gradient) in batch {
-            self.put(&path, gradient)?;
+        let unknown = batch.iter().map(|(path, _)| path);
+        if let Some(path) = unknown.into_iter().find(|path| !self.wants(path)) {
+            return Err(self.unknown(path));
         }
-        self.commit()
+        self.push_batch(task, batch)
+    }
+
+    fn unknown(&self, path: &str) -> Error {
+        Error::UnknownParameter {
+            parameter: path.into(),
+            known: list(self.plan.parameters.keys()),
+        }
     }
 
     /// [Commit](GradientSink::commit) the batch that was begun, and say how the squares of each
@@ -132,6 +139,7 @@ impl<C: ContributionUnit> Statistics<C> {
     ///
     /// # Errors
     /// Those of [`commit`](GradientSink::commit).
+    #[doc(hidden)]
     pub fn finish(&mut self) -> Result<Vec<(String, Way)>> {
         self.prepare()?;
         let pending = self.pending.take().ok_or(Error::NoBatch)?;

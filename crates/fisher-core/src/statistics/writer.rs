@@ -69,6 +69,8 @@ enum Squares {
 enum Full {
     Host(Vec<f32>),
     Device(Box<Tensor<2>>),
+    /// Contributions already, where they were few.
+    Squared(Box<Tensor<2>>),
 }
 
 impl<C: ContributionUnit> Writer<C> {
@@ -101,8 +103,16 @@ impl<C: ContributionUnit> Writer<C> {
         let [rows, others] = sides(shape);
         let (squares, margins) = match gradient {
             SampleGradient::Full(gradient) => {
-                let full = self.full(gradient)?;
-                let trace = self.trace(&full, rows * others);
+                let mut full = self.full(gradient)?;
+                let few = self.samples.len() * rows * others <= CELLS;
+                let trace = if few && let Full::Device(_) = full {
+                    let (contribution, sums) =
+                        self.contributions(&full, rows * others, 0..self.samples.len());
+                    full = Full::Squared(Box::new(contribution.tensor().clone()));
+                    sums
+                } else {
+                    self.trace(&full, rows * others)
+                };
                 self.traces.insert(path.into(), trace);
                 (Squares::Full(full), None)
             }
@@ -351,6 +361,10 @@ impl<C: ContributionUnit> Writer<C> {
                 let sums = contribution.tensor().clone().sum_dim(1);
                 (contribution, sums)
             }
+            Full::Squared(tensor) => {
+                let part = Tensor::clone(tensor).narrow(0, range.start, range.len());
+                (Contribution::of(part.clone()), part.sum_dim(1))
+            }
         }
     }
 
@@ -363,7 +377,7 @@ impl<C: ContributionUnit> Writer<C> {
                 let sums = host::traces(part, &self.roots[range.clone()]);
                 give(sums, [range.len(), 1], &self.device)
             }
-            Full::Device(_) => self.contributions(full, elements, range).1,
+            Full::Device(_) | Full::Squared(_) => self.contributions(full, elements, range).1,
         });
         Tensor::cat(sums.collect(), 0)
     }
@@ -390,7 +404,7 @@ impl Full {
     fn elements(&self, samples: usize) -> usize {
         match self {
             Self::Host(values) => values.len() / samples,
-            Self::Device(tensor) => tensor.dims()[1],
+            Self::Device(tensor) | Self::Squared(tensor) => tensor.dims()[1],
         }
     }
 }

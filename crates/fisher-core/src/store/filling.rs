@@ -56,6 +56,10 @@ impl GradientSink for GradientStore {
         Ok(())
     }
 
+    fn forget(&mut self) {
+        self.pending = None;
+    }
+
     /// # Errors
     /// Those of [`prepare`](GradientSink::prepare), and [`Error::Io`] when the folder cannot be written.
     fn commit(&mut self) -> Result<()> {

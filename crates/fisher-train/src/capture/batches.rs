@@ -50,7 +50,7 @@ impl CaptureConfig {
         let by_trace = match self.engine {
             Engine::Loop => None,
             Engine::Auto | Engine::Trace => {
-                Some((Tracer::new(model, all())?, PerSample::new(model, [])?))
+                Some((Tracer::new(model, all())?, None))
             }
         };
         let device = model.devices().first().cloned().unwrap_or_default();
@@ -60,6 +60,7 @@ impl CaptureConfig {
             by_loop: PerSample::new(model, all())?,
             by_trace,
             left: BTreeMap::new(),
+            left_elements: 0,
             alone: Alone::new(model),
             batches_watched: Watch::default(),
             loop_watched: Watch::default(),
@@ -103,8 +104,11 @@ pub struct Capture<M> {
     /// All parameters.
     by_loop: PerSample<M>,
     /// Those that traces cover, and the rest.
-    by_trace: Option<(Tracer<M>, PerSample<M>)>,
+    by_trace: Option<(Tracer<M>, Option<PerSample<M>>)>,
+    /// Parameters that are left to the loop, and why.
     left: BTreeMap<String, String>,
+    /// Their elements.
+    left_elements: usize,
     alone: Alone<M>,
     batches_watched: Watch,
     loop_watched: Watch,
@@ -184,22 +188,25 @@ impl<M: SampleLoss> Capture<M> {
     ) -> Result<Option<Vec<Outcome>>> {
         check_kind(into, captured.kind)?;
         let samples = captured.samples().to_vec();
-        into.begin(task, &samples)?;
         let mut unreached = Vec::new();
-        for (path, gradient) in self.names.rename(captured.gradients) {
-            if matches!(gradient, SampleGradient::Zero { .. }) {
-                unreached.push(path.clone());
-            }
-            if into.wants(&path) {
-                match into.put(&path, gradient) {
-                    Err(CoreError::NonFinite { .. }) => return Ok(None),
-                    put => put?,
+        let mut put = || -> fisher_core::Result<()> {
+            into.begin(task, &samples)?;
+            for (path, gradient) in self.names.rename(captured.gradients) {
+                if matches!(gradient, SampleGradient::Zero { .. }) {
+                    unreached.push(path.clone());
+                }
+                if into.wants(&path) {
+                    into.put(&path, gradient)?;
                 }
             }
-        }
-        match into.prepare() {
-            Err(CoreError::NonFinite { .. }) => return Ok(None),
-            prepared => prepared?,
+            into.prepare()
+        };
+        if let Err(error) = put() {
+            into.forget();
+            return match error {
+                CoreError::NonFinite { .. } => Ok(None),
+                error => Err(error.into()),
+            };
         }
         into.commit()?;
         let outcomes = samples.iter().zip(captured.losses);
@@ -346,17 +353,14 @@ impl<M: SampleLoss> Capture<M> {
         if self.left.is_empty() {
             return Ok(Some(captured));
         }
-        let catalogue = Catalogue::of(self.by_loop.model())?;
-        let elements = |path: &String| catalogue.get(path).map_or(0, |p| p.elements());
-        let held: usize = self.left.keys().map(elements).sum();
-        if held * captured.samples().len() > HELD {
+        if self.left_elements * captured.samples().len() > HELD {
             tracing::warn!(
                 "the loop takes all parameters: those left to it are too many to hold for a batch"
             );
             self.by_trace = None;
             return Ok(None);
         }
-        let Some((_, by_loop)) = &self.by_trace else {
+        let Some((_, Some(by_loop))) = &self.by_trace else {
             return Ok(Some(captured));
         };
         let together = captured.together();
@@ -405,10 +409,14 @@ impl<M: SampleLoss> Capture<M> {
             .iter()
             .filter(|path| !self.left.contains_key(*path));
         let rest: Vec<&str> = rest.map(String::as_str).collect();
+        let catalogue = Catalogue::of(model)?;
+        let elements = |path: &String| catalogue.get(path).map_or(0, |p| p.elements());
+        self.left_elements = self.left.keys().map(elements).sum();
         self.by_trace = None;
         if !rest.is_empty() {
             let left = self.left.keys().map(String::as_str);
-            self.by_trace = Some((Tracer::new(model, rest)?, PerSample::new(model, left)?));
+            let by_loop = PerSample::new(model, left)?;
+            self.by_trace = Some((Tracer::new(model, rest)?, Some(by_loop)));
         }
         Ok(())
     }

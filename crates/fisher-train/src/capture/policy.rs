@@ -27,8 +27,8 @@ pub enum NonFinite {
     Error,
     /// Leave the sample out, warn, and record it in the statistics.
     ///
-    /// By traces, a gradient that overflows although all that it is made of is finite, as in float16,
-    /// is an error all the same: it is seen too late. [`Engine::Loop`] skips it.
+    /// By traces, an element of a product that overflows although its factors are finite, as in float16, is an error
+    /// all the same where elements are kept: it is seen too late. [`Engine::Loop`] skips it.
     Skip,
 }
 

@@ -72,6 +72,10 @@ impl GradientSink for AcrossSink {
         Ok(())
     }
 
+    fn forget(&mut self) {
+        self.pending = None;
+    }
+
     fn commit(&mut self) -> fisher_core::Result<()> {
         let (task, batch) = self.pending.take().ok_or(CoreError::NoBatch)?;
         self.tasks.entry(task).or_default().push(batch);

@@ -64,6 +64,12 @@ impl GradientSink for NoiseByTask {
         self.begun()?.prepare()
     }
 
+    fn forget(&mut self) {
+        if let Some(moments) = self.moments.get_mut(&self.task) {
+            moments.forget();
+        }
+    }
+
     fn commit(&mut self) -> fisher_core::Result<()> {
         self.begun()?.commit()
     }

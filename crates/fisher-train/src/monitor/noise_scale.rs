@@ -69,7 +69,8 @@ impl NoiseScaleConfig {
 /// Sums of gradients and of their squared norms over samples, in a few blocks: a [`GradientSink`] for the samples of
 /// one task.
 ///
-/// No gradient of a sample is multiplied out: not more is held than the sums of the blocks.
+/// No product is multiplied out: not more is held than the sums of the blocks, and the gradients of a batch in the form
+/// in which they came until it is committed.
 #[derive(Debug, Clone)]
 pub struct GradientMoments {
     weight: SampleWeight,
@@ -159,6 +160,10 @@ impl GradientSink for GradientMoments {
         }
         self.pending = Some(batch);
         Ok(())
+    }
+
+    fn forget(&mut self) {
+        self.pending = None;
     }
 
     fn commit(&mut self) -> fisher_core::Result<()> {

@@ -174,7 +174,10 @@ impl<B: SampleBatch> Shared<B> {
             return Ok(None);
         };
         let partial = config.folder.as_deref().map(stores::clear).transpose()?;
-        Ok(Some(config.clone().with_folder(partial).init(model)?))
+        let store = config.clone().with_folder(partial).init(model)?;
+        // Those of the hook, unless the store was given some.
+        let own = config.attention.is_some();
+        Ok(Some(if own { store } else { store.with_heads(self.heads.clone()) }))
     }
 
     /// Remove what a capture that failed left of its store.

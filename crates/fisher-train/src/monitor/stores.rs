@@ -35,9 +35,11 @@ pub(super) fn clear(folder: &Path) -> Result<PathBuf> {
 /// it to read from it: nobody is locked out.
 pub(super) fn place(store: GradientStore, folder: &Path, step: u64) -> Result<GradientStore> {
     store.sync()?;
+    let (heads, device) = (store.heads().clone(), store.device().clone());
     drop(store);
     let place = folder.join(format!("step-{step}"));
     let replaced = folder::replace(&folder.join("step.partial"), &place);
     replaced.map_err(|e| failed(&place, e))?;
-    Ok(GradientStore::open(&place)?)
+    let store = GradientStore::open(&place)?;
+    Ok(store.with_heads(heads).with_device(&device))
 }

@@ -215,6 +215,6 @@ impl Parameter {
 struct Traced {
     losses: SampleLosses,
     found: BTreeMap<String, SampleGradient>,
-    /// Parameters whose gradients are not to be had so, and why.
+    /// Parameters whose gradients a trace does not give, and why.
     left: BTreeMap<String, String>,
 }
