@@ -1,6 +1,6 @@
 //! Values added at places of a tensor.
 
-use burn::tensor::{IndexingUpdateOp, Int, Tensor};
+use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
 /// Places that are added at in one go: burn-cubecl 0.22.1 on Vulkan leaves out, without a word, what
 /// comes after the first 65 536.
@@ -20,4 +20,11 @@ pub fn add_at<const D: usize>(
         let values = values.clone().narrow(axis, start, length);
         tensor.select_assign(axis, at, values, IndexingUpdateOp::Add)
     })
+}
+
+/// Places as a tensor.
+pub(crate) fn indices(at: &[usize], device: &Device) -> Tensor<1, Int> {
+    let at: Vec<i64> = at.iter().map(|&at| at as i64).collect();
+    let length = at.len();
+    Tensor::from_data(TensorData::new(at, [length]), device)
 }
