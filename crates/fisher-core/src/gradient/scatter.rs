@@ -2,6 +2,8 @@
 
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
+use crate::pieces::pieces;
+
 /// Places that are added at in one go: burn-cubecl 0.22.1 on Vulkan leaves out, without a word, what
 /// comes after the first 65 536.
 const PLACES: usize = 1 << 15;
@@ -14,10 +16,9 @@ pub fn add_at<const D: usize>(
     values: Tensor<D>,
 ) -> Tensor<D> {
     let places = at.dims()[0];
-    (0..places).step_by(PLACES).fold(tensor, |tensor, start| {
-        let length = PLACES.min(places - start);
-        let at = at.clone().narrow(0, start, length);
-        let values = values.clone().narrow(axis, start, length);
+    pieces(places, PLACES).fold(tensor, |tensor, piece| {
+        let at = at.clone().narrow(0, piece.start, piece.len());
+        let values = values.clone().narrow(axis, piece.start, piece.len());
         tensor.select_assign(axis, at, values, IndexingUpdateOp::Add)
     })
 }

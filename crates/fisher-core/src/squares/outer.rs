@@ -12,6 +12,7 @@ use crate::gradient::{add_at, indices};
 use crate::grouping::{Grouping, Margins};
 use crate::host::{self, GHOST, LOST, Sides, ghost, give, take};
 use crate::moments::Welford;
+use crate::pieces::pieces;
 
 /// Elements of a parameter that are taken in at a time.
 const RUN: usize = 1 << 16;
@@ -71,10 +72,13 @@ impl Outer {
         };
         let width = right.dims()[2];
         let step = (CELLS / (samples * width)).clamp(1, rows);
-        let tiles = (0..rows).step_by(step).map(|start| {
-            let height = step.min(rows - start);
-            let tile = left.clone().narrow(1, start, height).matmul(right.clone());
-            (start * width, tile.reshape([samples, height * width]))
+        let tiles = pieces(rows, step).map(|rows| {
+            let tile = left.clone().narrow(1, rows.start, rows.len());
+            let tile = tile.matmul(right.clone());
+            (
+                rows.start * width,
+                tile.reshape([samples, rows.len() * width]),
+            )
         });
         if !self.on_host {
             let options = (&right.device(), self.dtype);
