@@ -23,6 +23,7 @@ mod host;
 pub mod kind;
 pub mod model;
 pub mod moments;
+mod pieces;
 pub mod prelude;
 pub mod provenance;
 mod read;
@@ -34,5 +35,7 @@ pub mod store;
 pub use error::{Error, Result};
 #[doc(hidden)]
 pub use error::{check_argument, check_version, format_error, io_error};
+#[doc(hidden)]
+pub use pieces::pieces;
 #[doc(hidden)]
 pub use read::read;

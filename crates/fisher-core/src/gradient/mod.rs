@@ -18,3 +18,4 @@ pub use units::{
 };
 
 pub(crate) use sample_gradient::sides;
+pub(crate) use scatter::indices;

@@ -1,6 +1,8 @@
 //! Values added at places of a tensor.
 
-use burn::tensor::{IndexingUpdateOp, Int, Tensor};
+use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
+
+use crate::pieces::pieces;
 
 /// Places that are added at in one go: burn-cubecl 0.22.1 on Vulkan leaves out, without a word, what
 /// comes after the first 65 536.
@@ -15,10 +17,16 @@ pub fn add_at<const D: usize>(
     values: Tensor<D>,
 ) -> Tensor<D> {
     let places = at.dims()[0];
-    (0..places).step_by(PLACES).fold(tensor, |tensor, start| {
-        let length = PLACES.min(places - start);
-        let at = at.clone().narrow(0, start, length);
-        let values = values.clone().narrow(axis, start, length);
+    pieces(places, PLACES).fold(tensor, |tensor, piece| {
+        let at = at.clone().narrow(0, piece.start, piece.len());
+        let values = values.clone().narrow(axis, piece.start, piece.len());
         tensor.select_assign(axis, at, values, IndexingUpdateOp::Add)
     })
+}
+
+/// Places as a tensor.
+pub(crate) fn indices(at: &[usize], device: &Device) -> Tensor<1, Int> {
+    let at: Vec<i64> = at.iter().map(|&at| at as i64).collect();
+    let length = at.len();
+    Tensor::from_data(TensorData::new(at, [length]), device)
 }

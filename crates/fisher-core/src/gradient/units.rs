@@ -23,6 +23,7 @@ use std::marker::PhantomData;
 
 use burn::tensor::{DType, Tensor};
 
+use super::precision::at_least_single;
 use crate::moments::accumulation_dtype;
 use crate::sample::Tokens;
 
@@ -145,12 +146,10 @@ impl Gradient<TokenMean> {
     /// # Panics
     /// When `tokens` has another number of samples.
     pub fn into_token_sum(self, tokens: &Tokens) -> Gradient<TokenSum> {
-        let dtype = match self.tensor.dtype() {
-            DType::F64 => DType::F64,
-            _ => DType::F32,
-        };
+        let tensor = at_least_single(self.tensor);
+        let tokens = tokens.column(tensor.dtype());
         Gradient {
-            tensor: self.tensor.cast(dtype) * tokens.column(dtype),
+            tensor: tensor * tokens,
             unit: PhantomData,
         }
     }

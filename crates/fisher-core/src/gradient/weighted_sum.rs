@@ -1,10 +1,10 @@
 //! Weighted sums over samples of gradients that are never held whole.
 
-use burn::tensor::{DType, Int, Tensor};
+use burn::tensor::{DType, Tensor};
 
 use super::precision::at_least_single;
 use super::sample_gradient::SampleGradient;
-use super::scatter::add_at;
+use super::scatter::{add_at, indices};
 
 impl SampleGradient {
     /// `before + Σ_i w_i g_i` over these samples and their weights, flattened and in float32 at least.
@@ -58,9 +58,8 @@ fn chosen<K: burn::tensor::kind::Basic>(tensor: Tensor<3, K>, samples: &[usize])
     if samples.len() == tensor.dims()[0] {
         return tensor;
     }
-    let index: Vec<i64> = samples.iter().map(|&i| i as i64).collect();
-    let index = Tensor::<1, Int>::from_data(index.as_slice(), &tensor.device());
-    tensor.select(0, index)
+    let at = indices(samples, &tensor.device());
+    tensor.select(0, at)
 }
 
 fn weighted(tensor: Tensor<3>, weights: &[f64]) -> Tensor<3> {

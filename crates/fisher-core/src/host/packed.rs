@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::panels::{Cells, Panels, R};
 use super::product::{Moments, Product};
+use crate::pieces::pieces;
 
 /// Parts that work is cut into: not by the number of threads, on which no rounding may depend. Sums
 /// over rows are kept for each.
@@ -46,9 +47,7 @@ impl<const C: usize> Packed<C> {
     ) -> Vec<(Range<usize>, Option<Moments<'a>>)> {
         let blocks = self.left.blocks();
         let step = blocks.div_ceil(SHARES).max(1);
-        let ranges = (0..blocks)
-            .step_by(step)
-            .map(|start| start..blocks.min(start + step));
+        let ranges = pieces(blocks, step);
         let Some(Moments { before, mean, m2 }) = moments else {
             return ranges.map(|range| (range, None)).collect();
         };

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 
 use super::sums::Wanted;
 use crate::error::{Error, Result};
-use crate::gradient::add_at;
+use crate::gradient::{add_at, at_least_single, indices};
 use crate::grouping::{Grouping, Margins};
 use crate::moments::BatchMoments;
 use crate::read::read;
@@ -75,11 +75,7 @@ impl Lookup {
         let device = delta.device();
         let width = sides[1];
         // Sums in half precision would lose what is small beside what came before.
-        let wide = match delta.dtype() {
-            DType::F64 => DType::F64,
-            _ => DType::F32,
-        };
-        let delta = delta.cast(wide).reshape([samples * positions, width]);
+        let delta = at_least_single(delta).reshape([samples * positions, width]);
         let gradients = add_rows(rows.len(), &slot_of, delta);
         let of_slots = slots.iter().zip(roots);
         let of_slots = of_slots.flat_map(|(slots, &root)| vec![root; slots.len()]);
@@ -208,10 +204,4 @@ fn add_rows(rows: usize, at: &[usize], values: Tensor<2>) -> Tensor<2> {
     let (device, dtype, width) = (values.device(), values.dtype(), values.dims()[1]);
     let zeros = Tensor::<2>::zeros([rows, width], (&device, dtype));
     add_at(zeros, 0, indices(at, &device), values)
-}
-
-fn indices(at: &[usize], device: &Device) -> Tensor<1, Int> {
-    let at: Vec<i64> = at.iter().map(|&at| at as i64).collect();
-    let length = at.len();
-    Tensor::from_data(TensorData::new(at, [length]), device)
 }

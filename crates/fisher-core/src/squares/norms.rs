@@ -6,6 +6,7 @@ use burn::tensor::{DType, Tensor};
 
 use crate::gradient::{SampleGradient, at_least_single, unit_rows};
 use crate::moments::accumulation_dtype;
+use crate::pieces::pieces;
 
 /// Numbers that are held at a time.
 const HELD: usize = 1 << 20;
@@ -135,11 +136,6 @@ fn by_elements(left: &Tensor<3>, right: &Tensor<3>) -> Tensor<1> {
         parts.reduce(|sum, part| sum + part)
     });
     Tensor::cat(norms.flatten().collect(), 0)
-}
-
-fn pieces(length: usize, step: usize) -> impl Iterator<Item = Range<usize>> {
-    let starts = (0..length).step_by(step);
-    starts.map(move |start| start..length.min(start + step))
 }
 
 /// Over all but the samples.

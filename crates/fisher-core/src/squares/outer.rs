@@ -2,16 +2,17 @@
 
 use std::ops::Range;
 
-use burn::tensor::{DType, Int, Tensor, TensorData};
+use burn::tensor::{DType, Tensor};
 use rayon::prelude::*;
 
 use super::sums::{Sums, Wanted};
 use super::way::Way;
 use crate::error::{Error, Result};
-use crate::gradient::add_at;
+use crate::gradient::{add_at, indices};
 use crate::grouping::{Grouping, Margins};
 use crate::host::{self, GHOST, LOST, Sides, ghost, give, take};
 use crate::moments::Welford;
+use crate::pieces::pieces;
 
 /// Elements of a parameter that are taken in at a time.
 const RUN: usize = 1 << 16;
@@ -71,10 +72,13 @@ impl Outer {
         };
         let width = right.dims()[2];
         let step = (CELLS / (samples * width)).clamp(1, rows);
-        let tiles = (0..rows).step_by(step).map(|start| {
-            let height = step.min(rows - start);
-            let tile = left.clone().narrow(1, start, height).matmul(right.clone());
-            (start * width, tile.reshape([samples, height * width]))
+        let tiles = pieces(rows, step).map(|rows| {
+            let tile = left.clone().narrow(1, rows.start, rows.len());
+            let tile = tile.matmul(right.clone());
+            (
+                rows.start * width,
+                tile.reshape([samples, rows.len() * width]),
+            )
         });
         if !self.on_host {
             let options = (&right.device(), self.dtype);
@@ -263,7 +267,7 @@ fn ghost_on_device(outer: Tensor<3>, inner: Tensor<3>) -> Result<Option<Tensor<2
     let lost = sums.clone().lower(least).int().sum_dim(0);
     let lost = lost.try_into_data().map_err(Error::device)?;
     let lost: Vec<bool> = lost.iter::<i64>().map(|samples| samples > 0).collect();
-    let at: Vec<i64> = (0..side as i64).filter(|&at| lost[at as usize]).collect();
+    let at: Vec<usize> = (0..side).filter(|&at| lost[at]).collect();
     if at.is_empty() {
         return Ok(Some(sums));
     }
@@ -279,7 +283,7 @@ fn ghost_on_device(outer: Tensor<3>, inner: Tensor<3>) -> Result<Option<Tensor<2
     let mut sums = sums * kept.reshape([1, side]);
     let outer = outer.swap_dims(1, 2);
     for at in at.chunks((CELLS / (samples * across)).max(1)) {
-        let at = Tensor::<1, Int>::from_data(TensorData::new(at.to_vec(), [at.len()]), &device);
+        let at = indices(at, &device);
         let gradients = outer.clone().matmul(inner.clone().select(2, at.clone()));
         let exact = gradients.square().sum_dim(1);
         let exact = exact.reshape([samples, at.dims()[0]]);

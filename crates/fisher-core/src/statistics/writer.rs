@@ -15,6 +15,7 @@ use crate::gradient::{
 use crate::grouping::{BatchTotals, GroupReduction, Grouping, Margins, Totals};
 use crate::host::{self, give, is_host, sum_columns, take};
 use crate::moments::{BatchMoments, Welford};
+use crate::pieces::pieces;
 use crate::read::read;
 use crate::sample::{Sample, Tokens};
 use crate::squares::{Lookup, Outer, Wanted, Way};
@@ -24,9 +25,7 @@ const CELLS: usize = 1 << 24;
 
 /// Ranges of samples whose `width` contributions each are held at a time.
 fn chunks(samples: usize, width: usize) -> impl Iterator<Item = Range<usize>> {
-    let step = (CELLS / width.max(1)).max(1);
-    let starts = (0..samples).step_by(step);
-    starts.map(move |start| start..samples.min(start + step))
+    pieces(samples, (CELLS / width.max(1)).max(1))
 }
 
 /// A batch while it is squared and accumulated.

@@ -7,6 +7,7 @@ use crc32fast::Hasher;
 
 use super::precision::{Matrix, Precision, exponent};
 use crate::error::{Error, Result};
+use crate::pieces::pieces;
 use crate::sample::Sample;
 
 /// Elements that are read from the device at once, and held besides what the store keeps: 4 MB.
@@ -149,10 +150,8 @@ impl Source {
             Self::Device(tensor) => tensor,
         };
         let (height, width) = ((SLICE / elements).max(1), elements.min(SLICE));
-        for top in (0..rows).step_by(height) {
-            let rows = top..rows.min(top + height);
-            for left in (0..elements).step_by(width) {
-                let columns = left..elements.min(left + width);
+        for rows in pieces(rows, height) {
+            for columns in pieces(elements, width) {
                 let slice = tensor.clone().slice([rows.clone(), columns.clone()]);
                 for values in read(vec![slice])? {
                     take(rows.clone(), columns.clone(), &values)?;

@@ -1,7 +1,6 @@
 //! The operator that scores where two tasks interfere, head by head and sample by sample.
 
-use std::ops::Range;
-
+use fisher_core::pieces;
 use fisher_core::store::GradientStore;
 
 use super::config::{FisherEstimate, InterferenceConfig, Normalize, PairAggregate, Pool, Variant};
@@ -158,9 +157,9 @@ impl Interference {
             }
             return Ok(());
         }
-        for left in tiles(rows[0].len(), side) {
+        for left in pieces(rows[0].len(), side) {
             let a = rows[0].cut(left.clone());
-            for right in tiles(rows[1].len(), side) {
+            for right in pieces(rows[1].len(), side) {
                 let b = rows[1].cut(right.clone());
                 let weigh_b = weigh_right(config, &b, &rows[1]);
                 let ranges = [left.clone(), right];
@@ -222,9 +221,3 @@ impl Interference {
 
 /// At most so many samples are scored at a time, so that memory does not grow with their number.
 const ROWS: usize = 1024;
-
-fn tiles(rows: usize, side: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..rows)
-        .step_by(side)
-        .map(move |start| start..rows.min(start + side))
-}

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use fisher_core::pieces;
 use fisher_core::store::GradientStore;
 
 use super::slices::Slice;
@@ -117,8 +118,7 @@ pub(super) fn for_each_piece<'a>(
             return Ok(());
         };
         let elements = side.elements(path)?;
-        for start in (0..elements).step_by(step) {
-            let tile = start..elements.min(start + step);
+        for tile in pieces(elements, step) {
             let parts = tile.clone().step_by(PIECE).flat_map(|start| {
                 let part = start..tile.end.min(start + PIECE);
                 let slices = slices.iter().enumerate();

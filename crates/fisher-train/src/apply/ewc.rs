@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use burn::config::Config;
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Tensor, TensorData};
-use fisher_core::gradient::ContributionUnit;
+use burn::tensor::{Tensor, TensorData};
+use fisher_core::gradient::{ContributionUnit, at_least_single};
 use fisher_core::model::{Catalogue, Place, PlaceVisitor, visit_places};
 use fisher_core::provenance::Provenance;
 use fisher_core::read;
@@ -236,13 +236,9 @@ impl PlaceVisitor for Penalty<'_> {
         let mut old = theta.dims();
         old.copy_from_slice(&anchor.shape);
         // In half precision small F would be 0.
-        let dtype = match theta.dtype() {
-            DType::F64 => DType::F64,
-            _ => DType::F32,
-        };
         let elements = anchor.weights.dims();
-        let theta = theta.slice(old_part(old)).cast(dtype).reshape(elements);
-        let at = |held: &Tensor<1>| move_to(held.clone().cast(dtype), &theta.device());
+        let theta = at_least_single(theta.slice(old_part(old))).reshape(elements);
+        let at = |held: &Tensor<1>| move_to(held.clone().cast(theta.dtype()), &theta.device());
         let away = theta.clone() - at(&anchor.weights);
         let term = (at(&anchor.fisher) * away.square()).sum();
         self.sum = Some(match self.sum.take() {

@@ -9,7 +9,7 @@ use fisher_core::moments::accumulation_dtype;
 use fisher_core::read;
 use fisher_core::sample::Sample;
 use fisher_core::squares::{SquaredNorms, squared_norms};
-use fisher_core::{Error as CoreError, check_argument};
+use fisher_core::{Error as CoreError, check_argument, pieces};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -377,9 +377,8 @@ fn products(blocks: &[Vec<&Block>]) -> Result<Vec<Vec<f64>>> {
         let [elements] = like.dims();
         let dtype = accumulation_dtype(&like.device());
         let mut parts: Vec<Tensor<1>> = Vec::new();
-        for start in (0..elements).step_by(RUN) {
-            let length = RUN.min(elements - start);
-            let cut = |sum: &Tensor<1>| sum.clone().narrow(0, start, length);
+        for piece in pieces(elements, RUN) {
+            let cut = |sum: &Tensor<1>| sum.clone().narrow(0, piece.start, piece.len());
             // A block whose samples do not reach the parameter has zeros.
             let rows = blocks.iter().map(|block| {
                 let sums = block.iter().filter_map(|part| part.sums.get(path)).map(cut);
