@@ -192,7 +192,7 @@ pub enum Error {
 
     /// The gradients of some parameters do not follow from a trace.
     #[error(
-        "the gradients of these parameters are not to be had by a trace: {parameters}; use `Engine::Auto`"
+        "a trace does not give the gradients of these parameters: {parameters}; use `Engine::Auto`"
     )]
     LeftToTheLoop {
         /// Paths of the parameters, and why.

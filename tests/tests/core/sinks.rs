@@ -11,6 +11,7 @@ use fisher_core::grouping::{HeadLayout, Scheme};
 use fisher_core::model::{Catalogue, Orientation, Parameter, Role};
 use fisher_core::moments::Welford;
 use fisher_core::sample::Sample;
+use fisher_core::squares::Way;
 use fisher_core::statistics::{Statistics, StatisticsConfig};
 use fisher_core::store::{GradientStore, GradientStoreConfig, Usage};
 use fisher_tests::backend::Backend;
@@ -516,4 +517,61 @@ fn sums_over_uses_are_sums_of_gradients(
     let sum = SampleGradient::sum(uses).expect("uses");
     assert_close("all", &values(sum.to_full()), &expected, REORDERED, 1.0);
     assert!(SampleGradient::sum([]).is_none());
+}
+
+/// Whoever changes what statistics know of samples, or where they lie, forgets the batch that was begun.
+#[rstest]
+fn a_batch_that_was_begun_does_not_outlive_a_change(#[values(0, 1)] change: usize) {
+    let config = StatisticsConfig::new();
+    let mut counted = statistics(&config);
+    counted.begin("task", &samples(0..2)).expect("new samples");
+    for (path, gradient) in batch(0..2) {
+        counted.put(&path, gradient).expect("a parameter");
+    }
+    counted.prepare().expect("a batch");
+    if change == 0 {
+        let mut other = statistics(&config);
+        other.push("task", batch(0..2)).expect("a batch");
+        counted.merge(other).expect("other samples");
+    } else {
+        let skipped = &samples(0..1)[0];
+        counted.skip("task", skipped, "w").expect("a new sample");
+    }
+    assert!(matches!(counted.commit(), Err(Error::NoBatch)));
+    let seen = counted.task("task").expect("a task").samples().len();
+    assert_eq!(seen, 2 - change);
+}
+
+/// Products of positions are not in a file: who goes on from one says again whether they are allowed.
+#[test]
+fn ghosts_stay_away_after_a_file() {
+    let shape = [32, 32];
+    let matrix = Parameter::new("w", shape, Role::Matrix, Orientation::InputOutput);
+    let catalogue = Catalogue::new(vec![matrix]).expect("a parameter");
+    let config = StatisticsConfig::new().with_elementwise(false);
+    let init = |config: &StatisticsConfig| -> Statistics {
+        let statistics = config.init_for(&catalogue, &HeadLayout::none(), "m".into(), &flex());
+        statistics.expect("statistics")
+    };
+    let ways = |statistics: &mut Statistics, id: &str| {
+        let sample = Sample::new(id, 1).expect("a token");
+        statistics.begin("task", &[sample]).expect("a new sample");
+        let side = Tensor::<3>::ones([1, 2, 32], &flex());
+        let outer = SampleGradient::Outer {
+            left: side.clone(),
+            right: side,
+        };
+        statistics.put("w", outer).expect("a parameter");
+        statistics.finish().expect("a batch")[0].1
+    };
+    let (allowed, refused) = (init(&config), init(&config.with_ghost(false)));
+    assert_eq!(ways(&mut allowed.clone(), "first"), Way::Ghost);
+    let mut before = refused.clone();
+    assert_ne!(ways(&mut before, "first"), Way::Ghost);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("file");
+    before.save(&path).expect("a file");
+    let loaded: Statistics = Statistics::load(&path, &flex()).expect("statistics");
+    let mut again = loaded.with_ghosts_of(&refused);
+    assert_ne!(ways(&mut again, "second"), Way::Ghost);
 }

@@ -314,6 +314,9 @@ fn a_folder_of_gradients_is_used_again() {
         let store = hook.take_store().expect("the last capture's");
         assert_eq!(store.model(), of[2]);
         assert_eq!(store.samples("beta").len(), 3);
+        // It is compared by the hook's heads where the model lies, as if it had never been closed.
+        assert_eq!(store.heads(), &heads(&pupil));
+        assert_eq!(*store.device(), device().without_autodiff());
     }
 
     // One that goes on comes to the same steps again.

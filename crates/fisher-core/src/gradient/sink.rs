@@ -76,7 +76,7 @@ pub trait GradientSink {
     fn push_batch(&mut self, task: &str, batch: GradientBatch) -> Result<()> {
         batch.check_once()?;
         self.begin(task, batch.samples())?;
-        let mut put = || -> Result<()> {
+        let put = || -> Result<()> {
             for (path, gradient) in batch {
                 if self.wants(&path) {
                     self.put(&path, gradient)?;

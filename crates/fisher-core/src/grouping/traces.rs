@@ -195,7 +195,12 @@ impl BatchTotals {
     ) -> Option<()> {
         self.add_layer(totals, path, sum);
         for slices in totals.slices.get(path).into_iter().flatten() {
-            self.add_heads(slices, slices.grouping.reduce_margins(margins, GroupReduction::Sum)?);
+            self.add_heads(
+                slices,
+                slices
+                    .grouping
+                    .reduce_margins(margins, GroupReduction::Sum)?,
+            );
         }
         Some(())
     }

@@ -49,9 +49,7 @@ impl CaptureConfig {
         let all = || paths.iter().map(String::as_str);
         let by_trace = match self.engine {
             Engine::Loop => None,
-            Engine::Auto | Engine::Trace => {
-                Some((Tracer::new(model, all())?, None))
-            }
+            Engine::Auto | Engine::Trace => Some((Tracer::new(model, all())?, None)),
         };
         let device = model.devices().first().cloned().unwrap_or_default();
         Ok(Capture {
@@ -133,14 +131,12 @@ impl<M: SampleLoss> Capture<M> {
         task: &str,
         mut into: impl GradientSink,
     ) -> Result<Vec<Outcome>> {
-        let numbered = self.numbered.entry(task.to_owned()).or_default();
-        let samples = ids(batch, *numbered)
-            .into_iter()
-            .enumerate()
-            .collect::<Vec<_>>();
-        *numbered += samples.len();
+        let numbered = self.numbered.get(task).copied().unwrap_or_default();
+        let samples: Vec<(usize, String)> = ids(batch, numbered).into_iter().enumerate().collect();
         let mut outcomes = Vec::new();
         self.run(batch, &samples, task, &mut into, &mut outcomes)?;
+        let numbered = numbered + samples.len();
+        self.numbered.insert(task.to_owned(), numbered);
         Ok(outcomes)
     }
 
@@ -189,7 +185,7 @@ impl<M: SampleLoss> Capture<M> {
         check_kind(into, captured.kind)?;
         let samples = captured.samples().to_vec();
         let mut unreached = Vec::new();
-        let mut put = || -> fisher_core::Result<()> {
+        let put = || -> fisher_core::Result<()> {
             into.begin(task, &samples)?;
             for (path, gradient) in self.names.rename(captured.gradients) {
                 if matches!(gradient, SampleGradient::Zero { .. }) {

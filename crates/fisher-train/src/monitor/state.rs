@@ -177,7 +177,11 @@ impl<B: SampleBatch> Shared<B> {
         let store = config.clone().with_folder(partial).init(model)?;
         // Those of the hook, unless the store was given some.
         let own = config.attention.is_some();
-        Ok(Some(if own { store } else { store.with_heads(self.heads.clone()) }))
+        Ok(Some(if own {
+            store
+        } else {
+            store.with_heads(self.heads.clone())
+        }))
     }
 
     /// Remove what a capture that failed left of its store.
