@@ -80,11 +80,11 @@ fn same(value: f32, elements: usize) -> SampleGradient {
     SampleGradient::full(Tensor::full([1, elements], value, &flex()))
 }
 
+/// The file of statistics, what a store takes, and its rows by name.
+type State = (Vec<u8>, Usage, Vec<(String, Vec<f32>)>);
+
 /// All that is in them, to the bit.
-fn held(
-    statistics: &Statistics,
-    store: &GradientStore,
-) -> (Vec<u8>, Usage, Vec<(String, Vec<f32>)>) {
+fn held(statistics: &Statistics, store: &GradientStore) -> State {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("statistics");
     statistics.save(&file).expect("a file");

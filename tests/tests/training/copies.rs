@@ -345,8 +345,7 @@ fn a_teacher_keeps_its_weights(
 }
 
 fn scaling() -> ScalingConfig {
-    let config = ScalingConfig::new().with_damping(Damping::Absolute(0.1));
-    config
+    ScalingConfig::new().with_damping(Damping::Absolute(0.1))
 }
 
 #[rstest]

@@ -241,7 +241,7 @@ mod tests {
                 right: right.clone(),
             };
             let of = |gradient: &SampleGradient| {
-                let SquaredNorms { squares, scales } = squared_norms(&gradient);
+                let SquaredNorms { squares, scales } = squared_norms(gradient);
                 let [a, b] = scales.map(values);
                 let norms = values(squares).into_iter().zip(a.iter().zip(&b));
                 norms

@@ -13,7 +13,15 @@ pub(super) struct Pending<C> {
     pub(super) samples: Vec<Sample>,
     pub(super) gradients: BTreeMap<String, SampleGradient>,
     /// What the gradients come to, once they all are there.
-    pub(super) prepared: Option<(Writer<C>, Vec<(String, Reduced)>)>,
+    pub(super) prepared: Option<Prepared<C>>,
+}
+
+/// A batch of which only what changes accumulators is left to do.
+#[derive(Debug, Clone)]
+pub(super) struct Prepared<C> {
+    pub(super) writer: Writer<C>,
+    /// By path.
+    pub(super) reduced: Vec<(String, Reduced)>,
 }
 
 impl<C> Pending<C> {

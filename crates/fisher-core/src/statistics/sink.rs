@@ -3,7 +3,7 @@
 use burn::tensor::Device;
 
 use super::accumulators::Statistics;
-use super::pending::Pending;
+use super::pending::{Pending, Prepared};
 use super::task::TaskStatistics;
 use super::writer::Writer;
 use crate::error::{Error, Result, list};
@@ -92,7 +92,7 @@ impl<C: ContributionUnit> GradientSink for Statistics<C> {
             }
             writer.check_finite()?;
         }
-        pending.prepared = Some((writer, reduced));
+        pending.prepared = Some(Prepared { writer, reduced });
         self.pending = Some(pending);
         Ok(())
     }
@@ -146,7 +146,11 @@ impl<C: ContributionUnit> Statistics<C> {
         let Pending {
             task,
             samples,
-            prepared: Some((mut writer, reduced)),
+            prepared:
+                Some(Prepared {
+                    mut writer,
+                    reduced,
+                }),
             ..
         } = pending
         else {

@@ -56,10 +56,10 @@ pub(super) struct Reduced {
 #[derive(Debug, Clone)]
 enum Squares {
     Full(Full),
-    Outer(Outer, Way),
+    Outer(Box<Outer>, Way),
     /// A product of which nothing but the margins is needed.
     Summed(Way),
-    Rows(Lookup),
+    Rows(Box<Lookup>),
     Zero,
 }
 
@@ -122,7 +122,7 @@ impl<C: ContributionUnit> Writer<C> {
                 let sides = [rows, others];
                 let lookup = Lookup::new(path, ids, delta, sides, &self.roots, self.dtype)?;
                 let margins = lookup.margins(&wanted)?;
-                (Squares::Rows(lookup), Some(margins))
+                (Squares::Rows(Box::new(lookup)), Some(margins))
             }
             SampleGradient::Zero { .. } => {
                 let zeros = |side| self.zeros([self.samples.len(), side]);
@@ -163,10 +163,13 @@ impl<C: ContributionUnit> Writer<C> {
     fn reduce_outer(&self, outer: Outer, wanted: &Wanted) -> Result<(Squares, Option<Margins>)> {
         let way = outer.way(wanted, self.ghost);
         if wanted.elements {
-            return Ok((Squares::Outer(outer, way), None));
+            return Ok((Squares::Outer(Box::new(outer), way), None));
         }
         let left = wanted.scattered.then(|| outer.clone());
-        let squares = |way| left.map_or(Squares::Summed(way), |outer| Squares::Outer(outer, way));
+        let squares = |way| match left {
+            Some(outer) => Squares::Outer(Box::new(outer), way),
+            None => Squares::Summed(way),
+        };
         if way == Way::Ghost
             && let Some(sums) = outer.ghost(wanted)?
         {
@@ -229,7 +232,7 @@ impl<C: ContributionUnit> Writer<C> {
                 })?;
                 match into.elementwise.as_mut() {
                     Some(welford) => {
-                        let margins = self.write_elements(outer, way, &wanted, welford)?;
+                        let margins = self.write_elements(*outer, way, &wanted, welford)?;
                         self.traces.insert(path.into(), trace_of(&margins)?);
                         (way, Some(margins))
                     }
