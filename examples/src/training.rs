@@ -117,7 +117,7 @@ pub fn train(
         .with_application_logger(None)
         .num_epochs(lesson.epochs);
     if !lesson.dashboard {
-        training = training.renderer(Box::new(Bar::new()));
+        training = training.renderer(progress_bar());
     }
     if let Some(hook) = lesson.hook {
         training = training.with_training_strategy(hook.strategy());
@@ -358,6 +358,10 @@ impl EarlyStoppingStrategy for AllLearnt {
 }
 
 /// A progress bar on standard error, in place of Burn's line per batch.
+pub fn progress_bar() -> Box<dyn MetricsRenderer> {
+    Box::new(Bar::new())
+}
+
 struct Bar(ProgressBar);
 
 impl Bar {

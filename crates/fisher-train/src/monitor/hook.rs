@@ -323,7 +323,7 @@ impl<B> FisherHook<B> {
     /// beside them in `history-N.jsonl`, where each is written once.
     ///
     /// # Errors
-    /// [`Error::Hook`] when the configuration has no such folder; those of [`Statistics::save`].
+    /// [`Error::Hook`](crate::Error::Hook) when the configuration has no such folder; those of [`Statistics::save`].
     pub fn save_checkpoint(&self, epoch: usize) -> Result<()> {
         checkpoint::save(&self.shared, &mut self.state(), epoch)
     }
@@ -332,7 +332,7 @@ impl<B> FisherHook<B> {
     /// in the schedule are as they were then.
     ///
     /// # Errors
-    /// [`Error::Hook`] when the state was saved by a hook of another schedule, tasks, average or
+    /// [`Error::Hook`](crate::Error::Hook) when the state was saved by a hook of another schedule, tasks, average or
     /// number of workers; [`fisher_core::Error::Incompatible`] when its statistics are of another
     /// configuration; errors of reading, and [`fisher_core::Error::Io`] when nothing was saved then.
     /// The hook and the files in its folder are as they were before then.
