@@ -156,7 +156,8 @@ impl Collector {
     /// Samples collected before an error stay in the statistics and are in the checkpoint, unless elements of
     /// products were not finite, which is seen while they are accumulated: the statistics say so then
     /// ([`HalfBatch`](fisher_core::Error::HalfBatch)), and the checkpoint is the last one.
-    /// Samples without ids are numbered from the first of the task on: shards of one task need ids.
+    /// Samples without ids are numbered from the first of the data on, so that the same data twice are an error: a
+    /// task that is collected in several calls, or in shards, needs ids.
     pub fn collect_batches<'a, M: SampleLoss, C: ContributionUnit>(
         &self,
         model: &M,
@@ -268,14 +269,12 @@ impl<M: SampleLoss> Pass<'_, M> {
             Some(_) => records,
             None => Vec::new(),
         };
-        // A collection that is not resumed numbers on from the samples that are there.
-        let first = seen.len() - done.len();
         let mut position = 0;
         for batch in batches {
             let batch = batch?;
             let before = position;
             let mut fresh = Vec::new();
-            for (index, id) in ids(&batch, first + position).into_iter().enumerate() {
+            for (index, id) in ids(&batch, position).into_iter().enumerate() {
                 if let Some(expected) = done.get(position) {
                     check_resumed(task, position, &expected.id, &id)?;
                     self.collected.resumed += 1;
