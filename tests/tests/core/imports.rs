@@ -14,7 +14,9 @@ fn text(file: &Path) -> String {
     let lines = program
         .lines()
         .filter(|l| !l.trim_start().starts_with("//"));
-    lines.collect::<Vec<_>>().join("\n")
+    // What a macro names, its callers name.
+    let program = lines.collect::<Vec<_>>().join("\n");
+    program.replace("$crate::", "")
 }
 
 /// The names that follow `from::` anywhere: `crate::a::B` and `use crate::a` give `a`.
