@@ -10,8 +10,7 @@ use fisher_core::grouping::AttentionConfig;
 use fisher_core::statistics::StatisticsConfig;
 use fisher_metrics::picture::Picture;
 use fisher_train::monitor::{
-    FisherHook, History, HookConfig, HookSource, NoiseScaleConfig, Reading, SampleWeight, Schedule,
-    TaskReading,
+    FisherHook, History, HookConfig, NoiseScaleConfig, Reading, SampleWeight, Schedule, TaskReading,
 };
 
 use crate::chapters::heading;
@@ -62,7 +61,7 @@ pub fn watch(
     let attention = AttentionConfig::new(config.heads);
     let statistics = hook.statistics.clone().with_attention(Some(attention));
     let hook = hook.clone().with_statistics(statistics);
-    Ok(hook.init(&pupil, HookSource::Probes(probes))?)
+    Ok(hook.init(&pupil, probes)?)
 }
 
 /// What a hook found, as a table, and a picture in `folder`.

@@ -3,12 +3,16 @@
 pub use fisher_core::prelude::*;
 pub use fisher_metrics::prelude::*;
 
-pub use crate::apply::{EwcConfig, FisherOptimizerConfig, MergeConfig, MergeSource};
+pub use crate::apply::{
+    Ewc, EwcConfig, FisherOptimizer, FisherOptimizerConfig, MergeConfig, MergeSource,
+};
 pub use crate::batch::{SampleBatch, SampleLoss, SampleMapper};
 pub use crate::capture::{CaptureConfig, Engine, Names, NonFinite, check};
 pub use crate::collect::{CheckpointConfig, CollectorConfig};
 pub use crate::labels::{Aligned, Class, Labels, NextToken};
 pub use crate::losses::SampleLosses;
-pub use crate::monitor::{HookConfig, HookSource, NoiseScaleConfig, Schedule};
+pub use crate::monitor::{
+    FisherHook, HookConfig, HookSource, NoiseScaleConfig, Quantity, Schedule,
+};
 pub use crate::sample_loss;
 pub use crate::sketch::SketchConfig;

@@ -11,7 +11,7 @@ use fisher_examples::model::CausalTransformerConfig;
 use fisher_examples::tasks::{CONTEXT, Data, Task, VOCABULARY};
 use fisher_examples::training::loader;
 use fisher_train::batch::SampleLoss;
-use fisher_train::monitor::{HookConfig, HookSource, Schedule};
+use fisher_train::monitor::{HookConfig, Schedule};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let device = Backend::Flex.device()?.autodiff();
@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .with_attention(Some(AttentionConfig::new(config.heads)));
     let hook = HookConfig::new(schedule)
         .with_statistics(statistics)
-        .init(&model, HookSource::Probes(probes))?;
+        .init(&model, probes)?;
 
     for _epoch in 0..3 {
         for batch in loader(&data.train, &device).iter() {

@@ -16,8 +16,7 @@ use burn::train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep};
 use burn::train::{Learner, SupervisedTraining};
 use clap::Parser;
 use fisher_examples::{device::Backend, training::progress_bar};
-use fisher_train::monitor::{FisherHook, Quantity};
-use fisher_train::{apply::Ewc, prelude::*};
+use fisher_train::prelude::*;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 /// Ten digits of 5 × 7 dots.

@@ -80,6 +80,12 @@ pub enum HookSource<B> {
     Probes(Probes<B>),
 }
 
+impl<B> From<Probes<B>> for HookSource<B> {
+    fn from(probes: Probes<B>) -> Self {
+        Self::Probes(probes)
+    }
+}
+
 impl<B> From<&str> for HookSource<B> {
     /// Batches in flight, as a task of this name.
     fn from(task: &str) -> Self {
