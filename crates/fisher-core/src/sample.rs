@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 pub struct Sample {
     id: String,
     tokens: u64,
+    cluster: Option<String>,
 }
 
 impl Sample {
@@ -28,7 +29,22 @@ impl Sample {
         if tokens == 0 {
             return Err(Error::NoActiveTokens { sample: id });
         }
-        Ok(Self { id, tokens })
+        Ok(Self {
+            id,
+            tokens,
+            cluster: None,
+        })
+    }
+
+    /// The same sample, one of those of `cluster`: a document, a template, a user. Samples of a
+    /// cluster may depend on each other, so that error bars, relabellings and bootstraps take
+    /// clusters whole. A sample without one depends on no other.
+    #[must_use]
+    pub fn with_cluster(self, cluster: impl Into<String>) -> Self {
+        Self {
+            cluster: Some(cluster.into()),
+            ..self
+        }
     }
 
     /// The sample's id.
@@ -39,6 +55,11 @@ impl Sample {
     /// The number of active tokens, at least 1.
     pub fn tokens(&self) -> u64 {
         self.tokens
+    }
+
+    /// The cluster that the sample is one of, if it is.
+    pub fn cluster(&self) -> Option<&str> {
+        self.cluster.as_deref()
     }
 }
 
@@ -77,6 +98,23 @@ pub struct SampleRecord {
     /// [`Statistics::during_training`](crate::statistics::Statistics::during_training).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<u64>,
+    /// The cluster that it is one of, if it is: see [`Sample::with_cluster`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+}
+
+impl SampleRecord {
+    /// The sample.
+    ///
+    /// # Errors
+    /// [`Error::NoActiveTokens`]
+    pub fn sample(&self) -> Result<Sample> {
+        let sample = Sample::new(self.id.clone(), self.tokens)?;
+        Ok(match &self.cluster {
+            Some(cluster) => sample.with_cluster(cluster.clone()),
+            None => sample,
+        })
+    }
 }
 
 impl From<&Sample> for SampleRecord {
@@ -86,6 +124,7 @@ impl From<&Sample> for SampleRecord {
             tokens: sample.tokens(),
             skipped: None,
             step: None,
+            cluster: sample.cluster.clone(),
         }
     }
 }
@@ -179,6 +218,7 @@ mod tests {
             tokens: 1,
             skipped: None,
             step,
+            cluster: None,
         }
     }
 

@@ -7,6 +7,7 @@ use burn::backend::capture::TensorId;
 use burn::module::Module;
 use burn::tensor::kind::Autodiff;
 use burn::tensor::{Device, Tensor};
+use fisher_core::sample::Sample;
 
 use crate::labels::Labels;
 use crate::losses::SampleLosses;
@@ -25,6 +26,13 @@ pub trait SampleBatch: Sized {
     /// The id of the sample at `index`: free text, unique within a task, so that shards can be merged and pairs
     /// of samples reported by name. Samples without one are numbered in the order in which they come.
     fn id(&self, index: usize) -> Option<String> {
+        let _ = index;
+        None
+    }
+
+    /// What the sample at `index` shares with others that it may depend on: its document, template or
+    /// user. See [`Sample::with_cluster`](fisher_core::sample::Sample::with_cluster).
+    fn cluster(&self, index: usize) -> Option<String> {
         let _ = index;
         None
     }
@@ -143,6 +151,14 @@ pub(crate) fn ids<B: SampleBatch>(batch: &B, first: usize) -> Vec<String> {
             .unwrap_or_else(|| (first + index).to_string())
     };
     (0..batch.len()).map(id).collect()
+}
+
+/// The sample at `index` of a batch with its cluster.
+pub(crate) fn clustered<B: SampleBatch>(batch: &B, index: usize, sample: Sample) -> Sample {
+    match batch.cluster(index) {
+        Some(cluster) => sample.with_cluster(cluster),
+        None => sample,
+    }
 }
 
 /// What [`SampleBatch::map_samples`] passes the parts of a batch through.

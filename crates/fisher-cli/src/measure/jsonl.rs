@@ -9,6 +9,9 @@
 //! | `{"text": ".."}` | every token after the first counts |
 //! | `{"prompt": "..", "completion": ".."}` | only the completion counts; each is encoded on its own |
 //!
+//! A `document` (a text or a whole number) says what a sample is a piece of: samples of one document,
+//! template or user may depend on each other, and what is said of errors takes that into account.
+//!
 //! Labels stand at their tokens, as Hugging Face's do: label `t` is predicted from the tokens before
 //! it. Do not shift them. An `attention_mask` may say that the last tokens are padding, which is left
 //! out. Other keys are passed over.
@@ -146,6 +149,11 @@ pub struct Reader<'a> {
     pub part: Option<Part>,
 }
 
+/// A name as free text.
+fn plain(name: &Value) -> String {
+    name.as_str().map_or_else(|| name.to_string(), Into::into)
+}
+
 impl Reader<'_> {
     /// Read a task.
     ///
@@ -209,16 +217,16 @@ impl Reader<'_> {
     fn sample(&self, line: &[u8], number: usize) -> Result<(Value, Sequence), String> {
         let row: Value = serde_json::from_slice(line).map_err(|e| format!("not JSON: {e}"))?;
         let row = row.as_object().ok_or("not a JSON object")?;
-        let id = match row.get("id") {
-            None | Some(Value::Null) => number.into(),
-            Some(id) if id.is_string() || id.is_i64() || id.is_u64() => id.clone(),
-            Some(other) => {
-                return Err(format!(
-                    "the id {other} is neither a text nor a whole number"
-                ));
-            }
-        };
         let get = |key: &str| row.get(key).filter(|value| !value.is_null());
+        let name = |key: &str| match get(key) {
+            Some(name) if name.is_string() || name.is_i64() || name.is_u64() => Ok(Some(name)),
+            Some(other) => Err(format!(
+                "the {key} {other} is neither a text nor a whole number"
+            )),
+            None => Ok(None),
+        };
+        let id = name("id")?.cloned().unwrap_or_else(|| number.into());
+        let document = name("document")?.map(plain);
         let forms = ["input_ids", "text", "prompt"];
         let form: Vec<&str> = forms.into_iter().filter(|key| get(key).is_some()).collect();
         let (tokens, labels) = match *form {
@@ -253,7 +261,8 @@ impl Reader<'_> {
             _ => return Err(format!("it has {}: give one of them", form.join(" and "))),
         };
         let sequence = Sequence {
-            id: id.as_str().map_or_else(|| id.to_string(), Into::into),
+            id: plain(&id),
+            document,
             tokens,
             labels,
         };

@@ -9,6 +9,8 @@ use fisher_train::labels::IGNORE;
 pub struct Sequence {
     /// The sample's id.
     pub id: String,
+    /// The document that it is a piece of, if it is.
+    pub document: Option<String>,
     /// Tokens.
     pub tokens: Vec<i64>,
     /// The same, or [`IGNORE`] where the token is not to be predicted. Position `t` is predicted
@@ -32,6 +34,7 @@ pub struct Sequences {
     /// `[samples, positions]`
     pub labels: Tensor<2, Int>,
     ids: Vec<String>,
+    documents: Vec<Option<String>>,
     lengths: Vec<usize>,
 }
 
@@ -52,6 +55,7 @@ impl Sequences {
             tokens: matrix(|s| &s.tokens, 0),
             labels: matrix(|s| &s.labels, IGNORE),
             ids: samples.iter().map(|s| s.id.clone()).collect(),
+            documents: samples.iter().map(|s| s.document.clone()).collect(),
             lengths,
         }
     }
@@ -66,11 +70,16 @@ impl SampleBatch for Sequences {
         Some(self.ids[index].clone())
     }
 
+    fn cluster(&self, index: usize) -> Option<String> {
+        self.documents[index].clone()
+    }
+
     fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
         Self {
             tokens: mapper.tensor(&self.tokens),
             labels: mapper.tensor(&self.labels),
             ids: mapper.list(&self.ids),
+            documents: mapper.list(&self.documents),
             lengths: mapper.list(&self.lengths),
         }
     }

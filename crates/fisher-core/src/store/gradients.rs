@@ -16,7 +16,7 @@ use crate::error::{Error, Result, list};
 use crate::grouping::{AttentionConfig, HeadLayout};
 use crate::kind::FisherKind;
 use crate::model::{Catalogue, Parameter};
-use crate::sample::{Sample, check_new};
+use crate::sample::{Sample, SampleRecord, check_new};
 
 /// Signed token-sum gradients `g_i`, by task, sample and parameter.
 ///
@@ -134,7 +134,7 @@ impl GradientStore {
         };
         for entry in entries {
             let samples = entry.samples.iter();
-            let samples = samples.map(|s| Sample::new(s.id.clone(), s.tokens));
+            let samples = samples.map(SampleRecord::sample);
             let samples = samples.collect::<Result<Vec<_>>>()?;
             let task = entry.task.clone();
             store.check_ids(&task, &samples)?;

@@ -345,6 +345,7 @@ mod tests {
             tokens: 1,
             skipped: None,
             step: None,
+            cluster: None,
         };
         Entry::new("t", vec![record], (0, 0), 0, 0, Vec::new())
     }

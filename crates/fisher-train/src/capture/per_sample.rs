@@ -8,7 +8,7 @@ use fisher_core::gradient::{GradientBatch, SampleGradient};
 use fisher_core::kind::FisherKind;
 use fisher_core::model::{Catalogue, Ties};
 
-use crate::batch::{SampleBatch, SampleLoss};
+use crate::batch::{SampleBatch, SampleLoss, clustered};
 use crate::error::{Error, Result};
 
 /// A model made ready for per-sample gradients.
@@ -101,8 +101,10 @@ impl<M: SampleLoss> PerSample<M> {
 
     pub(crate) fn of(&self, batch: &M::Batch, index: usize, id: String) -> Result<LoopGradient> {
         let losses = self.model.sample_losses(&batch.sample(index));
-        let samples = losses.samples(std::slice::from_ref(&id))?;
-
+        let samples = losses.samples(std::slice::from_ref(&id))?.into_iter();
+        let samples = samples
+            .map(|sample| clustered(batch, index, sample))
+            .collect();
         let loss = losses.sums().clone().sum();
         if !loss.is_tracked() {
             return Err(Error::NoGraph { sample: id });

@@ -14,7 +14,7 @@ use super::graph::Graph;
 use super::recipe::Recipe;
 use super::record::{caught, record};
 use super::samples::{Places, Samples};
-use crate::batch::{SampleBatch, SampleLoss};
+use crate::batch::{SampleBatch, SampleLoss, clustered};
 use crate::error::{Error, Result};
 use crate::gradients::{Captured, HELD, Rounding};
 use crate::losses::SampleLosses;
@@ -72,7 +72,9 @@ impl<M: SampleLoss> Tracer<M> {
             found,
             left,
         } = self.traced(batch, ids.len())?;
-        let mut gradients = GradientBatch::new(losses.samples(ids)?);
+        let samples = losses.samples(ids)?.into_iter().enumerate();
+        let samples = samples.map(|(index, sample)| clustered(batch, index, sample));
+        let mut gradients = GradientBatch::new(samples.collect());
         for (path, gradient) in found {
             gradients.insert(path, gradient);
         }
