@@ -41,16 +41,19 @@ fn panel(
         .collect();
     names.sort_unstable();
     names.dedup();
-    let share = |report: &ImportanceReport, value: f64| 100.0 * value / report.trace;
+    let share = |r: &Ranked| 100.0 * r.share.map_or(0.0, |share| share.value);
+    let interval = |r: &Ranked| r.share.and_then(|share| share.interval);
     let highest = reports
         .iter()
-        .flat_map(|report| of(report).iter().map(move |r| (report, r)))
-        .map(|(report, r)| share(report, r.interval.map_or(r.fisher, |c| c.upper)))
+        .flat_map(|report| of(report).iter())
+        .map(|r| interval(r).map_or(share(r), |c| 100.0 * c.upper))
         .fold(1e-9, f64::max);
 
     let mut chart = ChartBuilder::on(area)
         .caption(
-            format!("{title}: share of the task's Fisher trace, % (whiskers: confidence interval)"),
+            format!(
+                "{title}: share of the task's Fisher trace, % (whiskers: interval of the share)"
+            ),
             ("sans-serif", 17),
         )
         .margin(10)
@@ -81,7 +84,7 @@ fn panel(
             .filter_map(|r| Some((left(names.iter().position(|n| *n == r.name)?), r)))
             .collect();
         let bars = placed.iter().map(|(x, r)| {
-            let corners = [(*x, 0.0), (x + 0.92 * width, share(report, r.fisher))];
+            let corners = [(*x, 0.0), (x + 0.92 * width, share(r))];
             Rectangle::new(corners, fill.filled())
         });
         chart
@@ -89,10 +92,9 @@ fn panel(
             .label(&*report.task)
             .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 12, y + 5)], fill.filled()));
         let whiskers = placed.iter().filter_map(|(x, r)| {
-            let interval = r.interval?;
+            let interval = interval(r)?;
             let x = x + 0.46 * width;
-            let [low, high] = [interval.lower, interval.upper].map(|v| share(report, v));
-            let line = vec![(x, low.max(0.0)), (x, high)];
+            let line = vec![(x, 100.0 * interval.lower), (x, 100.0 * interval.upper)];
             Some(PathElement::new(line, BLACK.stroke_width(2)))
         });
         chart.draw_series(whiskers)?;

@@ -1,7 +1,7 @@
 //! All that one engine accumulates, against the loop.
 
 use fisher_core::gradient::ContributionUnit;
-use fisher_core::moments::Welford;
+use fisher_core::moments::{SampleMoments, Welford};
 use fisher_core::statistics::StatisticsConfig;
 use fisher_core::store::{GradientStore, GradientStoreConfig};
 use fisher_train::batch::SampleLoss;
@@ -11,11 +11,7 @@ use fisher_train::collect::CollectorConfig;
 use crate::tolerance::{BACKWARD, TAPS, assert_close};
 
 /// `all` is as large as the largest sum over a layer: what is nothing beside it is rounding alone.
-fn same(name: &str, found: &Welford, expected: &Welford, all: f64) {
-    let (found, expected) = (
-        found.read().expect("values"),
-        expected.read().expect("values"),
-    );
+fn same(name: &str, found: SampleMoments, expected: SampleMoments, all: f64) {
     assert_eq!(found.count, expected.count, "{name}");
     let nothing = |mean: &Option<Vec<f64>>| mean.iter().flatten().all(|m| *m < 1e-12 * all);
     if nothing(&expected.mean) {
@@ -74,8 +70,9 @@ pub fn agree<M: SampleLoss, C: ContributionUnit>(
         found.task("task").expect("a task"),
     );
     assert_eq!(found.samples(), expected.samples());
-    let layers = expected.layers().read().expect("values").mean;
+    let layers = expected.layers().mean;
     let all = layers.iter().flatten().copied().fold(0.0, f64::max);
+    let read = |welford: &Welford| welford.read().expect("values");
     same("layers", found.layers(), expected.layers(), all);
     same("heads", found.heads(), expected.heads(), all);
     for (path, expected) in expected.parameters() {
@@ -85,11 +82,11 @@ pub fn agree<M: SampleLoss, C: ContributionUnit>(
             expected.elementwise().is_some()
         );
         if let (Some(found), Some(expected)) = (found.elementwise(), expected.elementwise()) {
-            same(path, found, expected, all);
+            same(path, read(found), read(expected), all);
         }
         for ((grouping, found), (_, expected)) in found.groups().iter().zip(expected.groups()) {
             let name = format!("{path} {}", grouping.label());
-            same(&name, found, expected, all);
+            same(&name, read(found), read(expected), all);
         }
         for sample in kept.samples("task") {
             let read = |store: &GradientStore| -> Vec<f64> {

@@ -5,38 +5,52 @@ use std::fmt;
 use burn::config::Config;
 use burn::module::Module;
 use fisher_core::gradient::ContributionUnit;
-use fisher_core::moments::{ConfidenceInterval, IntervalMethod, Welford};
+use fisher_core::moments::{
+    ConfidenceInterval, FEWEST_FOR_INTERVAL, FEWEST_FOR_TRUST, IntervalMethod, MeanEstimate,
+    SampleMoments,
+};
 use fisher_core::provenance::Provenance;
-use fisher_core::statistics::Statistics;
+use fisher_core::statistics::{Statistics, TaskStatistics, UnitSums};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result, check_level};
+use crate::error::{Error, Result, check_argument, check_level};
+use crate::ranks::{RankSet, rank_sets};
 use crate::report::{bounded, finite, if_finite};
+use crate::shares::{Share, shares};
 
 /// Version of [`ImportanceReport`]'s form.
-const SCHEMA: u64 = 1;
+const SCHEMA: u64 = 2;
 
 /// Configuration of [`Importance`].
 #[derive(Config, Debug)]
 pub struct ImportanceConfig {
-    /// Level of the confidence intervals.
+    /// Level of the confidence intervals and of the sets of ranks.
     #[config(default = 0.95)]
     pub level: f64,
-    /// Where the intervals' widths come from.
-    #[config(default = "IntervalMethod::StudentT")]
-    pub distribution: IntervalMethod,
+    /// How intervals are had.
+    #[config(default = "IntervalMethod::Hall")]
+    pub method: IntervalMethod,
+    /// Bootstrap draws for the sets of ranks.
+    #[config(default = 500)]
+    pub draws: usize,
+    /// Seed of the draws.
+    #[config(default = 0)]
+    pub seed: u64,
 }
 
 impl ImportanceConfig {
     /// The operator.
     ///
     /// # Errors
-    /// [`Error::Argument`] unless the level is between 0 and 1.
+    /// [`Error::Argument`] unless the level is between 0 and 1, and some draws are made.
     pub fn init(&self) -> Result<Importance> {
         check_level(self.level)?;
+        check_argument(self.draws > 0, "draws", "above 0", 0.0)?;
         Ok(Importance {
             level: self.level,
-            distribution: self.distribution,
+            method: self.method,
+            draws: self.draws,
+            seed: self.seed,
         })
     }
 }
@@ -44,14 +58,18 @@ impl ImportanceConfig {
 /// Ranks layers and attention heads by their Fisher trace.
 ///
 /// `F_G = (1/n) Σ_i Σ_(k∈G) C_ik`: the trace of the diagonal Fisher over all elements of a layer
-/// or head, in the unit of the contributions. Its error bar is that of a mean over samples.
-/// `share = F_G / Σ F` over all layers. Ranks fall with F; ties keep the order of the
-/// statistics' totals.
+/// or head, in the unit of the contributions. Its error is that of a mean over samples, or over
+/// clusters where samples name them. `share = F_G / Σ F` over all layers. Rows fall with F; ties keep the
+/// order of the statistics' totals. Which ranks the samples leave open is said by
+/// [`rank_sets`](crate::ranks::rank_sets).
 #[derive(Module, Debug)]
 pub struct Importance {
     level: f64,
     #[module(skip)]
-    distribution: IntervalMethod,
+    method: IntervalMethod,
+    draws: usize,
+    #[module(skip)]
+    seed: u64,
 }
 
 /// The ranking of one task.
@@ -63,20 +81,29 @@ pub struct ImportanceReport {
     pub task: String,
     /// Samples, `n`.
     pub samples: usize,
+    /// Clusters of samples, those of one sample included, where some name one.
+    pub clusters: Option<u64>,
     /// Active tokens.
     pub tokens: u64,
     /// Where the statistics come from: model, kind, units, seeds.
     pub provenance: Provenance,
-    /// Level of the intervals.
+    /// Level of the intervals and of the sets of ranks.
     pub level: f64,
-    /// Where the intervals' widths come from.
-    pub distribution: IntervalMethod,
+    /// How the intervals were had.
+    pub method: IntervalMethod,
     /// `Σ F` over all layers.
     pub trace: f64,
     /// Layers by falling F.
     pub layers: Vec<Ranked>,
-    /// Attention heads by falling F. Key/value heads that query heads share count to each.
+    /// Attention heads by falling F. Key/value heads that query heads share count to each in equal
+    /// parts.
     pub heads: Vec<Ranked>,
+    /// The share that all heads together have of the trace; `None` without heads or trace.
+    pub attention: Option<f64>,
+    /// Ids of samples that look like copies of each other.
+    pub copies: Vec<Vec<String>>,
+    /// What a reader must know.
+    pub warnings: Vec<String>,
 }
 
 /// One layer or head in a ranking.
@@ -84,17 +111,23 @@ pub struct ImportanceReport {
 pub struct Ranked {
     /// Its name.
     pub name: String,
-    /// `F_G`.
+    /// `F_G`, a sum over its elements.
     pub fisher: f64,
-    /// Standard error of `F_G`; `None` for fewer than two samples, or beyond the range of what it was
-    /// accumulated in.
+    /// Its elements; those of shared key/value heads in equal parts.
+    pub elements: f64,
+    /// `F_G` over its elements.
+    pub density: f64,
+    /// Standard error of `F_G`; `None` for fewer than two samples, or beyond the range of float64.
     pub standard_error: Option<f64>,
-    /// Confidence interval of `F_G`; `None` likewise.
+    /// Effective samples (or clusters) that `F_G` rests on, `(Σ C)² / Σ C²`; `None` likewise.
+    pub effective: Option<f64>,
+    /// Confidence interval of `F_G`; `None` likewise, and below 5 effective samples.
     pub interval: Option<ConfidenceInterval>,
-    /// `F_G / Σ F`; `None` where the trace is 0.
-    pub share: Option<f64>,
-    /// Whether the interval lies apart from both neighbours'; `None` without intervals.
-    pub resolved: Option<bool>,
+    /// `F_G / Σ F`, with its interval; `None` where the trace is 0.
+    pub share: Option<Share>,
+    /// The ranks that the samples leave open, all at once; `None` where the samples' totals are not at
+    /// hand.
+    pub ranks: Option<RankSet>,
 }
 
 impl Importance {
@@ -102,7 +135,7 @@ impl Importance {
     ///
     /// # Errors
     /// [`Error::NoSamples`] for a task without samples, [`Error::OutOfRange`]; errors of the statistics for a task that
-    /// is not there, a level that is none, or a device that fails.
+    /// is not there.
     pub fn forward<C: ContributionUnit>(
         &self,
         statistics: &Statistics<C>,
@@ -110,73 +143,149 @@ impl Importance {
     ) -> Result<ImportanceReport> {
         let of_task = statistics.task(task)?;
         let totals = statistics.totals();
-        let layers = self.values(task, totals.layers().to_vec(), of_task.layers())?;
+        let layers = Parts {
+            names: totals.layers().to_vec(),
+            elements: statistics.layer_elements(),
+            moments: of_task.layers(),
+            units: of_task.layer_units(),
+        };
         let names = totals.heads().iter();
         let names = names.map(|key| format!("{} head {}", key.attention, key.head));
-        let heads = if totals.heads().is_empty() {
-            Vec::new()
-        } else {
-            self.values(task, names.collect(), of_task.heads())?
+        let heads = Parts {
+            names: names.collect(),
+            elements: statistics.head_elements(),
+            moments: of_task.heads(),
+            units: of_task.head_units(),
         };
-        let trace = layers.iter().map(|layer| layer.fisher).sum();
-        let trace = finite(trace, task)?;
+        let means = layers.moments.mean.as_ref();
+        let means = means.ok_or_else(|| Error::no_samples(task))?;
+        let trace = finite(means.iter().sum(), task)?;
+        let traces = layers.units.as_ref();
+        let traces = traces.map(|units| units.sums.iter().map(|row| row.iter().sum()).collect());
+        let of_heads: f64 = heads.moments.mean.iter().flatten().sum();
+        let clusters = of_task.has_clusters().then_some(layers.moments.units);
+        let [layers, heads] = [layers, heads].map(|parts| self.rank(parts, trace, traces.as_ref()));
+        let (layers, heads) = (layers?, heads?);
+        let copies = of_task.copies();
         Ok(ImportanceReport {
             schema: SCHEMA,
             task: task.into(),
             samples: of_task.count(),
+            clusters,
             tokens: of_task.tokens(),
             provenance: statistics.provenance().clone(),
             level: self.level,
-            distribution: self.distribution,
+            method: self.method,
             trace,
-            layers: rank(layers, trace),
-            heads: rank(heads, trace),
+            attention: (!heads.is_empty() && trace > 0.0).then(|| of_heads / trace),
+            warnings: warnings(of_task, [&layers, &heads], &copies),
+            layers,
+            heads,
+            copies,
         })
     }
 
-    fn values(&self, task: &str, names: Vec<String>, welford: &Welford) -> Result<Vec<Ranked>> {
-        let read = welford.read()?;
-        let mean = read.mean.as_ref().ok_or_else(|| Error::no_samples(task))?;
-        let intervals = read.confidence_interval(self.level, self.distribution)?;
+    /// By falling F; the sort is stable, so ties keep the model's order.
+    fn rank(&self, parts: Parts, trace: f64, traces: Option<&Vec<f64>>) -> Result<Vec<Ranked>> {
+        let Parts {
+            names,
+            elements,
+            moments,
+            units,
+        } = parts;
+        let ranks = units
+            .as_ref()
+            .and_then(|units| rank_sets(units, self.level, self.draws, self.seed));
+        let shares = shares(&moments, units.as_ref().zip(traces), trace, self.level)?;
         let ranked = names.into_iter().enumerate().map(|(i, name)| {
+            let Some(estimate) = moments.estimate(i) else {
+                return Err(Error::no_samples(&name));
+            };
+            let MeanEstimate {
+                mean,
+                standard_error,
+                effective,
+                ..
+            } = estimate;
             Ok(Ranked {
-                fisher: finite(mean[i], &name)?,
-                standard_error: read.standard_error.as_ref().and_then(|e| if_finite(e[i])),
-                interval: intervals.as_ref().and_then(|all| bounded(all[i])),
-                share: None,
-                resolved: None,
+                fisher: finite(mean, &name)?,
+                elements: elements[i],
+                density: mean / elements[i],
+                standard_error: standard_error.and_then(if_finite),
+                effective: effective.and_then(if_finite),
+                interval: estimate
+                    .interval(self.level, self.method)?
+                    .and_then(bounded),
+                share: shares[i],
+                ranks: ranks.as_ref().map(|ranks| ranks[i]),
                 name,
             })
         });
-        ranked.collect()
+        let mut ranked = ranked.collect::<Result<Vec<_>>>()?;
+        ranked.sort_by(|a, b| b.fisher.total_cmp(&a.fisher));
+        Ok(ranked)
     }
 }
 
-/// By falling F; the sort is stable, so ties keep the model's order.
-fn rank(mut ranked: Vec<Ranked>, trace: f64) -> Vec<Ranked> {
-    ranked.sort_by(|a, b| b.fisher.total_cmp(&a.fisher));
-    let apart = |above: &Ranked, below: &Ranked| match (above.interval, below.interval) {
-        (Some(above), Some(below)) => Some(above.lower > below.upper),
-        _ => None,
+/// What is ranked.
+struct Parts {
+    names: Vec<String>,
+    elements: Vec<f64>,
+    moments: SampleMoments,
+    units: Option<UnitSums>,
+}
+
+fn warnings(
+    task: &TaskStatistics,
+    parts: [&Vec<Ranked>; 2],
+    copies: &[Vec<String>],
+) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let below = |limit: f64| {
+        let all = parts.into_iter().flatten();
+        all.filter(move |part| part.fisher > 0.0 && part.effective.is_some_and(|n| n < limit))
     };
-    let gaps: Vec<Option<bool>> = ranked.windows(2).map(|p| apart(&p[0], &p[1])).collect();
-    for (i, entry) in ranked.iter_mut().enumerate() {
-        let mut neighbours = [i.checked_sub(1), Some(i)].into_iter().flatten();
-        entry.share = (trace > 0.0).then(|| entry.fisher / trace);
-        entry.resolved = entry
-            .interval
-            .map(|_| neighbours.all(|gap| gaps.get(gap).is_none_or(|apart| *apart == Some(true))));
+    let known = |part: &Ranked| part.effective.unwrap_or(f64::INFINITY);
+    let least = below(FEWEST_FOR_TRUST).min_by(|a, b| known(a).total_cmp(&known(b)));
+    if let Some(least) = least {
+        let effective = known(least);
+        let (few, all) = (below(FEWEST_FOR_TRUST).count(), parts.map(Vec::len));
+        let none = below(FEWEST_FOR_INTERVAL).count();
+        warnings.push(format!(
+            "{few} of {} layers and heads rest on fewer than {FEWEST_FOR_TRUST} effective samples, the \
+             least on {effective:.1} ({}): a few samples make most of their F, and others could change it; \
+             {none} have no interval because they rest on fewer than {FEWEST_FOR_INTERVAL}",
+            all[0] + all[1],
+            least.name
+        ));
     }
-    ranked
+    if !copies.is_empty() {
+        let samples: usize = copies.iter().map(Vec::len).sum();
+        warnings.push(format!(
+            "{samples} samples look like copies of each other (such as {}): errors and ranks take them \
+             for independent; give copies one cluster, or leave them out",
+            copies[0].join(", ")
+        ));
+    }
+    if task.layer_units().is_none() {
+        warnings.push(
+            "some samples come from a file of an older version, without their totals: ranks and \
+             shares have no sets and intervals"
+                .into(),
+        );
+    }
+    warnings
 }
 
 impl fmt::Display for ImportanceReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let clusters = self.clusters.map(|n| format!(" in {n} clusters"));
         writeln!(
             f,
-            "{}: {} samples, {} active tokens, trace of the {} Fisher ({}) {:.3e}",
+            "{}: {} samples{}, {} active tokens, trace of the {} Fisher ({}) {:.3e}",
             self.task,
             self.samples,
+            clusters.unwrap_or_default(),
             self.tokens,
             self.provenance.kind,
             self.provenance.unit,
@@ -187,94 +296,56 @@ impl fmt::Display for ImportanceReport {
                 table(f, title, ranked, self.level)?;
             }
         }
-        write!(
+        if let Some(attention) = self.attention {
+            writeln!(
+                f,
+                "  All heads together have {:.1} % of the trace.",
+                100.0 * attention
+            )?;
+        }
+        writeln!(
             f,
-            "  ~ the interval overlaps a neighbour's: the rank is not resolved"
-        )
+            "  rank: what the samples leave open, {:.0} % sure of all ranks of a table at once; n_eff: \
+             effective samples that F rests on",
+            100.0 * self.level
+        )?;
+        for warning in &self.warnings {
+            writeln!(f, "  Note: {warning}.")?;
+        }
+        Ok(())
     }
 }
 
 fn table(f: &mut fmt::Formatter<'_>, title: &str, ranked: &[Ranked], level: f64) -> fmt::Result {
-    const BAR: f64 = 24.0;
+    const BAR: f64 = 20.0;
     let width = ranked.iter().map(|r| r.name.chars().count()).max();
     let width = width.unwrap_or(0).max(title.len());
     let largest = ranked.iter().map(|r| r.fisher).fold(0.0, f64::max);
     let interval = format!("{:.0} % interval", level * 100.0);
     writeln!(
         f,
-        "     {title:<width$}  {:>10}  {:>10}  {interval:>24}  {:>7}",
-        "F", "± s.e.", "share"
+        "{:>7} {title:<width$}  {:>10}  {interval:>23}  {:>6}  {:>22}  {:>10}",
+        "rank", "F", "n_eff", "share", "F/element"
     )?;
-    for (i, entry) in ranked.iter().enumerate() {
+    for entry in ranked {
         let or_dash = |x: Option<String>| x.unwrap_or_else(|| "–".into());
-        let error = or_dash(entry.standard_error.map(|e| format!("{e:.2e}")));
-        let interval = or_dash(
-            entry
-                .interval
-                .map(|c| format!("{:.3e} … {:.3e}", c.lower, c.upper)),
-        );
-        let share = or_dash(entry.share.map(|s| format!("{:.1} %", s * 100.0)));
-        let mark = if entry.resolved == Some(false) {
-            "~"
-        } else {
-            " "
-        };
+        let interval = entry.interval;
+        let interval = interval.map(|c| format!("{:.3e} … {:.3e}", c.lower, c.upper));
+        let effective = entry.effective.map(|n| format!("{n:.1}"));
+        let share = entry.share.map(|share| share.to_string());
         let bar =
             "█".repeat((BAR * entry.fisher / largest.max(f64::MIN_POSITIVE)).round() as usize);
         writeln!(
             f,
-            "{:>3}{mark} {:<width$}  {:>10.3e}  {error:>10}  {interval:>24}  {share:>7}  {bar}",
-            i + 1,
+            "{:>7} {:<width$}  {:>10.3e}  {:>23}  {:>6}  {:>22}  {:>10.3e}  {bar}",
+            or_dash(entry.ranks.map(|ranks| ranks.to_string())),
             entry.name,
             entry.fisher,
+            or_dash(interval),
+            or_dash(effective),
+            or_dash(share),
+            entry.density,
         )?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(name: &str, fisher: f64, half: f64) -> Ranked {
-        Ranked {
-            name: name.into(),
-            fisher,
-            standard_error: Some(half),
-            interval: Some(ConfidenceInterval {
-                lower: fisher - half,
-                upper: fisher + half,
-            }),
-            share: None,
-            resolved: None,
-        }
-    }
-
-    #[test]
-    fn ranks_fall_ties_keep_their_order_and_overlap_is_not_resolved() {
-        let entries = vec![
-            entry("a", 1.0, 0.1),
-            entry("b", 5.0, 0.5),
-            entry("c", 1.0, 0.1),
-            entry("d", 3.0, 0.5),
-        ];
-        let ranked = rank(entries, 10.0);
-        let names: Vec<&str> = ranked.iter().map(|r| &*r.name).collect();
-        assert_eq!(names, ["b", "d", "a", "c"]);
-        let resolved: Vec<_> = ranked.iter().map(|r| r.resolved).collect();
-        assert_eq!(resolved, [Some(true), Some(true), Some(false), Some(false)]);
-        let shares: f64 = ranked.iter().filter_map(|r| r.share).sum();
-        assert!((shares - 1.0).abs() < 1e-12);
-    }
-
-    #[test]
-    fn one_sample_has_no_error_bars() {
-        let alone = Ranked {
-            interval: None,
-            standard_error: None,
-            ..entry("a", 0.0, 0.0)
-        };
-        let ranked = rank(vec![alone], 0.0);
-        assert_eq!((ranked[0].share, ranked[0].resolved), (None, None));
-    }
 }

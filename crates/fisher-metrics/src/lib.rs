@@ -4,7 +4,8 @@
 //! Every analysis is an operator in Burn's manner: a configuration, `init()`, and `forward(..)` that gives a report.
 //! Reports are serializable and print as tables.
 //!
-//! 1. [`importance`] ranks whole layers and heads, [`ranking`] every group, with error bars.
+//! 1. [`importance`] ranks whole layers and heads, [`ranking`] every group; [`ranks`] says which ranks hold, [`shares`]
+//!    how well shares are known.
 //! 2. [`pruning`]: scores of groups or elements, the masks that prune the lowest, and how far those of two tasks agree.
 //! 3. [`scaling`] divides gradients by the Fisher, [`damping`] says what is added to it.
 //! 4. [`conflicts`]: which samples of two tasks collide, where and how surely.
@@ -28,8 +29,10 @@ pub mod prelude;
 pub mod progress;
 pub mod pruning;
 pub mod ranking;
+pub mod ranks;
 pub mod report;
 pub mod scaling;
+pub mod shares;
 pub mod weights;
 
 #[doc(hidden)]

@@ -91,7 +91,7 @@ pub fn if_finite(value: f64) -> Option<f64> {
     value.is_finite().then_some(value)
 }
 
-/// An interval with two ends, or none.
+/// An interval that JSON can hold, or none.
 pub(crate) fn bounded(interval: ConfidenceInterval) -> Option<ConfidenceInterval> {
     let ends = [interval.lower, interval.upper];
     ends.iter().all(|end| end.is_finite()).then_some(interval)

@@ -160,7 +160,7 @@ fn burns_adapters_have_the_heads_of_what_they_adapt(
         let other = task.parameter(&path(name, other)).expect("the other");
         assert_eq!(other.groups()[0].0.label(), "channel");
     }
-    let heads = task.heads().read().expect("values").mean.expect("a mean");
+    let heads = task.heads().mean.expect("a mean");
     assert_close("whole heads", &heads, &of_heads, BACKWARD, 0.0);
     // Comparisons of samples by head find them as well.
     let conflicts = ConflictsConfig::new()

@@ -183,7 +183,7 @@ fn threads_do_not_get_in_each_others_way() {
             .collect_batches(&model, "task", batches, &mut statistics)
             .expect("a collection");
         let task = statistics.task("task").expect("a task");
-        let layers = task.layers().read().expect("values");
+        let layers = task.layers();
         layers.mean.expect("a mean")
     };
     let expected = mean();

@@ -1,7 +1,7 @@
 //! A million samples, and the laws of splitting, merging and ordering.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use fisher_core::moments::Welford;
+use fisher_core::moments::{IntervalMethod, Welford};
 use fisher_tests::backend::Backend;
 use fisher_tests::tolerance::{ACCUMULATION, REORDERED, assert_close};
 use proptest::prelude::*;
@@ -112,8 +112,9 @@ fn undefined_is_none(#[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] b
     assert_eq!(read.mean, Some(vec![3.0, -1.0]));
     assert!(read.variance.is_none() && read.standard_error.is_none());
     assert!(welford.variance().is_none() && welford.standard_error().is_none());
-    let interval = welford.confidence_interval(0.95, Default::default());
-    assert!(interval.expect("a level").is_none());
+    assert!(read.effective.is_none());
+    let intervals = read.confidence_intervals(0.95, IntervalMethod::StudentT);
+    assert_eq!(intervals.expect("a level"), [None, None]);
     welford.push(Tensor::from_floats([5.0, -1.0], &device));
     let read = welford.read().expect("values");
     // M2 = 2, n = 2: variance 2 / 1, standard error √(2 / 2).
@@ -124,13 +125,12 @@ fn undefined_is_none(#[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] b
         error.to_data().iter::<f64>().collect::<Vec<_>>(),
         [1.0, 0.0]
     );
-    let bounds = welford.confidence_interval(0.95, Default::default());
-    let (_, upper) = bounds.expect("a level").expect("two samples");
-    let upper = upper.to_data().iter::<f64>().next();
-    assert!((upper.expect("two elements") - 16.706_204_736).abs() < 1e-5);
-    let interval = read.confidence_interval(0.95, Default::default());
-    let interval = interval.expect("a level").expect("two samples");
-    assert!((interval[0].upper - (4.0 + 12.706_204_736)).abs() < 1e-6);
+    let intervals = read.confidence_intervals(0.95, IntervalMethod::StudentT);
+    let interval = intervals.expect("a level")[0].expect("two samples");
+    assert!((interval.upper - (4.0 + 12.706_204_736)).abs() < 1e-6);
+    // (3 + 5)² / (3² + 5²)
+    let effective = read.effective.expect("two samples");
+    assert!((effective[0] - 64.0 / 34.0).abs() < 1e-12);
 }
 
 /// Accumulate `samples` in the pieces that `cuts` makes, each in batches of `size`, merged.

@@ -84,7 +84,7 @@ fn shards_of_different_devices_merge() {
     let folder = tempfile::tempdir().expect("a folder");
     let layers = |s: &Statistics| {
         let task = s.task("alpha").expect("a task");
-        task.layers().read().expect("values").mean.expect("samples")
+        task.layers().mean.expect("samples")
     };
     let expected = layers(&golden(0..5, &flex));
     for (first, second) in [(&flex, &wgpu), (&wgpu, &flex)] {

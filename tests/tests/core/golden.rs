@@ -79,7 +79,7 @@ fn layer_and_head_totals_are_sums_of_their_parts() {
     let totals = statistics.totals();
     let task = statistics.task("alpha").expect("a task");
 
-    let layers = task.layers().read().expect("values").mean.expect("samples");
+    let layers = task.layers().mean.expect("samples");
     for (layer, found) in totals.layers().iter().zip(&layers) {
         let inside = |path: &str| path.starts_with(&format!("{layer}."));
         let numbered = layer.contains("layers.");
@@ -99,8 +99,9 @@ fn layer_and_head_totals_are_sums_of_their_parts() {
     ];
     assert_eq!(totals.layers(), names);
 
-    // Q and O of head 3 and K and V of kv head 1, in sums over their 4 × 16 elements.
-    let heads = task.heads().read().expect("values").mean.expect("samples");
+    // Q and O of head 3 and half of K and V of kv head 1, which two heads share, in sums over
+    // their 4 × 16 elements.
+    let heads = task.heads().mean.expect("samples");
     let index = totals
         .heads()
         .iter()
@@ -110,8 +111,8 @@ fn layer_and_head_totals_are_sums_of_their_parts() {
         golden.values(&format!("alpha/group_mean/head.{block}/{name}"))[head] * 64.0
     };
     let expected = group("Q", "q_proj", 3)
-        + group("K", "k_proj", 1)
-        + group("V", "v_proj", 1)
+        + group("K", "k_proj", 1) / 2.0
+        + group("V", "v_proj", 1) / 2.0
         + group("O", "o_proj", 3);
     assert_close(
         "head 3",

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, LinearConfig};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use fisher_core::gradient::{GradientSink, SampleGradient};
-use fisher_core::moments::Welford;
+use fisher_core::moments::{SampleMoments, Welford};
 use fisher_core::sample::Sample;
 use fisher_core::squares::Way;
 use fisher_core::statistics::{Statistics, StatisticsConfig};
@@ -43,8 +43,12 @@ fn samples(range: std::ops::Range<usize>) -> Vec<Sample> {
     range.map(sample).collect()
 }
 
-fn check(name: &str, found: &Welford, expected: &[f64], cv: f64) {
-    let found = found.read().expect("values").variance.expect("a variance");
+fn read(welford: &Welford) -> SampleMoments {
+    welford.read().expect("values")
+}
+
+fn check(name: &str, found: SampleMoments, expected: &[f64], cv: f64) {
+    let found = found.variance.expect("a variance");
     assert_close(name, &found, expected, rounded_variance(cv), 0.0);
 }
 
@@ -115,7 +119,7 @@ fn of_products(
     let weight = task.parameter("weight").expect("the weight");
     let name = format!("{backend:?} {positions} {cv:e}");
     let elements = weight.elementwise().expect("elements");
-    check(&name, elements, &variance(&expected), cv);
+    check(&name, read(elements), &variance(&expected), cv);
     let channels: Vec<Vec<f64>> = expected
         .iter()
         .map(|sample| {
@@ -125,7 +129,12 @@ fn of_products(
         })
         .collect();
     let channels = variance(&channels);
-    check(&name, &weight.groups()[0].1, &channels, cv);
+    check(
+        &name,
+        weight.groups()[0].1.read().expect("values"),
+        &channels,
+        cv,
+    );
     let trace: Vec<Vec<f64>> = expected.iter().map(|s| vec![s.iter().sum()]).collect();
     check(&name, task.layers(), &variance(&trace), cv);
 }
@@ -178,11 +187,11 @@ fn of_lookups(
     let weight = task.parameter("weight").expect("the weight");
     let name = format!("{backend:?} {cv:e}");
     let elements = weight.elementwise().expect("elements");
-    check(&name, elements, &variance(&expected), cv);
+    check(&name, read(elements), &variance(&expected), cv);
     let mean = |row: &[f64]| row.iter().sum::<f64>() / row.len() as f64;
     let rows = expected.iter().map(|s| s.chunks(width).map(mean).collect());
     let rows = variance(&rows.collect::<Vec<_>>());
-    check(&name, &weight.groups()[0].1, &rows, cv);
+    check(&name, read(&weight.groups()[0].1), &rows, cv);
 }
 
 /// Half-precision factors have too few digits for their sums.

@@ -1,78 +1,185 @@
 //! The ranking of layers and heads against the golden numbers.
 
+use fisher_core::gradient::GradientBatch;
+use fisher_core::moments::{IntervalMethod, SampleMoments};
+use fisher_core::sample::Sample;
 use fisher_core::statistics::{Statistics, StatisticsConfig};
 use fisher_metrics::Error;
-use fisher_metrics::importance::{ImportanceConfig, ImportanceReport};
+use fisher_metrics::importance::{ImportanceConfig, ImportanceReport, Ranked};
 use fisher_tests::backend::Backend;
-use fisher_tests::golden::Golden;
+use fisher_tests::golden::{CASES, Golden, TASKS};
 use fisher_tests::tolerance::{GOLDEN, assert_close};
 use rstest::rstest;
+use serde_json::Value;
+
+fn collected(golden: &Golden, clusters: &[usize], device: &burn::tensor::Device) -> Statistics {
+    let mut statistics: Statistics = golden.statistics(&StatisticsConfig::new(), device);
+    for task in TASKS {
+        let count = golden.samples(task).len();
+        for at in 0..count {
+            let batch = golden.batch(task, at..at + 1, device);
+            let sample = batch.samples()[0].clone();
+            let sample = match clusters.get(at) {
+                Some(cluster) => sample.with_cluster(cluster.to_string()),
+                None => sample,
+            };
+            let mut named = GradientBatch::new(vec![sample]);
+            for (path, gradient) in batch.iter() {
+                named.insert(path, gradient.clone());
+            }
+            statistics.push(task, named).expect("gradients");
+        }
+    }
+    statistics
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().expect("a number")
+}
+
+fn close(name: &str, found: f64, expected: &Value) {
+    assert_close(name, &[found], &[number(expected)], 4.0 * GOLDEN, 1e-3);
+}
+
+fn check(name: &str, found: &Ranked, expected: &Value) {
+    close(name, found.fisher, &expected["mean"]);
+    let error = found.standard_error.expect("samples");
+    close(name, error, &expected["standard_error"]);
+    let effective = found.effective.expect("samples");
+    close(name, effective, &expected["effective"]);
+    close(name, found.elements, &expected["elements"]);
+    close(name, found.density * found.elements, &expected["mean"]);
+    assert_eq!(found.interval.is_some(), effective >= 5.0, "{name}");
+    if let Some(interval) = found.interval {
+        close(name, interval.lower, &expected["hall"][0]);
+        close(name, interval.upper, &expected["hall"][1]);
+    }
+    let share = found.share.expect("a trace");
+    close(name, share.value, &expected["share"]);
+    if let Some(interval) = share.interval {
+        close(name, interval.lower, &expected["share_interval"][0]);
+        close(name, interval.upper, &expected["share_interval"][1]);
+    }
+    let ranks = found.ranks.expect("samples");
+    assert!(ranks.best <= ranks.worst, "{name}");
+}
 
 #[rstest]
-fn layers_rank_by_their_golden_trace(
+fn layers_and_heads_have_their_golden_numbers(
+    #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
+) {
+    let Some(device) = backend.device() else {
+        return;
+    };
+    let mut intervals = 0;
+    for case in CASES {
+        let golden = Golden::load(case);
+        let statistics = collected(&golden, &[], &device);
+        let importance = ImportanceConfig::new().init().expect("a level");
+        for task in TASKS {
+            let report = importance.forward(&statistics, task).expect("a report");
+            let expected = &golden.topic("importance")[task];
+            for (found, expected) in [
+                (&report.layers, &expected["layers"]),
+                (&report.heads, &expected["heads"]),
+            ] {
+                assert_eq!(Some(found.len()), expected.as_object().map(|all| all.len()));
+                for part in found {
+                    check(&part.name, part, &expected[&part.name]);
+                    intervals += usize::from(part.share.is_some_and(|s| s.interval.is_some()));
+                }
+                assert!(found.windows(2).all(|p| p[0].fisher >= p[1].fisher));
+            }
+            close(
+                "attention",
+                report.attention.expect("heads"),
+                &expected["attention"],
+            );
+            // Heads add up to what attention has, shared key/value heads included.
+            let heads = report.heads.iter().filter_map(|h| h.share);
+            let heads: f64 = heads.map(|share| share.value).sum();
+            assert!((heads - report.attention.expect("heads")).abs() < 1e-9);
+            let layers = report.layers.iter().filter_map(|l| l.share);
+            assert!((layers.map(|share| share.value).sum::<f64>() - 1.0).abs() < 1e-12);
+            assert!(report.copies.is_empty() && report.clusters.is_none());
+
+            let json = serde_json::to_string(&report).expect("JSON");
+            let again: ImportanceReport = serde_json::from_str(&json).expect("a report");
+            assert_eq!(again.layers.len(), report.layers.len());
+            assert_eq!(again.provenance, report.provenance);
+            assert!(report.to_string().contains(&report.heads[0].name));
+        }
+    }
+    assert!(intervals > 0, "no share had an interval");
+}
+
+/// Errors are of the sums of clusters, in whatever order samples come and shards are merged.
+#[rstest]
+fn clusters_are_taken_whole(
     #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
 ) {
     let Some(device) = backend.device() else {
         return;
     };
     let golden = Golden::load("llama-gqa");
-    let mut statistics: Statistics = golden.statistics(&StatisticsConfig::new(), &device);
-    let batch = golden.batch("alpha", 0..6, &device);
-    statistics.push("alpha", batch).expect("gradients");
-    let importance = ImportanceConfig::new().init().expect("a level");
-    let report = importance.forward(&statistics, "alpha").expect("a report");
-
-    // Per layer the sums of the samples' contributions, from the golden gradients.
-    let samples = golden.samples("alpha");
-    let of_sample = |layer: &str, sample: &fisher_core::sample::Sample| -> f64 {
-        let prefix = format!("alpha/gradient/{}/", sample.id());
-        let inside = |path: &&str| {
-            if layer.contains("layers.") {
-                path.starts_with(&format!("{layer}."))
-            } else {
-                **path == format!("{layer}.weight")
+    let statistics = collected(&golden, &[0, 0, 1, 2, 3, 3], &device);
+    let file = tempfile::tempdir()
+        .expect("a folder")
+        .path()
+        .join("s.safetensors");
+    std::fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
+    statistics.save(&file).expect("saved");
+    let again = Statistics::load(&file, &device).expect("read");
+    for statistics in [statistics, again] {
+        for task in TASKS {
+            let found: SampleMoments = statistics.task(task).expect("a task").layers();
+            let expected = &golden.topic("importance")[task]["clustered"];
+            assert_eq!((found.count, found.units), (6, 4));
+            for (i, name) in statistics.totals().layers().iter().enumerate() {
+                let found = found.estimate(i).expect("samples");
+                close(name, found.mean, &expected[name]["mean"]);
+                let error = found.standard_error.expect("clusters");
+                close(name, error, &expected[name]["standard_error"]);
+                close(
+                    name,
+                    found.effective.expect("clusters"),
+                    &expected[name]["effective"],
+                );
+                close(
+                    name,
+                    found.skewness.expect("clusters"),
+                    &expected[name]["skewness"],
+                );
             }
-        };
-        let paths = golden.names(&prefix).filter(inside);
-        let values = paths.flat_map(|path| golden.values(&format!("{prefix}{path}")));
-        values.map(|g| g * g).sum::<f64>() / sample.tokens() as f64
-    };
-    assert_eq!(report.layers.len(), 5);
-    for layer in &report.layers {
-        let x: Vec<f64> = samples.iter().map(|s| of_sample(&layer.name, s)).collect();
-        let n = x.len() as f64;
-        let mean = x.iter().sum::<f64>() / n;
-        let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0);
-        let error = (variance / n).sqrt();
-        // Student's t for five degrees of freedom.
-        let half = 2.570_581_835_6 * error;
-        let interval = layer.interval.expect("six samples");
-        let found = [layer.fisher, layer.standard_error.expect("six samples")];
-        assert_close(&layer.name, &found, &[mean, error], GOLDEN, 0.0);
-        let expected = [mean - half, mean + half];
-        assert_close(
-            &layer.name,
-            &[interval.lower, interval.upper],
-            &expected,
-            GOLDEN,
-            1.0,
-        );
+        }
     }
-    let falls = |pair: &[fisher_metrics::importance::Ranked]| pair[0].fisher >= pair[1].fisher;
-    assert!(report.layers.windows(2).all(falls) && report.heads.windows(2).all(falls));
-    let shares: f64 = report.layers.iter().filter_map(|l| l.share).sum();
-    assert!((shares - 1.0).abs() < 1e-12);
-    assert_eq!(report.heads.len(), 8);
+}
 
-    let json = serde_json::to_string(&report).expect("JSON");
-    let again: ImportanceReport = serde_json::from_str(&json).expect("a report");
-    assert_eq!(again.layers.len(), report.layers.len());
-    assert_eq!(again.provenance, report.provenance);
-    assert!(
-        report
-            .to_string()
-            .contains("model.layers.1.self_attn head 3")
+#[test]
+fn a_skewed_series_has_its_intervals() {
+    let golden = Golden::load("llama-gqa");
+    let expected = &golden.topic("importance")["series"];
+    let value = |k: f64| (2.0 * (k * k).sin()).exp();
+    let series: Vec<f64> = (0..64).map(|k| value(f64::from(k))).collect();
+    let statistics = super::claims::of_layers(&[series], None);
+    let found = statistics.task("t").expect("a task").layers();
+    let found = found.estimate(0).expect("samples");
+    close(
+        "skewness",
+        found.skewness.expect("a third"),
+        &expected["skewness"],
     );
+    for (method, name) in [
+        (IntervalMethod::LogEffective, "log"),
+        (IntervalMethod::Hall, "hall"),
+    ] {
+        let interval = found
+            .interval(0.95, method)
+            .expect("a level")
+            .expect("enough");
+        close(name, interval.lower, &expected[name][0]);
+        close(name, interval.upper, &expected[name][1]);
+    }
 }
 
 #[test]
@@ -82,7 +189,8 @@ fn a_task_that_is_not_there_or_is_empty_is_an_error() {
     let mut statistics: Statistics = golden.statistics(&StatisticsConfig::new(), &device);
     let importance = ImportanceConfig::new().init().expect("a level");
     assert!(importance.forward(&statistics, "alpha").is_err());
-    let skipped = statistics.skip("alpha", &golden.samples("alpha")[0], "lm_head.weight");
+    let sample: &Sample = &golden.samples("alpha")[0];
+    let skipped = statistics.skip("alpha", sample, "lm_head.weight");
     skipped.expect("a new sample");
     let error = importance
         .forward(&statistics, "alpha")

@@ -1,5 +1,6 @@
 //! What follows from numbers: importance, pruning, conflicts, interference, reports.
 
+mod claims;
 mod conflicts;
 mod hostile;
 mod importance;

@@ -142,7 +142,7 @@ fn a_history_is_read_line_by_line() {
     let unwritten = hook.history();
     let last = &unwritten.readings()[3].tasks["beta"];
     assert_eq!([last.samples as u64, last.tokens], [3, task.tokens()]);
-    let layers = task.layers().read().expect("moments").mean.expect("a mean");
+    let layers = task.layers().mean.expect("a mean");
     let read: Vec<f64> = last.layers.iter().map(|layer| layer.fisher).collect();
     assert_eq!(read, layers);
     assert_eq!(last.trace, Some(layers.iter().sum()));

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use fisher_core::statistics::Statistics;
-use fisher_metrics::importance::ImportanceReport;
+use fisher_metrics::importance::{ImportanceReport, Ranked};
 use fisher_metrics::picture::ColorScale;
 use fisher_metrics::picture::HeatMap;
 use fisher_metrics::pruning::Advice;
 use serde_json::Value;
 
-use super::parts::{SHOWN, count, escaped, figure, maybe, note, number, percent, ranking};
+use super::parts::{SHOWN, count, escaped, figure, maybe, note, number, percent, ranking, share};
 use super::samples::{collisions, state, worst};
 use crate::measure::{Cost, Findings, MERGED, Measured};
 
@@ -97,18 +97,16 @@ impl Page<'_> {
         for report in &self.findings.importance {
             let (layer, head) = (report.layers.first(), report.heads.first());
             if let Some(layer) = layer {
-                let unsure = match layer.resolved {
-                    Some(true) => "",
-                    _ => " (its rank is not resolved: intervals overlap)",
-                };
                 let head = head.map_or(String::new(), |head| {
-                    format!(", and of the heads most on {}", escaped(&head.name))
+                    let (name, sure) = (escaped(&head.name), sure(head));
+                    format!("; of the heads {name} has most{sure}")
                 });
                 said.push(format!(
-                    "<b>{}</b> depends most on <b>{}</b>, {} of its Fisher information{unsure}{head}.",
+                    "In these samples of <b>{}</b>, <b>{}</b> has most of the Fisher information, {}{}{head}.",
                     escaped(&report.task),
                     escaped(&layer.name),
-                    percent(layer.share),
+                    share(layer.share),
+                    sure(layer),
                 ));
             }
         }
@@ -146,11 +144,15 @@ impl Page<'_> {
         text.push_str(
             "<p>A layer or head with much Fisher information is one whose weights the task's samples \
              are sensitive to: a small change there changes their loss much. Bars show F, whiskers \
-             its 95\u{a0}% interval over samples; ~ marks a rank whose interval overlaps a \
-             neighbour's, so that more samples could reorder them.</p>",
+             its 95\u{a0}% interval over samples. The rank is the set of ranks that the samples leave \
+             open, 95\u{a0}% sure of all in a table at once. F that rests on few effective samples is made by a \
+             few of them, and below 5 it has no interval.</p>",
         );
         for report in &self.findings.importance {
             let task = &report.task;
+            for warning in &report.warnings {
+                note(&mut text, &format!("{task}: {warning}"));
+            }
             ranking(&mut text, &format!("{task}: layers"), &report.layers);
             ranking(
                 &mut text,
@@ -172,8 +174,11 @@ impl Page<'_> {
 
     /// Shares of the heads, layer by head.
     fn heads(&self, report: &ImportanceReport) -> Option<HeatMap> {
-        let by_name: BTreeMap<&str, Option<f64>> =
-            report.heads.iter().map(|h| (&*h.name, h.share)).collect();
+        let by_name: BTreeMap<&str, Option<f64>> = report
+            .heads
+            .iter()
+            .map(|h| (&*h.name, h.share.map(|s| s.value)))
+            .collect();
         let mut rows: Vec<(String, Vec<Option<f64>>)> = Vec::new();
         for key in self.statistics.totals().heads() {
             let name = format!("{} head {}", key.attention, key.head);
@@ -455,5 +460,16 @@ fn flatten<'a>(prefix: &str, value: &'a Value, rows: &mut Vec<(String, &'a Value
         Value::Null => {}
         Value::Array(values) if values.is_empty() => {}
         value => rows.push((prefix.into(), value)),
+    }
+}
+/// Whether first place holds, as words after a name.
+fn sure(first: &Ranked) -> String {
+    match first.ranks {
+        Some(ranks) if ranks.worst == 1 => " (its first rank holds at 95\u{a0}%)".into(),
+        Some(ranks) => format!(
+            " (at 95\u{a0}% the samples leave its rank open from 1 to {})",
+            ranks.worst
+        ),
+        None => " (whether its rank holds is not known)".into(),
     }
 }

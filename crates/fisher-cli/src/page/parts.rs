@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use fisher_metrics::importance::Ranked;
 use fisher_metrics::picture::{HeatMap, escape};
+use fisher_metrics::shares::Share;
 
 /// Words as HTML, also inside attributes.
 pub(super) fn escaped(words: &str) -> String {
@@ -84,27 +85,37 @@ fn rows(page: &mut String, title: Option<&str>, ranked: &[Ranked], from: usize, 
     }
     page.push_str(
         "<thead><tr><th scope=col>rank</th><th scope=col>name</th><th scope=col class=n>share</th>\
-         <th scope=col class=n>F ± standard error</th><th scope=col>F with its 95\u{a0}% interval</th>\
-         </tr></thead><tbody>",
+         <th scope=col class=n>F</th><th scope=col class=n>effective samples</th>\
+         <th scope=col>F with its 95\u{a0}% interval</th></tr></thead><tbody>",
     );
     for (i, entry) in ranked.iter().enumerate() {
-        let tie = match entry.resolved {
-            Some(false) => "<span title=\"the interval overlaps a neighbour's\">~</span>",
-            _ => "",
-        };
-        let error = entry.standard_error.map_or_else(|| "–".into(), number);
+        let open = || format!("({})", from + i);
+        let effective = entry.effective.map(|n| format!("{n:.1}"));
         let _ = write!(
             page,
-            "<tr><td>{}{tie}</td><th scope=row class=name>{}</th><td class=n>{}</td>\
-             <td class=\"n extra\">{} ± {error}</td><td class=bar>{}</td></tr>",
-            from + i,
+            "<tr><td>{}</td><th scope=row class=name>{}</th><td class=n>{}</td>\
+             <td class=\"n extra\">{}</td><td class=\"n extra\">{}</td><td class=bar>{}</td></tr>",
+            entry.ranks.map_or_else(open, |ranks| ranks.to_string()),
             escaped(&entry.name),
-            percent(entry.share),
+            share(entry.share),
             number(entry.fisher),
+            effective.unwrap_or_else(|| "–".into()),
             bar(entry, most),
         );
     }
     page.push_str("</tbody></table>");
+}
+
+/// A share, and its interval where it has one.
+pub(super) fn share(share: Option<Share>) -> String {
+    let Some(share) = share else {
+        return percent(None);
+    };
+    let interval = share.interval.map(|of| {
+        let [lower, upper] = [of.lower, of.upper].map(|end| percent(Some(end)));
+        format!(" <small>({lower} to {upper})</small>")
+    });
+    percent(Some(share.value)) + &interval.unwrap_or_default()
 }
 
 /// A bar with a whisker for its interval.

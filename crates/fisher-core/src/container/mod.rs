@@ -13,5 +13,5 @@ pub use atomic::sync_folder;
 pub(crate) use atomic::HEADER_LIMIT;
 pub(crate) use checksum::hex;
 pub(crate) use partial::Partial;
-pub(crate) use tensors::{data, encode};
+pub(crate) use tensors::{data, encode, indices};
 pub(crate) use whole::{Contents, WRITER, write};

@@ -21,6 +21,16 @@ pub(crate) fn data(name: &str, view: &TensorView) -> Result<TensorData, String> 
     ))
 }
 
+/// Values of a tensor of uint32.
+pub(crate) fn indices(name: &str, view: &TensorView, shape: &[usize]) -> Result<Vec<u32>, String> {
+    if view.dtype() != Dtype::U32 || view.shape() != shape {
+        return Err(format!("`{name}` is no uint32 of shape {shape:?}"));
+    }
+    let values = view.data().chunks_exact(4);
+    let values = values.map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    Ok(values.collect())
+}
+
 pub(super) fn view(data: &TensorData) -> Result<TensorView<'_>, String> {
     let dtype = match data.dtype() {
         DType::F64 => Dtype::F64,

@@ -21,7 +21,8 @@ use crate::model::Catalogue;
 ///
 /// A layer is everything under one numbered path, such as `decoder.layers.3`; outside of those it
 /// is the module that holds the parameters, such as `embedding`. A head is its slices of Q, K, V
-/// and O; a key/value head that several query heads share counts to each of them.
+/// and O; a key/value head that several query heads share counts to each of them in equal parts, so
+/// that heads add up to what attention has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     layers: Vec<String>,
@@ -104,6 +105,40 @@ impl Totals {
     /// The heads, in order.
     pub fn heads(&self) -> &[HeadKey] {
         &self.heads
+    }
+
+    /// Leave all heads out where some share key/value heads; whether that is so.
+    pub(crate) fn leave_out_shared(&mut self) -> bool {
+        let shared = self.slices.values().flatten().any(|of| of.shared > 1);
+        if shared {
+            self.heads.clear();
+            self.slices.clear();
+        }
+        shared
+    }
+
+    /// The number of layers and heads.
+    pub(crate) fn values(&self) -> usize {
+        self.layers.len() + self.heads.len()
+    }
+
+    /// Elements of every layer and of every head, given the shape of every parameter. Those of shared
+    /// key/value heads are counted in equal parts.
+    pub(crate) fn elements<'a>(&self, shape: impl Fn(&str) -> &'a [usize]) -> [Vec<f64>; 2] {
+        let mut elements = [&self.layers[..], &[]].map(|l| vec![0.0; l.len()]);
+        elements[1] = vec![0.0; self.heads.len()];
+        for (path, layer) in &self.layer_of {
+            elements[0][*layer] += shape(path).iter().product::<usize>() as f64;
+        }
+        for slices in self.slices.values().flatten() {
+            for (group, size) in slices.grouping.sizes().into_iter().enumerate() {
+                let heads = slices.first + group * slices.shared;
+                for head in &mut elements[1][heads..heads + slices.shared] {
+                    *head += size as f64 / slices.shared as f64;
+                }
+            }
+        }
+        elements
     }
 
     /// The head slices of a parameter.
@@ -217,8 +252,9 @@ impl BatchTotals {
 
     fn add_heads(&mut self, slices: &HeadSlices, sums: Tensor<2>) {
         let [samples, groups] = sums.dims();
-        // Each shared kv head to all of its query heads, which are neighbours.
+        // Each shared kv head in equal parts to its query heads, which are neighbours.
         let sums = sums
+            .div_scalar(slices.shared as f64)
             .reshape([samples, groups, 1])
             .repeat_dim(2, slices.shared)
             .reshape([samples, groups * slices.shared]);
@@ -229,13 +265,9 @@ impl BatchTotals {
         self.heads.insert(slices.first, total);
     }
 
-    /// `[samples, layers]` and `[samples, heads]`; `None` where the model has none.
-    pub(crate) fn finish(self) -> (Option<Tensor<2>>, Option<Tensor<2>>) {
-        let concatenate =
-            |parts: Vec<Tensor<2>>| (!parts.is_empty()).then(|| Tensor::cat(parts, 1));
-        (
-            concatenate(self.layers.into_iter().flatten().collect()),
-            concatenate(self.heads.into_values().collect()),
-        )
+    /// Of layers and then of heads, `[samples, layers + heads]`.
+    pub(crate) fn finish(self) -> Tensor<2> {
+        let parts = self.layers.into_iter().flatten();
+        Tensor::cat(parts.chain(self.heads.into_values()).collect(), 1)
     }
 }

@@ -3,12 +3,17 @@
 mod compensated;
 mod ema;
 mod interval;
+mod skewed;
 mod welford;
 
 pub use compensated::accumulation_dtype;
 pub use ema::Ema;
-pub use interval::{ConfidenceInterval, IntervalMethod};
-pub use welford::{SampleMoments, Welford};
+pub use interval::{
+    ConfidenceInterval, FEWEST_FOR_INTERVAL, FEWEST_FOR_TRUST, IntervalMethod, MeanEstimate,
+    student_quantile,
+};
+pub use welford::{SampleMoments, Welford, effective};
 
 pub(crate) use compensated::to_device;
-pub(crate) use welford::BatchMoments;
+pub(crate) use skewed::Skewed;
+pub(crate) use welford::{BatchMoments, skewness};

@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Device, Tensor};
 
 use super::compensated::{Moment, accumulation_dtype, sum_rows};
-use super::interval::{ConfidenceInterval, IntervalMethod};
+use super::interval::{ConfidenceInterval, IntervalMethod, MeanEstimate};
 use crate::error::Result;
 use crate::host::{self, Product, SideSums, Sides, give, is_host, take};
 
@@ -70,40 +70,108 @@ impl BatchMoments {
     }
 }
 
-/// What a [`Welford`] accumulator says, on the host in float64. Undefined is `None`.
+/// What accumulators say, on the host in float64. Undefined is `None`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SampleMoments {
     /// The number of samples.
     pub count: u64,
-    /// The mean; needs one sample.
+    /// The number of independent units: samples, or clusters of samples.
+    pub units: u64,
+    /// The mean over samples; needs one sample.
     pub mean: Option<Vec<f64>>,
-    /// `M2 / (n − 1)`; needs two samples.
+    /// `M2 / (n − 1)` over samples; needs two samples.
     pub variance: Option<Vec<f64>>,
-    /// `√(variance / n)`; needs two samples.
+    /// The standard error of the mean: `√(variance / n)`, or of the sums of clusters; needs two units.
     pub standard_error: Option<Vec<f64>>,
+    /// Kish's effective number of units, `(Σ x)² / Σ x²`, which is `n / (1 + CV²)`; 0 where all are 0.
+    /// Needs two units.
+    pub effective: Option<Vec<f64>>,
+    /// The skewness of units, `m₃ / s³`, where a third moment is kept; 0 where they are all alike.
+    pub skewness: Option<Vec<f64>>,
 }
 
 impl SampleMoments {
-    /// `mean ± q · standard error` for every element; `None` for fewer than two samples.
+    /// From the mean and the sums of powers of deviations over `count` samples.
+    pub(crate) fn of(
+        count: u64,
+        mean: Vec<f64>,
+        m2: Option<Vec<f64>>,
+        m3: Option<Vec<f64>>,
+    ) -> Self {
+        let n = count as f64;
+        let m2 = m2.filter(|_| count > 1);
+        let of_m2 = |f: &dyn Fn(f64) -> f64| {
+            let m2 = m2.as_ref()?;
+            Some(m2.iter().map(|m2| f(*m2)).collect::<Vec<f64>>())
+        };
+        let effective = m2.as_ref().map(|m2| {
+            let pairs = mean.iter().zip(m2);
+            pairs.map(|(mean, m2)| effective(n, *mean, *m2)).collect()
+        });
+        let skewness = m2.as_ref().zip(m3).map(|(m2, m3)| {
+            let pairs = m3.iter().zip(m2);
+            pairs.map(|(m3, m2)| skewness(n, *m2, *m3)).collect()
+        });
+        Self {
+            count,
+            units: count,
+            variance: of_m2(&|m2| m2 / (n - 1.0)),
+            standard_error: of_m2(&|m2| (m2 / (n - 1.0) / n).sqrt()),
+            effective,
+            skewness,
+            mean: (count > 0).then_some(mean),
+        }
+    }
+
+    /// One of the means; `None` for no samples.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    pub fn estimate(&self, index: usize) -> Option<MeanEstimate> {
+        let at = |values: &Option<Vec<f64>>| values.as_ref().map(|values| values[index]);
+        Some(MeanEstimate {
+            mean: at(&self.mean)?,
+            units: self.units,
+            standard_error: at(&self.standard_error),
+            effective: at(&self.effective),
+            skewness: at(&self.skewness),
+        })
+    }
+
+    /// The interval of every mean: see [`MeanEstimate::interval`].
     ///
     /// # Errors
     /// [`Error::Argument`](crate::Error::Argument) unless `0 < level < 1`.
-    pub fn confidence_interval(
+    pub fn confidence_intervals(
         &self,
         level: f64,
-        distribution: IntervalMethod,
-    ) -> Result<Option<Vec<ConfidenceInterval>>> {
-        let quantile = distribution.quantile(level, self.count)?;
-        let (Some(q), Some(mean), Some(error)) = (quantile, &self.mean, &self.standard_error)
-        else {
-            return Ok(None);
+        method: IntervalMethod,
+    ) -> Result<Vec<Option<ConfidenceInterval>>> {
+        let means = 0..self.mean.as_ref().map_or(0, Vec::len);
+        let interval = |index| match self.estimate(index) {
+            Some(estimate) => estimate.interval(level, method),
+            None => Ok(None),
         };
-        let interval = |(mean, error): (&f64, &f64)| ConfidenceInterval {
-            lower: mean - q * error,
-            upper: mean + q * error,
-        };
-        Ok(Some(mean.iter().zip(error).map(interval).collect()))
+        means.map(interval).collect()
     }
+}
+
+/// Kish's effective number of samples, `(Σ x)² / Σ x² = n / (1 + M2 / (n mean²))`, from their number,
+/// mean and sum of squared deviations; 0 where the mean is.
+pub fn effective(n: f64, mean: f64, m2: f64) -> f64 {
+    if mean == 0.0 {
+        return 0.0;
+    }
+    let variation = (m2 / n).sqrt() / mean;
+    n / (1.0 + variation * variation)
+}
+
+/// `(M3 / n) / (M2 / (n − 1))^1.5`
+pub(crate) fn skewness(n: f64, m2: f64, m3: f64) -> f64 {
+    let deviation = (m2 / (n - 1.0)).sqrt();
+    let skewness = m3 / n / deviation / deviation / deviation;
+    // Samples that are all alike, or whose cubes are out of range.
+    if skewness.is_finite() { skewness } else { 0.0 }
 }
 
 impl Welford {
@@ -334,45 +402,14 @@ impl Welford {
             .map(|v| v.div_scalar(self.count as f64).sqrt())
     }
 
-    /// `mean ± q · standard error` as tensors `(lower, upper)`; `None` for fewer than two samples.
-    ///
-    /// # Errors
-    /// [`Error::Argument`](crate::Error::Argument) unless `0 < level < 1`.
-    pub fn confidence_interval(
-        &self,
-        level: f64,
-        distribution: IntervalMethod,
-    ) -> Result<Option<(Tensor<1>, Tensor<1>)>> {
-        let quantile = distribution.quantile(level, self.count)?;
-        let (Some(q), Some(mean), Some(error)) = (quantile, self.mean(), self.standard_error())
-        else {
-            return Ok(None);
-        };
-        let half = error.mul_scalar(q);
-        Ok(Some((mean.clone() - half.clone(), mean + half)))
-    }
-
     /// Everything in float64 on the host, the compensation included.
     ///
     /// # Errors
     /// [`Error::Device`](crate::Error::Device) when the device does not give the values.
     pub fn read(&self) -> Result<SampleMoments> {
-        let n = self.count as f64;
         let (mean, m2) = self.joined();
-        let mean = (self.count > 0).then(|| mean.read()).transpose()?;
-        let m2 = m2.filter(|_| self.count > 1);
         let m2 = m2.map(|m2| m2.read()).transpose()?;
-        let over = |divisor: f64| move |m2: &f64| m2 / divisor;
-        let variance: Option<Vec<f64>> = m2.map(|m2| m2.iter().map(over(n - 1.0)).collect());
-        let standard_error = variance
-            .as_ref()
-            .map(|v| v.iter().map(|v| (v / n).sqrt()).collect());
-        Ok(SampleMoments {
-            count: self.count,
-            mean,
-            variance,
-            standard_error,
-        })
+        Ok(SampleMoments::of(self.count, mean.read()?, m2, None))
     }
 }
 

@@ -228,6 +228,24 @@ impl<C: ContributionUnit> Statistics<C> {
         &self.plan.totals
     }
 
+    /// Elements of every layer, in the order of [`Totals::layers`].
+    pub fn layer_elements(&self) -> Vec<f64> {
+        let [layers, _] = self.total_elements();
+        layers
+    }
+
+    /// Elements of every head, in the order of [`Totals::heads`]; those of shared key/value heads in
+    /// equal parts.
+    pub fn head_elements(&self) -> Vec<f64> {
+        let [_, heads] = self.total_elements();
+        heads
+    }
+
+    fn total_elements(&self) -> [Vec<f64>; 2] {
+        let shape = |path: &str| self.shape(path).unwrap_or_default();
+        self.plan.totals.elements(shape)
+    }
+
     /// Where the statistics come from.
     pub fn provenance(&self) -> &Provenance {
         &self.provenance

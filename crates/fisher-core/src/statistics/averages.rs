@@ -61,7 +61,7 @@ impl<C: ContributionUnit> Averages<C> {
     /// [`Error::UnknownTask`]; [`Error::Incompatible`] when the statistics have other accumulators
     /// than those before, or lie on another device. Nothing is changed then.
     pub fn push(&mut self, statistics: &Statistics<C>, task: &str) -> Result<()> {
-        let means = statistics.task(task)?.means();
+        let means = statistics.task(task)?.means(statistics.device());
         let ours = self.tasks.values().flat_map(BTreeMap::values).next();
         let ours = ours.map(|average| average.biased().device());
         if let Some(ours) = ours.filter(|ours| ours != statistics.device()) {
@@ -219,9 +219,14 @@ impl<C: ContributionUnit> Averages<C> {
 
 impl TaskStatistics {
     /// All means, by their names in the file; none before the first sample.
-    fn means(&self) -> BTreeMap<String, Tensor<1>> {
-        let totals = [("layer", &self.layers), ("head", &self.heads)];
-        let totals = totals.map(|(name, welford)| (format!("total_mean/{name}"), welford));
+    fn means(&self, device: &Device) -> BTreeMap<String, Tensor<1>> {
+        let totals = [("layer", self.layers()), ("head", self.heads())];
+        let totals = totals.into_iter().filter_map(|(name, moments)| {
+            let mean = moments.mean.filter(|mean| !mean.is_empty())?;
+            let dtype = accumulation_dtype(device);
+            let mean = Tensor::from_data(mean.as_slice(), (device, dtype));
+            Some((format!("total_mean/{name}"), mean))
+        });
         let parameters = self.parameters.iter().flat_map(|(path, parameter)| {
             let elements = parameter.elementwise.iter();
             let elements = elements.map(move |welford| (format!("mean/{path}"), welford));
@@ -230,10 +235,8 @@ impl TaskStatistics {
                 (format!("group_mean/{}/{path}", grouping.label()), welford)
             }))
         });
-        let filled = totals.into_iter().chain(parameters);
-        let filled = filled.filter(|(_, welford)| welford.elements() > 0);
-        filled
-            .filter_map(|(name, welford)| Some((name, welford.mean()?)))
-            .collect()
+        let filled = parameters.filter(|(_, welford)| welford.elements() > 0);
+        let means = filled.filter_map(|(name, welford)| Some((name, welford.mean()?)));
+        totals.chain(means).collect()
     }
 }

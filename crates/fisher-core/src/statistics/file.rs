@@ -6,8 +6,10 @@
 //! |---|---|---|
 //! | `{task}/mean/{parameter}`, `{task}/m2/{parameter}` | the parameter's | elementwise mean, sum of squared deviations |
 //! | `{task}/group_mean/{label}/{parameter}`, `../group_m2/..` | `[groups]` | grouped |
-//! | `{task}/total_mean/layer`, `{task}/total_mean/head`, `../total_m2/..` | `[layers]`, `[heads]` | whole layers and heads |
-//! | `{task}/samples` | `[bytes]` | JSON: `[{"id", "tokens", "skipped"?}, ..]` |
+//! | `{task}/total_mean/layer`, `{task}/total_mean/head`, `../total_m2/..`, `../total_m3/..` | `[layers]`, `[heads]` | whole layers and heads, always float64; the third is the sum of cubed deviations |
+//! | `{task}/unit_sums` | `[units, layers + heads]` | the same summed over units of samples: clusters, samples without one, or neighbours of these where they are many |
+//! | `{task}/unit_of_sample` | `[samples]` | uint32: the unit of every sample that was not skipped |
+//! | `{task}/samples` | `[bytes]` | JSON: `[{"id", "tokens", "skipped"?, "cluster"?}, ..]` |
 //! | `%groups/custom/{parameter}` | the parameter's | uint32: the group of every element, where groups were chosen by hand |
 //!
 //! Values are float64; or float32 where accumulation was in compensated float32, and then
@@ -17,7 +19,8 @@
 //! and groups of every parameter, names of the totals), `tasks` (per task the number of samples
 //! behind every mean) and `sha256`: over that JSON text with the digits of `sha256` taken out, and
 //! then, in the order of their names, the JSON `[name,type,shape]` and the bytes of every tensor.
-//! Schema 1, which is read as well, had chosen groups as lists in `plan`. In Python:
+//! Schemas 1 and 2, which are read as well, have no third moments and no units, and 1 had chosen groups
+//! as lists in `plan`. In Python:
 //!
 //! ```python
 //! import json, numpy as np
@@ -33,13 +36,14 @@ use std::marker::PhantomData;
 use std::path::Path;
 
 use burn::tensor::{DType, Device, TensorData};
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::TensorView;
 use serde::{Deserialize, Serialize};
 
 use super::accumulators::Statistics;
 use super::plan::Plan;
+use super::slots::slots;
 use super::task::TaskStatistics;
-use crate::container::{Contents, HEADER_LIMIT, WRITER, encode, ensure_writable, write};
+use crate::container::{Contents, HEADER_LIMIT, WRITER, encode, ensure_writable, indices, write};
 use crate::error::{Error, Result, format_error};
 use crate::gradient::{ContributionUnit, GradientUnit, TokenSum};
 use crate::grouping::{Grouping, Unchecked};
@@ -48,7 +52,7 @@ use crate::provenance::Provenance;
 use crate::sample::{SampleRecord, Seen};
 
 /// The version of the file format that this library writes. It reads all versions up to it.
-pub const SCHEMA_VERSION: u64 = 2;
+pub const SCHEMA_VERSION: u64 = 3;
 
 pub(super) const METADATA: &str = "fisher";
 
@@ -94,17 +98,16 @@ impl<C: ContributionUnit> Statistics<C> {
         let mut tasks: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
         for (name, task) in &self.tasks {
             // Accumulators are handles: a clone copies no values. Records of samples are values, and grow.
-            let mut accumulators = TaskStatistics {
-                samples: Seen::default(),
-                parameters: task.parameters.clone(),
-                layers: task.layers.clone(),
-                heads: task.heads.clone(),
-            };
+            let mut accumulators = task.parameters.clone();
             let counts = tasks.entry(name.clone()).or_default();
-            for slot in accumulators.slots(name, &self.plan) {
+            for slot in slots(&mut accumulators, name, &self.plan) {
                 counts.insert(slot.name("mean"), slot.welford.count());
                 slot.write(&mut tensors)?;
             }
+            for (_, mean, _) in TaskStatistics::totals_named(name, &self.plan) {
+                counts.insert(mean, task.totals.count);
+            }
+            task.write_totals(name, &self.plan, &mut tensors);
             if with_samples {
                 let samples = serde_json::to_vec(task.samples());
                 let samples = samples.map_err(|e| format_error(path, e))?;
@@ -231,8 +234,15 @@ impl<C: ContributionUnit> Statistics<C> {
             }
             Grouping::try_from(grouping)
         });
-        let plan = plan.map_err(format)?;
+        let mut plan = plan.map_err(format)?;
         plan.check().map_err(format)?;
+        if metadata.schema < 3 && plan.totals.leave_out_shared() {
+            tracing::warn!(
+                ?path,
+                "whole heads are left out: versions before counted key/value heads that are shared \
+                 once for each head; measure again to have them"
+            );
+        }
 
         let device = device.clone().without_autodiff();
         let mut tasks = BTreeMap::new();
@@ -260,7 +270,16 @@ impl<C: ContributionUnit> Statistics<C> {
             }
             task.samples = samples;
             let count = task.check_samples().map_err(format)?;
-            for slot in task.slots(name, &plan) {
+            for (_, mean, _) in TaskStatistics::totals_named(name, &plan) {
+                if counts.get(&mean) != Some(&count) {
+                    return Err(format(format!(
+                        "`{mean}` is not of the task's {count} samples"
+                    )));
+                }
+            }
+            task.read_totals(name, &plan, count, &views)
+                .map_err(format)?;
+            for slot in slots(&mut task.parameters, name, &plan) {
                 if counts.get(&slot.name("mean")) != Some(&count) {
                     let name = slot.name("mean");
                     return Err(format(format!(
@@ -296,10 +315,5 @@ fn custom_ids(
     views: &BTreeMap<String, TensorView>,
 ) -> Result<Vec<u32>, String> {
     let view = views.get(name).ok_or_else(|| format!("no `{name}`"))?;
-    if view.dtype() != Dtype::U32 || view.shape() != shape {
-        return Err(format!("`{name}` is no uint32 of shape {shape:?}"));
-    }
-    let ids = view.data().chunks_exact(4);
-    let ids = ids.map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-    Ok(ids.collect())
+    indices(name, view, shape)
 }

@@ -10,6 +10,7 @@ use crate::error::{Error, Result, list};
 use crate::gradient::{ContributionUnit, GradientBatch, GradientSink, SampleGradient};
 use crate::grouping::Grouping;
 use crate::kind::FisherKind;
+use crate::read::read;
 use crate::sample::Sample;
 use crate::squares::{Wanted, Way};
 
@@ -173,15 +174,7 @@ impl<C: ContributionUnit> Statistics<C> {
             ways.push((path, way));
         }
         writer.check_finite()?;
-        let (layers, heads) = writer.totals.finish();
-        for (welford, sums) in [(&mut of_task.layers, layers), (&mut of_task.heads, heads)] {
-            if let Some(sums) = sums {
-                welford.push_batch(sums);
-            }
-        }
-        for sample in &samples {
-            of_task.samples.push(sample.into());
-        }
+        of_task.push(&samples, &read(writer.totals.finish())?);
         self.half = false;
         Ok(ways)
     }

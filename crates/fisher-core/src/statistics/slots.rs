@@ -1,4 +1,4 @@
-//! The accumulators of a task and their places in a file.
+//! The accumulators of a task's elements and groups, and their places in a file.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use burn::tensor::{DType, Device, TensorData, Transaction};
 use safetensors::tensor::TensorView;
 
 use super::plan::Plan;
-use super::task::TaskStatistics;
+use super::task::ParameterStatistics;
 use crate::container::{data, encode};
 use crate::error::{Error, Result};
 use crate::moments::{Welford, to_device};
@@ -14,44 +14,37 @@ use crate::moments::{Welford, to_device};
 /// One accumulator of a task and its place in the file.
 pub(super) struct Slot<'a> {
     task: String,
-    /// `` for elements, `group_` or `total_`.
+    /// `` for elements, `group_`.
     kind: &'static str,
     rest: String,
     shape: Vec<usize>,
     pub(super) welford: &'a mut Welford,
 }
 
-impl TaskStatistics {
-    pub(super) fn slots(&mut self, task: &str, plan: &Plan) -> Vec<Slot<'_>> {
-        let task = encode(task);
-        let slot = |kind, rest: String, shape: &[usize], welford| Slot {
-            task: task.clone(),
-            kind,
-            rest,
-            shape: shape.to_vec(),
-            welford,
-        };
-        let (layers, heads) = (plan.totals.layers().len(), plan.totals.heads().len());
-        let mut slots = Vec::new();
-        for (name, size, welford) in [
-            ("layer", layers, &mut self.layers),
-            ("head", heads, &mut self.heads),
-        ] {
-            if size > 0 {
-                slots.push(slot("total_", name.into(), &[size], welford));
-            }
+pub(super) fn slots<'a>(
+    parameters: &'a mut BTreeMap<String, ParameterStatistics>,
+    task: &str,
+    plan: &Plan,
+) -> Vec<Slot<'a>> {
+    let task = encode(task);
+    let slot = |kind, rest: String, shape: &[usize], welford| Slot {
+        task: task.clone(),
+        kind,
+        rest,
+        shape: shape.to_vec(),
+        welford,
+    };
+    let mut slots = Vec::new();
+    for ((path, parameter), plan) in parameters.iter_mut().zip(plan.parameters.values()) {
+        if let Some(welford) = &mut parameter.elementwise {
+            slots.push(slot("", path.clone(), &plan.shape, welford));
         }
-        for ((path, parameter), plan) in self.parameters.iter_mut().zip(plan.parameters.values()) {
-            if let Some(welford) = &mut parameter.elementwise {
-                slots.push(slot("", path.clone(), &plan.shape, welford));
-            }
-            for (grouping, welford) in &mut parameter.groups {
-                let rest = format!("{}/{path}", grouping.label());
-                slots.push(slot("group_", rest, &[grouping.groups()], welford));
-            }
+        for (grouping, welford) in &mut parameter.groups {
+            let rest = format!("{}/{path}", grouping.label());
+            slots.push(slot("group_", rest, &[grouping.groups()], welford));
         }
-        slots
     }
+    slots
 }
 
 impl Slot<'_> {

@@ -1,22 +1,26 @@
 //! The accumulators of one task, and of a parameter in it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use burn::tensor::{DType, Device};
 
 use super::plan::{ParameterPlan, Plan};
+use super::rows::{Rows, UnitSums};
 use crate::error::{Error, Result, list};
 use crate::grouping::Grouping;
-use crate::moments::Welford;
-use crate::sample::{SampleRecord, Seen};
+use crate::moments::{SampleMoments, Skewed, Welford};
+use crate::sample::{Sample, SampleRecord, Seen};
 
 /// The accumulators of one task.
 #[derive(Debug, Clone)]
 pub struct TaskStatistics {
     pub(super) samples: Seen,
     pub(super) parameters: BTreeMap<String, ParameterStatistics>,
-    pub(super) layers: Welford,
-    pub(super) heads: Welford,
+    /// Of layers and then of heads.
+    pub(super) totals: Skewed,
+    pub(super) rows: Rows,
+    layers: usize,
 }
 
 impl TaskStatistics {
@@ -54,15 +58,26 @@ impl TaskStatistics {
                 .iter()
                 .map(|(path, plan)| (path.clone(), parameter(plan)))
                 .collect(),
-            layers: welford(plan.totals.layers().len()),
-            heads: welford(plan.totals.heads().len()),
+            totals: Skewed::new(plan.totals.values()),
+            rows: Rows::new(plan.totals.values()),
+            layers: plan.totals.layers().len(),
+        }
+    }
+
+    /// Take in samples whose totals are `values`, of layers and then of heads.
+    pub(super) fn push(&mut self, samples: &[Sample], values: &[f64]) {
+        let width = self.rows.columns().max(1);
+        for (sample, values) in samples.iter().zip(values.chunks(width)) {
+            self.totals.push(values);
+            self.rows.push(sample.cluster(), values);
+            self.samples.push(sample.into());
         }
     }
 
     pub(super) fn merge(&mut self, other: Self) {
         self.samples.extend(other.samples);
-        self.layers.merge(&other.layers);
-        self.heads.merge(&other.heads);
+        self.totals.merge(&other.totals);
+        self.rows.merge(other.rows);
         for (ours, theirs) in self.parameters.values_mut().zip(other.parameters.values()) {
             if let (Some(ours), Some(theirs)) = (&mut ours.elementwise, &theirs.elementwise) {
                 ours.merge(theirs);
@@ -101,7 +116,7 @@ impl TaskStatistics {
         tokens.fold(0, u64::saturating_add)
     }
 
-    fn counted(&self) -> impl Iterator<Item = &SampleRecord> {
+    pub(super) fn counted(&self) -> impl Iterator<Item = &SampleRecord> {
         self.samples().iter().filter(|s| s.skipped.is_none())
     }
 
@@ -123,14 +138,57 @@ impl TaskStatistics {
         self.parameters.iter().map(|(path, p)| (&**path, p))
     }
 
-    /// Traces of whole layers: see [`Totals`](crate::grouping::Totals).
-    pub fn layers(&self) -> &Welford {
-        &self.layers
+    /// Traces of whole layers: see [`Totals`](crate::grouping::Totals). Where samples name clusters,
+    /// errors are those of the sums of clusters.
+    pub fn layers(&self) -> SampleMoments {
+        self.moments(0..self.layers)
     }
 
-    /// Traces of whole heads: see [`Totals`](crate::grouping::Totals).
-    pub fn heads(&self) -> &Welford {
-        &self.heads
+    /// Traces of whole heads, likewise.
+    pub fn heads(&self) -> SampleMoments {
+        self.moments(self.layers..self.rows.columns())
+    }
+
+    /// Traces of whole layers, summed over units of samples: each cluster is one, and each sample
+    /// that names none. Where samples times layers and heads are more than a million numbers, neighbouring
+    /// units are put together. `None` where some of the samples come from a file of an older version.
+    pub fn layer_units(&self) -> Option<UnitSums> {
+        self.has_units().then(|| self.rows.units(0..self.layers))
+    }
+
+    /// Traces of whole heads, likewise.
+    pub fn head_units(&self) -> Option<UnitSums> {
+        let heads = self.layers..self.rows.columns();
+        self.has_units().then(|| self.rows.units(heads))
+    }
+
+    pub(super) fn has_units(&self) -> bool {
+        self.rows.samples() == self.totals.count
+    }
+
+    /// Whether a sample named its cluster. Errors of elements and groups do not take clusters into
+    /// account: they are accumulated sample by sample.
+    pub fn has_clusters(&self) -> bool {
+        self.rows.has_clusters()
+    }
+
+    fn moments(&self, columns: Range<usize>) -> SampleMoments {
+        let totals = &self.totals;
+        let of = |values: &Vec<f64>| values[columns.clone()].to_vec();
+        let (mean, m3) = (of(&totals.mean), totals.m3.as_ref().map(of));
+        let mut moments = SampleMoments::of(totals.count, mean, Some(of(&totals.m2)), m3);
+        if self.rows.has_clusters() {
+            let units = self.has_units().then(|| self.rows.units(columns));
+            let mean = moments.mean.as_ref();
+            let errors = units.zip(mean).map(|(units, mean)| units.errors(mean));
+            // Without the sums of clusters there is no error to be had.
+            let errors = errors.unwrap_or_default();
+            moments.units = errors.units;
+            moments.standard_error = errors.standard_error;
+            moments.effective = errors.effective;
+            moments.skewness = errors.skewness;
+        }
+        moments
     }
 }
 
@@ -171,10 +229,7 @@ impl TaskStatistics {
 
     fn accumulators_mut(&mut self) -> impl Iterator<Item = &mut Welford> {
         let parameters = self.parameters.values_mut();
-        let parameters = parameters.flat_map(ParameterStatistics::accumulators_mut);
-        [&mut self.layers, &mut self.heads]
-            .into_iter()
-            .chain(parameters)
+        parameters.flat_map(ParameterStatistics::accumulators_mut)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use fisher_core::moments::Welford;
+use fisher_core::moments::SampleMoments;
 use fisher_core::statistics::Statistics;
 use fisher_metrics::picture::{ColorScale, HeatMap, Picture};
 use fisher_metrics::report::{finite, if_finite};
@@ -121,8 +121,7 @@ impl TaskReading {
     }
 }
 
-fn parts(names: impl Iterator<Item = String>, welford: &Welford) -> Result<Vec<PartReading>> {
-    let read = welford.read()?;
+fn parts(names: impl Iterator<Item = String>, read: SampleMoments) -> Result<Vec<PartReading>> {
     let Some(means) = read.mean else {
         return Ok(Vec::new());
     };
