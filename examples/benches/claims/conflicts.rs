@@ -1,5 +1,5 @@
 //! TODO-conflicts
 
-pub fn tables(_runs: usize) -> Vec<String> {
+pub(crate) fn tables(_runs: usize) -> Vec<String> {
     Vec::new()
 }

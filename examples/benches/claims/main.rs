@@ -3,6 +3,7 @@
 //! Prints Markdown; `docs/claims.md` holds what it printed.
 
 mod conflicts;
+mod draws;
 mod gates;
 mod interference;
 mod intervals;

@@ -14,7 +14,8 @@ Reads a case's gradients from expected.safetensors and writes expected-importanc
     {task}.groups.{key}            the share of a group's elements, key `{parameter}|{label}`
     {task}.clustered.{layer}       mean, standard_error, effective, skewness where the first and the
                                    last two samples are a cluster each
-    series                         the same numbers of a skewed series that a formula gives
+    series                         the same numbers of a skewed series that a formula gives, and its share
+                                   beside another
 
 Heads are cut by plain indexing; shared key/value heads count in equal parts.
 """
@@ -150,7 +151,10 @@ def write(folder):
             "groups": {key: value / total for key, value in groups.items()},
             "clustered": {name: clustered(x, first_and_last) for name, x in layers.items()},
         }
-    out["series"] = moments(np.exp(2 * np.sin(np.arange(64.0) ** 2)))
+    series = np.exp(2 * np.sin(np.arange(64.0) ** 2))
+    rest = 1 + np.cos(np.arange(64.0)) + series / 2
+    of_series = moments(series)
+    out["series"] = of_series | share(series, series + rest, of_series["effective"])
     (folder / "expected-importance.json").write_text(json.dumps(out, indent=1) + "\n")
 
 

@@ -61,7 +61,9 @@ fn assert_same(found: &Statistics, expected: &Statistics, tolerance: f64) {
 
 fn dtype(statistics: &Statistics, task: &str) -> DType {
     let task = statistics.task(task).expect("a task");
-    task.layers().mean().expect("samples").dtype()
+    let (_, parameter) = task.parameters().next().expect("a parameter");
+    let (_, groups) = &parameter.groups()[0];
+    groups.mean().expect("samples").dtype()
 }
 
 /// What a device without float64 saved, as pairs of float32 without a wish for them, goes on with the

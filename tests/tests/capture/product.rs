@@ -6,7 +6,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use fisher_core::Error;
 use fisher_core::gradient::{GradientSink, SampleGradient};
 use fisher_core::grouping::Scheme;
-use fisher_core::moments::Welford;
+use fisher_core::moments::{SampleMoments, Welford};
 use fisher_core::sample::Sample;
 use fisher_core::squares::Way;
 use fisher_core::statistics::{Statistics, StatisticsConfig};
@@ -162,7 +162,10 @@ fn moments(samples: &[Vec<f64>]) -> [Vec<f64>; 2] {
 }
 
 fn check(name: &str, found: &Welford, expected: &[Vec<f64>], kind: Kind) {
-    let found = found.read().expect("values");
+    check_moments(name, found.read().expect("values"), expected, kind);
+}
+
+fn check_moments(name: &str, found: SampleMoments, expected: &[Vec<f64>], kind: Kind) {
     let [mean, variance] = moments(expected);
     let name = |what| format!("{name} {kind:?}: {what}");
     assert_close(
@@ -454,7 +457,7 @@ fn scattered_groups_agree_with_float64(
         }
         let trace = |s: &Vec<f64>| vec![s.iter().sum::<f64>()];
         let traces: Vec<_> = contributions.iter().map(trace).collect();
-        check("layer", task.layers(), &traces, Kind::Plain);
+        check_moments("layer", task.layers(), &traces, Kind::Plain);
     }
 }
 

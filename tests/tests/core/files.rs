@@ -323,6 +323,36 @@ fn custom_groups_of_a_large_parameter_are_saved() {
     Statistics::<PerToken>::load(&path, &device).expect("statistics");
 }
 
+/// A file as versions before schema 3 wrote it.
+fn without_what_is_new(file: &mut Signed, task: &str) {
+    file.tensors
+        .retain(|name, _| !name.contains("/total_m3/") && !name.contains("/unit_"));
+    let counts = file.about["tasks"][task].as_object_mut().expect("counts");
+    counts.retain(|name, _| !name.contains("/total_m3/") && !name.contains("/unit_"));
+}
+
+/// Heads that share keys and values were counted otherwise, and are left out; layers are not.
+#[test]
+fn shared_heads_of_schema_2_are_left_out() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let device = Backend::Flex.device().expect("a CPU");
+    let golden = Golden::load("llama-gqa");
+    let mut new: Statistics = golden.statistics(&StatisticsConfig::new(), &device);
+    let batch = golden.batch("alpha", 0..4, &device);
+    new.push("alpha", batch).expect("gradients");
+    let path = save(&new, folder.path(), "file");
+    let mut file = Signed::read(&path);
+    file.about["schema"] = 2.into();
+    without_what_is_new(&mut file, "alpha");
+    file.write(&path);
+    let old = Statistics::<PerToken>::load(&path, &device).expect("statistics");
+    assert!(old.totals().heads().is_empty() && !new.totals().heads().is_empty());
+    let layers = |statistics: &Statistics| statistics.task("alpha").expect("it").layers().mean;
+    assert_eq!(layers(&old), layers(&new));
+    let error = new.mergeable(&old).expect_err("other heads");
+    assert!(error.to_string().contains("0 heads"), "{error}");
+}
+
 /// As the version before wrote it: groups in the header, and samples that were counted twice.
 #[test]
 fn files_of_schema_1_are_read() {
@@ -341,15 +371,28 @@ fn files_of_schema_1_are_read() {
         .pointer_mut("/plan/parameters/w/groupings/0/plan/custom");
     custom.expect("the groups")["ids"] = serde_json::json!([1, 0, 0, 1, 1, 2]);
     file.tensors.remove("%groups/custom/w").expect("the groups");
+    without_what_is_new(&mut file, "task");
     file.write(&path);
-    let old = Statistics::<PerToken>::load(&path, new.device()).expect("statistics");
+    let mut old = Statistics::<PerToken>::load(&path, new.device()).expect("statistics");
     old.same_configuration(&new).expect("the same");
-    let again = save(&old, folder.path(), "again");
-    let new = save(&new, folder.path(), "new");
+    let of = |statistics: &Statistics| statistics.task("task").expect("a task").layers();
+    let (found, expected) = (of(&old), of(&new));
     assert_eq!(
-        std::fs::read(again).expect("a file"),
-        std::fs::read(new).expect("a file")
+        (&found.mean, &found.variance),
+        (&expected.mean, &expected.variance)
     );
+    assert!(found.skewness.is_none() && expected.skewness.is_some());
+    // It stays so when others are joined, and when it is saved again.
+    old.merge(tiny(&config, "m", [2, 3], &["c"]))
+        .expect("others");
+    let again = save(&old, folder.path(), "again");
+    let again = Statistics::<PerToken>::load(&again, new.device()).expect("statistics");
+    for statistics in [&old, &again] {
+        let task = statistics.task("task").expect("a task");
+        assert_eq!((task.count(), task.layers().skewness), (3, None));
+        assert!(task.layer_units().is_none() && task.layers().standard_error.is_some());
+    }
+    let old = Statistics::<PerToken>::load(&path, new.device()).expect("statistics");
 
     let samples = br#"[{"id":"a","tokens":2},{"id":"a","tokens":2}]"#.to_vec();
     let tensor = (safetensors::Dtype::U8, vec![samples.len()], samples);
@@ -405,11 +448,11 @@ fn damaged_files_give_typed_errors() {
         file.extend(&bytes[header..]);
         file
     };
-    for found in [0, 3] {
+    for found in [0, 4] {
         let schema = format!(r#"\"schema\":{found}"#);
-        let other_version = text.replacen(r#"\"schema\":2"#, &schema, 1);
+        let other_version = text.replacen(r#"\"schema\":3"#, &schema, 1);
         let error = load(&with_header(&other_version)).expect_err("version");
-        let named = matches!(error, Error::Version { found: f, supported: 2, .. } if f == found);
+        let named = matches!(error, Error::Version { found: f, supported: 3, .. } if f == found);
         assert!(named, "{error}");
     }
     // Headers that claim more than there is.
@@ -608,12 +651,12 @@ from safetensors import safe_open
 with safe_open(sys.argv[1], "np") as ours, safe_open(sys.argv[2], "np") as golden:
     text = ours.metadata()["fisher"]
     about = json.loads(text)
-    assert about["schema"] == 2 and about["provenance"]["unit"] == "per_token", about
+    assert about["schema"] == 3 and about["provenance"]["unit"] == "per_token", about
     digest = hashlib.sha256(text.replace(about["sha256"], "", 1).encode())
     compared = 0
     for name in sorted(ours.keys()):
         array = ours.get_tensor(name)
-        kind = {"float64": "F64", "float32": "F32", "uint8": "U8"}[str(array.dtype)]
+        kind = {"float64": "F64", "float32": "F32", "uint8": "U8", "uint32": "U32"}[str(array.dtype)]
         digest.update(json.dumps([name, kind, list(array.shape)], separators=(",", ":")).encode())
         digest.update(array.tobytes())
         if name in golden.keys() and name.startswith("alpha/"):

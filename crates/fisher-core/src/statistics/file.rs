@@ -62,7 +62,7 @@ struct Metadata {
     writer: String,
     provenance: Provenance,
     plan: Plan<Unchecked>,
-    /// Task to the name of a mean to its number of samples.
+    /// Task to the name of a mean, of third moments and of units, to its number of samples.
     tasks: BTreeMap<String, BTreeMap<String, u64>>,
     sha256: String,
 }
@@ -107,7 +107,10 @@ impl<C: ContributionUnit> Statistics<C> {
             for (_, mean, _) in TaskStatistics::totals_named(name, &self.plan) {
                 counts.insert(mean, task.totals.count);
             }
-            task.write_totals(name, &self.plan, &mut tensors);
+            // What statistics that hold samples of an older version's file do not have is not named.
+            for written in task.write_totals(name, &self.plan, &mut tensors) {
+                counts.insert(written, task.totals.count);
+            }
             if with_samples {
                 let samples = serde_json::to_vec(task.samples());
                 let samples = samples.map_err(|e| format_error(path, e))?;
@@ -277,7 +280,7 @@ impl<C: ContributionUnit> Statistics<C> {
                     )));
                 }
             }
-            task.read_totals(name, &plan, count, &views)
+            task.read_totals(name, &plan, counts, &views)
                 .map_err(format)?;
             for slot in slots(&mut task.parameters, name, &plan) {
                 if counts.get(&slot.name("mean")) != Some(&count) {

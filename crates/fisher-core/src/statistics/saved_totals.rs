@@ -24,12 +24,14 @@ impl TaskStatistics {
         named.collect()
     }
 
+    /// Names of what not all statistics have: third moments and units.
     pub(super) fn write_totals(
         &self,
         task: &str,
         plan: &Plan,
         tensors: &mut BTreeMap<String, TensorData>,
-    ) {
+    ) -> Vec<String> {
+        let mut optional = Vec::new();
         let task_name = encode(task);
         let totals = &self.totals;
         let moments = [
@@ -42,6 +44,7 @@ impl TaskStatistics {
                 let Some(values) = values else { continue };
                 let values = values[start..end].to_vec();
                 let name = format!("{task_name}/total_{moment}/{part}");
+                optional.extend((moment == "m3").then(|| name.clone()));
                 tensors.insert(name, TensorData::new(values, [end - start]));
             }
         }
@@ -50,20 +53,23 @@ impl TaskStatistics {
             let sums = self.rows.sums().to_vec();
             let units = sums.len() / columns.max(1);
             let sums = TensorData::new(sums, [units, columns]);
-            tensors.insert(format!("{task_name}/unit_sums"), sums);
+            let name = format!("{task_name}/unit_sums");
+            optional.push(name.clone());
+            tensors.insert(name, sums);
             let unit_of = self.rows.unit_of().to_vec();
             let samples = unit_of.len();
             let unit_of = TensorData::new(unit_of, [samples]);
             tensors.insert(format!("{task_name}/unit_of_sample"), unit_of);
         }
+        optional
     }
 
-    /// What was written, of `count` samples that are known already.
+    /// What was written, of samples that are known already; `counts` names all of it.
     pub(super) fn read_totals(
         &mut self,
         task: &str,
         plan: &Plan,
-        count: u64,
+        counts: &BTreeMap<String, u64>,
         views: &BTreeMap<String, TensorView>,
     ) -> Result<(), String> {
         let task_name = encode(task);
@@ -81,6 +87,8 @@ impl TaskStatistics {
                 view.shape()
             )),
         };
+        let count = self.count() as u64;
+        let named = |name: &String| counts.get(name) == Some(&count);
         let mut totals = Skewed::new(0);
         totals.count = count;
         for (part, _, [start, end]) in Self::totals_named(task, plan) {
@@ -105,7 +113,9 @@ impl TaskStatistics {
             };
             totals.mean.extend(needed("mean")?);
             totals.m2.extend(needed("m2")?);
-            totals.m3 = totals.m3.take().zip(moment("m3")?).map(|(mut all, m3)| {
+            let third = named(&format!("{task_name}/total_m3/{part}"));
+            let third = third.then(|| needed("m3")).transpose()?;
+            totals.m3 = totals.m3.take().zip(third).map(|(mut all, m3)| {
                 all.extend(m3);
                 all
             });
@@ -113,9 +123,11 @@ impl TaskStatistics {
         self.totals = totals;
         let columns = plan.totals.values();
         let [sums, unit_of] = ["unit_sums", "unit_of_sample"].map(|n| format!("{task_name}/{n}"));
-        let (Some(view), Some(ours)) = (views.get(&*sums), views.get(&*unit_of)) else {
+        if !named(&sums) {
             return Ok(());
-        };
+        }
+        let view = |name: &String| views.get(&**name).ok_or_else(|| format!("no `{name}`"));
+        let (view, ours) = (view(&sums)?, view(&unit_of)?);
         let units = view.shape().first().copied().unwrap_or(0);
         let sums = of(&sums, &[units, columns])?.unwrap_or_default();
         let ours = indices(&unit_of, ours, &[count as usize])?;
