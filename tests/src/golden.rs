@@ -89,6 +89,16 @@ impl Golden {
         found.unwrap_or_else(|| panic!("{pointer} is not in expected.json"))
     }
 
+    /// What `expected-{topic}.json` says.
+    ///
+    /// # Panics
+    /// When there is no such file.
+    pub fn topic(&self, topic: &str) -> Value {
+        let file = folder(self.name).join(format!("expected-{topic}.json"));
+        let bytes = std::fs::read(file).expect("a golden file");
+        serde_json::from_slice(&bytes).expect("JSON")
+    }
+
     /// The checkpoint's weights, by name.
     pub fn weights(&self) -> BTreeMap<String, Vec<f64>> {
         let bytes = std::fs::read(folder(self.name).join("model.safetensors"));
