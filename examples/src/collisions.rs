@@ -65,8 +65,6 @@ pub fn collide(setting: &Setting, model: &CausalTransformer, ablated: &[Ablated]
     let interference = InterferenceConfig::new()
         .with_variant(Variant::Signed)
         .with_pool(Pool::Pooled)
-        .with_relabellings(Some(1000))
-        .with_seed(setting.seed)
         .init()?;
     let report = interference.forward(&store, tasks)?;
     println!("{report}");
@@ -88,7 +86,7 @@ fn compare(report: &InterferenceReport, ablated: &[Ablated]) {
     );
     println!(
         "{:<32}  {:>10}  {:>10}  {:>12}  {:>7}",
-        "", "loss +", "loss +", "over Q K V O", "q ≤ α"
+        "", "loss +", "loss +", "over Q K V O", "resolved"
     );
     let mut scores = Vec::new();
     for head in ablated {
@@ -97,7 +95,7 @@ fn compare(report: &InterferenceReport, ablated: &[Ablated]) {
         let slices: Vec<_> = slices.collect();
         let score: f64 = slices.iter().map(|s| s.mean).sum();
         let tests = slices.iter().filter_map(|s| s.significance);
-        let marked = tests.filter(|test| test.selected).count();
+        let marked = tests.filter(|test| test.resolved()).count();
         let [induction, maximum] = head.increase;
         println!(
             "{:<32}  {induction:>10.4}  {maximum:>10.4}  {score:>+12.3e}  {marked:>7}",

@@ -22,9 +22,9 @@ JSON lines (id, input_ids, optional labels). From them this writes
                            by the second model). A key is `{parameter}|{label}`.
                            conflicts.{raw|fisher}.{parameter}: cosine, separation, statistic,
                            p_slice_exact, q_slice (and by, bonferroni), p_pair, q_pair over all
-                           pairs; health.{block}.{layer}.{head} of the default settings;
-                           significance.{variant}.{block}.{layer}.{unit}: statistic, p_low, p_high
-                           of all relabellings, a unit being a head, or a shared kv head
+                           pairs; health.{block}.{layer}.{head} of the default settings
+
+Further numbers are made of these by the modules in oracles/.
 
 in the checkpoint's own orientation: Linear [out, in], GPT-2's Conv1D [in, out]. Head and channel
 slices are cut here with plain indexing, independent of the library's plans.
@@ -207,7 +207,9 @@ def scores(a, t_a, b, t_b, variant="unsigned", pool="A", estimate="all", aggrega
         f = np.mean([(g**2 / t[:, None]).mean(0) for g, t in pools], axis=0)
         if variant == "full":
             full = np.mean([(g / t[:, None]).T @ g / len(g) for g, t in pools], axis=0)
-            full += globals()["ridge"](f, **lam) * np.eye(len(f))
+            # Relative to the mean of the eigenvalues that the samples make.
+            count = sum(len(g) for g, _ in pools)
+            full += max(ridge, ridge_rel * np.trace(full) / count) * np.eye(len(f))
             out[i] = b @ np.linalg.solve(full, a[i]) * weight
         else:
             d = damped(f, **lam)
@@ -234,7 +236,7 @@ def slices(config, gradients, block, layer):
 def interference(config, a, t_a, b, t_b):
     layers = config.num_hidden_layers
     heads = config.num_attention_heads
-    tensors, health, significance = {}, {}, {}
+    tensors, health = {}, {}
     for block in "QKVO":
         cut = [(slices(config, a, block, layer), slices(config, b, block, layer)) for layer in range(layers)]
         for settings in SETTINGS:
@@ -251,15 +253,7 @@ def interference(config, a, t_a, b, t_b):
                 health[f"{block}.{layer}.{h}"] = {
                     "min": f.min(), "median": np.median(f), "max": f.max(),
                     "fraction_below_epsilon": (f < EPSILON).mean(), "ridge_lambda_applied": ridge(f)}
-            for unit, (x, y) in enumerate(zip(of_a, of_b)):
-                # Every sample against every other, F over all of them: nothing knows the tasks.
-                rows, t = np.concatenate([x, y]), np.concatenate([t_a, t_b])
-                for variant in ("unsigned", "signed"):
-                    matrix = scores(rows, t, rows, t, variant=variant)
-                    statistic, low, high = relabel(matrix, len(x))
-                    of = significance.setdefault(variant, {})
-                    of[f"{block}.{layer}.{unit}"] = {"statistic": statistic, "p_low": low, "p_high": high}
-    return tensors, health, significance
+    return tensors, health
 
 
 def bits(mask):
@@ -326,10 +320,9 @@ def regenerate(folder):
         p = [row["p_slice_exact"] for row in rows.values()]
         for row, q, by in zip(rows.values(), step_up(p), step_up(p, harmonic=True)):
             row |= {"q_slice": q, "q_slice_by": by, "q_slice_bonferroni": min(1, row["p_slice_exact"] * len(p))}
-    grids, health, significance = interference(model.config, a, t_a, b, t_b)
+    grids, health = interference(model.config, a, t_a, b, t_b)
     tensors |= grids
-    report = {"tasks": report, "overlap": overlap, "ewc": ewc, "conflicts": collisions, "health": health,
-              "significance": significance}
+    report = {"tasks": report, "overlap": overlap, "ewc": ewc, "conflicts": collisions, "health": health}
     arrays = {k: np.ascontiguousarray(v, np.float64) for k, v in sorted(tensors.items())}
     save_file(arrays, folder / "expected.safetensors")
     (folder / "expected.json").write_text(json.dumps(report, indent=1) + "\n")

@@ -69,13 +69,8 @@ impl Work<'_> {
         store: Option<&GradientStore>,
         device: &Device,
     ) -> Result<Findings> {
-        let interference = self.analysis.settings().into_iter().map(|settings| {
-            let relabellings = self.analysis.significance.then_some(1000);
-            (
-                settings.text,
-                settings.config.with_relabellings(relabellings),
-            )
-        });
+        let settings = self.analysis.settings().into_iter();
+        let interference = settings.map(|settings| (settings.text, settings.config));
         let plan = Plan {
             phases: self.phases.to_vec(),
             sparsities: self.analysis.sparsity.clone(),
@@ -127,7 +122,6 @@ impl Work<'_> {
             "phases": self.phases,
             "sparsity": analysis.sparsity,
             "interference": analysis.settings().iter().map(|s| &s.text).collect::<Vec<_>>(),
-            "significance": analysis.significance,
             "merge_with": analysis.merge_with,
             "merge_run": analysis.merge_run,
             "scale": analysis.scale.iter().map(|s| &s.text).collect::<Vec<_>>(),

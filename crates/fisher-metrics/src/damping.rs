@@ -53,6 +53,11 @@ impl Health {
     pub fn swamped(&self) -> bool {
         self.ridge_lambda_applied > 0.01 * self.median
     }
+
+    /// Whether more than 5 % of the entries are below ε, so that ε stands for them.
+    pub fn floored(&self) -> bool {
+        self.fraction_below_epsilon > 0.05
+    }
 }
 
 /// The least that F may be damped by: powers of its inverse and products with gradients stay finite
@@ -139,5 +144,9 @@ mod tests {
         assert_eq!(fixed.fraction_below_epsilon, 1.0);
         let relative = Ridge::new().with_epsilon(1e-30).with_ridge(0.0);
         assert!(!relative.health(small).swamped());
+        assert!(!relative.health(small).floored());
+        // ε stands for all of them, and λ is small beside them: the one does not say the other.
+        let floor = Ridge::new().with_ridge(0.0).health(small);
+        assert!(floor.floored() && !floor.swamped());
     }
 }

@@ -7,6 +7,7 @@ mod importance;
 mod interference;
 mod pruning;
 mod reports;
+mod signs;
 
 use burn::tensor::Device;
 use fisher_core::store::{GradientStore, GradientStoreConfig};

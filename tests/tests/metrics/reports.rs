@@ -257,7 +257,6 @@ fn reports_of_pairs_come_back(
             .with_variant(variant)
             .with_estimate(FisherEstimate::All)
             .with_keep_scores(true)
-            .with_relabellings(Some(20))
             .with_progress(false);
         let interference = config.init().expect("settings");
         match interference.forward(&store, TASKS) {

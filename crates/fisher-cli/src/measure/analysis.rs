@@ -183,7 +183,6 @@ impl Plan {
                 let config = config
                     .clone()
                     .with_memory(self.memory)
-                    .with_seed(self.seed)
                     .with_progress(self.progress)
                     .with_keep_scores(keep_scores);
                 let report = config.init()?.forward(store, tasks)?;

@@ -165,9 +165,6 @@ pub struct Analysis {
     /// the results. [default: `default` and `variant=signed,pool=pooled`]
     #[arg(long, value_name = "SETTINGS", help_heading = "What is made of it")]
     pub interference: Vec<Settings>,
-    /// Test every cell of the interference by relabelling the tasks: slower
-    #[arg(long, help_heading = "What is made of it")]
-    pub significance: bool,
     /// Write every gradient that was kept to results.safetensors
     #[arg(long, help_heading = "What is made of it")]
     pub save_gradients: bool,

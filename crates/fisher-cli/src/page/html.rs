@@ -292,6 +292,9 @@ impl Page<'_> {
             for warning in &report.warnings {
                 note(&mut text, warning);
             }
+            if let Some(tested) = report.tested() {
+                let _ = write!(text, "<p>{tested}; framed (*) where it is resolved.</p>");
+            }
             text.push_str("<div class=maps>");
             for map in report.picture().maps {
                 figure(&mut text, &map, "");

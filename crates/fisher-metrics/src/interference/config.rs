@@ -25,13 +25,16 @@ pub enum Variant {
     /// `Σ_k C_ik / Î_k · |g_jk| / √Î_k`: does not change when a loss is multiplied.
     Natural,
     /// `g_iᵀ (F + λI)⁻¹ g_j` with the full empirical Fisher of the slice, exact by the Woodbury
-    /// identity on the samples. With `leave_one_out` one linear system a sample.
+    /// identity on the samples. With `leave_one_out` one linear system a sample. `λ = max(λ_min,
+    /// λ_rel · tr F / n)`: relative to the mean of the eigenvalues of F that `n` samples make other
+    /// than 0.
     Full,
 }
 
 impl Variant {
-    /// Whether scores have a sign, and low ones are conflict.
-    pub(super) fn is_signed(self) -> bool {
+    /// Whether scores have a sign, so that low ones are conflict and the sign of their mean can be
+    /// tested.
+    pub fn is_signed(self) -> bool {
         matches!(self, Self::Signed | Self::Full)
     }
 }
@@ -43,7 +46,8 @@ pub enum Pool {
     A,
     /// F of task B.
     B,
-    /// `½(F_A + F_B)`.
+    /// `½(F_A + F_B)`. The only pool whose Î, and with it which elements count, depends on how large
+    /// the tasks' losses are beside each other.
     #[serde(rename = "pooled")]
     Pooled,
 }
@@ -116,18 +120,12 @@ pub struct InterferenceConfig {
     /// Keep the scores of all pairs: `n_A n_B` numbers for every block, layer and head.
     #[config(default = false)]
     pub keep_scores: bool,
-    /// Test every cell by this many relabellings of the tasks (all, where they are at most
-    /// 10 000). Scores every sample against every other: several times the work.
-    pub relabellings: Option<usize>,
-    /// The level of those tests.
+    /// The level of the tests of the signs of means.
     #[config(default = 0.05)]
     pub alpha: f64,
-    /// Their correction.
+    /// Their correction, over all cells.
     #[config(default = "Correction::BenjaminiHochberg")]
     pub correction: Correction,
-    /// Seed of the relabellings.
-    #[config(default = 0)]
-    pub seed: u64,
     /// Bytes to work with, all threads together: half for tiles of gradients, half for what is held
     /// of heads (24 bytes an element, 16 a pair of samples that are scored together). As many heads
     /// are scored at a time as that allows, and one alone where it needs more. Scores that are kept

@@ -18,88 +18,106 @@ struct Gram<'a> {
     name: &'a str,
 }
 
-/// The scores `[n_A, n_B]`, summed over the slice.
-pub(super) fn scores(
-    config: &InterferenceConfig,
-    slice: &Slice,
-    gram: &[f64],
-    rows: &[Rows; 3],
-    lambdas: &[f64],
-) -> Result<Vec<f64>> {
-    let (n_a, n_b) = (rows[0].len(), rows[1].len());
-    let gram = Gram {
-        values: gram,
-        n: n_a + n_b,
-        name: &slice.name,
-    };
-    let (a, b): (Vec<usize>, Vec<usize>) = ((0..n_a).collect(), (n_a..n_a + n_b).collect());
-    let tokens = &rows[2].tokens;
-    let weights = |of: &[usize], share: f64, count: usize| -> Vec<(usize, f64)> {
-        let weight = |&m: &usize| (m, share / (count as f64 * tokens[m]));
-        of.iter().map(weight).collect()
-    };
-    let mut scores = vec![0.0; n_a * n_b];
-    match (config.pool, config.estimate) {
-        (Pool::A | Pool::Pooled, FisherEstimate::LeaveOneOut) => {
-            for i in 0..n_a {
-                let others: Vec<usize> = a.iter().copied().filter(|m| *m != i).collect();
-                let into = &mut scores[i * n_b..(i + 1) * n_b];
-                if config.pool == Pool::A {
-                    let of = weights(&others, 1.0, n_a - 1);
-                    into.copy_from_slice(&gram.outside(&of, i, &b, lambdas[i])?);
-                } else {
-                    let mut of = weights(&others, 0.5, n_a - 1);
-                    of.extend(weights(&b, 0.5, n_b));
-                    let found =
-                        gram.inside(&of, others.len()..others.len() + n_b, &[i], lambdas[i])?;
+/// What the scores of one slice are made of.
+pub(super) struct Full<'a> {
+    config: &'a InterferenceConfig,
+    gram: Gram<'a>,
+    counts: [usize; 2],
+    /// Of all samples.
+    tokens: &'a [f64],
+}
+
+impl<'a> Full<'a> {
+    /// `gram` is of all rows, `rows` are those of A, of B and of both.
+    pub(super) fn new(
+        config: &'a InterferenceConfig,
+        slice: &'a Slice,
+        gram: &'a [f64],
+        rows: &'a [Rows; 3],
+    ) -> Self {
+        Self {
+            config,
+            gram: Gram {
+                values: gram,
+                n: rows[2].len(),
+                name: &slice.name,
+            },
+            counts: [rows[0].len(), rows[1].len()],
+            tokens: &rows[2].tokens,
+        }
+    }
+
+    /// The samples that F is of, and the weight `c_m` of each, without sample `out` of A: those of A
+    /// before those of B.
+    fn members(&self, out: Option<usize>) -> Vec<(usize, f64)> {
+        let [n_a, n_b] = self.counts;
+        let (of_a, of_b) = match self.config.pool {
+            Pool::A => (1.0, 0.0),
+            Pool::B => (0.0, 1.0),
+            Pool::Pooled => (0.5, 0.5),
+        };
+        let a = (0..n_a).filter(|m| Some(*m) != out);
+        let left = n_a - usize::from(out.is_some());
+        let weigh = |m: usize, share: f64, n: usize| (m, share / (n as f64 * self.tokens[m]));
+        let a = a.map(|m| weigh(m, of_a, left));
+        let b = (n_a..n_a + n_b).map(|m| weigh(m, of_b, n_b));
+        a.chain(b).filter(|(_, weight)| *weight > 0.0).collect()
+    }
+
+    /// `tr F / n` of the samples that F is of: the mean of the eigenvalues that they make.
+    fn mean_eigenvalue(&self, of: &[(usize, f64)]) -> f64 {
+        let trace: f64 = of.iter().map(|&(m, c)| c * self.gram.at(m, m)).sum();
+        trace / of.len() as f64
+    }
+
+    /// The same where no sample is left out.
+    pub(super) fn eigenvalue(&self) -> f64 {
+        self.mean_eigenvalue(&self.members(None))
+    }
+
+    /// λ for such a mean eigenvalue.
+    pub(super) fn lambda(&self, eigenvalue: f64) -> f64 {
+        let ridge = &self.config.ridge;
+        ridge.ridge.max(ridge.ridge_rel * eigenvalue)
+    }
+
+    fn lambda_of(&self, of: &[(usize, f64)]) -> f64 {
+        self.lambda(self.mean_eigenvalue(of))
+    }
+
+    /// The scores `[n_A, n_B]`, summed over the slice.
+    pub(super) fn scores(&self) -> Result<Vec<f64>> {
+        let [n_a, n_b] = self.counts;
+        let (pool, gram) = (self.config.pool, &self.gram);
+        let (a, b): (Vec<usize>, Vec<usize>) = ((0..n_a).collect(), (n_a..n_a + n_b).collect());
+        let mut scores = vec![0.0; n_a * n_b];
+        match (pool, self.config.estimate) {
+            (Pool::A | Pool::Pooled, FisherEstimate::LeaveOneOut) => {
+                for (i, into) in scores.chunks_exact_mut(n_b).enumerate() {
+                    let of = self.members(Some(i));
+                    let lambda = self.lambda_of(&of);
+                    let found = match pool {
+                        Pool::A => gram.outside(&of, i, &b, lambda)?,
+                        _ => gram.inside(&of, n_a - 1..n_a - 1 + n_b, &[i], lambda)?,
+                    };
                     into.copy_from_slice(&found);
                 }
             }
-        }
-        (Pool::A | Pool::Pooled, FisherEstimate::All) => {
-            let mut of = match config.pool {
-                Pool::A => weights(&a, 1.0, n_a),
-                _ => weights(&a, 0.5, n_a),
-            };
-            if config.pool == Pool::Pooled {
-                of.extend(weights(&b, 0.5, n_b));
+            (Pool::A | Pool::Pooled, FisherEstimate::All) => {
+                let of = self.members(None);
+                scores = gram.inside(&of, 0..n_a, &b, self.lambda_of(&of))?;
             }
-            scores = gram.inside(&of, 0..n_a, &b, lambdas[0])?;
-        }
-        (Pool::B, _) => {
-            let of = weights(&b, 1.0, n_b);
-            let transposed = gram.inside(&of, 0..n_b, &a, lambdas[0])?;
-            for (k, score) in scores.iter_mut().enumerate() {
-                *score = transposed[k % n_b * n_a + k / n_b];
+            (Pool::B, _) => {
+                let of = self.members(None);
+                let transposed = gram.inside(&of, 0..n_b, &a, self.lambda_of(&of))?;
+                for (k, score) in scores.iter_mut().enumerate() {
+                    *score = transposed[k % n_b * n_a + k / n_b];
+                }
             }
         }
+        normalize(&mut scores, self.config.normalize, &self.tokens[n_a..]);
+        Ok(scores)
     }
-    normalize(&mut scores, config.normalize, &rows[1].tokens);
-    Ok(scores)
-}
-
-/// The scores of all samples against each other, with F over all of them.
-pub(super) fn among(
-    config: &InterferenceConfig,
-    slice: &Slice,
-    gram: &[f64],
-    rows: &Rows,
-    lambdas: &[f64],
-) -> Result<Vec<f64>> {
-    let n = rows.len();
-    let all: Vec<usize> = (0..n).collect();
-    let of: Vec<(usize, f64)> = all
-        .iter()
-        .map(|&m| (m, 1.0 / (n as f64 * rows.tokens[m])))
-        .collect();
-    let gram = Gram {
-        values: gram,
-        n,
-        name: &slice.name,
-    };
-    let mut scores = gram.inside(&of, 0..n, &all, lambdas[0])?;
-    normalize(&mut scores, config.normalize, &rows.tokens);
-    Ok(scores)
 }
 
 /// Divide scores, row-major, by what `g_j` is divided by: `tokens` are the columns'.

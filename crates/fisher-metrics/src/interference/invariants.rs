@@ -100,7 +100,6 @@ impl Interference {
         }
         let base = InterferenceConfig {
             keep_scores: true,
-            relabellings: None,
             top: 0,
             progress: false,
             ..self.config.clone()

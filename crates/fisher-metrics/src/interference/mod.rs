@@ -7,8 +7,9 @@ mod normalizer;
 mod operator;
 mod report;
 mod score;
+mod sign;
 
 pub use config::{FisherEstimate, InterferenceConfig, Normalize, PairAggregate, Pool, Variant};
 pub use invariants::{Check, SelfCheck};
 pub use operator::Interference;
-pub use report::{Collision, InterferenceReport, Significance, SliceScores};
+pub use report::{Collision, InterferenceReport, Significance, SliceScores, Verdict};

@@ -4,13 +4,14 @@ use fisher_core::pieces;
 use fisher_core::store::GradientStore;
 
 use super::config::{FisherEstimate, InterferenceConfig, Normalize, PairAggregate, Pool, Variant};
-use super::full;
+use super::full::Full;
 use super::normalizer::{Fishers, weigh_left, weigh_right};
 use super::report::{InterferenceReport, assemble};
 use super::score::ScoredBlock;
+use super::sign;
 use crate::error::{Error, Result, check_argument};
+use crate::jackknife::Jackknife;
 use crate::pairs::{BlockSlices, Rows, Slice, View, Work, bar, head_slices, products};
-use crate::permutation::{Relabelled, Relabellings};
 
 impl InterferenceConfig {
     /// The operator.
@@ -20,8 +21,8 @@ impl InterferenceConfig {
     /// not go together.
     pub fn init(&self) -> Result<Interference> {
         self.ridge.check()?;
-        let some = self.relabellings != Some(0);
-        check_argument(some, "relabellings", "above 0", 0.0)?;
+        let fits = self.alpha > 0.0 && self.alpha < 1.0;
+        check_argument(fits, "alpha", "between 0 and 1", self.alpha)?;
         if self.variant == Variant::Symmetric && self.normalize != Normalize::None {
             return Err(Error::Settings {
                 what: "the symmetric variant has no g_j to normalize; leave `normalize` at `none`",
@@ -44,11 +45,8 @@ impl InterferenceConfig {
 /// `C_i = g_i ⊙ g_i / T_i` of the samples in the store, elementwise. Query heads that share a
 /// key/value head share its scores.
 ///
-/// Significance ([`InterferenceConfig::relabellings`]) asks whether a cell's scores know the tasks:
-/// every sample is scored against every other with `Î` over all of them, so that nothing but the
-/// labels is permuted; the statistic is the mean score from A to B less half the sum of the means
-/// within each. It is one-sided (small is conflict) for the signed and full variants, and two-sided
-/// for the others, whose scores have no sign.
+/// For the signed and full variants every cell's mean is tested for its sign
+/// ([`Significance`](super::Significance)). The other variants have no sign to test.
 #[derive(Debug, Clone)]
 pub struct Interference {
     pub(super) config: InterferenceConfig,
@@ -58,8 +56,8 @@ impl Interference {
     /// Score every sample of task `a` against every sample of task `b`.
     ///
     /// Heads are those of the store ([`GradientStore::heads`]). A task without samples gives zeros and a
-    /// warning in the report. Products are computed on the store's device, in float32; those of the full variant and of significance in float64 where the device
-    /// has it (the full variant needs it). What is multiplied is weighed in float64.
+    /// warning in the report. Products are computed on the store's device, in float32; those of the full variant in float64, which the
+    /// device must have. What is multiplied is weighed in float64.
     ///
     /// # Errors
     /// [`fisher_core::Error::UnknownParameter`] when the store lacks an attention parameter,
@@ -68,7 +66,7 @@ impl Interference {
     pub fn forward(&self, store: &GradientStore, [a, b]: [&str; 2]) -> Result<InterferenceReport> {
         let blocks = head_slices(store.heads(), store.catalogue(), &self.config.blocks)?;
         let scored = self.scored_blocks(&blocks, store, [a, b], &View::default())?;
-        Ok(assemble(&self.config, store, [a, b], store.heads(), scored))
+        assemble(&self.config, store, [a, b], store.heads(), scored)
     }
 
     pub(super) fn scored_blocks(
@@ -91,11 +89,6 @@ impl Interference {
                 what: "the full variant needs a device with float64",
             });
         }
-        let relabellings = config
-            .relabellings
-            .filter(|_| counts.iter().all(|n| *n > 1));
-        let relabellings =
-            relabellings.map(|draws| Relabellings::new(counts[0], counts[1], draws, config.seed));
         let bar = bar(config.progress, "interference", blocks.len());
         let side = work.side(ROWS);
         let need = |slice: &Slice| self.need(slice, counts, side);
@@ -107,12 +100,6 @@ impl Interference {
                 let at_once = at_once(block).max(1);
                 for (i, slices) in block.slices.chunks(at_once).enumerate() {
                     self.score(slices, i * at_once, &rows, &work, side, &mut scored)?;
-                }
-                if let Some(relabellings) = &relabellings {
-                    for slice in block.slices.chunks(1) {
-                        let test = self.significance(slice, &rows[2], &work, relabellings)?;
-                        scored.tests.push(test);
-                    }
                 }
             }
             bar.inc(1);
@@ -128,12 +115,17 @@ impl Interference {
     fn need(&self, slice: &Slice, counts: [usize; 2], side: usize) -> usize {
         let all = counts[0] + counts[1];
         let config = &self.config;
-        let pairs = if config.variant == Variant::Full || config.relabellings.is_some() {
+        let pairs = if config.variant == Variant::Full {
             all * all
         } else {
             counts.iter().map(|n| side.min(*n)).product()
         };
-        24 * slice.elements + 16 * pairs
+        // For the signs: gradients and contributions of either task, of a cluster, and without it.
+        let elements = match config.variant {
+            Variant::Signed => 24 + 64,
+            _ => 24,
+        };
+        elements * slice.elements + 16 * pairs
     }
 
     fn score(
@@ -146,16 +138,19 @@ impl Interference {
         scored: &mut ScoredBlock,
     ) -> Result<()> {
         let config = &self.config;
+        if config.variant == Variant::Full {
+            return self.score_full(slices, first, rows, work, scored);
+        }
         let fishers = Fishers::new(config, slices, [&rows[0], &rows[1]], work)?;
         scored.health.extend(&fishers.health);
-        if config.variant == Variant::Full {
-            let grams = work.gram(slices, &rows[2], |_, _| 1.0)?;
-            for (i, gram) in grams.into_iter().enumerate() {
-                let scores = full::scores(config, &slices[i], &gram, rows, &fishers.lambdas[i])?;
-                let whole = [0..rows[0].len(), 0..rows[1].len()];
-                scored.take(first + i, slices[i].elements, &whole, &scores);
-            }
-            return Ok(());
+        if config.variant == Variant::Signed {
+            let lambdas: Vec<f64> = fishers
+                .health
+                .iter()
+                .map(|h| h.ridge_lambda_applied)
+                .collect();
+            let tests = sign::tests(config, slices, [&rows[0], &rows[1]], &lambdas, work)?;
+            scored.tests.extend(tests);
         }
         for left in pieces(rows[0].len(), side) {
             let a = rows[0].cut(left.clone());
@@ -183,39 +178,39 @@ impl Interference {
         Ok(())
     }
 
-    /// All samples against each other, with F over all of them: what relabelling may permute.
-    fn significance(
+    fn score_full(
         &self,
-        slice: &[Slice],
-        rows: &Rows,
+        slices: &[Slice],
+        first: usize,
+        rows: &[Rows; 3],
         work: &Work,
-        relabellings: &Relabellings,
-    ) -> Result<Relabelled> {
+        scored: &mut ScoredBlock,
+    ) -> Result<()> {
+        // The diagonal of F is only reported, over all samples.
         let config = InterferenceConfig {
-            pool: Pool::A,
             estimate: FisherEstimate::All,
             ..self.config.clone()
         };
-        let fishers = Fishers::new(&config, slice, [rows, rows], work)?;
-        let mut scores = if config.variant == Variant::Full {
-            let gram = work.gram(slice, rows, |_, _| 1.0)?;
-            full::among(&config, &slice[0], &gram[0], rows, &fishers.lambdas[0][..])?
-        } else {
-            let left = weigh_left(config.variant, rows, &fishers.inverse);
-            let right = weigh_right(&config, rows, rows);
-            let (left, right) = ((rows, left), (rows, right));
-            let mut scores = if work.wide {
-                products::<f64>(slice, left, right, &work.device, work.bytes)?
-            } else {
-                products::<f32>(slice, left, right, &work.device, work.bytes)?
+        let fishers = Fishers::new(&config, slices, [&rows[0], &rows[1]], work)?;
+        let grams = work.gram(slices, &rows[2], |_, _| 1.0)?;
+        for (i, (gram, mut health)) in grams.iter().zip(fishers.health).enumerate() {
+            let full = Full::new(&self.config, &slices[i], gram, rows);
+            let eigenvalue = full.eigenvalue();
+            health.ridge_lambda_applied = full.lambda(eigenvalue);
+            scored.health.push(health);
+            scored.eigenvalues.push(eigenvalue);
+            let whole = [0..rows[0].len(), 0..rows[1].len()];
+            let scores = full.scores()?;
+            scored.take(first + i, slices[i].elements, &whole, &scores);
+            let clusters = [&*rows[0].clusters, &rows[1].clusters];
+            let test = Jackknife::of_block(&scores, clusters, 1.0 - config.alpha)?;
+            let factor = match config.aggregate {
+                PairAggregate::Mean => 1.0 / slices[i].elements as f64,
+                PairAggregate::Sum => 1.0,
             };
-            scores.swap_remove(0)
-        };
-        if config.aggregate == PairAggregate::Mean {
-            let elements = slice[0].elements as f64;
-            scores.iter_mut().for_each(|score| *score /= elements);
+            scored.tests.push(test.map(|test| test.times(factor)));
         }
-        Ok(relabellings.test(&scores, work.slack))
+        Ok(())
     }
 }
 

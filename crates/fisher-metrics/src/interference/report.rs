@@ -1,5 +1,6 @@
 //! The report of [`Interference`](super::Interference).
 
+use std::collections::HashSet;
 use std::fmt;
 
 use fisher_core::grouping::{Block, HeadLayout};
@@ -9,13 +10,14 @@ use serde::{Deserialize, Serialize};
 use super::config::{FisherEstimate, InterferenceConfig, PairAggregate, Pool, Variant};
 use super::score::{ScoredBlock, Worst, ids};
 use crate::damping::Health;
+use crate::error::Result;
+use crate::jackknife::{Jackknife, clusters};
 use crate::pairs::BLOCKS;
-use crate::permutation::Relabelled;
 use crate::picture::{ColorScale, HeatMap, Picture};
 use crate::report::{GradientSource, SampleRef};
 
 /// Version of the form of [`InterferenceReport`].
-const SCHEMA: u64 = 1;
+const SCHEMA: u64 = 2;
 
 /// The scores of one head slice.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,24 +34,85 @@ pub struct SliceScores {
     pub mean: f64,
     /// State of F, and λ; `None` where a task has no samples.
     pub health: Option<Health>,
-    /// The test by relabelling, if that was asked for.
+    /// `tr F / n`, which λ is relative to in the full variant: the mean eigenvalue of F that `n`
+    /// samples make; `None` for the others.
+    pub mean_eigenvalue: Option<f64>,
+    /// Whether the sign of the mean is known. `None` for variants without a sign, and where nothing
+    /// varies or a task has fewer than two clusters of samples.
     pub significance: Option<Significance>,
     /// The score of every pair, `[n_A, n_B]` row-major, if kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scores: Option<Vec<f64>>,
 }
 
-/// Whether a cell's scores know the tasks.
+/// What the sign of a cell's mean score says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// The mean is below 0: on average a step for one task costs the other.
+    Conflict,
+    /// It is above 0: on average a step for one task serves the other.
+    Synergy,
+    /// Its sign is not known.
+    Unresolved,
+}
+
+/// Whether the sign of a cell's mean score is known, by the two-sample jackknife.
+///
+/// It does not change when all losses of a task are multiplied, nor with the number of their tokens,
+/// as long as Î does not weigh one task's Fisher against the other's ([`Pool::Pooled`]).
+///
+/// For the signed variant a sample that is left out leaves Î too, λ aside, and what is tested is the
+/// mean of scores by the Î of all samples, less its bias of order 1/n; for the full variant the Fisher
+/// is taken as given, so that what it owes to the draw of samples is not in the error.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Significance {
-    /// The test.
-    pub test: Relabelled,
-    /// Its p: one-sided (small is conflict) for the signed and full variants, else two-sided.
+    /// The test. Its interval has the level at which those that leave 0 out are the cells selected,
+    /// and at most α of these are expected to miss the true mean
+    /// ([`Correction::coverage`](crate::correction::Correction::coverage)).
+    pub test: Jackknife,
+    /// Its two-sided p.
     pub p: f64,
     /// q over all cells, shared key/value slices once.
     pub q: f64,
-    /// Whether `q ≤ α`.
-    pub selected: bool,
+    /// The sign where `q ≤ α`.
+    pub verdict: Verdict,
+}
+
+impl Significance {
+    /// Whether the sign is known: `q ≤ α`.
+    pub fn resolved(&self) -> bool {
+        self.verdict != Verdict::Unresolved
+    }
+}
+
+/// What the tests of all cells say together.
+fn significance(
+    config: &InterferenceConfig,
+    tests: Vec<Option<Jackknife>>,
+) -> Result<Vec<Option<Significance>>> {
+    let p = tests.iter().flatten().map(Jackknife::two_sided);
+    let q = config.correction.q_values(&p.collect::<Vec<_>>());
+    let selected = q.iter().filter(|q| **q <= config.alpha).count();
+    let level = config.correction.coverage(config.alpha, q.len(), selected);
+    let mut q = q.into_iter();
+    let judge = |test: Option<Jackknife>| {
+        // There is one q for every test that there is.
+        let Some(test) = test else { return Ok(None) };
+        let Some(q) = q.next() else { return Ok(None) };
+        let verdict = match (q <= config.alpha, test.mean < 0.0) {
+            (false, _) => Verdict::Unresolved,
+            (true, true) => Verdict::Conflict,
+            (true, false) => Verdict::Synergy,
+        };
+        Ok(Some(Significance {
+            test: test.at_level(level)?,
+            p: test.two_sided(),
+            q,
+            verdict,
+        }))
+    };
+    tests.into_iter().map(judge).collect()
 }
 
 /// A pair of samples among the worst.
@@ -99,24 +162,13 @@ pub(super) fn assemble(
     tasks: [&str; 2],
     heads: &HeadLayout,
     scored: Vec<ScoredBlock>,
-) -> InterferenceReport {
+) -> Result<InterferenceReport> {
     let samples = tasks.map(|task| ids(store.samples(task)));
     let pairs = (samples[0].len() * samples[1].len()).max(1) as f64;
-    let one_sided = config.variant.is_signed();
-    let p = |test: &Relabelled| {
-        if one_sided {
-            test.p_low
-        } else {
-            test.two_sided()
-        }
-    };
     let mut scored = scored;
     scored.sort_by_key(|of| (of.block, of.layer));
-    let tests: Vec<f64> = scored
-        .iter()
-        .flat_map(|of| of.tests.iter().map(p))
-        .collect();
-    let mut q = config.correction.q_values(&tests).into_iter();
+    let tests = scored.iter().map(|of| &of.tests);
+    let mut tests = significance(config, tests.flatten().copied().collect())?.into_iter();
     let mut slices = Vec::new();
     let mut worst: Vec<(Worst, String)> = Vec::new();
     for mut of in scored {
@@ -124,8 +176,6 @@ pub(super) fn assemble(
         let shared = attention.heads() / of.names.len();
         let mut kept = of.kept.take().map(Vec::into_iter);
         for (unit, name) in of.names.iter().enumerate() {
-            let test = of.tests.get(unit);
-            let significance = test.and_then(|test| Some((test, q.next()?)));
             slices.push(SliceScores {
                 name: name.clone(),
                 block: of.block,
@@ -133,12 +183,8 @@ pub(super) fn assemble(
                 heads: (unit * shared..(unit + 1) * shared).collect(),
                 mean: of.sums[unit] / pairs,
                 health: of.health.get(unit).copied(),
-                significance: significance.map(|(test, q)| Significance {
-                    test: *test,
-                    p: p(test),
-                    q,
-                    selected: q <= config.alpha,
-                }),
+                mean_eigenvalue: of.eigenvalues.get(unit).copied(),
+                significance: of.tests.get(unit).and_then(|_| tests.next()).flatten(),
                 scores: kept.as_mut().and_then(Iterator::next),
             });
         }
@@ -160,7 +206,7 @@ pub(super) fn assemble(
         }
     });
     let attention = heads.attention();
-    InterferenceReport {
+    Ok(InterferenceReport {
         schema: SCHEMA,
         tasks: tasks.map(Into::into),
         model: store.model().into(),
@@ -175,7 +221,7 @@ pub(super) fn assemble(
         warnings: warnings(config, store, tasks, &slices),
         slices,
         samples,
-    }
+    })
 }
 
 fn warnings(
@@ -202,22 +248,51 @@ fn warnings(
              pairs do; for a map prefer pool B or the signed variant"
         ));
     }
-    let few = tasks.iter().find(|task| store.samples(task).len() == 1);
-    if let Some(task) = few.filter(|_| config.relabellings.is_some()) {
+    let alone = |task: &&&str| {
+        let clusters: HashSet<usize> = clusters(store.samples(task)).into_iter().collect();
+        clusters.len() == 1
+    };
+    if let Some(task) = tasks
+        .iter()
+        .find(alone)
+        .filter(|_| config.variant.is_signed())
+    {
         warnings.push(format!(
-            "there is no test by relabelling: it takes two samples of each task, and {task} has one"
+            "no sign is tested: it takes two samples (or clusters of samples) of each task, and \
+             {task} has one"
         ));
     }
-    let swamped = |s: &&SliceScores| s.health.is_some_and(|h| h.swamped());
-    if let Some(first) = slices.iter().find(swamped) {
-        warnings.push(format!(
-            "the damping is more than 1 % of the median F in {} of {} slices, such as {}: it \
-             decides more than F does there",
-            slices.iter().filter(swamped).count(),
-            slices.len(),
-            first.name
-        ));
-    }
+    let full = config.variant == Variant::Full;
+    let beside = if full {
+        "mean eigenvalue of F"
+    } else {
+        "median F"
+    };
+    let mut warn = |is: &dyn Fn(&Health, &SliceScores) -> bool, what: &str, says: &str| {
+        let is = |s: &&SliceScores| s.health.is_some_and(|health| is(&health, s));
+        if let Some(first) = slices.iter().find(is) {
+            warnings.push(format!(
+                "{what} in {} of {} slices, such as {}: {says}",
+                slices.iter().filter(is).count(),
+                slices.len(),
+                first.name
+            ));
+        }
+    };
+    warn(
+        &|health, slice| match slice.mean_eigenvalue {
+            Some(mean) => health.ridge_lambda_applied > 0.01 * mean,
+            None => health.swamped(),
+        },
+        &format!("the damping is more than 1 % of the {beside}"),
+        "it decides more than F does there",
+    );
+    // The full variant has no ε.
+    warn(
+        &|health, _| health.floored() && !full,
+        "more than 5 % of F is below ε",
+        "ε stands for it there, and nothing is normalized where it does",
+    );
     warnings
 }
 
@@ -229,9 +304,27 @@ impl InterferenceReport {
         self.slices.iter().find(fits)
     }
 
-    fn selects(&self, block: Block, layer: usize, head: usize) -> bool {
+    fn resolves(&self, block: Block, layer: usize, head: usize) -> bool {
         let tested = self.slice(block, layer, head).and_then(|s| s.significance);
-        tested.is_some_and(|tested| tested.selected)
+        tested.is_some_and(|tested| tested.resolved())
+    }
+
+    /// What was tested, in a sentence without its full stop; `None` where nothing was.
+    pub fn tested(&self) -> Option<String> {
+        let tested = self.slices.iter().filter_map(|s| s.significance);
+        let verdicts: Vec<Verdict> = tested.map(|tested| tested.verdict).collect();
+        let count = |of| verdicts.iter().filter(|verdict| **verdict == of).count();
+        (!verdicts.is_empty()).then(|| {
+            format!(
+                "The sign of the mean score, by the two-sample jackknife over samples: below 0 \
+                 (conflict) in {}, above 0 (synergy) in {}, not resolved in {} of {} cells (q ≤ {})",
+                count(Verdict::Conflict),
+                count(Verdict::Synergy),
+                count(Verdict::Unresolved),
+                verdicts.len(),
+                self.settings.alpha
+            )
+        })
     }
 
     /// Mean scores of a block, layer by head; layers may differ in their heads. Empty when the
@@ -246,8 +339,8 @@ impl InterferenceReport {
         rows.collect::<Option<_>>().unwrap_or_default()
     }
 
-    /// The maps of mean scores, layer by head, one for each block. Cells whose tests are
-    /// significant are marked.
+    /// The maps of mean scores, layer by head, one for each block. Cells the sign of whose mean is
+    /// known are marked: those whose interval leaves 0 out.
     pub fn picture(&self) -> Picture {
         let [a, b] = &self.tasks;
         let signed = self.settings.variant.is_signed();
@@ -255,8 +348,8 @@ impl InterferenceReport {
             let means = self.map(block);
             let heads = means.iter().map(Vec::len).max().unwrap_or(0);
             let marked = |layer: usize| {
-                let selected = |head| self.selects(block, layer, head);
-                (0..heads).map(selected).collect()
+                let resolved = |head| self.resolves(block, layer, head);
+                (0..heads).map(resolved).collect()
             };
             HeatMap {
                 title: format!("{block}: {}", block.meaning()),
@@ -289,9 +382,8 @@ impl InterferenceReport {
             self.samples[0].len(),
             self.samples[1].len()
         );
-        if self.settings.relabellings.is_some() {
-            let alpha = self.settings.alpha;
-            note += &format!(" Framed (*): q ≤ {alpha} by relabelling tasks.");
+        if let Some(tested) = self.tested() {
+            note += &format!(" {tested}. Framed (*): the sign is resolved.");
         }
         for warning in &self.warnings {
             note += &format!(" Note: {warning}.");
@@ -320,11 +412,12 @@ impl fmt::Display for InterferenceReport {
         };
         writeln!(
             f,
-            "{a} ({n_a} samples) → {b} ({n_b}), settings {}, {unit}, mean over all pairs \
-             (* q ≤ {})",
+            "{a} ({n_a} samples) → {b} ({n_b}), settings {}, {unit}, mean over all pairs",
             self.settings.label(),
-            self.settings.alpha
         )?;
+        if let Some(tested) = self.tested() {
+            writeln!(f, "{tested}; * marks what is resolved")?;
+        }
         for block in self.blocks() {
             for (layer, row) in self.map(block).iter().enumerate() {
                 let title = match layer {
@@ -333,8 +426,8 @@ impl fmt::Display for InterferenceReport {
                 };
                 write!(f, "{title:<12}")?;
                 for (head, mean) in row.iter().enumerate() {
-                    let selected = self.selects(block, layer, head);
-                    write!(f, "  {mean:>10.3e}{}", if selected { '*' } else { ' ' })?;
+                    let resolved = self.resolves(block, layer, head);
+                    write!(f, "  {mean:>10.3e}{}", if resolved { '*' } else { ' ' })?;
                 }
                 writeln!(f)?;
             }

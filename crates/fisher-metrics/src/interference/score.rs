@@ -9,8 +9,8 @@ use fisher_core::sample::Sample;
 
 use super::config::{InterferenceConfig, PairAggregate};
 use crate::damping::Health;
+use crate::jackknife::Jackknife;
 use crate::pairs::BlockSlices;
-use crate::permutation::Relabelled;
 
 /// The scores of one block of one layer, as they come in.
 pub(super) struct ScoredBlock {
@@ -29,7 +29,10 @@ pub(super) struct ScoredBlock {
     /// Of every slice, `[n_A, n_B]`, if kept.
     pub(super) kept: Option<Vec<Vec<f64>>>,
     pub(super) health: Vec<Health>,
-    pub(super) tests: Vec<Relabelled>,
+    /// `tr F / n` of every slice, for the full variant.
+    pub(super) eigenvalues: Vec<f64>,
+    /// The sign of every slice's mean, for variants that have one.
+    pub(super) tests: Vec<Option<Jackknife>>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -78,6 +81,7 @@ impl ScoredBlock {
                 .keep_scores
                 .then(|| vec![vec![0.0; counts[0] * counts[1]]; slices]),
             health: Vec::new(),
+            eigenvalues: Vec::new(),
             tests: Vec::new(),
         }
     }

@@ -11,6 +11,7 @@ use fisher_core::store::GradientStore;
 
 use super::slices::Slice;
 use crate::error::Result;
+use crate::jackknife::clusters;
 
 /// Some samples of a store, as rows.
 #[derive(Clone)]
@@ -19,6 +20,8 @@ pub(crate) struct Rows<'a> {
     samples: Vec<(&'a str, usize)>,
     /// `T_i`.
     pub(crate) tokens: Vec<f64>,
+    /// The number of each sample's cluster within its task: see [`clusters`].
+    pub(crate) clusters: Vec<usize>,
     view: View,
 }
 
@@ -46,10 +49,15 @@ impl<'a> Rows<'a> {
             samples.map(move |(i, sample)| ((*task, i), sample.tokens() as f64))
         });
         let (samples, tokens) = samples.unzip();
+        let of_tasks = tasks.iter().flat_map(|task| {
+            let all = clusters(store.samples(task));
+            all.into_iter().take(limit)
+        });
         Self {
             store,
             samples,
             tokens,
+            clusters: of_tasks.collect(),
             view: view.clone(),
         }
     }
@@ -63,7 +71,19 @@ impl<'a> Rows<'a> {
         Self {
             store: self.store,
             samples: self.samples[range.clone()].to_vec(),
-            tokens: self.tokens[range].to_vec(),
+            tokens: self.tokens[range.clone()].to_vec(),
+            clusters: self.clusters[range].to_vec(),
+            view: self.view.clone(),
+        }
+    }
+
+    /// Rows `which`.
+    pub(crate) fn pick(&self, which: &[usize]) -> Self {
+        Self {
+            store: self.store,
+            samples: which.iter().map(|&row| self.samples[row]).collect(),
+            tokens: which.iter().map(|&row| self.tokens[row]).collect(),
+            clusters: which.iter().map(|&row| self.clusters[row]).collect(),
             view: self.view.clone(),
         }
     }
