@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use fisher_core::moments::IntervalMethod;
+use fisher_core::moments::student_quantile;
 use fisher_core::sample::Sample;
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
-use crate::error::Result;
+use crate::error::{Result, check_level};
 
 /// The mean of a score over all pairs of a sample of one task and a sample of another, its
 /// standard error, and whether its sign is known.
@@ -152,10 +152,8 @@ impl Jackknife {
     /// # Errors
     /// [`fisher_core::Error::Argument`] unless `0 < level < 1`.
     pub fn at_level(self, level: f64) -> Result<Self> {
-        let samples = self.degrees as u64 + 1;
-        // From two samples on there is a quantile.
-        let q = IntervalMethod::StudentT.quantile(level, samples)?;
-        let q = q.unwrap_or(f64::INFINITY);
+        check_level(level)?;
+        let q = student_quantile(0.5 + level / 2.0, self.degrees as f64);
         let [down, up] = [-q, q].map(|q| unhall(q, self.skewness));
         Ok(Self {
             level,
