@@ -9,7 +9,8 @@
 //! 3. [`scaling`] divides gradients by the Fisher, [`damping`] says what is added to it.
 //! 4. [`conflicts`]: which samples of two tasks collide, where and how surely.
 //! 5. [`interference`] scores attention heads, sample against sample.
-//! 6. [`picture`]: maps of numbers as SVG.
+//! 6. [`kinds`]: the empirical Fisher against the true one.
+//! 7. [`picture`]: maps of numbers as SVG.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -20,6 +21,7 @@ mod error;
 pub mod growth;
 pub mod importance;
 pub mod interference;
+pub mod kinds;
 mod pairs;
 pub mod permutation;
 pub mod picture;
