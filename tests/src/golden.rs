@@ -89,6 +89,16 @@ impl Golden {
         found.unwrap_or_else(|| panic!("{pointer} is not in expected.json"))
     }
 
+    /// What `expected-<topic>.json` says: the numbers of `oracles/<topic>.py`.
+    ///
+    /// # Panics
+    /// When there is no such file.
+    pub fn topic(&self, topic: &str) -> Value {
+        let path = self.folder().join(format!("expected-{topic}.json"));
+        let bytes = std::fs::read(path).expect("a golden file");
+        serde_json::from_slice(&bytes).expect("JSON")
+    }
+
     /// The checkpoint's weights, by name.
     pub fn weights(&self) -> BTreeMap<String, Vec<f64>> {
         let bytes = std::fs::read(folder(self.name).join("model.safetensors"));

@@ -138,11 +138,12 @@ impl KindRatio {
         model: (&Statistics<C>, &str),
     ) -> Result<Self> {
         let (ours, theirs) = (empirical.0.provenance(), model.0.provenance());
-        let differ = |what, ours: &dyn fmt::Display, theirs: &dyn fmt::Display| Error::OtherFisher {
-            what,
-            ours: ours.to_string(),
-            theirs: theirs.to_string(),
-        };
+        let differ =
+            |what, ours: &dyn fmt::Display, theirs: &dyn fmt::Display| Error::OtherFisher {
+                what,
+                ours: ours.to_string(),
+                theirs: theirs.to_string(),
+            };
         if ours.kind != FisherKind::Empirical {
             return Err(differ("kind", &ours.kind, &FisherKind::Empirical));
         }
@@ -150,7 +151,11 @@ impl KindRatio {
             return Err(differ("kind", &theirs.kind, &"monte_carlo or exact"));
         }
         if ours.model != theirs.model {
-            return Err(differ("model (hash of its weights)", &ours.model, &theirs.model));
+            return Err(differ(
+                "model (hash of its weights)",
+                &ours.model,
+                &theirs.model,
+            ));
         }
         let names = empirical.0.totals().layers();
         let others = model.0.totals().layers();
@@ -192,7 +197,10 @@ impl KindRatio {
                  an interval",
                 of.layer
             ),
-            (None, _) => format!("{}: the model's own trace is 0, and there is no ratio", of.layer),
+            (None, _) => format!(
+                "{}: the model's own trace is 0, and there is no ratio",
+                of.layer
+            ),
         };
         self.layers.iter().map(sentence).collect()
     }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use burn::config::Config;
 use burn::data::dataloader::DataLoader;
-use fisher_core::gradient::{ContributionUnit, GradientSink};
 use fisher_core::check_argument;
+use fisher_core::gradient::{ContributionUnit, GradientSink};
 use fisher_core::kind::FisherKind;
 use fisher_core::statistics::Statistics;
 use fisher_metrics::kinds::KindRatio;
@@ -490,7 +490,8 @@ impl<M: SampleLoss, C: ContributionUnit> Pass<'_, M, C> {
             mean.check(task, samples.iter().map(|(_, id)| id.clone()))?;
             for samples in samples.chunks(held(statistics, samples.len())) {
                 let mut sink = Centred::new(statistics, mean);
-                self.capture.run(batch, samples, task, &mut sink, outcomes)?;
+                self.capture
+                    .run(batch, samples, task, &mut sink, outcomes)?;
             }
             return Ok(());
         }

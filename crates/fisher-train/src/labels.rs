@@ -148,6 +148,15 @@ impl<A> Labels<A> {
         Self::of(self.classes.clone().narrow(0, index, 1), self.kind)
     }
 
+    /// The first `count` positions of every sample, such as without the padding of a batch.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    #[must_use]
+    pub fn first(&self, count: usize) -> Self {
+        Self::of(self.classes.clone().narrow(1, 0, count), self.kind)
+    }
+
     /// The same labels in another place.
     pub(crate) fn with_classes(&self, classes: Tensor<2, Int>) -> Self {
         Self::of(classes, self.kind)
@@ -208,7 +217,10 @@ impl Labels<Aligned> {
     /// When there are not logits for each position.
     #[must_use]
     pub fn draw(&self, logits: Tensor<3>) -> Self {
-        Self::of(Self::replaced(self.classes.clone(), logits), FisherKind::MonteCarlo)
+        Self::of(
+            Self::replaced(self.classes.clone(), logits),
+            FisherKind::MonteCarlo,
+        )
     }
 }
 
@@ -251,7 +263,10 @@ impl Labels<Class> {
     #[must_use]
     pub fn draw(&self, logits: Tensor<2>) -> Self {
         let logits = logits.unsqueeze_dim(1);
-        Self::of(Self::replaced(self.classes.clone(), logits), FisherKind::MonteCarlo)
+        Self::of(
+            Self::replaced(self.classes.clone(), logits),
+            FisherKind::MonteCarlo,
+        )
     }
 }
 

@@ -227,7 +227,10 @@ impl SampleLosses {
         // What counts, as labels do.
         let labels = ignored.int().reshape([samples, positions]) * IGNORE;
         Self {
-            sums: losses.reshape([samples, positions]).sum_dim(1).reshape([samples]),
+            sums: losses
+                .reshape([samples, positions])
+                .sum_dim(1)
+                .reshape([samples]),
             counts: Counts::Labels(Box::new(labels), classes),
             kind: FisherKind::Empirical,
             likelihood: None,

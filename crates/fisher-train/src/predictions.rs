@@ -195,7 +195,10 @@ impl Predictions {
             return Vec::new();
         };
         let row = &labels[index * positions..(index + 1) * positions];
-        let active = row.iter().enumerate().filter(|(_, label)| **label != IGNORE);
+        let active = row
+            .iter()
+            .enumerate()
+            .filter(|(_, label)| **label != IGNORE);
         active
             .map(|(position, &label)| Active { position, label })
             .collect()

@@ -171,7 +171,12 @@ impl<'a, C: ContributionUnit> Mixture<'a, C> {
         let came = self.round.iter().flat_map(GradientBatch::samples);
         let whole = came.map(Sample::id).eq(self.samples.iter().map(Sample::id));
         let expected = "gradients and a weight of every sample, in order";
-        check_argument(whole && weights == self.samples.len(), "round", expected, weights)
+        check_argument(
+            whole && weights == self.samples.len(),
+            "round",
+            expected,
+            weights,
+        )
     }
 
     /// Sums over columns as rows of the host, in the statistics' unit.
@@ -234,7 +239,9 @@ impl<C: ContributionUnit> GradientSink for Mixture<'_, C> {
             let probes = gradient.probes();
             if !probes.is_empty()
                 && let Some(sample) = begun.samples().first()
-                && !read(Tensor::cat(probes, 0))?.iter().all(|sum| sum.is_finite())
+                && !read(Tensor::cat(probes, 0))?
+                    .iter()
+                    .all(|sum| sum.is_finite())
             {
                 return Err(Error::NonFinite {
                     sample: sample.id().into(),

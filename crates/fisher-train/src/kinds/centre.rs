@@ -57,7 +57,10 @@ impl<C: ContributionUnit> MeanGradient<C> {
         let mut ids = ids.into_iter();
         let what = match ids.find(|id| !self.samples.contains(id)) {
             _ if task != self.task => {
-                format!("the mean gradient is of task `{}`, not of `{task}`", self.task)
+                format!(
+                    "the mean gradient is of task `{}`, not of `{task}`",
+                    self.task
+                )
             }
             Some(id) => format!(
                 "sample `{id}` is not one of the {} of the mean gradient",
@@ -188,7 +191,9 @@ impl<S: GradientSink, C: ContributionUnit> GradientSink for Centred<'_, S, C> {
     }
 
     fn begin(&mut self, task: &str, samples: &[Sample]) -> fisher_core::Result<()> {
-        let roots = samples.iter().map(|sample| C::root(sample.tokens()).recip());
+        let roots = samples
+            .iter()
+            .map(|sample| C::root(sample.tokens()).recip());
         self.roots = roots.collect();
         self.into.begin(task, samples)
     }
@@ -228,7 +233,9 @@ fn check_finite(batch: &GradientBatch) -> fisher_core::Result<()> {
         let probes = gradient.probes();
         if !probes.is_empty()
             && let Some(sample) = batch.samples().first()
-            && !read(Tensor::cat(probes, 0))?.iter().all(|sum| sum.is_finite())
+            && !read(Tensor::cat(probes, 0))?
+                .iter()
+                .all(|sum| sum.is_finite())
         {
             return Err(CoreError::NonFinite {
                 sample: sample.id().into(),

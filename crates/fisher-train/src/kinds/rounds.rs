@@ -156,10 +156,12 @@ impl<'a, M: SampleLoss> Rounds<'a, M> {
                     ..*of.get(number).unwrap_or(&of[0])
                 });
                 let cells: Vec<Active> = cells.collect();
-                let weights = chosen.iter().map(|(index, _)| match active[*index].get(number) {
-                    Some(cell) => self.predictions.probability(*index, cell.position, class),
-                    None => 0.0,
-                });
+                let weights = chosen
+                    .iter()
+                    .map(|(index, _)| match active[*index].get(number) {
+                        Some(cell) => self.predictions.probability(*index, cell.position, class),
+                        None => 0.0,
+                    });
                 let weights: Vec<f64> = weights.collect();
                 if weights.iter().all(|weight| *weight == 0.0) {
                     continue;
@@ -221,7 +223,9 @@ impl<'a, M: SampleLoss> Rounds<'a, M> {
     /// The active positions of every sample of the batch: one at least.
     fn active(&self) -> Vec<Vec<Active>> {
         let samples = 0..self.samples.len();
-        samples.map(|index| self.predictions.active(index)).collect()
+        samples
+            .map(|index| self.predictions.active(index))
+            .collect()
     }
 
     fn longest(&self, chosen: &[(usize, String)], active: &[Vec<Active>]) -> usize {

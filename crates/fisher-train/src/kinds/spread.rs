@@ -67,7 +67,10 @@ impl Spread {
     /// Take in some samples: their draws, and what the labels of the data contribute, where that is known.
     pub(crate) fn add(&mut self, draws: &[SampleTraces], data: Option<&SampleTraces>) {
         self.compared |= data.is_some();
-        let parts: [(&mut Vec<(String, Cell)>, fn(&SampleTraces) -> &Vec<Vec<f64>>); 2] = [
+        let parts: [(
+            &mut Vec<(String, Cell)>,
+            fn(&SampleTraces) -> &Vec<Vec<f64>>,
+        ); 2] = [
             (&mut self.layers, |traces| &traces.layers),
             (&mut self.heads, |traces| &traces.heads),
         ];
@@ -117,7 +120,10 @@ impl Spread {
 
     /// The labels of the data against those drawn, over the same samples, where they were compared.
     pub(crate) fn ratio(&self) -> Option<KindRatio> {
-        let layers = self.layers.iter().map(|(name, cell)| (name.clone(), &cell.pair));
+        let layers = self
+            .layers
+            .iter()
+            .map(|(name, cell)| (name.clone(), &cell.pair));
         self.compared.then(|| KindRatio::paired(layers))
     }
 }
