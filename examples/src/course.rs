@@ -84,7 +84,7 @@ pub fn tell(history: &History, folder: &Path) -> Result<()> {
         "loss",
         "trace",
         "top",
-        "samples ± s.e.",
+        "samples, 95 %",
         "cosine",
         "cos < 0"
     );
@@ -93,13 +93,8 @@ pub fn tell(history: &History, folder: &Path) -> Result<()> {
             .iter()
             .filter_map(|task| reading.tasks.get(*task).map(row))
             .collect();
-        let noise = reading.noise.map_or("–".into(), |noise| match noise.scale {
-            Some(scale) => match scale.standard_error {
-                Some(error) => format!("{:.0} ± {error:.0}", scale.value),
-                None => format!("{:.0} ± ?", scale.value),
-            },
-            None => "all noise".into(),
-        });
+        let noise = reading.noise.and_then(|noise| noise.interval);
+        let noise = noise.map_or("–".into(), |interval| interval.to_string());
         let across = reading.across.map_or("–".into(), |across| {
             let rate = 100.0 * across.conflict_rate;
             format!("{:>+6.2} {rate:>5.0} %", across.mean_cosine)

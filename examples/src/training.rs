@@ -142,7 +142,7 @@ fn quantities() -> Vec<Quantity> {
         [Quantity::Trace(name()), Quantity::TopHead(name())]
     });
     let all = [
-        Quantity::PooledNoiseScale,
+        Quantity::PooledSignal,
         Quantity::MeanCosine,
         Quantity::ConflictRate,
     ];

@@ -9,8 +9,8 @@ use serde_json::json;
 
 use crate::finish::{Work, done, load, phases};
 use crate::measure::{
-    GRADIENTS, Inputs, MeasureArgs, Reader, Result, STATISTICS, Selection, TaskData, Text, collect,
-    own_statistics, second,
+    GRADIENTS, Inputs, Kind, MeasureArgs, Reader, Result, STATISTICS, Selection, TaskData, Text,
+    collect, own_statistics, second,
 };
 use crate::models::Checkpoint;
 
@@ -31,6 +31,13 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
     let checkpoint = load(&run.model, &device)?;
     let data = read(run, &checkpoint)?;
     let keep = run.analysis.keeps_gradients(&phases);
+    if keep && run.kind != Kind::Empirical {
+        return Err(
+            "gradients that are kept are those of the data's labels, and --kind is not empirical: leave phases 5 \
+             and 6, --scale and --save-gradients out (--phases 1-4)"
+                .into(),
+        );
+    }
     possible(run, &phases, &checkpoint, &data, &device)?;
     let inputs = Inputs::of(&checkpoint.config, &data);
     // What is asked for now, on top of what was: a run may go on with fewer samples.
@@ -46,6 +53,8 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
     );
     let collection = collect(&checkpoint, &data, &inputs, run, keep, &device)?;
     let settings = json!({
+        "kind": run.kind,
+        "draws": run.draws,
         "samples": run.samples,
         "part": run.part,
         "params": run.params,

@@ -11,6 +11,7 @@
 //! 4. [`conflicts`]: which samples of two tasks collide, where and how surely.
 //! 5. [`interference`] scores attention heads, sample against sample.
 //! 6. [`jackknife`]: the sign of a mean over pairs of samples.
+//! 6. [`kinds`]: the empirical Fisher against the true one.
 //! 7. [`picture`]: maps of numbers as SVG.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -23,6 +24,7 @@ pub mod growth;
 pub mod importance;
 pub mod interference;
 pub mod jackknife;
+pub mod kinds;
 mod pairs;
 pub mod permutation;
 pub mod picture;

@@ -9,9 +9,12 @@ use burn::tensor::kind::Autodiff;
 use burn::tensor::{Device, Tensor};
 use fisher_core::sample::Sample;
 
-use crate::labels::Labels;
+use crate::error::{Error, Result};
+use crate::labels::{Alignment, Labels};
 use crate::losses::SampleLosses;
 use crate::placeholder::{id, placeholder};
+use crate::predictions::{Replacement, Values};
+use crate::targets::Targets;
 
 /// A batch that knows its samples and can give each of them by itself.
 pub trait SampleBatch: Sized {
@@ -170,6 +173,8 @@ enum Task {
     /// To one sample.
     Cut(usize),
     Carry(Box<Carrier>),
+    /// Other labels, and how many labels were replaced.
+    Replace(Replacement, usize),
 }
 
 /// Puts placeholders on a capture device in the place of tensors.
@@ -197,8 +202,27 @@ impl SampleMapper {
         batch.map_samples(&mut Self(Task::Cut(index)))
     }
 
-    /// A tensor whose first axis is the samples.
-    pub fn tensor<const D: usize, K: Autodiff>(&mut self, tensor: &Tensor<D, K>) -> Tensor<D, K> {
+    /// The batch with other labels, or targets, in the place of its own: what it holds as [`Labels`] or
+    /// [`Targets`].
+    ///
+    /// # Errors
+    /// [`Error::Labels`] when it holds none, or more than one.
+    pub fn replace<B: SampleBatch>(batch: &B, labels: Replacement) -> Result<B> {
+        let mut mapper = Self(Task::Replace(labels, 0));
+        let batch = batch.map_samples(&mut mapper);
+        match mapper.0 {
+            Task::Replace(_, 1) => Ok(batch),
+            Task::Replace(_, found) => Err(Error::Labels { found }),
+            Task::Cut(_) | Task::Carry(_) => Ok(batch),
+        }
+    }
+
+    /// A tensor whose first axis is the samples, or [`Labels`] or [`Targets`] made of one.
+    pub fn tensor<T: SampleRows>(&mut self, tensor: &T) -> T {
+        tensor.mapped(self)
+    }
+
+    fn rows<const D: usize, K: Autodiff>(&mut self, tensor: &Tensor<D, K>) -> Tensor<D, K> {
         match &mut self.0 {
             Task::Cut(index) => tensor.clone().narrow(0, *index, 1),
             Task::Carry(carrier) => {
@@ -213,26 +237,22 @@ impl SampleMapper {
                 carrier.carried.batch.extend(id(placeholder.clone()));
                 placeholder
             }
+            Task::Replace(..) => tensor.clone(),
         }
-    }
-
-    /// Labels, one row a sample.
-    pub fn labels<A>(&mut self, labels: &Labels<A>) -> Labels<A> {
-        labels.with_classes(self.tensor(labels.tensor()))
     }
 
     /// Values on the host, one a sample.
     pub fn list<T: Clone>(&mut self, list: &[T]) -> Vec<T> {
         match &self.0 {
             Task::Cut(index) => vec![list[*index].clone()],
-            Task::Carry(_) => list.to_vec(),
+            Task::Carry(_) | Task::Replace(..) => list.to_vec(),
         }
     }
 
     /// A tensor that is the same for all samples.
     pub fn shared<const D: usize, K: Autodiff>(&mut self, tensor: &Tensor<D, K>) -> Tensor<D, K> {
         match &mut self.0 {
-            Task::Cut(_) => tensor.clone(),
+            Task::Cut(_) | Task::Replace(..) => tensor.clone(),
             Task::Carry(carrier) => carrier.stand_in(tensor),
         }
     }
@@ -253,8 +273,53 @@ impl SampleMapper {
                 Some(odd) => Err(odd),
                 None => Ok(carrier.carried),
             },
-            Task::Cut(_) => Ok(Carried::default()),
+            Task::Cut(_) | Task::Replace(..) => Ok(Carried::default()),
         }
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// What has a row for every sample: a tensor, [`Labels`], [`Targets`].
+pub trait SampleRows: sealed::Sealed + Sized {
+    #[doc(hidden)]
+    #[must_use]
+    fn mapped(&self, mapper: &mut SampleMapper) -> Self;
+}
+
+impl<const D: usize, K: Autodiff> sealed::Sealed for Tensor<D, K> {}
+impl<A: Alignment> sealed::Sealed for Labels<A> {}
+impl sealed::Sealed for Targets {}
+
+impl<const D: usize, K: Autodiff> SampleRows for Tensor<D, K> {
+    fn mapped(&self, mapper: &mut SampleMapper) -> Self {
+        mapper.rows(self)
+    }
+}
+
+impl<A: Alignment> SampleRows for Labels<A> {
+    fn mapped(&self, mapper: &mut SampleMapper) -> Self {
+        if let Task::Replace(other, replaced) = &mut mapper.0
+            && let Values::Classes(classes) = &other.values
+        {
+            *replaced += 1;
+            return self.replaced_by(classes.clone(), other.kind);
+        }
+        self.with_classes(mapper.rows(self.tensor()))
+    }
+}
+
+impl SampleRows for Targets {
+    fn mapped(&self, mapper: &mut SampleMapper) -> Self {
+        if let Task::Replace(other, replaced) = &mut mapper.0
+            && let Values::Targets(values) = &other.values
+        {
+            *replaced += 1;
+            return self.replaced_by(values.clone(), other.kind);
+        }
+        self.with_values(mapper.rows(self.tensor()))
     }
 }
 

@@ -6,15 +6,19 @@ use std::time::{Duration, Instant};
 
 use burn::config::Config;
 use burn::data::dataloader::DataLoader;
+use fisher_core::check_argument;
 use fisher_core::gradient::{ContributionUnit, GradientSink};
+use fisher_core::kind::FisherKind;
 use fisher_core::statistics::Statistics;
+use fisher_metrics::kinds::KindRatio;
 use fisher_metrics::progress::styled;
 use indicatif::ProgressBar;
 
-use crate::batch::{SampleLoss, ids};
+use crate::batch::{SampleBatch, SampleLoss, ids};
 use crate::capture::{Capture, CaptureConfig, Engine, Names, NonFinite, Outcome};
 use crate::destination::Destination;
 use crate::error::{Error, Result};
+use crate::kinds::{Centred, DrawSpread, Fisher, MeanGradient, Means, Rounds, Spread, held};
 
 /// Where and how often a collection is saved so that it can go on after an interruption: also when
 /// it ends, or stops with an error.
@@ -35,6 +39,13 @@ pub struct CollectorConfig {
     /// What to do with a sample whose gradient is NaN or infinite.
     #[config(default = "NonFinite::Error")]
     pub non_finite: NonFinite,
+    /// Which Fisher, and how.
+    #[config(default = "Fisher::AsGiven")]
+    pub fisher: Fisher,
+    /// Compare with the empirical Fisher of the same samples while a Monte-Carlo one is collected
+    /// ([`Collected::ratio`]): one pass more over each batch.
+    #[config(default = false)]
+    pub compare: bool,
     /// Save on the way.
     pub checkpoint: Option<CheckpointConfig>,
     /// Show a progress bar, where standard error is a terminal.
@@ -46,8 +57,11 @@ impl CollectorConfig {
     /// A collector.
     ///
     /// # Errors
-    /// [`Error::CheckpointEvery`] for checkpoints every 0 samples.
+    /// [`Error::CheckpointEvery`] for checkpoints every 0 samples; [`fisher_core::Error::Argument`] for no draws.
     pub fn init(&self) -> Result<Collector> {
+        if let Fisher::MonteCarlo { draws, .. } = self.fisher {
+            check_argument(draws > 0, "draws", "at least 1", draws)?;
+        }
         if let Some(CheckpointConfig { every: 0, .. }) = self.checkpoint {
             return Err(Error::CheckpointEvery);
         }
@@ -68,7 +82,7 @@ pub struct Collector {
 /// What a collection did.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Collected {
-    /// Samples whose gradients were collected.
+    /// Samples whose gradients were collected: tokens, where every token is one ([`Fisher::TokenLevel`]).
     pub samples: usize,
     /// Their active tokens.
     pub tokens: u64,
@@ -76,8 +90,12 @@ pub struct Collected {
     pub skipped: usize,
     /// Samples that the checkpoint already held.
     pub resumed: usize,
-    /// `Σ_i L_i` of the samples collected, in nats.
+    /// `Σ_i L_i` of the samples collected, in nats, by the labels of the data.
     pub loss: f64,
+    /// How far draws of labels carry, where they were drawn ([`Fisher::MonteCarlo`]).
+    pub draws: Option<DrawSpread>,
+    /// The empirical Fisher over the Monte-Carlo one, where that was asked for ([`CollectorConfig::compare`]).
+    pub ratio: Option<KindRatio>,
     /// Parameters that no sample collected had a gradient for: their Fisher is 0.
     pub unreached: Vec<String>,
     /// Samples of the task that the store has and the statistics lack: a store on disk that an
@@ -134,7 +152,8 @@ impl Collector {
                 reason: e.to_string(),
             })
         });
-        self.run(model, task, batches, Some(loader.num_items()), into.into())
+        let total = Some(loader.num_items());
+        self.run(model, task, batches, total, into.into(), None)
     }
 
     /// Collect the samples of an iterator over batches.
@@ -165,7 +184,92 @@ impl Collector {
         batches: impl IntoIterator<Item = M::Batch>,
         into: impl Into<Destination<'a, C>>,
     ) -> Result<Collected> {
-        self.run(model, task, batches.into_iter().map(Ok), None, into.into())
+        let batches = batches.into_iter().map(Ok);
+        self.run(model, task, batches, None, into.into(), None)
+    }
+
+    /// The mean gradient of a task's samples, of the parameters of `statistics` and in their unit: what
+    /// [`Collector::collect_centred`] takes off. By the labels of the data; nothing is kept but one sum.
+    ///
+    /// # Errors
+    /// Those of [`Capture::accumulate`], [`Error::DuplicateSample`] when an id comes twice. A sample whose gradient is not finite
+    /// is an error, whatever [`CollectorConfig::non_finite`] says.
+    pub fn mean_gradient<M: SampleLoss, C: ContributionUnit>(
+        &self,
+        model: &M,
+        task: &str,
+        batches: impl IntoIterator<Item = M::Batch>,
+        statistics: &Statistics<C>,
+    ) -> Result<MeanGradient<C>> {
+        let capture = CaptureConfig::new().with_engine(self.config.engine);
+        let mut capture = capture.init_named(model, statistics.paths(), &self.names)?;
+        let mut means = Means::new(statistics, task);
+        for batch in batches {
+            capture.accumulate(&batch, task, &mut means)?;
+        }
+        Ok(means.into_mean())
+    }
+
+    /// Collect [centred](FisherKind::Centred) statistics: the gradients of the samples of `mean`, less that mean.
+    ///
+    /// ```
+    /// # use fisher_train::prelude::*;
+    /// fn centred<M: SampleLoss>(model: &M, batches: &[M::Batch]) -> fisher_train::Result<Statistics>
+    /// where
+    ///     M::Batch: Clone,
+    /// {
+    ///     let mut statistics = StatisticsConfig::new().with_kind(FisherKind::Centred).init(model)?;
+    ///     let collector = CollectorConfig::new().init()?;
+    ///     let mean = collector.mean_gradient(model, "task", batches.to_vec(), &statistics)?;
+    ///     collector.collect_centred(model, "task", batches.to_vec(), &mean, &mut statistics)?;
+    ///     Ok(statistics)
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`Collector::collect_batches`], [`Error::Fisher`] for a sample that is not one of the mean's.
+    pub fn collect_centred<'a, M: SampleLoss, C: ContributionUnit>(
+        &self,
+        model: &M,
+        task: &str,
+        batches: impl IntoIterator<Item = M::Batch>,
+        mean: &MeanGradient<C>,
+        into: &'a mut Statistics<C>,
+    ) -> Result<Collected> {
+        let batches = batches.into_iter().map(Ok);
+        self.run(model, task, batches, None, into.into(), Some(mean))
+    }
+
+    /// Whether this Fisher goes there.
+    ///
+    /// # Errors
+    /// [`Error::LossKind`] when the statistics are of another, [`Error::Fisher`] when a store would have to keep what are
+    /// no gradients.
+    fn check_fisher<C: ContributionUnit>(
+        &self,
+        into: &Destination<C>,
+        centre: Option<&MeanGradient<C>>,
+    ) -> Result<()> {
+        let expected = into.statistics.provenance().kind;
+        let found = match (self.config.fisher.kind(), centre) {
+            (Some(kind), Some(_)) => {
+                let reason = "gradients are centred as they are given (`Fisher::AsGiven`)".into();
+                return Err(Error::Fisher { kind, reason });
+            }
+            (None, Some(_)) => FisherKind::Centred,
+            (Some(kind), None) => kind,
+            (None, None) => return Ok(()),
+        };
+        if found != expected {
+            return Err(Error::LossKind { expected, found });
+        }
+        if into.stores() {
+            let reason = "a store keeps the gradient of each sample, and this Fisher is made of several or of what is \
+                          left of one: collect into statistics alone, and the store by the labels of the data";
+            let (kind, reason) = (found, reason.into());
+            return Err(Error::Fisher { kind, reason });
+        }
+        Ok(())
     }
 
     fn run<M: SampleLoss, C: ContributionUnit>(
@@ -175,6 +279,7 @@ impl Collector {
         batches: impl Iterator<Item = Result<M::Batch>>,
         total: Option<usize>,
         mut into: Destination<C>,
+        centre: Option<&MeanGradient<C>>,
     ) -> Result<Collected> {
         let _span = tracing::info_span!("collect", task).entered();
         let start = Instant::now();
@@ -183,6 +288,7 @@ impl Collector {
             None => false,
         };
         into.check_model(model)?;
+        self.check_fisher(&into, centre)?;
         if let Some(checkpoint) = &self.config.checkpoint {
             into.statistics.ensure_savable(&checkpoint.path, task)?;
         }
@@ -190,10 +296,22 @@ impl Collector {
             .with_engine(self.config.engine)
             .with_non_finite(self.config.non_finite);
         let capture = capture.init_named(model, into.paths(), &self.names)?;
+        let spread = match self.config.fisher {
+            Fisher::MonteCarlo { draws, .. } => {
+                let totals = into.statistics.totals();
+                let heads = totals.heads().iter();
+                let heads = heads.map(|key| format!("{} head {}", key.attention, key.head));
+                let spread = Spread::new(draws, totals.layers().to_vec(), heads.collect());
+                Some((spread, self.config.compare))
+            }
+            _ => None,
+        };
         let mut pass = Pass {
             config: &self.config,
             task,
             capture,
+            centre,
+            spread,
             unreached: Unreached::default(),
             bar: self.bar(task, total),
             saved: saved.then(|| into.seen(task)),
@@ -208,6 +326,10 @@ impl Collector {
         passed.and(saved)?;
         pass.bar.finish_and_clear();
         let mut collected = pass.collected;
+        if let Some((spread, _)) = &pass.spread {
+            collected.draws = spread.read();
+            collected.ratio = spread.ratio();
+        }
         collected.unreached = pass.unreached.into_paths();
         if !collected.unreached.is_empty() && collected.samples > 0 {
             let parameters = collected.unreached.join(", ");
@@ -242,10 +364,13 @@ impl Collector {
 }
 
 /// One pass over the data of a task.
-struct Pass<'a, M> {
+struct Pass<'a, M, C: ContributionUnit> {
     config: &'a CollectorConfig,
     task: &'a str,
     capture: Capture<M>,
+    centre: Option<&'a MeanGradient<C>>,
+    /// How far draws carry, and whether they are compared with the labels of the data.
+    spread: Option<(Spread, bool)>,
     unreached: Unreached,
     bar: ProgressBar,
     /// Samples of the task when all that there is was saved; `None` before.
@@ -253,8 +378,8 @@ struct Pass<'a, M> {
     collected: Collected,
 }
 
-impl<M: SampleLoss> Pass<'_, M> {
-    fn over<C: ContributionUnit>(
+impl<M: SampleLoss, C: ContributionUnit> Pass<'_, M, C> {
+    fn over(
         &mut self,
         batches: impl Iterator<Item = Result<M::Batch>>,
         into: &mut Destination<C>,
@@ -269,12 +394,16 @@ impl<M: SampleLoss> Pass<'_, M> {
             Some(_) => records,
             None => Vec::new(),
         };
-        let mut position = 0;
+        // Of samples, and of what is counted: tokens, where every token is a sample.
+        let (mut numbered, mut position) = (0, 0);
         for batch in batches {
             let batch = batch?;
             let before = position;
+            let names = ids(&batch, numbered);
+            numbered += batch.len();
+            let rounds = self.rounds(&batch, &names)?;
             let mut fresh = Vec::new();
-            for (index, id) in ids(&batch, position).into_iter().enumerate() {
+            for (index, id) in self.counted(rounds.as_ref(), &names) {
                 if let Some(expected) = done.get(position) {
                     check_resumed(task, position, &expected.id, &id)?;
                     self.collected.resumed += 1;
@@ -290,7 +419,7 @@ impl<M: SampleLoss> Pass<'_, M> {
                 } else if seen.insert(id.clone()) {
                     fresh.push((index, id));
                 } else {
-                    self.take(&batch, &fresh, into, &mut Vec::new())?;
+                    self.take(&batch, rounds.as_ref(), &fresh, into, &mut Vec::new())?;
                     return Err(Error::DuplicateSample {
                         task: task.into(),
                         sample: id,
@@ -299,9 +428,9 @@ impl<M: SampleLoss> Pass<'_, M> {
                 position += 1;
             }
             let mut outcomes = Vec::new();
-            self.take(&batch, &fresh, into, &mut outcomes)?;
+            self.take(&batch, rounds.as_ref(), &fresh, into, &mut outcomes)?;
             self.count(outcomes);
-            self.bar.inc((position - before) as u64);
+            self.bar.inc(batch.len() as u64);
             if let Some(CheckpointConfig { every, .. }) = &self.config.checkpoint
                 && position / every > before / every
             {
@@ -314,14 +443,58 @@ impl<M: SampleLoss> Pass<'_, M> {
         }
     }
 
+    /// The labels that take the place of the batch's own, where any do.
+    fn rounds<'b>(&self, batch: &'b M::Batch, ids: &'b [String]) -> Result<Option<Rounds<'b, M>>> {
+        if self.config.fisher == Fisher::AsGiven {
+            return Ok(None);
+        }
+        Rounds::new(&self.capture, batch, ids, self.config.non_finite).map(Some)
+    }
+
+    /// What of a batch is counted, with the place of its sample: samples, or tokens.
+    fn counted(&self, rounds: Option<&Rounds<M>>, ids: &[String]) -> Vec<(usize, String)> {
+        match (self.config.fisher, rounds) {
+            (Fisher::TokenLevel, Some(rounds)) => {
+                let tokens = rounds.all_tokens().into_iter();
+                tokens.map(|token| (token.index, token.id)).collect()
+            }
+            _ => ids.iter().cloned().enumerate().collect(),
+        }
+    }
+
     /// Some samples of a batch; one by one where a store on disk is ahead of the statistics and has some of them.
-    fn take<C: ContributionUnit>(
+    fn take(
         &mut self,
         batch: &M::Batch,
+        rounds: Option<&Rounds<M>>,
         samples: &[(usize, String)],
         into: &mut Destination<C>,
         outcomes: &mut Vec<Outcome>,
     ) -> Result<()> {
+        if samples.is_empty() {
+            return Ok(());
+        }
+        let (task, statistics) = (self.task, &mut *into.statistics);
+        match (self.config.fisher, rounds) {
+            (Fisher::TokenLevel, Some(rounds)) => {
+                let fresh = samples.iter().map(|(_, id)| &**id).collect();
+                return rounds.tokens(&mut self.capture, &fresh, task, statistics, outcomes);
+            }
+            (fisher, Some(rounds)) => {
+                let (capture, spread) = (&mut self.capture, &mut self.spread);
+                return rounds.mixed(capture, fisher, samples, task, statistics, spread, outcomes);
+            }
+            (_, None) => {}
+        }
+        if let Some(mean) = self.centre {
+            mean.check(task, samples.iter().map(|(_, id)| id.clone()))?;
+            for samples in samples.chunks(held(statistics, samples.len())) {
+                let mut sink = Centred::new(statistics, mean);
+                self.capture
+                    .run(batch, samples, task, &mut sink, outcomes)?;
+            }
+            return Ok(());
+        }
         let lacking = samples.iter().filter(|(_, id)| into.lacks(self.task, id));
         let alike = [0, samples.len()].contains(&lacking.count());
         let together = if alike { samples.len() } else { 1 };
@@ -348,7 +521,7 @@ impl<M: SampleLoss> Pass<'_, M> {
 
     /// Write the checkpoint, if there is one and it lacks anything: nothing is put in a file's place
     /// before there is something to put.
-    fn save<C: ContributionUnit>(&mut self, into: &mut Destination<C>) -> Result<()> {
+    fn save(&mut self, into: &mut Destination<C>) -> Result<()> {
         let Some(CheckpointConfig { path, .. }) = &self.config.checkpoint else {
             return Ok(());
         };

@@ -162,6 +162,11 @@ impl<C: ContributionUnit> Destination<'_, C> {
         }
     }
 
+    /// Whether gradients are stored besides.
+    pub(crate) fn stores(&self) -> bool {
+        self.store.is_some()
+    }
+
     /// The parameters that need gradients.
     pub(crate) fn paths(&self) -> BTreeSet<&str> {
         let stored = self

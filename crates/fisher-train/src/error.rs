@@ -149,16 +149,44 @@ pub enum Error {
 
     /// Losses of another Fisher than the one collected.
     #[error(
-        "the losses are of the {found} Fisher and the {expected} one is collected: a Monte-Carlo \
-         Fisher needs labels drawn by `Labels::draw` (or `SampleLosses::of_drawn_targets`) in every \
-         batch and `with_kind(FisherKind::MonteCarlo)` in the configuration of statistics and store, \
-         an empirical one needs neither"
+        "the losses are of the {found} Fisher and the {expected} one is collected: `with_kind` of the configuration of \
+         statistics and store says which one they are of, and `CollectorConfig::with_fisher` how it is collected. As they \
+         are, batches give the empirical Fisher, or the Monte-Carlo one where their labels were drawn by `Labels::draw` \
+         (or `SampleLosses::of_drawn_targets`)"
     )]
     LossKind {
         /// Kind of statistics and store, or of the batches before.
         expected: fisher_core::kind::FisherKind,
         /// Kind of the losses.
         found: fisher_core::kind::FisherKind,
+    },
+
+    /// Losses that do not say what the model predicts.
+    #[error(
+        "labels cannot be drawn: what the model predicts does not follow from its losses. Make them by \
+         `SampleLosses::cross_entropy`, `next_token`, `classification`, `bernoulli` or `gaussian`, and do not `map` \
+         them; or draw targets yourself, say so by `of_drawn_targets`, and collect them as they are"
+    )]
+    NoPredictions,
+
+    /// A batch whose labels cannot be replaced.
+    #[error(
+        "labels cannot be replaced: the batch passes {found} of them through `SampleMapper::tensor` as `Labels` or \
+         `Targets`, and one is needed. Keep its labels as such (`Labels::<NextToken>::from(tensor)`), of the same form \
+         as the loss takes them"
+    )]
+    Labels {
+        /// How many there are.
+        found: usize,
+    },
+
+    /// A Fisher that cannot be collected this way.
+    #[error("the {kind} Fisher: {reason}")]
+    Fisher {
+        /// Which.
+        kind: fisher_core::kind::FisherKind,
+        /// What does not fit, and what to do.
+        reason: String,
     },
 
     /// Nothing to collect from.

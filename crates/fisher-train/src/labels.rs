@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use burn::tensor::{Bool, DType, Device, Distribution, Int, Tensor};
+use burn::tensor::{Bool, DType, Device, Distribution, Int, Tensor, TensorData};
 use fisher_core::kind::FisherKind;
 
 use fisher_core::gradient::at_least_single;
@@ -23,6 +23,33 @@ pub struct NextToken;
 /// One label a sample: those of a classifier.
 #[derive(Debug, Clone, Copy)]
 pub struct Class;
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// How labels lie beside logits: [`Aligned`], [`NextToken`] or [`Class`].
+pub trait Alignment: sealed::Sealed {
+    /// Labels of a sample before the first that is predicted.
+    #[doc(hidden)]
+    const BEFORE: usize;
+}
+
+impl sealed::Sealed for Aligned {}
+impl sealed::Sealed for NextToken {}
+impl sealed::Sealed for Class {}
+
+impl Alignment for Aligned {
+    const BEFORE: usize = 0;
+}
+
+impl Alignment for NextToken {
+    const BEFORE: usize = 1;
+}
+
+impl Alignment for Class {
+    const BEFORE: usize = 0;
+}
 
 /// The labels of a batch, aligned as `A` says: [`Aligned`], [`NextToken`] or [`Class`].
 ///
@@ -60,30 +87,30 @@ pub struct Class;
 pub struct Labels<A> {
     /// `[samples, positions]`; one position for [`Class`].
     classes: Tensor<2, Int>,
-    drawn: bool,
+    kind: FisherKind,
     alignment: PhantomData<A>,
 }
 
 impl From<Tensor<2, Int>> for Labels<Aligned> {
     fn from(classes: Tensor<2, Int>) -> Self {
-        Self::of(classes, false)
+        Self::of(classes, FisherKind::Empirical)
     }
 }
 
 impl From<Tensor<2, Int>> for Labels<NextToken> {
     fn from(classes: Tensor<2, Int>) -> Self {
-        Self::of(classes, false)
+        Self::of(classes, FisherKind::Empirical)
     }
 }
 
 impl From<Tensor<1, Int>> for Labels<Class> {
     fn from(classes: Tensor<1, Int>) -> Self {
-        Self::of(classes.unsqueeze_dim(1), false)
+        Self::of(classes.unsqueeze_dim(1), FisherKind::Empirical)
     }
 }
 
 impl<A> Labels<A> {
-    fn of(classes: Tensor<2, Int>, drawn: bool) -> Self {
+    fn of(classes: Tensor<2, Int>, kind: FisherKind) -> Self {
         // A byte neither counts 300 labels nor tells −100 from 156.
         let classes = match classes.dtype() {
             DType::I8 | DType::I16 | DType::U8 | DType::U16 => classes.cast(DType::I32),
@@ -91,7 +118,7 @@ impl<A> Labels<A> {
         };
         Self {
             classes,
-            drawn,
+            kind,
             alignment: PhantomData,
         }
     }
@@ -105,39 +132,60 @@ impl<A> Labels<A> {
     /// that was drawn counts whichever it is.
     #[must_use]
     pub fn with_pad_tokens(self, pad_tokens: &[i64]) -> Self {
-        assert!(!self.drawn, "name pad tokens before labels are drawn");
+        let of_data = self.kind == FisherKind::Empirical;
+        assert!(of_data, "name pad tokens before labels are drawn");
         let mask = |classes: Tensor<2, Int>, pad: &i64| {
             let padding = classes.clone().equal_scalar(*pad);
             classes.mask_fill(padding, IGNORE)
         };
-        Self::of(pad_tokens.iter().fold(self.classes, mask), false)
+        Self::of(pad_tokens.iter().fold(self.classes, mask), self.kind)
     }
 
     /// The labels of the sample at `index`, as [`SampleBatch::sample`](crate::batch::SampleBatch::sample)
     /// needs them.
     #[must_use]
     pub fn sample(&self, index: usize) -> Self {
-        Self::of(self.classes.clone().narrow(0, index, 1), self.drawn)
+        Self::of(self.classes.clone().narrow(0, index, 1), self.kind)
+    }
+
+    /// The first `count` positions of every sample, such as without the padding of a batch.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    #[must_use]
+    pub fn first(&self, count: usize) -> Self {
+        Self::of(self.classes.clone().narrow(1, 0, count), self.kind)
     }
 
     /// The same labels in another place.
     pub(crate) fn with_classes(&self, classes: Tensor<2, Int>) -> Self {
-        Self::of(classes, self.drawn)
+        Self::of(classes, self.kind)
     }
 
     /// Of which Fisher the gradients of their losses are.
     pub fn kind(&self) -> FisherKind {
-        if self.drawn {
-            FisherKind::MonteCarlo
-        } else {
-            FisherKind::Empirical
-        }
+        self.kind
     }
 
     /// Classes and [`IGNORE`], `[samples, positions]`. What is made of them is no longer known to be
     /// drawn.
     pub fn tensor(&self) -> &Tensor<2, Int> {
         &self.classes
+    }
+
+    /// Labels of another Fisher, that of each prediction given in rows of `[samples, predictions]`; what comes before the
+    /// first prediction stays.
+    pub(crate) fn replaced_by(&self, rows: Vec<i64>, kind: FisherKind) -> Self
+    where
+        A: Alignment,
+    {
+        let [samples, positions] = self.classes.dims();
+        let options = (&self.classes.device(), self.classes.dtype());
+        let predictions = positions.saturating_sub(A::BEFORE);
+        let rows = TensorData::new(rows, [samples, predictions]);
+        let rows = Tensor::<2, Int>::from_data(rows, options);
+        let before = self.classes.clone().narrow(1, 0, positions - predictions);
+        Self::of(Tensor::cat(vec![before, rows], 1), kind)
     }
 
     /// Each label that is a class, replaced by a draw from `softmax(logits)` at its position.
@@ -169,7 +217,10 @@ impl Labels<Aligned> {
     /// When there are not logits for each position.
     #[must_use]
     pub fn draw(&self, logits: Tensor<3>) -> Self {
-        Self::of(Self::replaced(self.classes.clone(), logits), true)
+        Self::of(
+            Self::replaced(self.classes.clone(), logits),
+            FisherKind::MonteCarlo,
+        )
     }
 }
 
@@ -187,7 +238,7 @@ impl Labels<NextToken> {
     pub fn draw(&self, logits: Tensor<3>) -> Self {
         let [_, positions] = self.classes.dims();
         if positions < 2 {
-            return Self::of(self.classes.clone(), true);
+            return Self::of(self.classes.clone(), FisherKind::MonteCarlo);
         }
         let first = self.classes.clone().narrow(1, 0, 1).inner();
         let next = self.classes.clone().narrow(1, 1, positions - 1);
@@ -195,7 +246,7 @@ impl Labels<NextToken> {
         let logits = logits.narrow(1, 0, given - 1);
         Self::of(
             Tensor::cat(vec![first, Self::replaced(next, logits)], 1),
-            true,
+            FisherKind::MonteCarlo,
         )
     }
 }
@@ -212,7 +263,10 @@ impl Labels<Class> {
     #[must_use]
     pub fn draw(&self, logits: Tensor<2>) -> Self {
         let logits = logits.unsqueeze_dim(1);
-        Self::of(Self::replaced(self.classes.clone(), logits), true)
+        Self::of(
+            Self::replaced(self.classes.clone(), logits),
+            FisherKind::MonteCarlo,
+        )
     }
 }
 

@@ -21,12 +21,15 @@ pub mod collect;
 pub mod destination;
 mod error;
 mod gradients;
+pub mod kinds;
 pub mod labels;
 pub mod losses;
 pub mod monitor;
 mod placeholder;
+pub mod predictions;
 pub mod prelude;
 pub mod sketch;
+pub mod targets;
 mod trace;
 
 pub use error::{Error, Result};

@@ -1,6 +1,6 @@
 //! The losses of a batch's samples, in one unit.
 
-use burn::tensor::activation::log_softmax;
+use burn::tensor::activation::{log_sigmoid, log_softmax};
 use burn::tensor::{DType, FloatDType, Int, Tensor};
 use fisher_core::Error as CoreError;
 use fisher_core::kind::FisherKind;
@@ -8,6 +8,8 @@ use fisher_core::sample::Sample;
 
 use crate::error::{Error, Result};
 use crate::labels::{Aligned, Class, IGNORE, Labels, NextToken, is_class};
+use crate::predictions::{Likelihood, Predictions};
+use crate::targets::Targets;
 use fisher_core::gradient::at_least_single;
 
 /// The token-sum loss `L_i = Σ_t −log p(y_it | ..)` of every sample and its active tokens `T_i`.
@@ -23,6 +25,8 @@ pub struct SampleLosses {
     sums: Tensor<1>,
     counts: Counts,
     kind: FisherKind,
+    /// What they are `−log p` of, where that is known.
+    likelihood: Option<Likelihood>,
 }
 
 /// Where active tokens are counted.
@@ -44,6 +48,7 @@ impl SampleLosses {
             sums: at_least_single(losses),
             counts: Counts::Given(tokens),
             kind: FisherKind::Empirical,
+            likelihood: None,
         }
     }
 
@@ -94,7 +99,12 @@ impl SampleLosses {
             // Nothing is predicted: no active token.
             let zeros = Tensor::zeros([samples], &logits.device());
             let losses = Self::token_sum(zeros, vec![0; samples]);
-            return Self { kind, ..losses };
+            let likelihood = Likelihood::Classes(logits.narrow(1, 0, 0), classes.narrow(1, 0, 0));
+            return Self {
+                kind,
+                likelihood: Some(likelihood),
+                ..losses
+            };
         }
         Self::of(
             logits.narrow(1, 0, positions - 1),
@@ -125,6 +135,7 @@ impl SampleLosses {
         let known = is_class(&labels, classes);
         // Where there is no such class, some backends would read another sample's.
         let index = labels.clone().mask_fill(known.clone().bool_not(), 0);
+        let likelihood = Likelihood::Classes(logits.clone(), labels.clone());
         let losses = log_softmax(at_least_single(logits), 2)
             .gather(2, index.reshape([samples, positions, 1]))
             .reshape([samples, positions])
@@ -135,6 +146,94 @@ impl SampleLosses {
             sums: losses.sum_dim(1).reshape([samples]),
             counts: Counts::Labels(Box::new(labels), classes),
             kind,
+            likelihood: Some(likelihood),
+        }
+    }
+
+    /// Several labels that each are there or not: `L_i = −Σ_o [y_o log σ(z_o) + (1 − y_o) log σ(−z_o)]`, the outputs of a
+    /// sample independent given its input. A sample has one active token.
+    ///
+    /// # Shapes
+    /// - logits, targets (0 or 1): `[samples, outputs]`
+    ///
+    /// # Panics
+    /// When there is not one target for each logit.
+    pub fn bernoulli(logits: Tensor<2>, targets: impl Into<Targets>) -> Self {
+        let (targets, logits) = (targets.into(), at_least_single(logits));
+        let y = targets.tensor().clone().cast(logits.dtype());
+        assert_eq!(logits.dims(), y.dims(), "one target a logit");
+        let [samples, _] = logits.dims();
+        let likelihood = Likelihood::Bernoulli(logits.clone());
+        let no = y.clone().neg() + 1.0;
+        let log_p = y * log_sigmoid(logits.clone()) + no * log_sigmoid(logits.neg());
+        let losses = log_p.sum_dim(1).neg().reshape([samples]);
+        Self {
+            kind: targets.kind(),
+            likelihood: Some(likelihood),
+            ..Self::token_sum(losses, vec![1; samples])
+        }
+    }
+
+    /// A regression whose errors are normal with a known deviation: `L_i = Σ_o (y_o − f_o)² / (2 sigma²)`, which leaves
+    /// out what depends on no parameter. A sample has one active token. A mean square error is this with another
+    /// `sigma`, and a Fisher that was drawn needs to know which: it goes with `1/sigma²`, the empirical one with
+    /// `1/sigma⁴`.
+    ///
+    /// # Shapes
+    /// - means, targets: `[samples, outputs]`
+    ///
+    /// # Panics
+    /// When there is not one target for each mean, or `sigma` is not above 0.
+    pub fn gaussian(means: Tensor<2>, targets: impl Into<Targets>, sigma: f64) -> Self {
+        assert!(sigma > 0.0 && sigma.is_finite(), "sigma is above 0");
+        let (targets, means) = (targets.into(), at_least_single(means));
+        let y = targets.tensor().clone().cast(means.dtype());
+        assert_eq!(means.dims(), y.dims(), "one target a mean");
+        let [samples, _] = means.dims();
+        let likelihood = Likelihood::Gaussian(means.clone(), sigma);
+        let squares = (y - means).square().sum_dim(1).reshape([samples]);
+        Self {
+            kind: targets.kind(),
+            likelihood: Some(likelihood),
+            ..Self::token_sum(squares.div_scalar(2.0 * sigma * sigma), vec![1; samples])
+        }
+    }
+
+    /// Cross-entropy against a distribution at each position, as of a teacher or with smoothed labels:
+    /// `L_i = −Σ_t Σ_y q_ty log p_ty`. A position whose row is all 0 does not count; the loss of a sample with a row that is no
+    /// distribution (negative, or its sum further than 0.001 from 1) is NaN. Nothing is shifted.
+    ///
+    /// Their Fisher is empirical, and is not the one of labels drawn from `q`: gradients are averaged over `q`
+    /// before they are squared, `g_t = Σ_y q_ty g_ty`. It is never larger than the mean of squares over labels drawn from `q`, and 0
+    /// where `q = p`, where the true Fisher is not.
+    ///
+    /// # Shapes
+    /// - logits, distributions: `[samples, positions, classes]`
+    ///
+    /// # Panics
+    /// When there is not one distribution for the logits of each position.
+    pub fn soft_labels(logits: Tensor<3>, distributions: Tensor<3>) -> Self {
+        let logits = at_least_single(logits);
+        let q = distributions.cast(logits.dtype());
+        assert_eq!(logits.dims(), q.dims(), "one distribution a position");
+        let [samples, positions, classes] = logits.dims();
+        let sums = q.clone().sum_dim(2);
+        let ignored = q.clone().abs().sum_dim(2).equal_scalar(0.0);
+        let off = (sums - 1.0).abs().greater_elem(1e-3);
+        let wrong = off.bool_or(q.clone().min_dim(2).lower_elem(0.0));
+        let losses = (q * log_softmax(logits, 2)).sum_dim(2).neg();
+        let losses = losses.mask_fill(wrong, f32::NAN);
+        let losses = losses.mask_fill(ignored.clone(), 0.0);
+        // What counts, as labels do.
+        let labels = ignored.int().reshape([samples, positions]) * IGNORE;
+        Self {
+            sums: losses
+                .reshape([samples, positions])
+                .sum_dim(1)
+                .reshape([samples]),
+            counts: Counts::Labels(Box::new(labels), classes),
+            kind: FisherKind::Empirical,
+            likelihood: None,
         }
     }
 
@@ -148,6 +247,17 @@ impl SampleLosses {
         }
     }
 
+    /// What the model predicts for each sample.
+    ///
+    /// # Errors
+    /// [`Error::NoPredictions`] when that does not follow from the losses: those of [`SampleLosses::token_sum`],
+    /// [`SampleLosses::token_mean`] and [`SampleLosses::soft_labels`], and what [`SampleLosses::map`] made of others.
+    /// [`fisher_core::Error::Device`] when the device does not give them.
+    pub fn predictions(&self) -> Result<Predictions> {
+        let likelihood = self.likelihood.as_ref().ok_or(Error::NoPredictions)?;
+        Predictions::read(likelihood)
+    }
+
     /// Other losses of the same samples and tokens: `change` of these.
     ///
     /// # Panics
@@ -157,7 +267,11 @@ impl SampleLosses {
         let before = self.sums.dims();
         let sums = at_least_single(change(self.sums));
         assert_eq!(sums.dims(), before, "one loss a sample");
-        Self { sums, ..self }
+        Self {
+            sums,
+            likelihood: None,
+            ..self
+        }
     }
 
     /// The losses, `[samples]`. NaN where a label is out of range.
@@ -240,6 +354,7 @@ impl SampleLosses {
         Self {
             sums,
             counts,
+            likelihood: None,
             ..self
         }
     }

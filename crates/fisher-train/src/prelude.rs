@@ -9,6 +9,7 @@ pub use crate::apply::{
 pub use crate::batch::{SampleBatch, SampleLoss, SampleMapper};
 pub use crate::capture::{CaptureConfig, Engine, Names, NonFinite, check};
 pub use crate::collect::{CheckpointConfig, CollectorConfig};
+pub use crate::kinds::Fisher;
 pub use crate::labels::{Aligned, Class, Labels, NextToken};
 pub use crate::losses::SampleLosses;
 pub use crate::monitor::{
@@ -16,3 +17,4 @@ pub use crate::monitor::{
 };
 pub use crate::sample_loss;
 pub use crate::sketch::SketchConfig;
+pub use crate::targets::Targets;

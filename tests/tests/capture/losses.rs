@@ -284,7 +284,7 @@ impl SampleBatch for Points {
     fn map_samples(&self, mapper: &mut SampleMapper) -> Self {
         Self {
             inputs: mapper.tensor(&self.inputs),
-            labels: mapper.labels(&self.labels),
+            labels: mapper.tensor(&self.labels),
             ids: mapper.list(&self.ids),
         }
     }

@@ -160,8 +160,8 @@ fn a_metric_has_a_value_at_each_capture(
         Quantity::Trace("alpha".into()),
         Quantity::TopLayer("beta".into()),
         Quantity::TopHead("beta".into()),
-        Quantity::NoiseScale("alpha".into()),
-        Quantity::PooledNoiseScale,
+        Quantity::Signal("alpha".into()),
+        Quantity::PooledSignal,
         Quantity::MeanCosine,
         Quantity::ConflictRate
     )]
@@ -207,11 +207,7 @@ fn a_metric_has_a_value_at_each_capture(
             None => assert!(entries[at].1.is_none_or(f64::is_nan)),
         }
     }
-    let undefined = matches!(
-        quantity,
-        Quantity::NoiseScale(_) | Quantity::PooledNoiseScale
-    );
-    assert!(undefined || last(7).is_some(), "{quantity}");
+    assert!(last(7).is_some(), "{quantity}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::jsonl::{Part, TaskFile};
 use super::selection::Selection;
-use super::values::{Bytes, Phases, Scale, Settings};
+use super::values::{Bytes, Kind, Phases, Scale, Settings};
 use crate::device::Backend;
 
 /// How the two commands are used together.
@@ -105,6 +105,24 @@ pub struct MeasureArgs {
         help_heading = "What is measured"
     )]
     pub compare: Selection,
+    /// Which Fisher: whose labels the squared gradients are of
+    #[arg(
+        long,
+        value_enum,
+        default_value = "empirical",
+        help_heading = "What is measured"
+    )]
+    pub kind: Kind,
+    /// Labels drawn a sample for --kind monte-carlo, a pass over the data each. From 2 on their error is
+    /// told
+    #[arg(
+        long,
+        value_name = "K",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..),
+        help_heading = "What is measured"
+    )]
+    pub draws: u32,
     /// Only the first N samples of each task
     #[arg(
         long,

@@ -12,6 +12,7 @@ use fisher_metrics::progress::styled;
 use fisher_train::batch::SampleLoss;
 use fisher_train::capture::NonFinite;
 use fisher_train::collect::{CheckpointConfig as SavePoint, CollectorConfig};
+use fisher_train::kinds::DrawSpread;
 use indicatif::ProgressBar;
 
 use super::args::MeasureArgs;
@@ -75,6 +76,7 @@ fn of<M: SampleLoss<Batch = Sequences>>(
     let save_point = SavePoint::new(run.out.join(STATISTICS), run.save_every);
     let collector = CollectorConfig::new()
         .with_non_finite(non_finite)
+        .with_fisher(run.kind.fisher(run.draws, run.analysis.seed))
         .with_checkpoint(Some(save_point))
         .with_progress(false)
         .init()?
@@ -126,6 +128,9 @@ fn of<M: SampleLoss<Batch = Sequences>>(
                 collected.tokens,
                 start.elapsed().as_secs_f64(),
             );
+            if let Some(line) = collected.draws.as_ref().and_then(draws) {
+                println!("  {}: {line}", task.name);
+            }
         }
         only_measured(&statistics, store.as_ref(), &task.name, &run.out)?;
         let samples = task.ids.iter().cloned().zip(losses);
@@ -186,7 +191,10 @@ fn statistics(
     let params = params.ok_or("--params none leaves nothing to measure")?;
     let catalogue = catalogue.filter(&params)?;
     let elements = run.elements.of(&catalogue, heads)?;
+    let fisher = run.kind.fisher(run.draws, run.analysis.seed);
     let config = StatisticsConfig::new()
+        .with_kind(fisher.kind().unwrap_or_default())
+        .with_seed(fisher.kind().map(|_| run.analysis.seed))
         .with_elementwise(elements.is_some())
         .with_elementwise_only(elements);
     Ok(config.init_for(&catalogue, heads, hash, device)?)
@@ -213,6 +221,17 @@ fn store(
         size(store.bytes_per_sample())
     );
     Ok(store)
+}
+
+/// What draws are of the error bars, in a line; `None` where each sample had one.
+fn draws(spread: &DrawSpread) -> Option<String> {
+    let shares = spread.layers.iter().filter_map(|layer| layer.share);
+    let largest = shares.reduce(f64::max)?;
+    let (draws, samples) = (spread.draws, spread.samples);
+    let percent = 100.0 * largest.min(1.0);
+    Some(format!(
+        "{draws} draws of labels for each of {samples} samples are up to {percent:.0} % of the variance of a layer's trace"
+    ))
 }
 
 fn size(bytes: usize) -> String {

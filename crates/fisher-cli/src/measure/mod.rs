@@ -28,4 +28,4 @@ pub use results::{Tensors, report};
 pub use selection::Selection;
 pub use text::Text;
 pub use uses::{Cost, MERGED, Merged, Uses, own_statistics, second, uses};
-pub use values::{Bytes, Phases, Scale, Settings, parse_interference};
+pub use values::{Bytes, Kind, Phases, Scale, Settings, parse_interference};

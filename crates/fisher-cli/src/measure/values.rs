@@ -5,7 +5,35 @@ use std::str::FromStr;
 use fisher_metrics::damping::Damping;
 use fisher_metrics::interference::InterferenceConfig;
 use fisher_metrics::scaling::ScalingConfig;
+use fisher_train::kinds::Fisher;
 use serde::{Deserialize, Serialize};
+
+/// Which Fisher is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Labels of the data
+    Empirical,
+    /// Labels drawn from the model's predictions; --seed is theirs too
+    MonteCarlo,
+    /// The expectation over the model's predictions: a pass for every token of the vocabulary at every position, for
+    /// tiny vocabularies
+    Exact,
+}
+
+impl Kind {
+    /// As the library knows it.
+    pub fn fisher(self, draws: u32, seed: u64) -> Fisher {
+        match self {
+            Self::Empirical => Fisher::AsGiven,
+            Self::MonteCarlo => Fisher::MonteCarlo {
+                draws: draws as usize,
+                seed,
+            },
+            Self::Exact => Fisher::Exact,
+        }
+    }
+}
 
 /// Which phases, from 1 to 7.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use fisher_train::batch::{SampleBatch, SampleMapper};
-use fisher_train::labels::IGNORE;
+use fisher_train::labels::{IGNORE, Labels, NextToken};
 
 /// One sample: tokens, and for each what counts of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub struct Sequences {
     /// `[samples, positions]`
     pub tokens: Tensor<2, Int>,
     /// `[samples, positions]`
-    pub labels: Tensor<2, Int>,
+    pub labels: Labels<NextToken>,
     ids: Vec<String>,
     documents: Vec<Option<String>>,
     lengths: Vec<usize>,
@@ -53,7 +53,7 @@ impl Sequences {
         };
         Self {
             tokens: matrix(|s| &s.tokens, 0),
-            labels: matrix(|s| &s.labels, IGNORE),
+            labels: matrix(|s| &s.labels, IGNORE).into(),
             ids: samples.iter().map(|s| s.id.clone()).collect(),
             documents: samples.iter().map(|s| s.document.clone()).collect(),
             lengths,
@@ -90,7 +90,7 @@ impl SampleBatch for Sequences {
         let length = self.lengths[index];
         Self {
             tokens: sample.tokens.narrow(1, 0, length),
-            labels: sample.labels.narrow(1, 0, length),
+            labels: sample.labels.first(length),
             ..sample
         }
     }

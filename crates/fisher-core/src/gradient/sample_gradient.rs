@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Device, Int, Tensor};
 
-use super::scatter::add_at;
+use super::scatter::{add_at, indices};
 use super::units::{Gradient, TokenSum};
 use crate::error::{Error, Result};
 
@@ -166,6 +166,39 @@ impl SampleGradient {
                 elements, device, ..
             } => Self::Zero {
                 samples: 1,
+                elements: *elements,
+                device: device.clone(),
+            },
+        }
+    }
+
+    /// Those of some of the samples, by their places.
+    ///
+    /// # Panics
+    /// When there is no such sample.
+    #[must_use]
+    pub fn select(&self, samples: &[usize]) -> Self {
+        let [count, _] = self.dims();
+        if samples.iter().copied().eq(0..count) {
+            return self.clone();
+        }
+        let at = indices(samples, &self.device());
+        let cut = |tensor: &Tensor<3>| tensor.clone().select(0, at.clone());
+        match self {
+            Self::Full(gradient) => Self::full(gradient.tensor().clone().select(0, at)),
+            Self::Outer { left, right } => Self::Outer {
+                left: cut(left),
+                right: cut(right),
+            },
+            Self::Rows { ids, delta, table } => Self::Rows {
+                ids: ids.clone().select(0, at.clone()),
+                delta: cut(delta),
+                table: *table,
+            },
+            Self::Zero {
+                elements, device, ..
+            } => Self::Zero {
+                samples: samples.len(),
                 elements: *elements,
                 device: device.clone(),
             },

@@ -52,9 +52,9 @@ pub struct StatisticsConfig {
     /// is slow.
     #[config(default = false)]
     pub compensated: bool,
-    /// Which Fisher the gradients that will come are of. This draws no labels: the batches bring them
-    /// (`Labels::draw` of `fisher-train`), and collection refuses losses of another kind. Gradients
-    /// that are pushed by hand are taken at their word.
+    /// Which Fisher the gradients that will come are of. This is its name, and no more: how it is collected says
+    /// `CollectorConfig::fisher` of `fisher-train`, and collection refuses losses of another kind.
+    /// Gradients that are pushed by hand are taken at their word.
     #[config(default = "FisherKind::Empirical")]
     pub kind: FisherKind,
     /// The seed of the run, for the record.

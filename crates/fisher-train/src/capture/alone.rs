@@ -25,6 +25,11 @@ impl<M: SampleLoss> Alone<M> {
         }
     }
 
+    /// The model that losses are taken of.
+    pub(crate) fn model(&self) -> &M {
+        &self.model
+    }
+
     /// The losses of a batch.
     pub(crate) fn losses(&self, batch: &M::Batch) -> Result<Together> {
         let losses = self.model.sample_losses(batch);

@@ -18,6 +18,7 @@ use super::watch::{EVERY, Watch};
 use crate::batch::{SampleBatch, SampleLoss, ids};
 use crate::error::{Error, Result};
 use crate::gradients::{Captured, HELD, Together, all_shortest};
+use crate::losses::SampleLosses;
 use crate::trace::Tracer;
 use fisher_core::gradient::at_least_single;
 
@@ -213,6 +214,11 @@ impl<M: SampleLoss> Capture<M> {
             unreached: unreached.clone(),
         });
         Ok(Some(outcomes.collect()))
+    }
+
+    /// The losses of a batch, by a forward pass that keeps nothing for a backward one.
+    pub(crate) fn losses(&self, batch: &M::Batch) -> SampleLosses {
+        self.alone.model().sample_losses(batch)
     }
 
     /// One sample by the loop, whole.

@@ -22,10 +22,11 @@ pub enum Quantity {
     TopLayer(String),
     /// The share of the largest head in the trace of this task.
     TopHead(String),
-    /// The gradient noise scale of this task, in samples. Needs `noise` in the configuration.
-    NoiseScale(String),
-    /// The gradient noise scale over all tasks' samples. Needs `noise` in the configuration.
-    PooledNoiseScale,
+    /// Signal over noise of a sample's gradient, `|G|² / tr Σ`, in this task: the inverse of the noise scale, which unlike that
+    /// one is always a number. Needs `noise` in the configuration.
+    Signal(String),
+    /// The same over all tasks' samples. Needs `noise` in the configuration.
+    PooledSignal,
     /// The mean cosine of samples of different tasks. Needs `compare` in the configuration.
     MeanCosine,
     /// The share of such pairs with a negative cosine. Needs `compare` in the configuration.
@@ -41,8 +42,8 @@ impl Quantity {
             Self::Trace(name) => task(name)?.trace,
             Self::TopLayer(name) => top(name, |task| task.top(&task.layers)),
             Self::TopHead(name) => top(name, |task| task.top(&task.heads)),
-            Self::NoiseScale(name) => Some(task(name)?.noise?.scale?.value),
-            Self::PooledNoiseScale => Some(reading.noise?.scale?.value),
+            Self::Signal(name) => Some(task(name)?.noise?.signal?.value),
+            Self::PooledSignal => Some(reading.noise?.signal?.value),
             Self::MeanCosine => Some(reading.across?.mean_cosine),
             Self::ConflictRate => Some(reading.across?.conflict_rate),
         }
@@ -55,8 +56,8 @@ impl fmt::Display for Quantity {
             Self::Trace(task) => write!(f, "Fisher trace of {task}"),
             Self::TopLayer(task) => write!(f, "Top layer's share of {task}"),
             Self::TopHead(task) => write!(f, "Top head's share of {task}"),
-            Self::NoiseScale(task) => write!(f, "Noise scale of {task}"),
-            Self::PooledNoiseScale => write!(f, "Noise scale"),
+            Self::Signal(task) => write!(f, "Signal over noise of {task}"),
+            Self::PooledSignal => write!(f, "Signal over noise"),
             Self::MeanCosine => write!(f, "Cosine across tasks"),
             Self::ConflictRate => write!(f, "Conflict rate"),
         }

@@ -22,6 +22,8 @@ pub use cosine::AcrossTasks;
 pub use history::{HISTORY_SCHEMA, History, PartReading, Reading, TaskReading};
 pub use hook::FisherHook;
 pub use metric::{FisherMetric, Quantity};
-pub use noise_scale::{GradientMoments, NoiseEstimate, NoiseScale, NoiseScaleConfig, SampleWeight};
+pub use noise_scale::{
+    GradientMoments, NoiseEstimate, NoiseInterval, NoiseScale, NoiseScaleConfig, SampleWeight,
+};
 pub use schedule::{Schedule, TrainingPoint};
 pub use strategy::FisherStrategy;

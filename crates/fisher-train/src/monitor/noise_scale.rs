@@ -1,6 +1,7 @@
 //! The gradient noise scale.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use burn::config::Config;
 use burn::tensor::Tensor;
@@ -11,6 +12,7 @@ use fisher_core::sample::Sample;
 use fisher_core::squares::{SquaredNorms, squared_norms};
 use fisher_core::{Error as CoreError, check_argument, pieces};
 use serde::{Deserialize, Serialize};
+use statrs::distribution::{ContinuousCDF, StudentsT};
 
 use crate::error::{Error, Result};
 
@@ -106,11 +108,13 @@ pub struct NoiseEstimate {
 /// `G` is the expected gradient of a sample's loss ([`SampleWeight`]), `Σ` its covariance over
 /// samples. Both are estimated without bias from `n` samples (their appendix A.1, with batches of 1
 /// and `n`): with `S = (1/n) Σ |g_i|²` and the mean gradient `ḡ`,
-/// `tr Σ = n (S − |ḡ|²) / (n − 1)` and `|G|² = |ḡ|² − tr Σ / n`. Their ratio is not unbiased; it is
-/// consistent.
+/// `tr Σ = n (S − |ḡ|²) / (n − 1)` and `|G|² = |ḡ|² − tr Σ / n`.
+///
+/// What is estimated is the inverse, `r = |G|² / tr Σ`: it is always a number, where the estimate of `B` is none or
+/// anything as soon as noise drowns the gradient. `B` is given as the inverse of `r`'s interval.
 ///
 /// Standard errors are of the jackknife that leaves out one block of samples at a time:
-/// `√((K − 1)/K Σ_k (x_k − x̄)²)`. With few blocks they are themselves rough.
+/// `√((K − 1)/K Σ_k a_k²)`, with `a_k = r_k − r̄`. With few blocks they are themselves rough.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct NoiseScale {
     /// `n`.
@@ -119,9 +123,37 @@ pub struct NoiseScale {
     pub covariance_trace: NoiseEstimate,
     /// `|G|²`. Below 0 where noise drowns it.
     pub squared_gradient: NoiseEstimate,
-    /// `B`; `None` where `|G|²` is not above 0, or so little that the ratio is no number: more samples
-    /// are needed than there were. Its error is `None` where that happens without one of the blocks.
+    /// `r = |G|² / tr Σ`, signal over noise of one sample's gradient; below 0 where noise drowns the signal. `None` where
+    /// there is no noise.
+    pub signal: Option<NoiseEstimate>,
+    /// 95 % for `B`; `None` where `r` or its error is, as from so few samples that a block holds them all.
+    pub interval: Option<NoiseInterval>,
+    /// `B = 1/r` and its error by the delta method, only where the error of `r` came out as at most a quarter of it. To
+    /// average or plot these alone would pick what came out well: use [`NoiseScale::signal`] and
+    /// [`NoiseScale::interval`].
     pub scale: Option<NoiseEstimate>,
+}
+
+/// An interval of the noise scale, in samples: the inverse of `r ± t · se`, the upper end from `r` or 0 if that is larger.
+///
+/// Student's `t` has `ν = max(1, n_eff − 1)` degrees of freedom, `n_eff = (Σ a_k²)² / Σ a_k⁴` the blocks that make the error:
+/// `K − 1` degrees hold the truth in 83-90 % of cases where gradients have heavy tails, these in 93-100 %, and are wider by half where
+/// tails are light.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct NoiseInterval {
+    /// The lower end.
+    pub at_least: f64,
+    /// The upper end; `None` where the gradient cannot be told from 0, so that there is none.
+    pub at_most: Option<f64>,
+}
+
+impl fmt::Display for NoiseInterval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.at_most {
+            Some(at_most) => write!(f, "{:.0} to {at_most:.0}", self.at_least),
+            None => write!(f, "at least {:.0}", self.at_least),
+        }
+    }
 }
 
 impl GradientSink for GradientMoments {
@@ -311,20 +343,81 @@ fn estimate(counts: &[usize], squares: &[f64], products: &[Vec<f64>]) -> Option<
         Moments::of(n - counts[left], square - squares[left], sum)
     });
     let without: Option<Vec<Moments>> = without.collect();
-    let error = |of: fn(&Moments) -> Option<f64>| {
+    let jackknife = |of: fn(&Moments) -> Option<f64>| {
         let values: Option<Vec<f64>> = without.as_ref()?.iter().map(of).collect();
-        jackknife(&values?)
+        Jackknife::of(&values?)
     };
-    let estimate = |value, of| NoiseEstimate {
+    let estimate = |value, jackknife: Option<Jackknife>| NoiseEstimate {
         value,
-        standard_error: error(of),
+        standard_error: jackknife.map(|of| of.error),
+    };
+    let of_signal = jackknife(Moments::signal);
+    let signal = whole.signal().map(|signal| estimate(signal, of_signal));
+    let known = whole.signal().zip(of_signal);
+    let scale = match known {
+        Some((signal, Jackknife { error, .. })) if error <= SMALL * signal => Some(NoiseEstimate {
+            value: signal.recip(),
+            standard_error: Some(error / signal.powi(2)),
+        }),
+        _ => None,
     };
     Some(NoiseScale {
         samples: n,
-        covariance_trace: estimate(whole.trace, |m| Some(m.trace)),
-        squared_gradient: estimate(whole.squared, |m| Some(m.squared)),
-        scale: whole.scale().map(|scale| estimate(scale, Moments::scale)),
+        covariance_trace: estimate(whole.trace, jackknife(|m| Some(m.trace))),
+        squared_gradient: estimate(whole.squared, jackknife(|m| Some(m.squared))),
+        signal,
+        interval: known.and_then(|(signal, of)| of.interval(signal)),
+        scale,
     })
+}
+
+/// The error of `r` relative to it, up to which its inverse is near to normal.
+const SMALL: f64 = 0.25;
+const LEVEL: f64 = 0.95;
+
+/// A standard error by leaving out blocks, and the blocks that make it.
+#[derive(Debug, Clone, Copy)]
+struct Jackknife {
+    error: f64,
+    degrees: f64,
+}
+
+impl Jackknife {
+    /// From the estimates without each block; `None` for fewer than two.
+    fn of(values: &[f64]) -> Option<Self> {
+        let k = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / k;
+        // Of one size, so that fourth powers stay in range.
+        let largest = values.iter().fold(0.0, |m: f64, x| m.max((x - mean).abs()));
+        let off = |x: &f64| {
+            if largest > 0.0 {
+                (x - mean) / largest
+            } else {
+                0.0
+            }
+        };
+        let squares: f64 = values.iter().map(|x| off(x).powi(2)).sum();
+        let fourths: f64 = values.iter().map(|x| off(x).powi(4)).sum();
+        let error = ((k - 1.0) / k * squares).sqrt() * largest;
+        let effective = if fourths > 0.0 {
+            squares * squares / fourths
+        } else {
+            k
+        };
+        let degrees = (effective - 1.0).clamp(1.0, (k - 1.0).max(1.0));
+        (values.len() > 1 && error.is_finite()).then_some(Self { error, degrees })
+    }
+
+    fn interval(self, signal: f64) -> Option<NoiseInterval> {
+        let t = StudentsT::new(0.0, 1.0, self.degrees).ok()?;
+        let half = t.inverse_cdf(0.5 + LEVEL / 2.0) * self.error;
+        let at_least = (signal.max(0.0) + half).recip();
+        let at_most = (signal - half > 0.0).then(|| (signal - half).recip());
+        let at_most = at_most.filter(|at_most| at_most.is_finite());
+        at_least
+            .is_finite()
+            .then_some(NoiseInterval { at_least, at_most })
+    }
 }
 
 /// `tr Σ` and `|G|²`, finite.
@@ -347,18 +440,10 @@ impl Moments {
         })
     }
 
-    fn scale(&self) -> Option<f64> {
-        let scale = (self.squared > 0.0).then(|| self.trace / self.squared);
-        scale.filter(|scale| scale.is_finite())
+    fn signal(&self) -> Option<f64> {
+        let signal = (self.trace > 0.0).then(|| self.squared / self.trace);
+        signal.filter(|signal| signal.is_finite())
     }
-}
-
-fn jackknife(values: &[f64]) -> Option<f64> {
-    let k = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / k;
-    let squares: f64 = values.iter().map(|x| (x - mean).powi(2)).sum();
-    let error = (values.len() > 1).then(|| ((k - 1.0) / k * squares).sqrt());
-    error.filter(|error| error.is_finite())
 }
 
 /// Elements of a parameter that are multiplied at a time.
@@ -419,15 +504,33 @@ mod tests {
         );
         let noise = noise.expect("two samples");
         assert_eq!(noise.covariance_trace.value, 0.0);
-        // |G|² so small that the ratio is beyond float64.
-        let tiny = f64::MIN_POSITIVE;
+        assert_eq!(
+            (noise.signal, noise.interval, noise.scale),
+            (None, None, None)
+        );
+        // Noise so small that the ratio is beyond float64.
         let noise = Moments {
-            trace: 1e300,
-            squared: tiny,
+            trace: f64::MIN_POSITIVE,
+            squared: 1e300,
         };
-        assert_eq!(noise.scale(), None);
+        assert_eq!(noise.signal(), None);
         assert!(Moments::of(2, f64::INFINITY, 1.0).is_none());
         assert!(Moments::of(2, 1.0, f64::NAN).is_none());
-        assert_eq!(jackknife(&[1e200, -1e200]), None);
+        assert!(Jackknife::of(&[f64::MAX, -f64::MAX]).is_none());
+        assert!(Jackknife::of(&[1.0]).is_none());
+    }
+
+    /// One block that makes the whole error counts as one; equal ones count as they are.
+    #[test]
+    fn blocks_that_make_the_error_are_counted() {
+        let degrees = |values: &[f64]| Jackknife::of(values).expect("blocks").degrees;
+        assert_eq!(degrees(&[1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0]), 7.0);
+        assert!(degrees(&[0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 8.0]) < 1.0 + 0.5);
+        let one = Jackknife {
+            error: 1.0,
+            degrees: 1.0,
+        };
+        let interval = one.interval(-5.0).expect("an interval");
+        assert!((interval.at_least - 1.0 / 12.706).abs() < 1e-4 && interval.at_most.is_none());
     }
 }
