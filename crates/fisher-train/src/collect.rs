@@ -18,7 +18,7 @@ use crate::batch::{SampleBatch, SampleLoss, ids};
 use crate::capture::{Capture, CaptureConfig, Engine, Names, NonFinite, Outcome};
 use crate::destination::Destination;
 use crate::error::{Error, Result};
-use crate::kinds::{Centred, DrawSpread, Fisher, MeanGradient, Means, Rounds, Spread, held};
+use crate::kinds::{Centred, DrawSpread, Fisher, MeanGradient, Means, Plan, Rounds, Spread, held};
 
 /// Where and how often a collection is saved so that it can go on after an interruption: also when
 /// it ends, or stops with an error.
@@ -378,7 +378,7 @@ struct Pass<'a, M, C: ContributionUnit> {
     collected: Collected,
 }
 
-impl<M: SampleLoss, C: ContributionUnit> Pass<'_, M, C> {
+impl<'a, M: SampleLoss, C: ContributionUnit> Pass<'a, M, C> {
     fn over(
         &mut self,
         batches: impl Iterator<Item = Result<M::Batch>>,
@@ -444,11 +444,19 @@ impl<M: SampleLoss, C: ContributionUnit> Pass<'_, M, C> {
     }
 
     /// The labels that take the place of the batch's own, where any do.
-    fn rounds<'b>(&self, batch: &'b M::Batch, ids: &'b [String]) -> Result<Option<Rounds<'b, M>>> {
+    fn rounds<'b>(&self, batch: &'b M::Batch, ids: &'b [String]) -> Result<Option<Rounds<'b, M>>>
+    where
+        'a: 'b,
+    {
         if self.config.fisher == Fisher::AsGiven {
             return Ok(None);
         }
-        Rounds::new(&self.capture, batch, ids, self.config.non_finite).map(Some)
+        let plan = Plan {
+            fisher: self.config.fisher,
+            task: self.task,
+            non_finite: self.config.non_finite,
+        };
+        Rounds::new(&self.capture, batch, ids, plan).map(Some)
     }
 
     /// What of a batch is counted, with the place of its sample: samples, or tokens.
@@ -478,11 +486,11 @@ impl<M: SampleLoss, C: ContributionUnit> Pass<'_, M, C> {
         match (self.config.fisher, rounds) {
             (Fisher::TokenLevel, Some(rounds)) => {
                 let fresh = samples.iter().map(|(_, id)| &**id).collect();
-                return rounds.tokens(&mut self.capture, &fresh, task, statistics, outcomes);
+                return rounds.tokens(&mut self.capture, &fresh, statistics, outcomes);
             }
-            (fisher, Some(rounds)) => {
+            (_, Some(rounds)) => {
                 let (capture, spread) = (&mut self.capture, &mut self.spread);
-                return rounds.mixed(capture, fisher, samples, task, statistics, spread, outcomes);
+                return rounds.mixed(capture, samples, statistics, spread, outcomes);
             }
             (_, None) => {}
         }

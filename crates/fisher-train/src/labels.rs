@@ -57,13 +57,14 @@ impl Alignment for Class {
 /// collected ([`Error::Label`](crate::Error::Label)), and makes the loss of its sample NaN.
 ///
 /// The loss functions of [`SampleLosses`](crate::losses::SampleLosses) take tensors as well as labels: made
-/// from a tensor, labels are those of the data. Only `draw` makes others, and their losses remember
-/// it: they are of the Monte-Carlo Fisher.
+/// from a tensor, labels are those of the data. Others remember it, and so do their losses.
 ///
-/// Draw labels before the batch is collected, from a forward pass of its own with the very weights
-/// that gradients are taken of, and keep them in the batch as `Labels`: a loss that draws anew each
+/// A batch that holds its labels as `Labels` can be given others by a collector that is asked for another Fisher
+/// ([`Fisher`](crate::kinds::Fisher)): nothing need be drawn by hand. Where it is, as for a hook or a sketch, use `draw`
+/// before the batch is collected, from a forward pass of its own with the very weights
+/// that gradients are taken of, and keep them in the batch: a loss that draws anew each
 /// time is another one in the batch and alone. What does not count among the labels of the data does
-/// not count among those drawn. The random numbers are the device's: seed it (`device.seed(..)`)
+/// not count among those drawn. The random numbers of `draw` are the device's: seed it (`device.seed(..)`)
 /// before each batch, by what the batch is, if a collection is to be resumed to the same result.
 ///
 /// ```

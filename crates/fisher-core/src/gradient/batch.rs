@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use burn::tensor::Tensor;
+
 use super::sample_gradient::SampleGradient;
 use crate::error::{Error, Result};
+use crate::read;
 use crate::sample::Sample;
 
 /// The token-sum gradients of a batch of samples, by parameter.
@@ -54,6 +57,31 @@ impl GradientBatch {
                 parameter: path.clone(),
             }),
         }
+    }
+
+    /// Whether all values are numbers, in one transfer; where they are not, a parameter that they are not of.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`], naming the first sample; [`Error::Device`] when the device does not give sums.
+    #[doc(hidden)]
+    pub fn check_finite(&self) -> Result<()> {
+        let Some(sample) = self.samples.first() else {
+            return Ok(());
+        };
+        let probes = self.gradients.iter();
+        let probes = probes.flat_map(|(path, of)| of.probes().into_iter().map(move |p| (path, p)));
+        let (paths, probes): (Vec<&String>, Vec<Tensor<1>>) = probes.unzip();
+        if probes.is_empty() {
+            return Ok(());
+        }
+        let sums = read(Tensor::cat(probes, 0))?;
+        let wrong = paths.iter().zip(sums).find(|(_, sum)| !sum.is_finite());
+        wrong.map_or(Ok(()), |(path, _)| {
+            Err(Error::NonFinite {
+                sample: sample.id().into(),
+                parameter: (*path).clone(),
+            })
+        })
     }
 
     /// The samples.

@@ -235,21 +235,7 @@ impl<C: ContributionUnit> GradientSink for Mixture<'_, C> {
                 parameter: path.clone(),
             });
         }
-        for (path, gradient) in begun.iter() {
-            let probes = gradient.probes();
-            if !probes.is_empty()
-                && let Some(sample) = begun.samples().first()
-                && !read(Tensor::cat(probes, 0))?
-                    .iter()
-                    .all(|sum| sum.is_finite())
-            {
-                return Err(Error::NonFinite {
-                    sample: sample.id().into(),
-                    parameter: path.into(),
-                });
-            }
-        }
-        Ok(())
+        begun.check_finite()
     }
 
     fn commit(&mut self) -> Result<()> {

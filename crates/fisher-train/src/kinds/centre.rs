@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, HashSet};
 use std::marker::PhantomData;
 
 use burn::tensor::{Device, Tensor};
+use fisher_core::Error as CoreError;
 use fisher_core::gradient::{
     ContributionUnit, GradientBatch, GradientSink, SampleGradient, at_least_single,
 };
 use fisher_core::kind::FisherKind;
 use fisher_core::sample::Sample;
 use fisher_core::statistics::Statistics;
-use fisher_core::{Error as CoreError, read};
 
 use crate::error::{Error, Result};
 
@@ -134,7 +134,7 @@ impl<C: ContributionUnit> GradientSink for Means<'_, C> {
     /// [`CoreError::NonFinite`] for a gradient that is NaN or infinite.
     fn prepare(&mut self) -> fisher_core::Result<()> {
         let pending = self.pending.as_ref().ok_or(CoreError::NoBatch)?;
-        check_finite(pending)
+        pending.check_finite()
     }
 
     fn commit(&mut self) -> fisher_core::Result<()> {
@@ -226,22 +226,4 @@ impl<S: GradientSink, C: ContributionUnit> GradientSink for Centred<'_, S, C> {
     fn skip(&mut self, task: &str, sample: &Sample, parameter: &str) -> fisher_core::Result<()> {
         self.into.skip(task, sample, parameter)
     }
-}
-
-fn check_finite(batch: &GradientBatch) -> fisher_core::Result<()> {
-    for (path, gradient) in batch.iter() {
-        let probes = gradient.probes();
-        if !probes.is_empty()
-            && let Some(sample) = batch.samples().first()
-            && !read(Tensor::cat(probes, 0))?
-                .iter()
-                .all(|sum| sum.is_finite())
-        {
-            return Err(CoreError::NonFinite {
-                sample: sample.id().into(),
-                parameter: path.into(),
-            });
-        }
-    }
-    Ok(())
 }

@@ -10,6 +10,6 @@ mod tokens;
 pub use centre::MeanGradient;
 pub(crate) use centre::{Centred, Means};
 pub use fisher::Fisher;
-pub(crate) use rounds::{Rounds, held};
+pub(crate) use rounds::{Plan, Rounds, held};
 pub(crate) use spread::Spread;
 pub use spread::{DrawError, DrawSpread};

@@ -39,7 +39,15 @@ pub(crate) struct Rounds<'a, M: SampleLoss> {
     /// By the labels of the data.
     losses: Vec<f64>,
     predictions: Predictions,
-    non_finite: NonFinite,
+    plan: Plan<'a>,
+}
+
+/// What is to be done with it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan<'a> {
+    pub(crate) fisher: Fisher,
+    pub(crate) task: &'a str,
+    pub(crate) non_finite: NonFinite,
 }
 
 impl<'a, M: SampleLoss> Rounds<'a, M> {
@@ -49,7 +57,7 @@ impl<'a, M: SampleLoss> Rounds<'a, M> {
         capture: &Capture<M>,
         batch: &'a M::Batch,
         ids: &'a [String],
-        non_finite: NonFinite,
+        plan: Plan<'a>,
     ) -> Result<Self> {
         let losses = capture.losses(batch);
         let samples = losses.samples(ids)?.into_iter().enumerate();
@@ -60,7 +68,7 @@ impl<'a, M: SampleLoss> Rounds<'a, M> {
             samples: samples.collect(),
             predictions: losses.predictions()?,
             losses: read(at_least_single(losses.sums().clone().inner()))?,
-            non_finite,
+            plan,
         })
     }
 
@@ -73,25 +81,24 @@ impl<'a, M: SampleLoss> Rounds<'a, M> {
     pub(crate) fn mixed<C: ContributionUnit>(
         &self,
         capture: &mut Capture<M>,
-        fisher: Fisher,
         chosen: &[(usize, String)],
-        task: &str,
         into: &mut Statistics<C>,
         spread: &mut Option<(Spread, bool)>,
         outcomes: &mut Vec<Outcome>,
     ) -> Result<()> {
-        let chosen = self.finite(chosen, task, into, outcomes)?;
+        let chosen = self.finite(chosen, into, outcomes)?;
         for chosen in chosen.chunks(held(into, chosen.len())) {
             let samples = chosen.iter().map(|(index, _)| self.samples[*index].clone());
             let mut mixture = Mixture::new(into, samples.collect());
-            match fisher {
+            match self.plan.fisher {
                 Fisher::MonteCarlo { draws, seed } => {
-                    self.draw(capture, chosen, task, &mut mixture, draws, seed, spread)?;
+                    let draws = [draws as u64, seed];
+                    self.draw(capture, chosen, &mut mixture, draws, spread)?;
                 }
-                _ => self.enumerate(capture, chosen, task, &mut mixture)?,
+                _ => self.enumerate(capture, chosen, &mut mixture)?,
             }
             let mixed = mixture.into_batch();
-            self.push(mixed, task, into, outcomes)?;
+            self.push(mixed, into, outcomes)?;
         }
         Ok(())
     }
@@ -100,18 +107,16 @@ impl<'a, M: SampleLoss> Rounds<'a, M> {
         &self,
         capture: &mut Capture<M>,
         chosen: &[(usize, String)],
-        task: &str,
         mixture: &mut Mixture<C>,
-        draws: usize,
-        seed: u64,
+        [draws, seed]: [u64; 2],
         spread: &mut Option<(Spread, bool)>,
     ) -> Result<()> {
         let weights = vec![1.0 / draws as f64; chosen.len()];
         let mut traces: Vec<SampleTraces> = Vec::new();
         for draw in 0..draws {
-            let labels = self.predictions.draw(seed, self.ids, draw as u64);
+            let labels = self.predictions.draw(seed, self.ids, draw);
             let batch = SampleMapper::replace(self.batch, labels)?;
-            capture.run(&batch, chosen, task, mixture, &mut Vec::new())?;
+            capture.run(&batch, chosen, self.plan.task, mixture, &mut Vec::new())?;
             if spread.is_some() {
                 traces.push(mixture.traces()?);
             }
@@ -122,7 +127,7 @@ impl<'a, M: SampleLoss> Rounds<'a, M> {
         };
         let data = if *compare {
             mixture.expect(FisherKind::Empirical);
-            capture.run(self.batch, chosen, task, mixture, &mut Vec::new())?;
+            capture.run(self.batch, chosen, self.plan.task, mixture, &mut Vec::new())?;
             let traces = mixture.traces()?;
             mixture.end_round(&vec![0.0; chosen.len()])?;
             Some(traces)
@@ -137,7 +142,6 @@ impl<'a, M: SampleLoss> Rounds<'a, M> {
         &self,
         capture: &mut Capture<M>,
         chosen: &[(usize, String)],
-        task: &str,
         mixture: &mut Mixture<C>,
     ) -> Result<()> {
         let kind = FisherKind::Exact;
@@ -168,7 +172,7 @@ impl<'a, M: SampleLoss> Rounds<'a, M> {
                 }
                 let labels = self.predictions.only(&cells, kind);
                 let batch = SampleMapper::replace(self.batch, labels)?;
-                capture.run(&batch, chosen, task, mixture, &mut Vec::new())?;
+                capture.run(&batch, chosen, self.plan.task, mixture, &mut Vec::new())?;
                 mixture.end_round(&weights)?;
             }
         }
@@ -180,7 +184,6 @@ impl<'a, M: SampleLoss> Rounds<'a, M> {
         &self,
         capture: &mut Capture<M>,
         fresh: &HashSet<&str>,
-        task: &str,
         into: &mut impl GradientSink,
         outcomes: &mut Vec<Outcome>,
     ) -> Result<()> {
@@ -210,7 +213,7 @@ impl<'a, M: SampleLoss> Rounds<'a, M> {
             let batch_of: Vec<(usize, String)> = self.ids.iter().cloned().enumerate().collect();
             let mut sink = Tokens::new(into, of_sample);
             let mut of_round = Vec::new();
-            capture.run(&batch, &batch_of, task, &mut sink, &mut of_round)?;
+            capture.run(&batch, &batch_of, self.plan.task, &mut sink, &mut of_round)?;
             let of_tokens = of_round.into_iter().filter_map(|outcome| {
                 let id = sink.tokens.get(&outcome.id)?.id().to_owned();
                 Some(Outcome { id, ..outcome })
@@ -237,7 +240,6 @@ impl<'a, M: SampleLoss> Rounds<'a, M> {
     fn finite<C: ContributionUnit>(
         &self,
         chosen: &[(usize, String)],
-        task: &str,
         into: &mut Statistics<C>,
         outcomes: &mut Vec<Outcome>,
     ) -> Result<Vec<(usize, String)>> {
@@ -248,7 +250,7 @@ impl<'a, M: SampleLoss> Rounds<'a, M> {
                 continue;
             }
             let sample = &self.samples[*index];
-            self.skip(sample, "loss", task, into, outcomes)?;
+            self.skip(sample, "loss", into, outcomes)?;
         }
         Ok(kept)
     }
@@ -259,18 +261,17 @@ impl<'a, M: SampleLoss> Rounds<'a, M> {
         &self,
         sample: &Sample,
         parameter: &str,
-        task: &str,
         into: &mut Statistics<C>,
         outcomes: &mut Vec<Outcome>,
     ) -> Result<()> {
-        if self.non_finite == NonFinite::Error {
+        if self.plan.non_finite == NonFinite::Error {
             return Err(Error::Core(CoreError::NonFinite {
                 sample: sample.id().into(),
                 parameter: parameter.into(),
             }));
         }
         tracing::warn!(id = sample.id(), parameter, "not finite, sample skipped");
-        into.skip(task, sample, parameter)?;
+        into.skip(self.plan.task, sample, parameter)?;
         outcomes.push(Outcome {
             id: sample.id().into(),
             tokens: sample.tokens(),
@@ -283,13 +284,12 @@ impl<'a, M: SampleLoss> Rounds<'a, M> {
     fn push<C: ContributionUnit>(
         &self,
         mixed: Mixed,
-        task: &str,
         into: &mut Statistics<C>,
         outcomes: &mut Vec<Outcome>,
     ) -> Result<()> {
         let Mixed { batch, skipped } = mixed;
         for (sample, parameter) in skipped {
-            self.skip(&sample, &parameter, task, into, outcomes)?;
+            self.skip(&sample, &parameter, into, outcomes)?;
         }
         let unreached = batch.iter().filter_map(|(path, gradient)| {
             matches!(gradient, SampleGradient::Zero { .. }).then(|| path.to_owned())
@@ -307,19 +307,19 @@ impl<'a, M: SampleLoss> Rounds<'a, M> {
         if batch.samples().is_empty() {
             return Ok(());
         }
-        match into.push(task, batch.clone()) {
+        match into.push(self.plan.task, batch.clone()) {
             Ok(()) => outcomes.extend(batch.samples().iter().map(outcome)),
             // Squares that left float32's range: one by one, to tell whose.
-            Err(CoreError::NonFinite { .. }) if self.non_finite == NonFinite::Skip => {
+            Err(CoreError::NonFinite { .. }) if self.plan.non_finite == NonFinite::Skip => {
                 for (row, sample) in batch.samples().iter().enumerate() {
                     let mut one = GradientBatch::new(vec![sample.clone()]);
                     for (path, gradient) in batch.iter() {
                         one.insert(path, gradient.sample(row));
                     }
-                    match into.push(task, one) {
+                    match into.push(self.plan.task, one) {
                         Ok(()) => outcomes.push(outcome(sample)),
                         Err(CoreError::NonFinite { parameter, .. }) => {
-                            self.skip(sample, &parameter, task, into, outcomes)?;
+                            self.skip(sample, &parameter, into, outcomes)?;
                         }
                         Err(error) => return Err(error.into()),
                     }
