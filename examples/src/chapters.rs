@@ -8,7 +8,9 @@ use burn::tensor::Device;
 use fisher_core::grouping::{Grouping, HeadLayout, Scheme};
 use fisher_core::model::Catalogue;
 use fisher_core::statistics::{Statistics, StatisticsConfig};
-use fisher_metrics::pruning::{ComparisonConfig, OverlapConfig, PruningConfig, Scores, spearman};
+use fisher_metrics::pruning::{
+    ComparisonConfig, OverlapConfig, PruningConfig, Scores, Suggestion, spearman,
+};
 use fisher_metrics::weights::Weights;
 use fisher_train::apply::{Ewc, EwcConfig, MergeConfig, MergeSource};
 use fisher_train::collect::CollectorConfig;
@@ -100,11 +102,12 @@ pub fn overlap(statistics: &Statistics) -> Result<()> {
         ComparisonConfig::new().init().forward(&a, &b)?
     );
     let pruning = PruningConfig::new(0.5).init()?;
-    let report = OverlapConfig::new().init()?;
-    println!(
-        "{}",
-        report.forward(&pruning.forward(&a)?, &pruning.forward(&b)?)?
-    );
+    let overlap = OverlapConfig::new().init()?;
+    let report = overlap.forward(&pruning.forward(&a)?, &pruning.forward(&b)?)?;
+    println!("{report}");
+    if let Some(suggestion) = Suggestion::of([&report]) {
+        println!("{suggestion}.");
+    }
     Ok(())
 }
 

@@ -10,8 +10,8 @@ use fisher_core::store::GradientStore;
 use serde_json::{Value, json};
 
 use crate::measure::{
-    Analysis, Collection, Findings, MERGED, Measured, Phases, Plan, Result, Tensors, report, uses,
-    write,
+    Analysis, Change, Collection, Findings, MERGED, Measured, Phases, Plan, Result, TaskData,
+    Tensors, changes, report, second, uses, write,
 };
 use crate::memory::resident;
 use crate::models::{Architecture, Checkpoint};
@@ -23,6 +23,8 @@ pub(crate) struct Work<'a> {
     pub(crate) collection: &'a Collection,
     pub(crate) analysis: &'a Analysis,
     pub(crate) phases: &'a [u8],
+    /// The samples of the tasks, where they are at hand, and how many tokens a batch may have.
+    pub(crate) data: Option<(&'a [TaskData], usize)>,
     /// What else was asked for.
     pub(crate) settings: Value,
 }
@@ -35,7 +37,14 @@ impl Work<'_> {
             statistics,
             store,
         } = self.collection;
-        let findings = self.analyze(tasks, statistics, store.as_ref(), device)?;
+        let mut findings = self.analyze(tasks, statistics, store.as_ref(), device)?;
+        if let Some(merged) = &mut findings.uses.merged {
+            let folder = out.join(MERGED);
+            let saved = merged.save(self.checkpoint, &folder);
+            saved.map_err(|e| format!("cannot write {}: {e}", folder.display()))?;
+            println!("The merged model is in {}.", folder.display());
+            merged.measured = self.changes(&folder, device)?;
+        }
         let run = self.about(statistics);
         write(
             out,
@@ -53,13 +62,19 @@ impl Work<'_> {
         let moments = Some(statistics).filter(|_| self.phases.contains(&1));
         let tensors = Tensors::of(moments, gradients, tasks, &findings)?;
         tensors.save(&out.join("results.safetensors"))?;
-        if let Some(merged) = &findings.uses.merged {
-            let folder = out.join(MERGED);
-            let saved = merged.save(self.checkpoint, &folder);
-            saved.map_err(|e| format!("cannot write {}: {e}", folder.display()))?;
-            println!("The merged model is in {}.", folder.display());
-        }
         Ok(())
+    }
+
+    /// What the tasks lose by the model merged into `folder`, where their samples are at hand.
+    fn changes(&self, folder: &Path, device: &Device) -> Result<Vec<Change>> {
+        let (Some((data, tokens)), Some(other)) = (self.data, &self.analysis.merge_with) else {
+            return Ok(Vec::new());
+        };
+        let Ok(data) = data.try_into() else {
+            return Ok(Vec::new());
+        };
+        let other = second(other, self.checkpoint, device)?;
+        changes([self.checkpoint, &other], folder, data, tokens, device)
     }
 
     fn analyze(

@@ -110,6 +110,7 @@ pub(crate) fn join(merge: &JoinArgs) -> Result {
         collection: &collection,
         analysis: &merge.analysis,
         phases: &phases,
+        data: None,
         settings: json!({ "merged": runs }),
     };
     work.finish(out, &device)?;

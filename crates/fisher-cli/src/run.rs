@@ -68,6 +68,7 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
         collection: &collection,
         analysis: &run.analysis,
         phases: &phases,
+        data: Some((&data, run.batch_tokens)),
         settings,
     };
     work.finish(&run.out, &device)?;

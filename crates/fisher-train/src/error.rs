@@ -68,6 +68,16 @@ pub enum Error {
         task: String,
     },
 
+    /// A task held to weights of its own would be moved into the running penalty.
+    #[error(
+        "task `{task}` is held to the weights it was protected at; `protect_online` would hold it to other \
+         ones and let it fade. Protect every task online, or none"
+    )]
+    ProtectedApart {
+        /// The task.
+        task: String,
+    },
+
     /// Two parameters that train have one id, so that Burn keeps one gradient for both.
     #[error(
         "`{first}` and `{second}` share a parameter id but not their weights, and optimizers know \

@@ -87,10 +87,12 @@ fn the_old_classes_are_held_and_the_new_are_free(
     let old = Head::new(2, 0.0, &device);
     let of_old = statistics(&old, "old", &device);
     let mut refusing = EwcConfig::new(1.0).init().expect("λ");
-    refusing.protect(&of_old, "old", &old).expect("F");
+    let held = refusing.protect_online(1.0, &of_old, "old", &old);
+    held.expect("F");
     let free = EwcConfig::new(1.0).with_growth(Growth::Free);
     let mut ewc = free.init().expect("λ");
-    ewc.protect(&of_old, "old", &old).expect("F");
+    let held = ewc.protect_online(1.0, &of_old, "old", &old);
+    held.expect("F");
 
     // Everywhere 0.5 from where it was, with a new class in between two rows of memory.
     let grown = Head::new(3, 0.5, &device);

@@ -239,6 +239,47 @@ fn models_are_merged_by_their_fisher() {
     let own = ["--merge-with", &other, "--merge-run", &of_other];
     run("own", &own).expect("a run");
     run("here", &["--merge-with", &other]).expect("a run");
+    // Losses are measured beside what is predicted: those of the second task by the first model are in
+    // this run, by the second in its own.
+    let report = |folder: &str| -> Value {
+        let report = std::fs::read(Path::new(folder).join("report.json"));
+        serde_json::from_slice(&report.expect("a report")).expect("JSON")
+    };
+    let (here, there) = (report(&case.folder("own")), report(&of_other));
+    let name = here["order"][1].as_str().expect("a name");
+    let list = |report: &Value, what: &str| -> Vec<f64> {
+        let list = report["tasks"][name][what].as_array().expect("a list");
+        list.iter().map(|x| x.as_f64().expect("a number")).collect()
+    };
+    let [by_first, by_second] = [&here, &there].map(|report| list(report, "loss_sum"));
+    let tokens = list(&here, "tokens");
+    let rises: Vec<f64> = (0..tokens.len())
+        .map(|i| (by_first[i] - by_second[i]) / tokens[i])
+        .collect();
+    let mean = rises.iter().sum::<f64>() / rises.len() as f64;
+    let measured = here["merge_measured"].as_array().expect("a list");
+    assert_eq!(measured.len(), 4);
+    let is = |change: &&Value| change["task"] == name && change["weights"] == "other";
+    let change = measured.iter().find(is).expect("measured");
+    let number = |value: &Value| value.as_f64().expect("a number");
+    assert!(
+        (number(&change["mean"]) - mean).abs() < 1e-5,
+        "{change} and {mean}"
+    );
+    let squares: f64 = rises.iter().map(|x| (x - mean).powi(2)).sum();
+    let n = rises.len() as f64;
+    let error = (squares / (n - 1.0) / n).sqrt();
+    // Student's quantile for three samples.
+    assert_eq!(rises.len(), 3);
+    let upper = mean + 4.302_652_73 * error;
+    assert!(
+        (number(&change["interval"][1]) - upper).abs() < 1e-5,
+        "{change} and {upper}"
+    );
+    let page = std::fs::read_to_string(Path::new(&case.folder("own")).join("report.html"));
+    let page = page.expect("a page");
+    assert!(page.contains("Rise of the loss, in nats a token") && page.contains("predicted"));
+    assert!(!page.contains("loses about"));
     let device = Backend::Flex.device().expect("a CPU");
     let weights = |folder: &Path| {
         let checkpoint = Checkpoint::load(folder, &device.clone().autodiff()).expect("a model");

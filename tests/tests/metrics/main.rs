@@ -5,6 +5,7 @@ mod conflicts;
 mod hostile;
 mod importance;
 mod interference;
+mod overlap;
 mod pruning;
 mod reports;
 mod signs;

@@ -11,7 +11,8 @@ use fisher_core::sample::Sample;
 use fisher_core::statistics::{Statistics, StatisticsConfig};
 use fisher_metrics::Error;
 use fisher_metrics::pruning::{
-    Advice, ComparisonConfig, Masks, OverlapConfig, PruningConfig, Scope, Scores,
+    Advice, ComparisonConfig, Masks, OverlapConfig, OverlapReport, PruningConfig, RuleOfThumb,
+    Scope, Scores,
 };
 use fisher_metrics::ranking::RankingConfig;
 use fisher_metrics::weights::Weights;
@@ -330,17 +331,20 @@ fn identical_masks_agree_fully_and_empty_ones_have_no_jaccard() {
             .forward(&scores)
             .expect("masks")
     };
-    let overlap = OverlapConfig::new().init().expect("thresholds");
+    let thumb = OverlapConfig::new().with_rule_of_thumb(Some(RuleOfThumb::default()));
+    let overlap = thumb.init().expect("thresholds");
     let half = overlap.forward(&at(0.5), &at(0.5)).expect("one model");
     assert_eq!((half.all.jaccard, half.all.kappa), (Some(1.0), Some(1.0)));
     assert_eq!(half.all.intersection_over_n, 0.5);
-    assert_eq!(half.advice, Some(Advice::Surgery));
+    assert_eq!(half.all.stratified, Some(1.0));
+    let advised = |report: &OverlapReport| report.rule_of_thumb.expect("asked for").1;
+    assert_eq!(advised(&half), Some(Advice::Surgery));
     let none = overlap.forward(&at(1.0), &at(1.0)).expect("one model");
-    assert_eq!((none.all.jaccard, none.advice), (None, None));
+    assert_eq!((none.all.jaccard, advised(&none)), (None, None));
+    assert_eq!(none.all.stratified, None);
     assert_eq!(none.all.overlap_coefficient, None);
     let json = serde_json::to_string(&half).expect("JSON");
-    let again: fisher_metrics::pruning::OverlapReport =
-        serde_json::from_str(&json).expect("a report");
+    let again: OverlapReport = serde_json::from_str(&json).expect("a report");
     assert_eq!(again, half);
     // Masks that share little, and some: the advice follows the thresholds.
     let halves: [Vec<f64>; 3] = [0..11, 9..20, 4..15].map(|kept| {
@@ -356,7 +360,7 @@ fn identical_masks_agree_fully_and_empty_ones_have_no_jaccard() {
             .forward(&scores)
             .expect("masks")
     });
-    let advice = |b| overlap.forward(&a, b).expect("one model").advice;
+    let advice = |b| advised(&overlap.forward(&a, b).expect("one model"));
     assert_eq!(advice(&b), Some(Advice::Arithmetic)); // 2 of 20
     assert_eq!(advice(&c), Some(Advice::WeightedArithmetic)); // 7 of 15
 }

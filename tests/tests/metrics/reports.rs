@@ -18,7 +18,9 @@ use fisher_metrics::conflicts::{ConflictsConfig, SliceBy};
 use fisher_metrics::damping::Ridge;
 use fisher_metrics::importance::ImportanceConfig;
 use fisher_metrics::interference::{FisherEstimate, InterferenceConfig, Variant};
-use fisher_metrics::pruning::{ComparisonConfig, OverlapConfig, PruningConfig, Scope, Scores};
+use fisher_metrics::pruning::{
+    ComparisonConfig, OverlapConfig, PruningConfig, RuleOfThumb, Scope, Scores,
+};
 use fisher_metrics::ranking::RankingConfig;
 use fisher_tests::models::{Sequences, Small};
 use fisher_train::batch::SampleLoss;
@@ -216,7 +218,11 @@ fn settings_that_are_no_numbers_are_refused() {
         );
     }
     for wrong in [f64::NAN, f64::INFINITY] {
-        let overlap = OverlapConfig::new().with_surgery_above(wrong).init();
+        let thumb = RuleOfThumb {
+            surgery_above: wrong,
+            ..RuleOfThumb::default()
+        };
+        let overlap = OverlapConfig::new().with_rule_of_thumb(Some(thumb)).init();
         let error = overlap.expect_err("no threshold");
         assert!(matches!(error, Error::Argument { .. }), "{error}");
     }

@@ -9,7 +9,7 @@ use fisher_core::gradient::{Gradient, GradientBatch};
 use fisher_core::model::{Catalogue, hash_weights};
 use fisher_core::statistics::{Statistics, StatisticsConfig};
 use fisher_metrics::damping::Damping;
-use fisher_metrics::pruning::{OverlapConfig, PruningConfig};
+use fisher_metrics::pruning::{OverlapConfig, PruningConfig, RuleOfThumb};
 use fisher_metrics::scaling::{Scaling, ScalingConfig};
 use fisher_metrics::weights::Weights;
 use fisher_tests::backend::Backend;
@@ -18,8 +18,8 @@ use fisher_tests::models::{Sequences, Small};
 use fisher_tests::tolerance::{BACKWARD, GOLDEN, assert_close};
 use fisher_train::Error;
 use fisher_train::apply::{
-    Ewc, EwcConfig, FisherOptimizer, FisherOptimizerConfig, Granularity, MergeConfig, MergeReport,
-    MergeSource, Term,
+    Ewc, EwcConfig, FisherOptimizer, FisherOptimizerConfig, FisherScale, Granularity, MergeConfig,
+    MergeReport, MergeSource, Term,
 };
 use fisher_train::batch::SampleLoss;
 use fisher_train::collect::CollectorConfig;
@@ -274,6 +274,18 @@ fn consolidation_pulls_with_lambda_f_times_the_distance() {
     let mut twice = ewc.clone();
     twice.protect(&more, "more", &anchor).expect("statistics");
     check(&twice, 2.0);
+    // What is held to weights of its own is not moved to others.
+    let error = ewc.protect_online(0.5, &more, "more", &anchor);
+    let error = error.expect_err("protected apart");
+    assert!(
+        matches!(&error, Error::ProtectedApart { task } if task == "task"),
+        "{error}"
+    );
+    check(&ewc, 1.0);
+    let mut ewc = EwcConfig::new(3.0).init().expect("λ");
+    ewc.protect_online(0.5, &statistics, "task", &anchor)
+        .expect("statistics");
+    check(&ewc, 1.0);
     ewc.protect_online(0.5, &more, "more", &anchor)
         .expect("statistics");
     check(&ewc, 1.5);
@@ -513,10 +525,62 @@ fn a_merge_that_epsilon_decides_is_reported() {
     assert!(report.warnings[0].contains("more than 1 % of a model's median F"));
 }
 
+/// Brought to one scale, a model whose loss is a thousand times as steep counts for no more.
+#[rstest]
+#[case(FisherScale::None, [1.0, 1e-4], 0.01)]
+#[case(FisherScale::Trace, [1.0, 1e-4], 2.0)]
+#[case(FisherScale::Norm, [1.0, 1e-4], 2.0)]
+#[case(FisherScale::Norm, [1e-160, 1e-150], 2.0)]
+fn steep_losses_count_for_as_much_at_one_scale(
+    #[case] scale: FisherScale,
+    #[case] roots: [f64; 2],
+    #[case] expected: f64,
+) {
+    let device = Device::flex().autodiff();
+    let models = [[0.0f32; 4], [4.0; 4]].map(|weights| Single::new(&weights, &device));
+    let f64s = (&Device::flex(), burn::tensor::DType::F64);
+    let statistics = [0, 1].map(|at| {
+        let mut statistics = StatisticsConfig::new().init(&models[at]).expect("empty");
+        let sample = fisher_core::sample::Sample::new("a", 1).expect("tokens");
+        let mut batch = GradientBatch::new(vec![sample]);
+        // F as 1, 2, 3, 4, of each model.
+        let gradient = [1.0f64, 2.0, 3.0, 4.0].map(|f| roots[at] * f.sqrt());
+        let data = TensorData::new(gradient.to_vec(), [1, 4]);
+        batch.insert(
+            "weight",
+            Gradient::token_sum(Tensor::<2>::from_data(data, f64s)),
+        );
+        statistics.push("task", batch).expect("gradients");
+        statistics
+    });
+    let sources = [0, 1].map(|at| MergeSource {
+        model: &models[at],
+        statistics: &statistics[at],
+        task: "task",
+        weight: 1.0,
+    });
+    let merging = MergeConfig::new().with_scale(scale).with_epsilon(1e-30);
+    let merged = merging
+        .init()
+        .expect("ε")
+        .forward(&sources)
+        .expect("one shape");
+    assert_eq!(merged.report.scale, scale);
+    for weight in values(&merged.model.weight.val().inner()) {
+        assert!((weight - expected).abs() <= 0.01, "{weight}");
+    }
+}
+
 #[test]
 fn numbers_that_mean_nothing_are_refused() {
     let (nan, infinite) = (f64::NAN, f64::INFINITY);
     let refuses = |what: &str, refused: bool| assert!(refused, "{what}");
+    let overlap = |[arithmetic_below, surgery_above]: [f64; 2]| {
+        OverlapConfig::new().with_rule_of_thumb(Some(RuleOfThumb {
+            arithmetic_below,
+            surgery_above,
+        }))
+    };
     for wrong in [nan, infinite, -1.0] {
         refuses("λ", EwcConfig::new(wrong).init().is_err());
         refuses("ε", MergeConfig::new().with_epsilon(wrong).init().is_err());
@@ -527,14 +591,12 @@ fn numbers_that_mean_nothing_are_refused() {
             ScalingConfig::new().with_power(wrong).init().is_err(),
         );
         refuses("sparsity", PruningConfig::new(wrong).init().is_err());
-        let config = OverlapConfig::new().with_surgery_above(wrong);
-        refuses("threshold", config.init().is_err());
-        let config = OverlapConfig::new().with_arithmetic_below(wrong);
-        refuses("threshold", config.init().is_err());
+        for thumb in [[wrong, 0.7], [0.4, wrong]] {
+            refuses("threshold", overlap(thumb).init().is_err());
+        }
     }
     refuses("ε", MergeConfig::new().with_epsilon(0.0).init().is_err());
-    let above = OverlapConfig::new().with_arithmetic_below(0.9);
-    refuses("thresholds crossed", above.init().is_err());
+    refuses("thresholds crossed", overlap([0.9, 0.7]).init().is_err());
     assert!(EwcConfig::new(0.0).init().is_ok());
 
     let device = Device::flex().autodiff();

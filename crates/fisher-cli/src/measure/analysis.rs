@@ -10,7 +10,7 @@ use fisher_metrics::importance::{ImportanceConfig, ImportanceReport};
 use fisher_metrics::interference::{InterferenceConfig, InterferenceReport};
 use fisher_metrics::pruning::{
     ComparisonConfig, ComparisonReport, Masks, OverlapConfig, OverlapReport, PruningConfig, Scope,
-    Scores,
+    Scores, Suggestion,
 };
 use fisher_metrics::ranking::{RankingConfig, RankingReport};
 use fisher_metrics::weights::Weights;
@@ -51,6 +51,8 @@ pub struct Findings {
     pub brain_damage: Vec<(String, Masks)>,
     /// Phase 4, by scope and sparsity.
     pub overlap: Vec<(String, OverlapReport)>,
+    /// What all overlaps suggest together.
+    pub suggestion: Option<Suggestion>,
     /// Phase 5: `raw` and `fisher` (whitened), by parameter.
     pub conflicts: Vec<(&'static str, ConflictReport)>,
     /// Phase 6, by settings.
@@ -58,6 +60,9 @@ pub struct Findings {
     /// Phase 7.
     pub uses: Uses,
 }
+
+/// Ways in which samples are halved, to see how far a task agrees with itself.
+const SPLITS: usize = 10;
 
 impl Plan {
     fn wants(&self, phase: u8) -> bool {
@@ -99,7 +104,7 @@ impl Plan {
             }
         }
         if self.wants(3) || self.wants(4) {
-            self.prune(tasks, statistics, &mut findings)?;
+            self.prune(tasks, statistics, store, &mut findings)?;
         }
         let [a, b] = tasks else {
             return Ok(findings);
@@ -119,8 +124,15 @@ impl Plan {
         &self,
         tasks: &[String],
         statistics: &Statistics,
+        store: Option<&GradientStore>,
         findings: &mut Findings,
     ) -> Result<(), Error> {
+        let scores = tasks.iter().map(|task| Scores::grouped(statistics, task));
+        let scores = scores.collect::<Result<Vec<_>, _>>()?;
+        let halves = match (store, tasks) {
+            (Some(store), [_, _]) if self.wants(4) => self.halves(tasks, &scores, store)?,
+            _ => None,
+        };
         for (scope, name) in [(Scope::Global, "global"), (Scope::Tensor, "tensor")] {
             for sparsity in &self.sparsities {
                 let key = format!("{name}@{sparsity}");
@@ -129,12 +141,24 @@ impl Plan {
                     .with_protected_roles(Vec::new())
                     .init()?;
                 let mut of_tasks = Vec::new();
-                for task in tasks {
-                    of_tasks.push(pruning.forward(&Scores::grouped(statistics, task)?)?);
+                for scores in &scores {
+                    of_tasks.push(pruning.forward(scores)?);
                 }
                 if let (true, [a, b]) = (self.wants(4), &*of_tasks) {
-                    let overlap = OverlapConfig::new().init()?.forward(a, b)?;
-                    findings.overlap.push((key.clone(), overlap));
+                    let overlap = OverlapConfig::new().init()?;
+                    let report = match &halves {
+                        Some(halves) => {
+                            let [of_a, of_b] = halves.each_ref().map(|splits| {
+                                let masks = splits.iter().map(|[first, second]| {
+                                    Ok([pruning.forward(first)?, pruning.forward(second)?])
+                                });
+                                masks.collect::<Result<Vec<_>, Error>>()
+                            });
+                            overlap.forward_with_halves([a, b], [&of_a?, &of_b?])?
+                        }
+                        None => overlap.forward(a, b)?,
+                    };
+                    findings.overlap.push((key.clone(), report));
                 }
                 if self.wants(3) {
                     let masks = tasks.iter().cloned().zip(of_tasks);
@@ -143,7 +167,33 @@ impl Plan {
                 }
             }
         }
+        findings.suggestion = Suggestion::of(findings.overlap.iter().map(|(_, report)| report));
         Ok(())
+    }
+
+    /// The scores of halves of both tasks, where each has enough samples and all their gradients are
+    /// kept.
+    fn halves(
+        &self,
+        tasks: &[String],
+        scores: &[Scores],
+        store: &GradientStore,
+    ) -> Result<Option<[Vec<[Scores; 2]>; 2]>, Error> {
+        let kept = |scores: &Scores| {
+            let mut sets = scores.sets().iter();
+            sets.all(|set| store.catalogue().get(set.path()).is_some())
+        };
+        let numbers: usize = scores.iter().map(|s| 3 * (SPLITS + 1) * s.count()).sum();
+        let few = |task: &String| store.samples(task).len() < 4;
+        if !scores.iter().all(kept) || tasks.iter().any(few) || 8 * numbers > self.memory {
+            return Ok(None);
+        }
+        let halves = |at: usize| match scores[at].halves(store, &tasks[at], SPLITS, self.seed) {
+            // All of one cluster.
+            Err(Error::TooFewSamples { .. }) => Ok(None),
+            found => found.map(Some),
+        };
+        Ok(halves(0)?.zip(halves(1)?).map(<[_; 2]>::from))
     }
 
     fn collide(

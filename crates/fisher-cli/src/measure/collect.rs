@@ -254,6 +254,22 @@ fn complete(statistics: &Statistics, store: Option<&GradientStore>, task: &TaskD
     ids.eq(there.samples().iter().map(|s| &*s.id)) && counted.all(|s| kept(&s.id))
 }
 
+/// `L_i` of every sample by a checkpoint's model, in the order of the file.
+///
+/// # Errors
+/// When the device does not give them.
+pub(super) fn losses_of(
+    checkpoint: &Checkpoint,
+    task: &TaskData,
+    tokens: usize,
+    device: &Device,
+) -> Result<Vec<f64>> {
+    match &checkpoint.model {
+        Model::Llama(model) => losses(model, task, tokens, device),
+        Model::Gpt2(model) => losses(model, task, tokens, device),
+    }
+}
+
 /// `L_i` of every sample, in the order of the file.
 fn losses<M>(model: &M, task: &TaskData, tokens: usize, device: &Device) -> Result<Vec<f64>>
 where

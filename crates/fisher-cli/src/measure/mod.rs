@@ -27,5 +27,5 @@ pub(crate) use results::SENTENCES;
 pub use results::{Tensors, report};
 pub use selection::Selection;
 pub use text::Text;
-pub use uses::{Cost, MERGED, Merged, Uses, own_statistics, second, uses};
+pub use uses::{Change, Cost, MERGED, Merged, Uses, changes, own_statistics, second, uses};
 pub use values::{Bytes, Kind, Phases, Scale, Settings, parse_interference};

@@ -235,6 +235,7 @@ pub fn report(run: Value, measured: &[Measured], findings: &Findings) -> Value {
     let overlap = findings.overlap.iter().map(|(key, report)| {
         let mut agreements: Map<String, Value> = Map::new();
         agreements.insert("all".into(), json!(report.all));
+        agreements.insert("ceiling".into(), json!(report.ceiling));
         agreements.extend(
             report
                 .tensors
@@ -244,6 +245,7 @@ pub fn report(run: Value, measured: &[Measured], findings: &Findings) -> Value {
         (key.clone(), Value::Object(agreements))
     });
     document["overlap"] = Value::Object(overlap.collect());
+    document["overlap_suggests"] = json!(findings.suggestion);
     let conflicts = findings.conflicts.iter().map(|(space, report)| {
         let slices = report.slices.iter().map(|slice| {
             let mut entry = json!({ "q_slice": slice.q, "selected": slice.selected });
@@ -309,6 +311,7 @@ pub fn report(run: Value, measured: &[Measured], findings: &Findings) -> Value {
         document["ewc"] = Value::Object(costs(|cost| cost.second));
         document["ewc_merged"] = Value::Object(costs(|cost| cost.merged));
         document["merge"] = json!(merged.report);
+        document["merge_measured"] = json!(merged.measured);
     }
     document
 }

@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use fisher_core::moments::IntervalMethod;
 use fisher_core::statistics::Statistics;
 use fisher_core::store::GradientStore;
 use fisher_metrics::weights::Weights;
 use fisher_train::apply::{MergeConfig, MergeReport, Term};
 use safetensors::tensor::{Dtype, TensorView};
+use serde::Serialize;
 
 use super::args::Analysis;
-use super::collect::STATISTICS;
+use super::collect::{STATISTICS, losses_of};
+use super::jsonl::TaskData;
 use super::measured::{Measured, key};
 use super::outcome::Result;
 use super::replace::replace;
@@ -52,21 +55,90 @@ pub struct Merged {
     pub weights: Weights,
     /// Whether the second model was weighed by a Fisher of its own, not by one taken at the first.
     pub own_fisher: bool,
-    /// What each parameter costs the first task.
+    /// What each parameter is predicted to cost the first task.
     pub cost: BTreeMap<String, Cost>,
+    /// What the tasks were measured to lose; empty where their samples are not at hand.
+    pub measured: Vec<Change>,
     /// What F and ε decided.
     pub report: MergeReport,
 }
 
-/// `½ Σ F (θ − θ₁)²` of a parameter by the first task's Fisher, `θ₁` the first model: about the nats
-/// a token by which its loss rises when θ takes that place (to second order, where the Fisher stands
-/// for the Hessian).
+/// `½ Σ F (θ − θ₁)²` of a parameter by the first task's Fisher, `θ₁` the first model: the nats a token by
+/// which its loss would rise when θ takes that place, were the loss quadratic, at its minimum, and without
+/// cross terms. Measured losses have been tens of times that: it is not shown without them.
 #[derive(Debug, Clone, Copy)]
 pub struct Cost {
     /// θ of the second model.
     pub second: f64,
     /// θ of the merged model.
     pub merged: f64,
+}
+
+/// By how much the losses of a task's samples rise where other weights take the place of those of its
+/// own model.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Change {
+    /// The task.
+    pub task: String,
+    /// The weights: `merged`, or `other` for the other task's model's.
+    pub weights: &'static str,
+    /// Samples of the task.
+    pub samples: usize,
+    /// The mean over samples of the rise of the loss per active token, in nats.
+    pub mean: f64,
+    /// Its 95 % interval, paired by sample, over clusters where samples name them; `None` for fewer than
+    /// two.
+    pub interval: Option<[f64; 2]>,
+}
+
+impl Change {
+    fn of(data: &TaskData, weights: &'static str, [own, with]: [&[f64]; 2]) -> Result<Self> {
+        let rises = own.iter().zip(with).zip(&data.samples);
+        let rises = rises.map(|((own, with), sample)| (with - own) / sample.active() as f64);
+        let rises: Vec<f64> = rises.collect();
+        let n = rises.len() as f64;
+        let mean = rises.iter().sum::<f64>() / n;
+        let mut clusters: BTreeMap<(Option<&str>, usize), f64> = BTreeMap::new();
+        for (i, (rise, sample)) in rises.iter().zip(&data.samples).enumerate() {
+            let cluster = sample.document.as_deref();
+            let alone = if cluster.is_some() { 0 } else { i };
+            *clusters.entry((cluster, alone)).or_default() += rise - mean;
+        }
+        let g = clusters.len() as f64;
+        let squares: f64 = clusters.values().map(|sum| sum * sum).sum();
+        let error = (g / (g - 1.0) * squares).sqrt() / n;
+        let quantile = IntervalMethod::StudentT.quantile(0.95, clusters.len() as u64)?;
+        Ok(Self {
+            task: data.name.clone(),
+            weights,
+            samples: rises.len(),
+            mean,
+            interval: quantile.map(|q| [mean - q * error, mean + q * error]),
+        })
+    }
+}
+
+/// Evaluate every task with its own model, the other's and the merged one, in `folder`.
+///
+/// # Errors
+/// When a model cannot be read, or a loss is not had.
+pub fn changes(
+    [first, second]: [&Checkpoint; 2],
+    folder: &Path,
+    data: &[TaskData; 2],
+    tokens: usize,
+    device: &Device,
+) -> Result<Vec<Change>> {
+    let merged = Checkpoint::load(folder, &device.clone().autodiff())?;
+    let mut changes = Vec::new();
+    for (task, own, other) in [(&data[0], first, second), (&data[1], second, first)] {
+        let losses = |model: &Checkpoint| losses_of(model, task, tokens, device);
+        let before = losses(own)?;
+        for (weights, model) in [("merged", &merged), ("other", other)] {
+            changes.push(Change::of(task, weights, [&before, &losses(model)?])?);
+        }
+    }
+    Ok(changes)
 }
 
 /// Another model of the same shape.
@@ -221,6 +293,7 @@ fn merge(
         weights: merged.into(),
         own_fisher,
         cost: costs,
+        measured: Vec::new(),
         report: merging.report(sources.into(), decided),
     })
 }

@@ -7,12 +7,11 @@ use fisher_core::statistics::Statistics;
 use fisher_metrics::importance::{ImportanceReport, Ranked};
 use fisher_metrics::picture::ColorScale;
 use fisher_metrics::picture::HeatMap;
-use fisher_metrics::pruning::Advice;
 use serde_json::Value;
 
-use super::parts::{SHOWN, count, escaped, figure, maybe, note, number, percent, ranking, share};
+use super::parts::{count, escaped, figure, maybe, note, number, percent, ranking, share};
 use super::samples::{collisions, state, worst};
-use crate::measure::{Cost, Findings, MERGED, Measured};
+use crate::measure::{Cost, Findings, MERGED, Measured, Merged};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -113,11 +112,11 @@ impl Page<'_> {
         if let Some((key, report)) = self.findings.overlap.first() {
             said.push(format!(
                 "Masks of both tasks ({}) share {} of what either keeps; beyond chance they agree by \
-                 κ = {}. To merge the tasks: {}.",
+                 κ = {}.{}",
                 escaped(&mask(key)),
                 percent(report.all.jaccard),
-                maybe(report.all.kappa),
-                advice(report.advice)
+                maybe(report.all.stratified),
+                self.suggestion()
             ));
         }
         if let Some((_, report)) = self.findings.conflicts.last() {
@@ -218,30 +217,39 @@ impl Page<'_> {
             text,
             "<p>Each task keeps the groups (heads, channels, rows, single elements of vectors) that its \
              Fisher ranks highest; the table compares what is kept. Two random masks that keep half \
-             share a third, so that Jaccard compares only at equal sparsity; κ is 0 for chance and 1 \
-             for the same mask.</p><div class=scroll tabindex=0><table><caption>Masks of {a} and \
+             share a third, so that Jaccard compares only at equal sparsity; κ is 0 for chance within \
+             each tensor and 1 for the same mask. Halves of one task's samples agree with each other no \
+             better than a task can agree with itself: they are the measure for what two tasks have in \
+             common, halves against halves.</p><div class=scroll tabindex=0><table><caption>Masks of {a} and \
              {b}</caption><thead><tr><th scope=col>pruned</th><th scope=col class=n>Jaccard</th>\
-             <th scope=col class=n>κ</th><th scope=col class=n>kept by both</th>\
+             <th scope=col class=n>κ</th><th scope=col class=n>κ of halves of {a}</th>\
+             <th scope=col class=n>of {b}</th><th scope=col class=n>across</th>\
+             <th scope=col class=n>kept by both</th>\
              <th scope=col class=n>by chance</th><th scope=col class=n>only {a}</th>\
-             <th scope=col class=n>only {b}</th><th scope=col>to merge the tasks</th></tr></thead><tbody>"
+             <th scope=col class=n>only {b}</th></tr></thead><tbody>"
         );
         for (key, report) in &self.findings.overlap {
             let all = &report.all;
+            let ceiling = report.ceiling.as_ref();
+            let [of_a, of_b] = [0, 1].map(|task| ceiling.and_then(|c| c.within[task]));
             let _ = write!(
                 text,
                 "<tr><th scope=row>{}</th><td class=n>{}</td><td class=n>{}</td><td class=n>{}</td>\
-                 <td class=n>{:.0}</td><td class=n>{}</td><td class=n>{}</td><td>{}</td></tr>",
+                 <td class=n>{}</td><td class=n>{}</td><td class=n>{}</td><td class=n>{:.0}</td>\
+                 <td class=n>{}</td><td class=n>{}</td></tr>",
                 escaped(&mask(key)),
                 maybe(all.jaccard),
-                maybe(all.kappa),
+                maybe(all.stratified),
+                maybe(of_a),
+                maybe(of_b),
+                maybe(ceiling.and_then(|c| c.across)),
                 all.both,
                 all.expected_intersection,
                 all.only_a,
                 all.only_b,
-                advice(report.advice)
             );
         }
-        text.push_str("</tbody></table></div>");
+        let _ = write!(text, "</tbody></table></div><p>{}</p>", self.suggestion());
         if let Some(comparison) = &self.findings.comparison {
             let _ = write!(
                 text,
@@ -253,6 +261,14 @@ impl Page<'_> {
             );
         }
         text
+    }
+
+    /// What all overlaps suggest, with a space before it.
+    fn suggestion(&self) -> String {
+        let suggestion = self.findings.suggestion.as_ref();
+        suggestion.map_or(String::new(), |says| {
+            format!(" {}.", escaped(&says.to_string()))
+        })
     }
 
     fn conflicts(&self) -> String {
@@ -310,7 +326,6 @@ impl Page<'_> {
         let (Some(merged), [first, second]) = (&self.findings.uses.merged, self.tasks) else {
             return text;
         };
-        let total = |of: fn(&Cost) -> f64| number(merged.cost.values().map(of).sum());
         let other = plain(&self.run["merge_with"]);
         let [first, second] = [first, second].map(|task| escaped(&task.name));
         let at = if merged.own_fisher {
@@ -321,28 +336,18 @@ impl Page<'_> {
         let _ = write!(
             text,
             "<p>This model, for {first}, and {}, for {second}, were averaged element by element, weighed \
-             {at}; the result is in the folder <b>{MERGED}</b>. To second order (½ΣF(θ − θ₁)², the \
-             penalty of elastic weight consolidation) {first} loses about {} nats a token by taking the \
-             other model's weights, and {} by taking the merged ones. The parameters that cost it \
-             most:</p><div class=scroll tabindex=0><table><caption>Cost to {first}, in nats a \
-             token</caption><thead><tr><th scope=col>parameter</th><th scope=col class=n>the other \
-             model's</th><th scope=col class=n>merged</th></tr></thead><tbody>",
+             {at}; the result is in the folder <b>{MERGED}</b>.",
             escaped(&other),
-            total(|cost| cost.second),
-            total(|cost| cost.merged),
         );
-        let mut costs: Vec<_> = merged.cost.iter().collect();
-        costs.sort_by(|(_, a), (_, b)| b.second.total_cmp(&a.second));
-        for (path, cost) in costs.into_iter().take(SHOWN) {
-            let _ = write!(
-                text,
-                "<tr><th scope=row class=name>{}</th><td class=n>{}</td><td class=n>{}</td></tr>",
-                escaped(path),
-                number(cost.second),
-                number(cost.merged)
-            );
+        if merged.measured.is_empty() {
+            text += " What that costs was not measured: the samples are not at hand.</p>";
+        } else {
+            text += " What that costs was measured on the samples that the Fisher was measured on: by how \
+                     much their loss rises beside that of the task's own model, with the 95\u{a0}% interval \
+                     of the mean, paired by sample. The prediction beside it is ½ΣF(θ − θ₁)², the penalty of \
+                     elastic weight consolidation; it leaves out the first order and all cross terms.</p>";
+            costs(&mut text, merged, &first);
         }
-        text += "</tbody></table></div>";
         for warning in &merged.report.warnings {
             note(&mut text, warning);
         }
@@ -400,6 +405,58 @@ impl Page<'_> {
     }
 }
 
+/// What tasks were measured to lose, and what was predicted for the first.
+fn costs(text: &mut String, merged: &Merged, first: &str) {
+    let total = |of: fn(&Cost) -> f64| merged.cost.values().map(of).sum::<f64>();
+    text.push_str(
+        "<div class=scroll tabindex=0><table><caption>Rise of the loss, in nats a token</caption><thead>\
+         <tr><th scope=col>task</th><th scope=col>weights</th><th scope=col class=n>measured</th>\
+         <th scope=col class=n>from</th><th scope=col class=n>to</th><th scope=col class=n>predicted</th>\
+         </tr></thead><tbody>",
+    );
+    for change in &merged.measured {
+        let task = escaped(&change.task);
+        let predicted = match (task == first, change.weights) {
+            (true, "merged") => Some(total(|cost| cost.merged)),
+            (true, _) => Some(total(|cost| cost.second)),
+            _ => None,
+        };
+        let [from, to] = [0, 1].map(|end| change.interval.map(|interval| interval[end]));
+        let _ = write!(
+            text,
+            "<tr><th scope=row>{task}</th><td>{}</td><td class=n>{}</td><td class=n>{}</td>\
+             <td class=n>{}</td><td class=n>{}</td></tr>",
+            match change.weights {
+                "merged" => "merged",
+                _ => "the other model's",
+            },
+            number(change.mean),
+            maybe(from),
+            maybe(to),
+            maybe(predicted),
+        );
+    }
+    *text += "</tbody></table></div>";
+    let mut shares: Vec<_> = merged.cost.iter().collect();
+    shares.sort_by(|(_, a), (_, b)| b.merged.total_cmp(&a.merged));
+    let all = total(|cost| cost.merged);
+    if all > 0.0 {
+        let shares = shares.into_iter().take(3).map(|(path, cost)| {
+            format!(
+                "{} ({:.0}\u{a0}%)",
+                escaped(path),
+                100.0 * cost.merged / all
+            )
+        });
+        let shares: Vec<String> = shares.collect();
+        let _ = write!(
+            text,
+            "<p>Most of the prediction for the merged weights comes from {}.</p>",
+            shares.join(", ")
+        );
+    }
+}
+
 /// `layer 3` of an attention's path, by the first number in it; the path where there is none.
 fn layer(attention: &str) -> String {
     let number = attention
@@ -417,15 +474,6 @@ fn mask(key: &str) -> String {
     match scope {
         "global" => format!("{share} of all groups"),
         _ => format!("{share} of every {scope}"),
-    }
-}
-
-fn advice(advice: Option<Advice>) -> &'static str {
-    match advice {
-        Some(Advice::Surgery) => "gradient surgery or adapters, they need the same weights",
-        Some(Advice::WeightedArithmetic) => "task arithmetic with chosen weights",
-        Some(Advice::Arithmetic) => "plain task arithmetic",
-        None => "nothing is kept, so nothing can be said",
     }
 }
 

@@ -50,7 +50,7 @@ pub(super) fn count(n: usize, what: &str) -> String {
 }
 
 /// Rows shown before the rest is folded away.
-pub(super) const SHOWN: usize = 10;
+const SHOWN: usize = 10;
 /// Rows at all: more are in report.json.
 const ROWS: usize = 100;
 

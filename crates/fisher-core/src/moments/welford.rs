@@ -18,7 +18,7 @@ use crate::host::{self, Product, SideSums, Sides, give, is_host, take};
 /// error does not grow with `n`. Compensation has two limits: it needs arithmetic that is carried
 /// out as written, so no fast-math kernel fusion on a device without float64; and squares must be
 /// in float32's range, so where contributions are all below 1e-19 (or above 1e19) their variance
-/// reads 0 (or infinity).
+/// reads 0 (or infinity). M2, which is `n − 1` times the variance, must be in range, in float64 too.
 ///
 /// # Shapes
 /// State and read-outs are `[elements]`; a batch is `[samples, elements]`.
@@ -491,8 +491,9 @@ impl Run {
         let after = before + added;
         let step = mean.minus(&self.mean);
         if let (Some(ours), Some(theirs)) = (&mut self.m2, m2) {
-            let between = step.high.clone().square();
-            ours.add(between.mul_scalar(before * added / after));
+            // Multiplied before it is squared, so that a step whose square alone is out of range counts.
+            let share = (before * (added / after)).sqrt();
+            ours.add(step.high.clone().mul_scalar(share).square());
             ours.add_all(theirs);
         }
         self.mean.add_all(step.times(added / after));

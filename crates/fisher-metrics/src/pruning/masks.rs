@@ -201,11 +201,20 @@ fn named(group: &ParamGroup, path: &str) -> bool {
     group.matches(&ParamId::new(), Some(path))
 }
 
+/// `⌊s·N⌋` of the decimal that `s` was written as: 0.29 of 100 is 29, where the nearest binary
+/// fraction gives 28.999999999999996. A few roundings are forgiven (`0.1 · 3`), which is less than
+/// an entry up to 10¹⁵ of them.
+fn pruned(sparsity: f64, entries: usize) -> usize {
+    let forgiven = 1.0 + 4.0 * f64::EPSILON;
+    let pruned = (sparsity * entries as f64 * forgiven).floor() as usize;
+    pruned.min(entries)
+}
+
 /// Which entries of a unit stay when exactly `⌊s·N⌋` of its lowest go.
 fn keep_highest(unit: &[&Score], sparsity: f64) -> Vec<FixedBitSet> {
     let mut all: Vec<f64> = Vec::with_capacity(unit.iter().map(|set| set.values.len()).sum());
     unit.iter().for_each(|set| all.extend(&set.values));
-    let prune = (sparsity * all.len() as f64).floor() as usize;
+    let prune = pruned(sparsity, all.len());
     // Selection is linear; the entries themselves stay where they are.
     let threshold = match prune {
         0 => f64::NEG_INFINITY,
@@ -388,5 +397,30 @@ impl fmt::Display for Masks {
             write!(f, "\n  {layer:<40} {:>6.1} % pruned", 100.0 * sparsity)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Against integers: `s` in thousandths.
+    #[test]
+    fn decimal_shares_are_exact() {
+        for thousandths in 0..=1000usize {
+            for entries in [1, 7, 10, 100, 997, 1000, 123_456_789] {
+                let sparsity = thousandths as f64 / 1000.0;
+                let expected = thousandths * entries / 1000;
+                assert_eq!(
+                    pruned(sparsity, entries),
+                    expected,
+                    "{sparsity} of {entries}"
+                );
+            }
+        }
+        assert_eq!(pruned(0.1 + 0.1 + 0.1, 10), 3);
+        assert_eq!(pruned(1.0 - 0.9, 10), 1);
+        // What is short of an entry by more than rounding stays short of it.
+        assert_eq!(pruned(0.289_999_999, 100), 28);
     }
 }

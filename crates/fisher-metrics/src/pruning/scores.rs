@@ -26,6 +26,11 @@ impl Score {
         format!("{}|{}", self.path, self.grouping.label())
     }
 
+    /// Path of the parameter.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// One score per group, or per element.
     pub fn values(&self) -> &[f64] {
         &self.values

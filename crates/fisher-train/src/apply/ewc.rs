@@ -45,6 +45,7 @@ impl EwcConfig {
             growth: self.growth,
             provenance: None,
             tasks: BTreeSet::new(),
+            apart: None,
             anchors: Vec::new(),
         })
     }
@@ -63,6 +64,8 @@ pub struct Ewc {
     /// Of the first statistics; the others agree with it.
     provenance: Option<Provenance>,
     tasks: BTreeSet<String>,
+    /// The first task that was protected at weights of its own.
+    apart: Option<String>,
     anchors: Vec<BTreeMap<String, Anchor>>,
 }
 
@@ -92,16 +95,20 @@ impl Ewc {
         self.check(statistics.provenance(), task)?;
         let anchors = anchors(statistics, task, model)?;
         self.anchors.push(anchors);
+        self.apart.get_or_insert_with(|| task.into());
         self.note(statistics.provenance(), task);
         Ok(())
     }
 
     /// Protect what `model` knows of `task` in one running penalty, online: `F ← γF + F_task`, and
     /// `θ*`, of all that is protected, is the model as it is now (Schwarz et al. 2018, "Progress &
-    /// compress"). A task that is learned again needs another name: its samples would count twice.
+    /// compress"). The first task is protected online too: what [`Ewc::protect`] holds to weights of its
+    /// own is not moved to others unasked. A task that is learned again needs another name: its samples
+    /// would count twice.
     ///
     /// # Errors
-    /// As [`Ewc::protect`]; [`Error::NoFisher`] also when a protected parameter is gone,
+    /// As [`Ewc::protect`]; [`Error::ProtectedApart`] when a task was protected by it;
+    /// [`Error::NoFisher`] also when a protected parameter is gone,
     /// [`fisher_metrics::Error::Shape`] when it has another shape (see [`EwcConfig::growth`]),
     /// [`fisher_metrics::Error::Argument`] unless the decay γ is between 0 and 1.
     pub fn protect_online<M: Module, C: ContributionUnit>(
@@ -114,6 +121,9 @@ impl Ewc {
         let fits = (0.0..=1.0).contains(&decay);
         check_argument(fits, "decay", "between 0 and 1", decay)?;
         self.check(statistics.provenance(), task)?;
+        if let Some(task) = &self.apart {
+            return Err(Error::ProtectedApart { task: task.clone() });
+        }
         let mut all = anchors(statistics, task, model)?;
         for (path, old) in self.anchors.iter().flatten() {
             let new = all.get_mut(path);

@@ -21,7 +21,7 @@ use crate::destination::check_model;
 use crate::error::{Error, Result};
 
 /// Version of the form of [`MergeReport`].
-const SCHEMA: u64 = 1;
+const SCHEMA: u64 = 2;
 /// The share of weights averaged plainly, or of F below ε, from which on it is worth a warning.
 const MANY: f64 = 0.05;
 
@@ -36,13 +36,34 @@ pub enum Granularity {
     Group,
 }
 
+/// The scale that the models' F are brought to before they are weighed against each other.
+///
+/// F grows with the square of the loss's gradient: of two models the one that is less sure of its
+/// task counts for more everywhere, and the one that has learnt it well for nothing. The factors are such
+/// that F is of size 1, whatever the number of weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum FisherScale {
+    /// As it is.
+    None,
+    /// The mean of F over all weights is 1, `F · N / tr F`: models count for as much as each other.
+    Trace,
+    /// The root mean square of F over every tensor is 1, `F · √N / ‖F‖`: models count for as much in every
+    /// tensor.
+    Norm,
+}
+
 /// Configuration of [`Merging`].
 #[derive(Config, Debug)]
 pub struct MergeConfig {
     /// What one weight of the average is made of.
     #[config(default = "Granularity::Element")]
     pub granularity: Granularity,
-    /// ε, added to every F: where no model cares, they are averaged plainly. F's scale is the
+    /// The scale that the models' F are brought to.
+    #[config(default = "FisherScale::None")]
+    pub scale: FisherScale,
+    /// ε, added to every F, scaled: where no model cares, they are averaged plainly. F's scale is the
     /// model's, so an ε that is small for one averages all of another plainly: see
     /// [`MergeReport`].
     #[config(default = 1e-12)]
@@ -64,7 +85,8 @@ impl MergeConfig {
 }
 
 /// `θ* = Σ_t w_t (F_t + ε) θ_t / Σ_t w_t (F_t + ε)` (Matena & Raffel 2022, "Merging models with
-/// Fisher-weighted averaging", equation 4).
+/// Fisher-weighted averaging", equation 4), F brought to one scale first if asked for
+/// ([`FisherScale`]).
 ///
 /// Frozen parameters are those of the first model, and so are copies of the model in it, such as a
 /// teacher.
@@ -144,6 +166,8 @@ pub struct MergeReport {
     pub sources: Vec<(String, Provenance)>,
     /// What one weight of the average was made of.
     pub granularity: Granularity,
+    /// The scale that F were brought to.
+    pub scale: FisherScale,
     /// ε.
     pub epsilon: f64,
     /// Share of the weights that were averaged plainly, no model's F being as large as ε.
@@ -180,12 +204,29 @@ impl Merging {
         let weights = sources.iter().map(|source| Weights::of(source.model));
         let weights = weights.collect::<fisher_metrics::Result<Vec<_>>>()?;
         let (mut merged, mut parameters) = (BTreeMap::new(), BTreeMap::new());
-        for parameter in Catalogue::of(first.model)?.parameters() {
+        let catalogue = Catalogue::of(first.model)?;
+        let mut traces = Vec::with_capacity(sources.len());
+        for source in sources {
+            traces.push(match self.config.scale {
+                FisherScale::Trace => self.trace(source, &catalogue)?,
+                _ => 1.0,
+            });
+        }
+        for parameter in catalogue.parameters() {
             let (path, elements) = (parameter.path(), parameter.elements());
             let mut fishers = Vec::with_capacity(sources.len());
-            for (source, weights) in sources.iter().zip(&weights) {
+            for ((source, weights), mean) in sources.iter().zip(&weights).zip(&traces) {
                 check_ties(parameter, weights, source.task)?;
-                fishers.push(self.fisher(source, parameter)?);
+                let mut fisher = self.fisher(source, parameter)?;
+                let size = match self.config.scale {
+                    FisherScale::Norm => root_mean_square(&fisher),
+                    _ => *mean,
+                };
+                // F that is 0 everywhere stays it.
+                if size > 0.0 {
+                    fisher.iter_mut().for_each(|f| *f /= size);
+                }
+                fishers.push(fisher);
                 if self.config.granularity == Granularity::Group {
                     check_groups(path, first, source)?;
                 }
@@ -231,7 +272,8 @@ impl Merging {
         Ok(())
     }
 
-    /// Merge the parameter at `path`: `Σ_t w_t (F_t + ε) θ_t / Σ_t w_t (F_t + ε)`, element by element.
+    /// Merge the parameter at `path`: `Σ_t w_t (F_t + ε) θ_t / Σ_t w_t (F_t + ε)`, element by element, F as
+    /// it is given: [`MergeConfig::scale`] is the caller's, who alone knows the other parameters.
     ///
     /// # Errors
     /// [`Error::NothingToMerge`] without terms, or when weights are not finite, negative or all 0;
@@ -334,11 +376,26 @@ impl Merging {
             schema: SCHEMA,
             sources,
             granularity: self.config.granularity,
+            scale: self.config.scale,
             epsilon,
             plain,
             parameters,
             warnings,
         }
+    }
+
+    /// The mean of F over all weights.
+    fn trace<M, C: ContributionUnit>(
+        &self,
+        source: &MergeSource<'_, M, C>,
+        catalogue: &Catalogue,
+    ) -> Result<f64> {
+        let (mut sum, mut count) = (0.0, 0);
+        for parameter in catalogue.parameters() {
+            sum += self.fisher(source, parameter)?.iter().sum::<f64>();
+            count += parameter.elements();
+        }
+        Ok(sum / count.max(1) as f64)
     }
 
     /// F of every element, or that of its group.
@@ -374,6 +431,16 @@ impl Merging {
             }
         }
     }
+}
+
+/// Of numbers of any size: squares of F may be out of range.
+fn root_mean_square(values: &[f64]) -> f64 {
+    let largest = values.iter().copied().fold(0.0, f64::max);
+    if largest == 0.0 || !largest.is_finite() {
+        return 0.0;
+    }
+    let squares: f64 = values.iter().map(|x| (x / largest).powi(2)).sum();
+    largest * (squares / values.len() as f64).sqrt()
 }
 
 /// Whether two models' F are of the same groups.

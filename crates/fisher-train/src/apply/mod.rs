@@ -8,6 +8,7 @@ mod optimizer;
 
 pub use ewc::{Ewc, EwcConfig};
 pub use merge::{
-    Average, Decided, Granularity, MergeConfig, MergeReport, MergeSource, Merged, Merging, Term,
+    Average, Decided, FisherScale, Granularity, MergeConfig, MergeReport, MergeSource, Merged,
+    Merging, Term,
 };
 pub use optimizer::{FisherOptimizer, FisherOptimizerConfig};
