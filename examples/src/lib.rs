@@ -6,7 +6,9 @@ pub mod collisions;
 pub mod course;
 // A link to the file of the program `fisher`: these compile without that program.
 pub mod device;
+pub mod digits;
 pub mod model;
 pub mod tasks;
 pub mod training;
+pub mod truth;
 pub mod usual;

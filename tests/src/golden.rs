@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use burn::tensor::{Device, Tensor, TensorData};
+use fisher_core::gates::{Gates, GatesConfig};
 use fisher_core::gradient::{ContributionUnit, Gradient, GradientBatch};
 use fisher_core::grouping::{AttentionConfig, HeadLayout};
 use fisher_core::model::{Catalogue, Orientation, Parameter, Role};
@@ -87,6 +88,26 @@ impl Golden {
     pub fn expected(&self, pointer: &str) -> &Value {
         let found = self.expected.pointer(pointer);
         found.unwrap_or_else(|| panic!("{pointer} is not in expected.json"))
+    }
+
+    /// All of `expected-{topic}.json`, which a program of `golden/oracles` writes.
+    pub fn expected_of(&self, topic: &str) -> Value {
+        let file = folder(self.name).join(format!("expected-{topic}.json"));
+        let text = std::fs::read(file).expect("a golden file");
+        serde_json::from_slice(&text).expect("JSON")
+    }
+
+    /// Gates for the case, at the checkpoint's weights.
+    pub fn gates(&self, config: &GatesConfig, device: &Device) -> Gates {
+        let catalogue = self.catalogue();
+        let sets = config.sets(&catalogue, &self.heads()).expect("gates");
+        let weights = self.weights().into_iter().filter_map(|(path, weights)| {
+            catalogue.get(&path)?;
+            let weights: Vec<f32> = weights.iter().map(|&w| w as f32).collect();
+            Some((path, Tensor::<1>::from_floats(weights.as_slice(), device)))
+        });
+        let gates = config.init_for(&catalogue, sets, weights.collect(), self.name.into());
+        gates.expect("gates")
     }
 
     /// The checkpoint's weights, by name.

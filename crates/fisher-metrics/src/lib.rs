@@ -9,10 +9,12 @@
 //! 3. [`scaling`] divides gradients by the Fisher, [`damping`] says what is added to it.
 //! 4. [`conflicts`]: which samples of two tasks collide, where and how surely.
 //! 5. [`interference`] scores attention heads, sample against sample.
-//! 6. [`picture`]: maps of numbers as SVG.
+//! 6. [`truth`] holds scores of layers, heads and channels ([`candidates`]) against measured ablation.
+//! 7. [`picture`]: maps of numbers as SVG.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod candidates;
 pub mod conflicts;
 pub mod correction;
 pub mod damping;
@@ -30,6 +32,7 @@ pub mod pruning;
 pub mod ranking;
 pub mod report;
 pub mod scaling;
+pub mod truth;
 pub mod weights;
 
 #[doc(hidden)]

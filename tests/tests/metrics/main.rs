@@ -6,6 +6,7 @@ mod importance;
 mod interference;
 mod pruning;
 mod reports;
+mod truth;
 
 use burn::tensor::Device;
 use fisher_core::store::{GradientStore, GradientStoreConfig};

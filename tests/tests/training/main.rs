@@ -1,5 +1,6 @@
 //! What watches and uses a training: hooks, noise scales, resuming, copies.
 
+mod ablation;
 mod copies;
 mod course;
 mod hook;

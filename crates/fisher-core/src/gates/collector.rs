@@ -120,7 +120,9 @@ impl Gates {
                     }
                     for first in *firsts {
                         let into = &mut products[at * gates + first..][..*groups];
-                        into.iter_mut().zip(sums).for_each(|(into, sum)| *into += sum);
+                        into.iter_mut()
+                            .zip(sums)
+                            .for_each(|(into, sum)| *into += sum);
                     }
                 }
             }

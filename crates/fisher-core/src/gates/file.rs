@@ -142,7 +142,9 @@ fn read_task(
     }
     let moments = moments.try_into();
     let key = format!("{name}/products");
-    let products = views.get(&key).map(|view| floats(&key, view, &[counted, gates]));
+    let products = views
+        .get(&key)
+        .map(|view| floats(&key, view, &[counted, gates]));
     Ok(TaskGates {
         gates,
         samples,

@@ -31,7 +31,11 @@ impl GateSet {
             gates(GateKind::Head, attention, parts)
         };
         let sets = heads.attention().iter().map(of);
-        Ok(sets.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+        Ok(sets
+            .collect::<Result<Vec<_>>>()?
+            .into_iter()
+            .flatten()
+            .collect())
     }
 
     /// A gate on what each key/value head puts out that several query heads read: its slice of V and of the bias
@@ -53,7 +57,11 @@ impl GateSet {
             gates(GateKind::KvHead, attention, parts)
         };
         let sets = shared.map(of);
-        Ok(sets.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+        Ok(sets
+            .collect::<Result<Vec<_>>>()?
+            .into_iter()
+            .flatten()
+            .collect())
     }
 
     /// A gate on each output channel, with its bias, of every matrix and kernel that has no heads. Where nothing tells

@@ -8,9 +8,7 @@ use crate::error::{Error, Result};
 use crate::grouping::Grouping;
 
 /// What a gate is on.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum GateKind {
@@ -103,9 +101,13 @@ impl GateSet {
             let found = format!("{gates} and {} of `{name}`", odd.grouping.groups());
             return refuse("of as many groups each", found);
         }
-        let twice = (1..parts.len()).find(|&at| parts[..at].iter().any(|p| p.path == parts[at].path));
+        let twice =
+            (1..parts.len()).find(|&at| parts[..at].iter().any(|p| p.path == parts[at].path));
         if let Some(at) = twice {
-            return refuse("of different parameters", format!("`{}` twice", parts[at].path));
+            return refuse(
+                "of different parameters",
+                format!("`{}` twice", parts[at].path),
+            );
         }
         Ok(Self { kind, name, parts })
     }

@@ -28,8 +28,11 @@ pub(super) fn gate_sums(
     let weights = at_least_single(weights.clone());
     let margins = match gradient {
         SampleGradient::Full(_) => return by_samples(gradient, &weights, groupings),
-        SampleGradient::Zero { device, samples, .. } => {
-            let zeros = |of: &Grouping| Tensor::zeros([*samples, of.groups()], (device, DType::F32));
+        SampleGradient::Zero {
+            device, samples, ..
+        } => {
+            let zeros =
+                |of: &Grouping| Tensor::zeros([*samples, of.groups()], (device, DType::F32));
             return groupings.iter().map(zeros).collect();
         }
         SampleGradient::Outer { left, right } => {
@@ -93,7 +96,10 @@ fn of_lookup(
 ) -> Margins {
     let [samples, positions, width] = delta.dims();
     let at = ids.clone().reshape([samples * positions]);
-    let looked_up = weights.clone().select(0, at).reshape([samples, positions, width]);
+    let looked_up = weights
+        .clone()
+        .select(0, at)
+        .reshape([samples, positions, width]);
     let products = looked_up * delta;
     let columns = sides
         .columns
@@ -161,5 +167,8 @@ fn by_samples(
             parts.push(sums.tensor().clone());
         }
     }
-    parts.into_iter().map(|parts| Tensor::cat(parts, 0)).collect()
+    parts
+        .into_iter()
+        .map(|parts| Tensor::cat(parts, 0))
+        .collect()
 }

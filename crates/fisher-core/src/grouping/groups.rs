@@ -320,9 +320,10 @@ impl Grouping {
     pub(crate) fn of_bias(&self, bias: &[usize]) -> Option<Self> {
         let &[length] = bias else { return None };
         let (label, plan) = match &self.plan {
-            Plan::Axis(slices) if self.shape[slices.axis] == length => {
-                (self.label.clone(), Plan::Axis(AxisSlices { axis: 0, ..*slices }))
-            }
+            Plan::Axis(slices) if self.shape[slices.axis] == length => (
+                self.label.clone(),
+                Plan::Axis(AxisSlices { axis: 0, ..*slices }),
+            ),
             // One output for each group, in the same order.
             Plan::Blocks { .. } if self.groups == length => ("element".into(), Plan::Element),
             _ => return None,

@@ -168,11 +168,11 @@ impl Overlap {
     pub fn forward(&self, a: &Masks, b: &Masks) -> Result<OverlapReport> {
         let some = !a.masks.is_empty();
         check_argument(some, "masks", "of at least one parameter", 0.0)?;
-        let mut theirs: BTreeMap<String, &Mask> = b.masks.iter().map(|m| (m.key(), m)).collect();
+        let mut theirs: BTreeMap<String, &Mask> = b.counted().map(|m| (m.key(), m)).collect();
         let mut all = Counts::default();
         let mut layers: BTreeMap<String, Counts> = BTreeMap::new();
         let mut tensors = BTreeMap::new();
-        for ours in &a.masks {
+        for ours in a.counted() {
             let key = ours.key();
             let theirs = theirs
                 .remove(&key)
