@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use burn::data::dataloader::batcher::Batcher;
-use burn::module::AutodiffModule;
 use burn::optim::{AdamConfig, GradientsParams};
 use burn::tensor::Device;
 use fisher_core::gates::GateKind;
@@ -77,7 +76,7 @@ fn markdown(what: &str, reports: &[TruthReport]) -> String {
 }
 
 /// By a plain loop, in batches of 128 that are drawn anew in each epoch.
-fn teach<M: SampleLoss + AutodiffModule, T: Clone>(
+fn teach<M: SampleLoss, T: Clone>(
     mut model: M,
     items: &[T],
     batch: impl Fn(Vec<T>) -> M::Batch,
@@ -124,12 +123,7 @@ fn transformer(seed: u64) -> Vec<(String, TruthReport)> {
         for kind in [(GateKind::Head, "heads"), (GateKind::Channel, "channels")] {
             let of = (task.name(), &*held_out);
             let (measured, report) = table(&model, &heads, &seen, of, kind).expect("a table");
-            eprintln!(
-                "seed {seed}, {} {}: loss {:.4} a token",
-                task.name(),
-                kind.1,
-                measured.loss
-            );
+            eprintln!("seed {seed}, loss {:.4} a token: {report}", measured.loss);
             found.push((
                 format!("transformer on {}, {}", task.name(), kind.1),
                 report,
@@ -159,6 +153,6 @@ fn network(seed: u64) -> Vec<(String, TruthReport)> {
     let kind = (GateKind::Channel, "channels");
     let (measured, report) =
         table(&model, &none, &seen, ("digits", &held_out), kind).expect("a table");
-    eprintln!("seed {seed}, digits: loss {:.4}", measured.loss);
+    eprintln!("seed {seed}, loss {:.4}: {report}", measured.loss);
     vec![("convolutional network on digits, channels".into(), report)]
 }

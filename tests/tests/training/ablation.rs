@@ -30,7 +30,9 @@ fn quiet() -> AblationConfig {
 /// The losses of all samples, one by one.
 fn losses<M: SampleLoss>(model: &M, batches: &[M::Batch]) -> Vec<f64> {
     let capture = CaptureConfig::new().with_engine(Engine::Loop);
-    let mut capture = capture.init(model, []).expect("a capture");
+    let catalogue = Catalogue::of(model).expect("parameters");
+    let paths = catalogue.parameters().iter().map(|p| p.path());
+    let mut capture = capture.init(model, paths).expect("a capture");
     let all = batches.iter().flat_map(|batch| {
         let outcomes = capture
             .accumulate(batch, "t", None::<Gates>)
