@@ -1,16 +1,12 @@
 //! What follows from a task's Fisher, each as an experiment with a table.
 
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::Path;
 
 use burn::tensor::Device;
-use fisher_core::grouping::{Grouping, HeadLayout, Scheme};
-use fisher_core::model::Catalogue;
+use fisher_core::grouping::HeadLayout;
 use fisher_core::statistics::{Statistics, StatisticsConfig};
-use fisher_metrics::pruning::{
-    ComparisonConfig, OverlapConfig, PruningConfig, Scores, Suggestion, spearman,
-};
+use fisher_metrics::pruning::{ComparisonConfig, OverlapConfig, PruningConfig, Scores, Suggestion};
 use fisher_metrics::weights::Weights;
 use fisher_train::apply::{Ewc, EwcConfig, MergeConfig, MergeSource};
 use fisher_train::collect::CollectorConfig;
@@ -40,7 +36,11 @@ pub struct Setting<'a> {
 }
 
 impl Setting<'_> {
-    fn marks(&self, model: &CausalTransformer) -> Result<[Mark; 2]> {
+    /// How well a model does each task on held-out samples.
+    ///
+    /// # Errors
+    /// What the loader failed with.
+    pub fn marks(&self, model: &CausalTransformer) -> Result<[Mark; 2]> {
         Ok(marks(model, self.data, self.device)?)
     }
 
@@ -79,7 +79,7 @@ impl Setting<'_> {
     }
 }
 
-fn accuracies(marks: [Mark; 2]) -> String {
+pub(crate) fn accuracies(marks: [Mark; 2]) -> String {
     let percent = marks.map(|mark| format!("{:>9.1} %", 100.0 * mark.accuracy));
     percent.join("  ")
 }
@@ -157,96 +157,6 @@ pub fn prune(setting: &Setting, model: &CausalTransformer, statistics: &Statisti
         }
     }
     Ok(())
-}
-
-/// What taking out a head does, by task.
-#[derive(Debug, Clone)]
-pub struct Ablated {
-    /// Attention layer and head.
-    pub name: String,
-    /// The number of the attention layer.
-    pub layer: usize,
-    /// The head.
-    pub head: usize,
-    /// `Σ ½Fθ²`.
-    pub predicted: [f64; 2],
-    /// What the loss rises by.
-    pub increase: [f64; 2],
-}
-
-/// Take each head out, and compare what that costs with what `½Fθ²` says of it.
-///
-/// # Errors
-/// What an analysis refused.
-pub fn ablate(
-    setting: &Setting,
-    model: &CausalTransformer,
-    statistics: &Statistics,
-) -> Result<Vec<Ablated>> {
-    heading("Ablation: what each head is worth, measured and by ½Fθ² over its Q, K, V and O");
-    let catalogue = Catalogue::of(model)?;
-    let weights = Weights::of(model)?;
-    let before = setting.marks(model)?;
-    let damage =
-        Task::ALL.map(|task| Scores::brain_damage_of_groups(statistics, task.name(), &weights));
-    let [induction, maximum] = damage;
-    let damage = [induction?, maximum?];
-    let mut rows: Vec<Ablated> = Vec::new();
-    for (layer, attention) in setting.heads.attention().iter().enumerate() {
-        for head in 0..attention.heads() {
-            let scores = damage.each_ref().map(|damage| -> f64 {
-                let of_attention = attention.paths();
-                let sets = of_attention.flat_map(|path| damage.of_path(path));
-                sets.map(|set| set.values()[head]).sum()
-            });
-            let mut without = BTreeMap::new();
-            for path in attention.paths() {
-                let parameter = catalogue.require(path)?;
-                let mut theta = weights.get(path, parameter.elements())?.to_vec();
-                for grouping in Grouping::of(parameter, &Scheme::Head, setting.heads)? {
-                    let groups = grouping.group_of_elements();
-                    let of_head = theta
-                        .iter_mut()
-                        .zip(groups)
-                        .filter(|(_, g)| *g == Some(head));
-                    of_head.for_each(|(theta, _)| *theta = 0.0);
-                }
-                without.insert(path.to_owned(), theta);
-            }
-            let after = setting.marks(&Weights::from(without).write(model.clone())?)?;
-            let increase = [0, 1].map(|task| after[task].loss - before[task].loss);
-            rows.push(Ablated {
-                name: format!("{} head {head}", attention.name()),
-                layer,
-                head,
-                predicted: scores,
-                increase,
-            });
-        }
-    }
-    println!("{:<32}  {:>22}  {:>22}", "", "induction", "maximum");
-    println!(
-        "{:<32}  {:>10}  {:>10}  {:>10}  {:>10}",
-        "", "½Fθ²", "loss +", "½Fθ²", "loss +"
-    );
-    for row in &rows {
-        let ([p, q], [x, y]) = (row.predicted, row.increase);
-        println!(
-            "{:<32}  {p:>10.4}  {x:>10.4}  {q:>10.4}  {y:>10.4}",
-            row.name
-        );
-    }
-    for (i, task) in Task::ALL.into_iter().enumerate() {
-        let scores: Vec<f64> = rows.iter().map(|row| row.predicted[i]).collect();
-        let increase: Vec<f64> = rows.iter().map(|row| row.increase[i]).collect();
-        let rho = spearman(&scores, &increase).map_or("–".into(), |rho| format!("{rho:.2}"));
-        println!(
-            "Rank correlation for {}: {rho} over {} heads.",
-            task.name(),
-            rows.len()
-        );
-    }
-    Ok(rows)
 }
 
 /// Teach one task to each of two copies of a model and merge them.

@@ -9,7 +9,8 @@ use fisher_metrics::interference::{InterferenceConfig, InterferenceReport, Pool,
 use fisher_metrics::pruning::spearman;
 use fisher_train::collect::CollectorConfig;
 
-use crate::chapters::{Ablated, Setting, heading};
+use crate::chapters::{Setting, heading};
+use crate::groups::Ablated;
 use crate::model::CausalTransformer;
 use crate::tasks::Task;
 use crate::training::loader;

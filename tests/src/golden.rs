@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use burn::tensor::{Device, Tensor, TensorData};
+use fisher_core::gates::{Gates, GatesConfig};
 use fisher_core::gradient::{ContributionUnit, Gradient, GradientBatch};
 use fisher_core::grouping::{AttentionConfig, HeadLayout};
 use fisher_core::model::{Catalogue, Orientation, Parameter, Role};
@@ -97,6 +98,19 @@ impl Golden {
         let file = folder(self.name).join(format!("expected-{topic}.json"));
         let bytes = std::fs::read(file).expect("a golden file");
         serde_json::from_slice(&bytes).expect("JSON")
+    }
+
+    /// Gates for the case, at the checkpoint's weights.
+    pub fn gates(&self, config: &GatesConfig, device: &Device) -> Gates {
+        let catalogue = self.catalogue();
+        let sets = config.sets(&catalogue, &self.heads()).expect("gates");
+        let weights = self.weights().into_iter().filter_map(|(path, weights)| {
+            catalogue.get(&path)?;
+            let weights: Vec<f32> = weights.iter().map(|&w| w as f32).collect();
+            Some((path, Tensor::<1>::from_floats(weights.as_slice(), device)))
+        });
+        let gates = config.init_for(&catalogue, sets, weights.collect(), self.name.into());
+        gates.expect("gates")
     }
 
     /// The checkpoint's weights, by name.

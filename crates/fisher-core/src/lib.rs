@@ -9,14 +9,18 @@
 //! 3. [`squares`]: squares summed over groups without all gradients at once.
 //! 4. [`moments`]: means and variances over samples.
 //! 5. [`statistics`]: the accumulators of several tasks, with their [`provenance`]; saved, loaded, merged.
-//! 6. [`store`]: the gradients themselves, to compare samples with each other.
+//! 6. [`gates`]: what removing layers, heads and channels is predicted to cost.
+//! 7. [`store`]: the gradients themselves, to compare samples with each other.
 //!
 //! There is no autodiff and no loop here: gradients come from the crate `fisher-train`.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[doc(hidden)]
+pub mod clusters;
 pub mod container;
 mod error;
+pub mod gates;
 pub mod gradient;
 pub mod grouping;
 mod host;

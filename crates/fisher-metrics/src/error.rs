@@ -271,6 +271,8 @@ pub enum ScoreKind {
     /// `½ F θ²`: the loss that removing a weight is predicted to cost (LeCun, Denker & Solla 1990,
     /// "Optimal brain damage", equation 5).
     BrainDamage,
+    /// `−m_G + ½ F_ξG`: the loss that shutting a gate is predicted to cost ([`fisher_core::gates`]).
+    Gate,
     /// `|θ|`: not of the Fisher at all, to compare with.
     Magnitude,
     /// A baseline of the caller's.

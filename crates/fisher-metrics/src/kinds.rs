@@ -4,7 +4,9 @@ use std::fmt;
 
 use fisher_core::gradient::ContributionUnit;
 use fisher_core::kind::FisherKind;
-use fisher_core::moments::{ConfidenceInterval, IntervalMethod, SampleMoments};
+use fisher_core::moments::{
+    ConfidenceInterval, FEWEST_FOR_INTERVAL, SampleMoments, effective, student_quantile,
+};
 use fisher_core::statistics::Statistics;
 use serde::{Deserialize, Serialize};
 
@@ -89,38 +91,31 @@ impl PairMoments {
 /// A mean over samples, with what its error is made of.
 #[derive(Debug, Clone, Copy)]
 struct Mean {
-    count: f64,
     value: f64,
-    variance: Option<f64>,
+    error: Option<f64>,
+    effective: Option<f64>,
 }
 
 impl Mean {
     /// `(se / mean)²`
     fn relative(&self) -> Option<f64> {
-        let variance = self.variance.filter(|_| self.value > 0.0)?;
-        Some(variance / self.count / self.value.powi(2))
-    }
-
-    fn effective(&self) -> Option<f64> {
-        let relative = self.relative()?;
-        Some(self.count / (1.0 + relative * self.count))
+        let error = self.error.filter(|_| self.value > 0.0)?;
+        Some((error / self.value).powi(2))
     }
 }
-
-/// Effective samples below which there is no interval.
-const LEAST: f64 = 5.0;
 
 impl KindRatio {
     /// Of contributions of the same samples, by layer.
     pub fn paired<'a>(layers: impl IntoIterator<Item = (String, &'a PairMoments)>) -> Self {
         let layers = layers.into_iter().map(|(layer, pair)| {
+            let n = pair.count as f64;
             let mean = |of| Mean {
-                count: pair.count as f64,
                 value: pair.mean(of),
-                variance: pair.variance(of),
+                error: pair.variance(of).map(|variance| (variance / n).sqrt()),
+                effective: (pair.count > 1).then(|| effective(n, pair.mean(of), pair.squares[of])),
             };
             let covariance = pair.products / pair.count.saturating_sub(1).max(1) as f64;
-            LayerRatio::of(layer, mean(0), mean(1), covariance)
+            LayerRatio::of(layer, mean(0), mean(1), covariance / n)
         });
         Self {
             paired: true,
@@ -163,14 +158,14 @@ impl KindRatio {
             return Err(differ("layers", &names.join(", "), &others.join(", ")));
         }
         let read = |(statistics, task): (&Statistics<C>, &str)| -> Result<SampleMoments> {
-            Ok(statistics.task(task)?.layers().read()?)
+            Ok(statistics.task(task)?.layers())
         };
         let moments = [read(empirical)?, read(model)?];
         let layers = names.iter().enumerate().map(|(at, layer)| {
             let mean = |of: &SampleMoments| Mean {
-                count: of.count as f64,
                 value: of.mean.as_ref().map_or(0.0, |mean| mean[at]),
-                variance: of.variance.as_ref().map(|variance| variance[at]),
+                error: of.standard_error.as_ref().map(|error| error[at]),
+                effective: of.effective.as_ref().map(|effective| effective[at]),
             };
             LayerRatio::of(layer.clone(), mean(&moments[0]), mean(&moments[1]), 0.0)
         });
@@ -210,15 +205,13 @@ impl LayerRatio {
     fn of(layer: String, empirical: Mean, model: Mean, covariance: f64) -> Self {
         let ratio = empirical.value / model.value;
         let ratio = Some(ratio).filter(|ratio| ratio.is_finite());
-        let effective = empirical.effective().zip(model.effective());
+        let effective = empirical.effective.zip(model.effective);
         let effective = effective.map(|(ours, theirs)| ours.min(theirs));
         let interval = || {
-            let effective = effective.filter(|effective| *effective >= LEAST)?;
-            let shared = 2.0 * covariance / empirical.count / empirical.value / model.value;
+            let effective = effective.filter(|effective| *effective >= FEWEST_FOR_INTERVAL)?;
+            let shared = 2.0 * covariance / empirical.value / model.value;
             let variance = empirical.relative()? + model.relative()? - shared;
-            // Degrees of freedom are whole numbers there: rounded down, intervals are wider.
-            let count = effective.floor().max(2.0) as u64;
-            let t = IntervalMethod::StudentT.quantile(0.95, count).ok()??;
+            let t = student_quantile(0.975, effective - 1.0);
             let factor = (t * variance.max(0.0).sqrt()).exp();
             let interval = ConfidenceInterval {
                 lower: ratio? / factor,

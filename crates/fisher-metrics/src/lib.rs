@@ -12,10 +12,12 @@
 //! 5. [`interference`] scores attention heads, sample against sample.
 //! 6. [`jackknife`]: the sign of a mean over pairs of samples.
 //! 6. [`kinds`]: the empirical Fisher against the true one.
+//! 6. [`truth`] holds scores of layers, heads and channels ([`candidates`]) against measured ablation.
 //! 7. [`picture`]: maps of numbers as SVG.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod candidates;
 pub mod conflicts;
 pub mod correction;
 pub mod damping;
@@ -37,6 +39,7 @@ pub mod ranks;
 pub mod report;
 pub mod scaling;
 pub mod shares;
+pub mod truth;
 pub mod weights;
 
 #[doc(hidden)]

@@ -11,4 +11,5 @@ pub use crate::picture::Picture;
 pub use crate::pruning::{ComparisonConfig, Masks, OverlapConfig, PruningConfig, Scope, Scores};
 pub use crate::ranking::{Ranking, RankingConfig, RankingReport};
 pub use crate::scaling::{Scaling, ScalingConfig};
+pub use crate::truth::{Measured, TruthReport, TruthTable, TruthTableConfig};
 pub use crate::weights::Weights;

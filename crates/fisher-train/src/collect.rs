@@ -166,7 +166,7 @@ impl Collector {
     /// [`Error::OtherModel`] when the statistics belong to other weights, [`Error::OtherKind`] when
     /// the store is of another Fisher, [`Error::LossKind`] when the losses are, [`Error::Label`] for a
     /// label that is no class, [`OtherSample`](fisher_core::Error::OtherSample) when it has other gradients of a
-    /// sample, [`Error::OtherData`]
+    /// sample, [`Error::GatesBehind`] when gates have other samples than the statistics, [`Error::OtherData`]
     /// when the data does not begin with what a checkpoint holds, [`Error::DuplicateSample`] when
     /// an id comes twice, [`Error::OtherCheckpoint`] when the checkpoint's file has samples that the
     /// statistics lack (it is another collection's, or was not resumed), errors of single samples
@@ -289,6 +289,7 @@ impl Collector {
         };
         into.check_model(model)?;
         self.check_fisher(&into, centre)?;
+        into.check_gates(task)?;
         if let Some(checkpoint) = &self.config.checkpoint {
             into.statistics.ensure_savable(&checkpoint.path, task)?;
         }

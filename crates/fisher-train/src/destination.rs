@@ -6,6 +6,7 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::Device;
 use fisher_core::Error as CoreError;
+use fisher_core::gates::Gates;
 use fisher_core::gradient::{ContributionUnit, GradientBatch, GradientSink, SampleGradient};
 use fisher_core::kind::FisherKind;
 use fisher_core::model::{Parameter, hash_weights};
@@ -16,9 +17,11 @@ use fisher_core::store::GradientStore;
 use crate::capture::NonFinite;
 use crate::error::{Error, Result};
 
-/// Where collected gradients go: into statistics, and into a store besides, if there is one.
+/// Where collected gradients go: into statistics, and besides into a store and gates, if there are some.
 ///
-/// Made from `&mut statistics` or from `(&mut statistics, &mut store)`. As a [`GradientSink`] it lets the store be
+/// Made from `&mut statistics`, `(&mut statistics, &mut store)`, `(&mut statistics, &mut gates)` or
+/// `(&mut statistics, &mut store, &mut gates)`. Gates see the samples that the statistics count, so a checkpoint that has
+/// some already is no beginning for gates that have not. As a [`GradientSink`] it lets the store be
 /// ahead of the statistics, as one on disk is after an interruption: batches that are in it already are compared, not
 /// stored twice. (A [`Collector`](crate::collect::Collector) takes a batch that is there in part sample by sample; a plain
 /// pair of sinks refuses what the store has.)
@@ -26,6 +29,7 @@ use crate::error::{Error, Result};
 pub struct Destination<'a, C: ContributionUnit> {
     pub(crate) statistics: &'a mut Statistics<C>,
     store: Option<&'a mut GradientStore>,
+    gates: Option<&'a mut Gates>,
     /// The batch that was begun, where the store has it already, until it has been compared.
     stored: Option<Stored>,
 }
@@ -42,6 +46,7 @@ impl<'a, C: ContributionUnit> From<&'a mut Statistics<C>> for Destination<'a, C>
         Self {
             statistics,
             store: None,
+            gates: None,
             stored: None,
         }
     }
@@ -54,7 +59,30 @@ impl<'a, C: ContributionUnit> From<(&'a mut Statistics<C>, &'a mut GradientStore
         Self {
             statistics,
             store: Some(store),
+            gates: None,
             stored: None,
+        }
+    }
+}
+
+impl<'a, C: ContributionUnit> From<(&'a mut Statistics<C>, &'a mut Gates)> for Destination<'a, C> {
+    fn from((statistics, gates): (&'a mut Statistics<C>, &'a mut Gates)) -> Self {
+        Self {
+            gates: Some(gates),
+            ..Self::from(statistics)
+        }
+    }
+}
+
+impl<'a, C: ContributionUnit> From<(&'a mut Statistics<C>, &'a mut GradientStore, &'a mut Gates)>
+    for Destination<'a, C>
+{
+    fn from(
+        (statistics, store, gates): (&'a mut Statistics<C>, &'a mut GradientStore, &'a mut Gates),
+    ) -> Self {
+        Self {
+            gates: Some(gates),
+            ..Self::from((statistics, store))
         }
     }
 }
@@ -62,13 +90,18 @@ impl<'a, C: ContributionUnit> From<(&'a mut Statistics<C>, &'a mut GradientStore
 /// The statistics count a batch, and then the store keeps it: what is wrong with it leaves it out of both.
 impl<C: ContributionUnit> GradientSink for Destination<'_, C> {
     fn wants(&self, path: &str) -> bool {
-        self.statistics.wants(path) || self.store.as_ref().is_some_and(|store| store.wants(path))
+        self.statistics.wants(path)
+            || self.store.as_ref().is_some_and(|store| store.wants(path))
+            || self.gates.as_ref().is_some_and(|gates| gates.wants(path))
     }
 
     fn refuses(&self, found: FisherKind) -> Option<FisherKind> {
         let store = self.store.as_ref();
         let by_store = store.and_then(|store| store.refuses(found));
-        by_store.or_else(|| self.statistics.refuses(found))
+        let by_gates = || self.gates.as_ref().and_then(|gates| gates.refuses(found));
+        by_store
+            .or_else(|| self.statistics.refuses(found))
+            .or_else(by_gates)
     }
 
     fn takes_from(&self) -> Option<&Device> {
@@ -77,6 +110,7 @@ impl<C: ContributionUnit> GradientSink for Destination<'_, C> {
 
     fn begin(&mut self, task: &str, samples: &[Sample]) -> fisher_core::Result<()> {
         self.statistics.begin(task, samples)?;
+        self.gates.begin(task, samples)?;
         self.stored = None;
         let Some(store) = &mut self.store else {
             return Ok(());
@@ -102,6 +136,9 @@ impl<C: ContributionUnit> GradientSink for Destination<'_, C> {
                 None => store.put(path, gradient.clone())?,
             }
         }
+        if self.gates.wants(path) {
+            self.gates.put(path, gradient.clone())?;
+        }
         if self.statistics.wants(path) {
             self.statistics.put(path, gradient)?;
         }
@@ -110,6 +147,7 @@ impl<C: ContributionUnit> GradientSink for Destination<'_, C> {
 
     fn prepare(&mut self) -> fisher_core::Result<()> {
         self.statistics.prepare()?;
+        self.gates.prepare()?;
         match (&mut self.store, &self.stored) {
             (Some(store), Some(Stored::Coming(task, batch))) => {
                 store.compare(task, batch)?;
@@ -123,6 +161,7 @@ impl<C: ContributionUnit> GradientSink for Destination<'_, C> {
 
     fn forget(&mut self) {
         self.statistics.forget();
+        self.gates.forget();
         self.stored = None;
         if let Some(store) = &mut self.store {
             store.forget();
@@ -132,6 +171,7 @@ impl<C: ContributionUnit> GradientSink for Destination<'_, C> {
     fn commit(&mut self) -> fisher_core::Result<()> {
         self.prepare()?;
         self.statistics.commit()?;
+        self.gates.commit()?;
         match (&mut self.store, self.stored.take()) {
             (Some(store), None) => store.commit(),
             _ => Ok(()),
@@ -139,13 +179,23 @@ impl<C: ContributionUnit> GradientSink for Destination<'_, C> {
     }
 
     fn skip(&mut self, task: &str, sample: &Sample, parameter: &str) -> fisher_core::Result<()> {
-        self.statistics.skip(task, sample, parameter)
+        self.statistics.skip(task, sample, parameter)?;
+        self.gates.skip(task, sample, parameter)
     }
 }
 
 impl<C: ContributionUnit> Destination<'_, C> {
     pub(crate) fn check_model<M: Module>(&self, model: &M) -> Result<()> {
         check_model(model, self.statistics)?;
+        if let Some(gates) = &self.gates {
+            let (ours, theirs) = (self.statistics.provenance(), gates.scores().provenance());
+            if theirs.model != ours.model {
+                return Err(Error::OtherModel {
+                    expected: theirs.model.clone(),
+                    found: ours.model.clone(),
+                });
+            }
+        }
         let kind = self.statistics.provenance().kind;
         match &self.store {
             Some(store) if store.kind() != kind => Err(Error::OtherKind {
@@ -176,7 +226,29 @@ impl<C: ContributionUnit> Destination<'_, C> {
         self.statistics
             .paths()
             .chain(stored.map(Parameter::path))
+            .chain(self.gates.iter().flat_map(|gates| gates.paths()))
             .collect()
+    }
+
+    /// Whether gates have seen the samples of a task that the statistics have.
+    ///
+    /// # Errors
+    /// [`Error::GatesBehind`]
+    pub(crate) fn check_gates(&self, task: &str) -> Result<()> {
+        let Some(gates) = &self.gates else {
+            return Ok(());
+        };
+        let of_task = gates.scores().task(task);
+        let theirs = of_task.map_or(0, |of_task| of_task.samples().len());
+        let ours = self.seen(task);
+        if ours == theirs {
+            return Ok(());
+        }
+        Err(Error::GatesBehind {
+            task: task.into(),
+            statistics: ours,
+            gates: theirs,
+        })
     }
 
     /// Whether a sample still has to go into the store.

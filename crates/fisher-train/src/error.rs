@@ -337,6 +337,42 @@ pub enum Error {
         missing: String,
     },
 
+    /// Gates that have not seen what the statistics have, or the other way round.
+    #[error(
+        "the statistics have {statistics} samples of task `{task}` and the gates {gates}; fill both from the \
+         beginning, or the gates in a pass of their own (`Capture::accumulate`)"
+    )]
+    GatesBehind {
+        /// The task.
+        task: String,
+        /// Samples in the statistics.
+        statistics: usize,
+        /// Samples in the gates.
+        gates: usize,
+    },
+
+    /// A part of a model that cannot be put at its mean.
+    #[error(
+        "mean ablation of `{parameter}` is out of reach: {reason}; use another kind of ablation for it"
+    )]
+    NoMean {
+        /// Path of the parameter.
+        parameter: String,
+        /// Why.
+        reason: String,
+    },
+
+    /// A loss that is NaN or infinite, with or without a part of the model.
+    #[error(
+        "the loss of sample `{sample}` is NaN or infinite, in the whole model or without {gate}"
+    )]
+    AblatedLoss {
+        /// What was taken out.
+        gate: String,
+        /// The sample.
+        sample: String,
+    },
+
     /// A checkpoint that would never be written.
     #[error("a checkpoint every 0 samples is never written; give a number above 0")]
     CheckpointEvery,

@@ -10,10 +10,12 @@
 //!    [`GradientStore`](fisher_core::store::GradientStore) in the same pass. [`sketch`] estimates the mean from batch
 //!    gradients of any model.
 //! 4. [`monitor`]: a hook that captures on a schedule, in Burn's `SupervisedTraining` or in a loop of one's own.
-//! 5. [`apply`]: an optimizer on gradients that are scaled by the Fisher, elastic weight consolidation, merged models.
+//! 5. [`ablation`]: what the losses of held-out samples are without a layer, head or channel, measured.
+//! 6. [`apply`]: an optimizer on gradients that are scaled by the Fisher, elastic weight consolidation, merged models.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod ablation;
 pub mod apply;
 pub mod batch;
 pub mod capture;

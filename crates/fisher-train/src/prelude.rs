@@ -3,6 +3,7 @@
 pub use fisher_core::prelude::*;
 pub use fisher_metrics::prelude::*;
 
+pub use crate::ablation::{Ablation, AblationConfig, AblationKind, AblationReport};
 pub use crate::apply::{
     Ewc, EwcConfig, FisherOptimizer, FisherOptimizerConfig, MergeConfig, MergeSource,
 };

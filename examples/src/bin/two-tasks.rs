@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
+use fisher_core::gates::GatesConfig;
 use fisher_core::grouping::{AttentionConfig, HeadLayout};
 use fisher_core::model::Catalogue;
 use fisher_core::statistics::{Statistics, StatisticsConfig};
@@ -13,7 +14,8 @@ use fisher_examples::device::Backend;
 use fisher_examples::model::CausalTransformerConfig;
 use fisher_examples::tasks::{CONTEXT, Data, Task, VOCABULARY};
 use fisher_examples::training::{LEARNT, Lesson, loader, marks, train};
-use fisher_examples::{chapters, chart, collisions, course, tasks};
+use fisher_examples::truth::Seen;
+use fisher_examples::{chapters, chart, collisions, course, groups, seeds, tasks};
 use fisher_metrics::importance::{ImportanceConfig, ImportanceReport};
 use fisher_train::capture::Engine;
 use fisher_train::collect::CollectorConfig;
@@ -31,7 +33,8 @@ use tracing_subscriber::EnvFilter;
 ///
 /// Tasks: induction (a run of symbols is repeated) and maximum (the largest of a list). Writes to
 /// the folder of --out: statistics.safetensors (mean and variance of the diagonal empirical
-/// Fisher, by element and by group, for each task), importance.json (the rankings), conflicts.json
+/// Fisher, by element and by group, for each task), gates.safetensors (what taking out layers, heads and channels is
+/// predicted to cost), importance.json (the rankings), conflicts.json
 /// and interference.json (which samples collide, and in which heads), and pictures of all three. The same seed on the same device gives the same numbers.
 #[derive(Parser, Debug)]
 #[command(version)]
@@ -54,6 +57,9 @@ struct Arguments {
     /// Only time training with captures against training without
     #[arg(long)]
     overhead: bool,
+    /// Only train, ablate and prune, from so many seeds on, and print medians and ranges
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    seeds: u64,
     /// Pairs of runs for --overhead
     #[arg(long, default_value_t = 5, requires = "overhead")]
     pairs: usize,
@@ -89,6 +95,10 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let [trained_on, held_out, _] = sizes;
     std::fs::create_dir_all(&arguments.out)?;
 
+    if arguments.seeds > 1 {
+        let seeds = arguments.seed..arguments.seed + arguments.seeds;
+        return seeds::compare(seeds, (sizes, epochs), &device, &arguments.out);
+    }
     let data = Data::generate(sizes, arguments.seed);
     device.seed(arguments.seed);
     let config = CausalTransformerConfig::new(VOCABULARY, CONTEXT);
@@ -142,11 +152,13 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let heads = HeadLayout::recognize(&catalogue, &AttentionConfig::new(config.heads))?;
     let statistics_config = StatisticsConfig::new().with_seed(Some(arguments.seed));
     let mut statistics: Statistics = statistics_config.init_with_heads(&model, &heads)?;
+    let mut gates = GatesConfig::new().init_with_heads(&model, &heads)?;
     let collector = CollectorConfig::new().init()?;
     println!("Collecting per-sample gradients of other held-out samples, a batch at a time.");
     for task in Task::ALL {
         let batches = loader(data.probe(task), &device.clone().autodiff());
-        let collected = collector.collect(&model, task.name(), &*batches, &mut statistics)?;
+        let into = (&mut statistics, &mut gates);
+        let collected = collector.collect(&model, task.name(), &*batches, into)?;
         println!(
             "  {:<10} {} samples, {} active tokens, loss {:.4} a token, {:.1} s",
             task.name(),
@@ -168,6 +180,9 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     );
     let statistics_path = arguments.out.join("statistics.safetensors");
     statistics.save(&statistics_path)?;
+    gates
+        .scores()
+        .save(arguments.out.join("gates.safetensors"))?;
 
     let importance = ImportanceConfig::new().init()?;
     let mut reports: Vec<ImportanceReport> = Vec::new();
@@ -189,9 +204,14 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         folder: &arguments.out,
         epochs: epochs.min(5),
     };
-    chapters::overlap(&statistics)?;
-    chapters::prune(&setting, &model, &statistics)?;
-    let ablated = chapters::ablate(&setting, &model, &statistics)?;
+    let seen = Seen {
+        statistics,
+        gates: gates.into_scores(),
+    };
+    chapters::overlap(&seen.statistics)?;
+    chapters::prune(&setting, &model, &seen.statistics)?;
+    let ablated = groups::ablate(&setting, &model, &seen)?;
+    groups::prune(&setting, &model, &seen)?;
     collisions::collide(&setting, &model, &ablated)?;
     let beginning = Lesson {
         epochs: 1,

@@ -2,6 +2,7 @@
 
 mod accumulation;
 mod files;
+mod gates;
 mod golden;
 mod groups;
 mod hardly_varying;

@@ -9,6 +9,7 @@ mod overlap;
 mod pruning;
 mod reports;
 mod signs;
+mod truth;
 
 use burn::tensor::Device;
 use fisher_core::store::{GradientStore, GradientStoreConfig};

@@ -1,8 +1,10 @@
 //! What watches and uses a training: hooks, noise scales, resuming, copies.
 
+mod ablation;
 mod copies;
 mod course;
 mod hook;
+mod kinds;
 mod noise;
 mod once;
 mod parallel;

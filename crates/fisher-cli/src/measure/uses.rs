@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use fisher_core::moments::IntervalMethod;
+use fisher_core::moments::student_quantile;
 use fisher_core::statistics::Statistics;
 use fisher_core::store::GradientStore;
 use fisher_metrics::weights::Weights;
@@ -107,7 +107,7 @@ impl Change {
         let g = clusters.len() as f64;
         let squares: f64 = clusters.values().map(|sum| sum * sum).sum();
         let error = (g / (g - 1.0) * squares).sqrt() / n;
-        let quantile = IntervalMethod::StudentT.quantile(0.95, clusters.len() as u64)?;
+        let quantile = (g > 1.0).then(|| student_quantile(0.975, g - 1.0));
         Ok(Self {
             task: data.name.clone(),
             weights,

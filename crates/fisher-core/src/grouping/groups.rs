@@ -315,6 +315,22 @@ impl Grouping {
         }
     }
 
+    /// The same groups of a bias of this shape, for slices of the output axis that it lies beside; `None` where it has
+    /// another length.
+    pub(crate) fn of_bias(&self, bias: &[usize]) -> Option<Self> {
+        let &[length] = bias else { return None };
+        let (label, plan) = match &self.plan {
+            Plan::Axis(slices) if self.shape[slices.axis] == length => (
+                self.label.clone(),
+                Plan::Axis(AxisSlices { axis: 0, ..*slices }),
+            ),
+            // One output for each group, in the same order.
+            Plan::Blocks { .. } if self.groups == length => ("element".into(), Plan::Element),
+            _ => return None,
+        };
+        Self::build(label, bias.to_vec(), plan).ok()
+    }
+
     /// Whether the whole parameter is one group: such as all keys, where all queries share one head.
     pub(crate) fn is_whole(&self) -> bool {
         self.groups == 1 && self.sizes()[0] == self.shape.iter().product::<usize>()

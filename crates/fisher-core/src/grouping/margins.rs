@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-/// Sums of squares over one of the two sides of a parameter `[first axis, all others]`.
+/// Sums (of squares, of products with weights) over one of the two sides of a parameter `[first axis, all others]`.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Margins {
     /// `[samples, first axis]`

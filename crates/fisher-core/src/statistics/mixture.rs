@@ -130,11 +130,19 @@ impl<'a, C: ContributionUnit> Mixture<'a, C> {
             });
             sums.add_sums(totals, path, sum, heads.collect());
         }
-        let (layers, heads) = sums.finish();
-        Ok(SampleTraces {
-            layers: self.rows(layers)?,
-            heads: self.rows(heads)?,
-        })
+        let values = read(sums.finish())?;
+        let rows = values
+            .chunks_exact(totals.values().max(1))
+            .zip(&self.samples);
+        let rows = rows.map(|(row, sample)| {
+            let unit = C::root(sample.tokens()).powi(2);
+            let row = row.iter().map(|sum| sum * unit);
+            let mut layers: Vec<f64> = row.collect();
+            let heads = layers.split_off(totals.layers().len());
+            (layers, heads)
+        });
+        let (layers, heads) = rows.unzip();
+        Ok(SampleTraces { layers, heads })
     }
 
     /// The roots of what came, and who is left out.
@@ -177,21 +185,6 @@ impl<'a, C: ContributionUnit> Mixture<'a, C> {
             expected,
             weights,
         )
-    }
-
-    /// Sums over columns as rows of the host, in the statistics' unit.
-    fn rows(&self, sums: Option<Tensor<2>>) -> Result<Vec<Vec<f64>>> {
-        let Some(sums) = sums else {
-            return Ok(vec![Vec::new(); self.samples.len()]);
-        };
-        let [_, columns] = sums.dims();
-        let values = read(sums)?;
-        let rows = values.chunks_exact(columns).zip(&self.samples);
-        let rows = rows.map(|(row, sample)| {
-            let unit = C::root(sample.tokens()).powi(2);
-            row.iter().map(|sum| sum * unit).collect()
-        });
-        Ok(rows.collect())
     }
 }
 

@@ -21,7 +21,7 @@ pub use accumulators::Statistics;
 pub use averages::Averages;
 pub use config::StatisticsConfig;
 pub use file::SCHEMA_VERSION;
-pub use rows::UnitSums;
 pub use mixture::{Mixed, Mixture, SampleTraces};
+pub use rows::UnitSums;
 pub use saved::SavedSamples;
 pub use task::{ParameterStatistics, TaskStatistics};

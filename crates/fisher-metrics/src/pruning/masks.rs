@@ -85,6 +85,9 @@ pub struct Mask {
     /// 1 for what is kept.
     #[serde(with = "super::bits")]
     pub keep: FixedBitSet,
+    /// Whether these groups go with those of another mask, as a channel's bias does: they are not counted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub follows: bool,
 }
 
 impl Mask {
@@ -109,7 +112,8 @@ pub struct Masks {
     pub sparsity: f64,
     /// Within what the lowest scores were sought.
     pub scope: Scope,
-    /// `Σ ½Fθ²` of what is pruned, for [`ScoreKind::BrainDamage`].
+    /// `Σ ½Fθ²` of what is pruned for [`ScoreKind::BrainDamage`], the sum of the gates' predictions for
+    /// [`ScoreKind::Gate`].
     pub predicted_increase: Option<f64>,
     /// The masks, by (path, label). Protected parameters are not among them.
     pub masks: Vec<Mask>,
@@ -162,15 +166,24 @@ impl Pruning {
             for (set, keep) in unit.iter().zip(keep_highest(&unit, config.sparsity)) {
                 let pruned = keep.zeroes().map(|i| set.values[i]);
                 pruned_score += pruned.sum::<f64>();
+                masks.extend(set.beside.iter().map(|(path, grouping)| Mask {
+                    path: path.clone(),
+                    layer: set.layer.clone(),
+                    grouping: grouping.clone(),
+                    keep: keep.clone(),
+                    follows: true,
+                }));
                 masks.push(Mask {
                     path: set.path.clone(),
                     layer: set.layer.clone(),
                     grouping: set.grouping.clone(),
                     keep,
+                    follows: false,
                 });
             }
         }
-        let predicted = (scores.kind == ScoreKind::BrainDamage).then_some(pruned_score);
+        let adds_up = matches!(scores.kind, ScoreKind::BrainDamage | ScoreKind::Gate);
+        let predicted = adds_up.then_some(pruned_score);
         if predicted.is_some_and(|increase| !increase.is_finite()) {
             return Err(Error::not_finite(
                 "the predicted loss increase",
@@ -332,14 +345,19 @@ impl Masks {
 
     /// Groups or elements kept, and all there are.
     pub fn kept(&self) -> (usize, usize) {
-        let kept = self.masks.iter().map(|mask| mask.keep.count_ones(..)).sum();
-        (kept, self.masks.iter().map(|mask| mask.keep.len()).sum())
+        let kept = self.counted().map(|mask| mask.keep.count_ones(..)).sum();
+        (kept, self.counted().map(|mask| mask.keep.len()).sum())
+    }
+
+    /// The masks whose entries were chosen.
+    pub(super) fn counted(&self) -> impl Iterator<Item = &Mask> {
+        self.masks.iter().filter(|mask| !mask.follows)
     }
 
     /// The share pruned of each layer.
     pub fn sparsity_by_layer(&self) -> BTreeMap<&str, f64> {
         let mut layers: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
-        for mask in &self.masks {
+        for mask in self.counted() {
             let (pruned, all) = layers.entry(&mask.layer).or_default();
             *pruned += mask.keep.count_zeroes(..);
             *all += mask.keep.len();

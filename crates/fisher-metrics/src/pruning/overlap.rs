@@ -304,11 +304,11 @@ fn mean(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
 fn compare(a: &Masks, b: &Masks) -> Result<Compared> {
     let some = !a.masks.is_empty();
     check_argument(some, "masks", "of at least one parameter", 0.0)?;
-    let mut theirs: BTreeMap<String, &Mask> = b.masks.iter().map(|m| (m.key(), m)).collect();
+    let mut theirs: BTreeMap<String, &Mask> = b.counted().map(|m| (m.key(), m)).collect();
     let mut all = Counts::default();
     let mut layers: BTreeMap<String, Counts> = BTreeMap::new();
     let mut tensors = BTreeMap::new();
-    for ours in &a.masks {
+    for ours in a.counted() {
         let key = ours.key();
         let theirs = theirs
             .remove(&key)

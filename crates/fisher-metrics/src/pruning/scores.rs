@@ -1,5 +1,6 @@
 //! Scores of groups or elements: what rankings and masks put in order.
 
+use fisher_core::gates::{GateKind, GateQuantity, GateScores};
 use fisher_core::gradient::ContributionUnit;
 use fisher_core::grouping::{Grouping, Scheme};
 use fisher_core::model::{Orientation, Parameter, Role};
@@ -18,6 +19,8 @@ pub struct Score {
     pub(crate) role: Role,
     pub(crate) grouping: Grouping,
     pub(crate) values: Vec<f64>,
+    /// Groups of other parameters that go with them: the biases of channels.
+    pub(crate) beside: Vec<(String, Grouping)>,
 }
 
 impl Score {
@@ -144,6 +147,61 @@ impl Scores {
         Ok(scores)
     }
 
+    /// `−m_G + ½ F_ξG` of every head, key/value head or channel: what shutting its gate is predicted to cost per token.
+    /// Below 0 where the loss is predicted to fall. A channel's bias goes with it.
+    ///
+    /// What several gates cost together is not the sum of what each costs.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] for gates of another kind, [`Error::NotCollected`] when there are none of the kind,
+    /// [`Error::NoSamples`] for a task without samples.
+    pub fn gates(scores: &GateScores, task: &str, kind: GateKind) -> Result<Self> {
+        if !matches!(kind, GateKind::Head | GateKind::KvHead | GateKind::Channel) {
+            return Err(Error::Settings {
+                what: "gates on layers and on groups of one's own are in no one parameter whose mask they could be; \
+                       prune by heads, key/value heads or channels",
+            });
+        }
+        let mean = scores.task(task)?.mean(GateQuantity::Predicted);
+        let mean = mean.ok_or_else(|| Error::no_samples(task))?;
+        let layer = |path: &str| {
+            let mut layers = scores
+                .sets()
+                .iter()
+                .filter(|set| set.kind() == GateKind::Layer);
+            layers.find(|set| set.parts().iter().any(|part| part.path == path))
+        };
+        let mut sets = Vec::new();
+        for (set, range) in scores.places().filter(|(set, _)| set.kind() == kind) {
+            let mut parts = set.parts().iter().cloned();
+            let Some(first) = parts.next() else { continue };
+            sets.push(Score {
+                layer: layer(&first.path)
+                    .map_or(&*first.path, |set| set.name())
+                    .into(),
+                path: first.path,
+                // Or a kernel: what counts is that it is no vector or table.
+                role: Role::Matrix,
+                grouping: first.grouping,
+                values: mean[range].to_vec(),
+                beside: parts.map(|part| (part.path, part.grouping)).collect(),
+            });
+        }
+        if sets.is_empty() {
+            return Err(Error::not_collected(
+                "gates of this kind",
+                "collect with heads or channels in `GatesConfig`",
+            ));
+        }
+        sets.sort_by(|a, b| (&a.path, a.grouping.label()).cmp(&(&b.path, b.grouping.label())));
+        Ok(Self {
+            kind: ScoreKind::Gate,
+            task: task.into(),
+            provenance: scores.provenance().clone(),
+            sets,
+        })
+    }
+
     /// `|θ|` of the same elements as `self`: magnitude pruning, to compare with.
     ///
     /// # Errors
@@ -256,6 +314,7 @@ fn set<C: ContributionUnit>(statistics: &Statistics<C>, path: &str, grouping: Gr
         role: statistics.role(path).unwrap_or(Role::Vector),
         grouping,
         values: Vec::new(),
+        beside: Vec::new(),
     }
 }
 

@@ -260,12 +260,7 @@ fn draws_come_to_the_exact_fisher() {
     let model = Softmax::init(&device);
     let all = || batches(40, 20, &device);
     let (exact, _) = collect(&model, Fisher::Exact, Engine::Auto, all()).expect("a collection");
-    let exact = exact
-        .task("task")
-        .expect("a task")
-        .layers()
-        .read()
-        .expect("values");
+    let exact = exact.task("task").expect("a task").layers();
     let exact = exact.mean.expect("samples")[0];
     let mut inside = 0;
     for seed in 0..40 {
@@ -679,7 +674,7 @@ fn tokens_are_samples() {
         let task = statistics.task("alpha").expect("a task");
         (
             task.samples().to_vec(),
-            task.layers().read().expect("values").mean.expect("samples"),
+            task.layers().mean.expect("samples"),
         )
     };
     let ((records, means), (others, expected)) = (of(&resumed), of(&whole));
@@ -716,7 +711,7 @@ fn kinds_are_compared() {
     assert!(paired.paired && !unpaired.paired);
     let layer = |statistics: &Statistics| {
         let task = statistics.task("task").expect("a task");
-        task.layers().read().expect("values").mean.expect("samples")[0]
+        task.layers().mean.expect("samples")[0]
     };
     let expected = [
         layer(&empirical),
