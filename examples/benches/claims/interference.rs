@@ -150,7 +150,7 @@ fn tests(report: &InterferenceReport) -> impl Iterator<Item = Significance> {
     report.slices.iter().filter_map(|slice| slice.significance)
 }
 
-pub fn tables(runs: usize) -> Vec<String> {
+pub(crate) fn tables(runs: usize) -> Vec<String> {
     vec![nulls(runs), coverage(runs), power(runs)]
 }
 

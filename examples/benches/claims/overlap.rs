@@ -81,7 +81,7 @@ fn spread(values: &[f64]) -> String {
     format!("{mean:.3} ± {:.3}", (m2 / (n - 1.0).max(1.0)).sqrt())
 }
 
-pub fn tables(runs: usize) -> Vec<String> {
+pub(crate) fn tables(runs: usize) -> Vec<String> {
     vec![independent(runs), ceilings(runs)]
 }
 
