@@ -55,7 +55,7 @@ fn collected(task: &str, samples: &[Vec<f64>]) -> (Statistics, GradientStore) {
             [samples.len(), ELEMENTS],
         );
         let tensor = Tensor::<2>::from_data(data, (&device, DType::F64));
-        batch.insert(&path(t), Gradient::token_sum(tensor));
+        batch.insert(path(t), Gradient::token_sum(tensor));
     }
     store.push(task, &batch).expect("gradients");
     statistics.push(task, batch).expect("gradients");

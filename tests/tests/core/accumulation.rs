@@ -179,3 +179,29 @@ proptest! {
         prop_assert!(variance.iter().all(|&v| v >= 0.0));
     }
 }
+
+/// A step whose square is out of float64's range, and whose share in M2 is not.
+#[test]
+fn a_large_step_does_not_overflow_before_m2_does() {
+    let device = Device::flex();
+    let f64s = (&device, burn::tensor::DType::F64);
+    let large = 1.5e154f64;
+    let mut merged = Welford::new(1, &device);
+    let mut other = merged.clone();
+    merged.push(Tensor::<1>::from_data(
+        TensorData::new(vec![0.0f64], [1]),
+        f64s,
+    ));
+    other.push(Tensor::<1>::from_data(
+        TensorData::new(vec![large], [1]),
+        f64s,
+    ));
+    merged.merge(&other);
+    let variance = merged
+        .read()
+        .expect("values")
+        .variance
+        .expect("two samples");
+    let expected = large * (0.5 * large);
+    assert!((variance[0] / expected - 1.0).abs() < 1e-12, "{variance:?}");
+}

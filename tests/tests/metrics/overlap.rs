@@ -55,7 +55,7 @@ fn scores(task: &str, tensors: &[Vec<f64>]) -> Scores {
         let roots: Vec<f64> = values.iter().map(|v| v.sqrt()).collect();
         let data = TensorData::new(roots, [1, values.len()]);
         let tensor = Tensor::<2>::from_data(data, (&device, DType::F64));
-        batch.insert(&format!("layers.{i}.w"), Gradient::token_sum(tensor));
+        batch.insert(format!("layers.{i}.w"), Gradient::token_sum(tensor));
     }
     statistics.push(task, batch).expect("gradients");
     Scores::elementwise(&statistics, task).expect("scores")
@@ -204,7 +204,7 @@ fn independent_masks_do_not_need_the_same_weights(
     let overlap = OverlapConfig::new().init().expect("settings");
     let same = overlap.forward_with_halves(
         [&itself[0], &again[1]],
-        [&[itself.clone()], &[again.clone()]],
+        [std::slice::from_ref(&itself), std::slice::from_ref(&again)],
     );
     let suggestion = Suggestion::of([&same.expect("one model")]).expect("a report");
     assert_eq!(suggestion.advice, Some(Advice::Surgery), "{suggestion}");
@@ -301,11 +301,10 @@ fn halves_of_a_store_are_halves(
                 .map(|set| {
                     let of = (0..n).filter(|i| set >> i & 1 == 1).map(|i| &each[i]);
                     let count = f64::from(set.count_ones().max(1));
-                    let sum = of.fold(vec![0.0; each[0].len()], |mut sum, x| {
+                    of.fold(vec![0.0; each[0].len()], |mut sum, x| {
                         sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += x / count);
                         sum
-                    });
-                    sum
+                    })
                 })
                 .collect();
             let found = all.halves(&store, task, 4, 7).expect("halves");

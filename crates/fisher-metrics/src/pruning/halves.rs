@@ -83,20 +83,19 @@ impl Scores {
     }
 }
 
-/// Whether each sample is in the first half: clusters in random order, up to half of the samples and
-/// never all of them.
+/// Whether each sample is in the first half: clusters in random order, as long as each brings the
+/// halves nearer to one size.
 fn first_half(clusters: &[Vec<usize>], samples: usize, rng: &mut ChaCha8Rng) -> Vec<bool> {
     let mut order: Vec<&Vec<usize>> = clusters.iter().collect();
     order.shuffle(rng);
     let mut first = vec![false; samples];
     let mut taken = 0;
     for cluster in &order[..order.len() - 1] {
-        // The cluster across the middle goes where it makes the halves more alike.
-        if taken > 0 && 2 * taken + cluster.len() > samples {
-            continue;
+        let more = taken + cluster.len();
+        if (2 * more).abs_diff(samples) < (2 * taken).abs_diff(samples) {
+            taken = more;
+            cluster.iter().for_each(|&i| first[i] = true);
         }
-        taken += cluster.len();
-        cluster.iter().for_each(|&i| first[i] = true);
     }
     first
 }
