@@ -99,12 +99,7 @@ impl SampleLosses {
             // Nothing is predicted: no active token.
             let zeros = Tensor::zeros([samples], &logits.device());
             let losses = Self::token_sum(zeros, vec![0; samples]);
-            let likelihood = Likelihood::Classes(logits.narrow(1, 0, 0), classes.narrow(1, 0, 0));
-            return Self {
-                kind,
-                likelihood: Some(likelihood),
-                ..losses
-            };
+            return Self { kind, ..losses };
         }
         Self::of(
             logits.narrow(1, 0, positions - 1),
