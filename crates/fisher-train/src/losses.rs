@@ -130,7 +130,7 @@ impl SampleLosses {
         let known = is_class(&labels, classes);
         // Where there is no such class, some backends would read another sample's.
         let index = labels.clone().mask_fill(known.clone().bool_not(), 0);
-        let likelihood = Likelihood::Classes(logits.clone(), labels.clone());
+        let likelihood = Likelihood::Classes(Box::new((logits.clone(), labels.clone())));
         let losses = log_softmax(at_least_single(logits), 2)
             .gather(2, index.reshape([samples, positions, 1]))
             .reshape([samples, positions])
