@@ -10,7 +10,7 @@ use fisher_train::prelude::*;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-pub fn tables(runs: usize) -> Vec<String> {
+pub(crate) fn tables(runs: usize) -> Vec<String> {
     vec![draws(runs), ratios(runs), noise_scales(runs)]
 }
 
