@@ -228,13 +228,13 @@ impl Collector {
     ///
     /// # Errors
     /// Those of [`Collector::collect_batches`], [`Error::Fisher`] for a sample that is not one of the mean's.
-    pub fn collect_centred<'a, M: SampleLoss, C: ContributionUnit>(
+    pub fn collect_centred<M: SampleLoss, C: ContributionUnit>(
         &self,
         model: &M,
         task: &str,
         batches: impl IntoIterator<Item = M::Batch>,
         mean: &MeanGradient<C>,
-        into: &'a mut Statistics<C>,
+        into: &mut Statistics<C>,
     ) -> Result<Collected> {
         let batches = batches.into_iter().map(Ok);
         self.run(model, task, batches, None, into.into(), Some(mean))

@@ -185,8 +185,15 @@ impl<A> Labels<A> {
         let predictions = positions.saturating_sub(A::BEFORE);
         let rows = TensorData::new(rows, [samples, predictions]);
         let rows = Tensor::<2, Int>::from_data(rows, options);
-        let before = self.classes.clone().narrow(1, 0, positions - predictions);
-        Self::of(Tensor::cat(vec![before, rows], 1), kind)
+        // Burn cuts nothing of no length.
+        let classes = match positions - predictions {
+            0 => rows,
+            before => {
+                let before = self.classes.clone().narrow(1, 0, before);
+                Tensor::cat(vec![before, rows], 1)
+            }
+        };
+        Self::of(classes, kind)
     }
 
     /// Each label that is a class, replaced by a draw from `softmax(logits)` at its position.

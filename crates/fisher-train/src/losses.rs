@@ -99,12 +99,7 @@ impl SampleLosses {
             // Nothing is predicted: no active token.
             let zeros = Tensor::zeros([samples], &logits.device());
             let losses = Self::token_sum(zeros, vec![0; samples]);
-            let likelihood = Likelihood::Classes(logits.narrow(1, 0, 0), classes.narrow(1, 0, 0));
-            return Self {
-                kind,
-                likelihood: Some(likelihood),
-                ..losses
-            };
+            return Self { kind, ..losses };
         }
         Self::of(
             logits.narrow(1, 0, positions - 1),
@@ -135,7 +130,7 @@ impl SampleLosses {
         let known = is_class(&labels, classes);
         // Where there is no such class, some backends would read another sample's.
         let index = labels.clone().mask_fill(known.clone().bool_not(), 0);
-        let likelihood = Likelihood::Classes(logits.clone(), labels.clone());
+        let likelihood = Likelihood::Classes(Box::new((logits.clone(), labels.clone())));
         let losses = log_softmax(at_least_single(logits), 2)
             .gather(2, index.reshape([samples, positions, 1]))
             .reshape([samples, positions])

@@ -15,7 +15,7 @@ use crate::labels::IGNORE;
 #[derive(Debug, Clone)]
 pub(crate) enum Likelihood {
     /// `softmax(logits)` at each position, `[samples, positions, classes]`, and the labels of the data.
-    Classes(Tensor<3>, Tensor<2, Int>),
+    Classes(Box<(Tensor<3>, Tensor<2, Int>)>),
     /// `σ(logits)`, `[samples, outputs]`.
     Bernoulli(Tensor<2>),
     /// `N(means, sigma²)`, `[samples, outputs]`.
@@ -75,7 +75,8 @@ pub(crate) struct Active {
 impl Predictions {
     pub(crate) fn read(likelihood: &Likelihood) -> Result<Self> {
         let (samples, form) = match likelihood {
-            Likelihood::Classes(logits, labels) => {
+            Likelihood::Classes(of) => {
+                let (logits, labels) = &**of;
                 let logits = at_least_single(logits.clone().inner());
                 let [samples, positions, classes] = logits.dims();
                 let labels = labels.clone().inner();

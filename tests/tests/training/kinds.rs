@@ -219,16 +219,16 @@ fn draws_are_counted_as_defined(
     let spread = collected.draws.expect("draws");
     assert_eq!((spread.draws, spread.samples), (5, 10));
     let layer = &spread.layers[0];
-    let (mut totals, p) = (vec![vec![0.0; 5]; 10], &predictions);
+    let (mut totals, p) = (vec![Vec::new(); 10], &predictions);
     for draw in 0..5 {
-        let Values::Classes(labels) = p.draw(7, &points.ids, draw as u64).values else {
+        let Values::Classes(labels) = p.draw(7, &points.ids, draw).values else {
             panic!("classes");
         };
         for (i, label) in labels.iter().enumerate() {
             let p = &model.p(&points)[i];
             let off = (0..4).map(|y| (p[y] - f64::from(u8::from(y as i64 == *label))).powi(2));
             let x = 1.0 + point(i).iter().map(|x| x * x).sum::<f64>();
-            totals[i][draw] = off.sum::<f64>() * x;
+            totals[i].push(off.sum::<f64>() * x);
         }
     }
     let variance = |x: &[f64]| {

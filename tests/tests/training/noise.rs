@@ -13,7 +13,8 @@ use fisher_tests::tolerance::{DEFINITION, assert_close};
 use fisher_train::batch::{SampleBatch, SampleLoss};
 use fisher_train::capture::{CaptureConfig, Engine, PerSample};
 use fisher_train::monitor::{
-    GradientMoments, HookConfig, HookSource, NoiseScale, NoiseScaleConfig, SampleWeight, Schedule,
+    GradientMoments, HookConfig, HookSource, NoiseEstimate, NoiseScale, NoiseScaleConfig,
+    SampleWeight, Schedule,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -234,8 +235,17 @@ fn two_batch_sizes_agree_within_the_error_bars() {
     let mut known = Known::new(1);
     let truth = known.scale();
     let noise = known.estimate(2048);
-    let scale = noise.scale.expect("a scale");
+    let signal = noise.signal.expect("noise");
+    let scale = NoiseEstimate {
+        value: signal.value.recip(),
+        standard_error: signal.standard_error.map(|e| e / signal.value.powi(2)),
+    };
     let error = scale.standard_error.expect("an error");
+    assert!(
+        noise
+            .scale
+            .is_none_or(|given| (given.value - scale.value).abs() < 1e-9 * truth)
+    );
     let (other, other_error) = by_two_batch_sizes(&mut known);
     println!(
         "noise scale {truth:.2}: {:.2} ± {error:.2} from samples, {other:.2} ± {other_error:.2} \

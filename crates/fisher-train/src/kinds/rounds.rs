@@ -291,10 +291,11 @@ impl<'a, M: SampleLoss> Rounds<'a, M> {
         for (sample, parameter) in skipped {
             self.skip(&sample, &parameter, into, outcomes)?;
         }
-        let unreached = batch.iter().filter_map(|(path, gradient)| {
-            matches!(gradient, SampleGradient::Zero { .. }).then(|| path.to_owned())
-        });
-        let unreached: Vec<String> = unreached.collect();
+        let zero = |(_, gradient): &(&str, &SampleGradient)| {
+            matches!(gradient, SampleGradient::Zero { .. })
+        };
+        let unreached = batch.iter().filter(zero);
+        let unreached: Vec<String> = unreached.map(|(path, _)| path.to_owned()).collect();
         let outcome = |sample: &Sample| {
             let at = self.ids.iter().position(|id| id == sample.id());
             Outcome {

@@ -67,30 +67,8 @@ impl Spread {
     /// Take in some samples: their draws, and what the labels of the data contribute, where that is known.
     pub(crate) fn add(&mut self, draws: &[SampleTraces], data: Option<&SampleTraces>) {
         self.compared |= data.is_some();
-        let parts: [(
-            &mut Vec<(String, Cell)>,
-            fn(&SampleTraces) -> &Vec<Vec<f64>>,
-        ); 2] = [
-            (&mut self.layers, |traces| &traces.layers),
-            (&mut self.heads, |traces| &traces.heads),
-        ];
-        for (cells, of) in parts {
-            let samples = draws.first().map_or(0, |draw| of(draw).len());
-            for sample in 0..samples {
-                for (at, (_, cell)) in cells.iter_mut().enumerate() {
-                    let values = draws.iter().map(|draw| of(draw)[sample][at]);
-                    let values: Vec<f64> = values.collect();
-                    let count = values.len() as f64;
-                    let mean = values.iter().sum::<f64>() / count;
-                    let squares: f64 = values.iter().map(|x| (x - mean).powi(2)).sum();
-                    if count > 1.0 {
-                        cell.within += squares / (count - 1.0);
-                    }
-                    let data = data.map_or(0.0, |data| of(data)[sample][at]);
-                    cell.pair.push([data, mean]);
-                }
-            }
-        }
+        add(&mut self.layers, draws, data, |traces| &traces.layers);
+        add(&mut self.heads, draws, data, |traces| &traces.heads);
     }
 
     /// What was seen; `None` where that is nothing.
@@ -125,5 +103,29 @@ impl Spread {
             .iter()
             .map(|(name, cell)| (name.clone(), &cell.pair));
         self.compared.then(|| KindRatio::paired(layers))
+    }
+}
+
+/// Take in some samples' layers, or heads.
+fn add(
+    cells: &mut [(String, Cell)],
+    draws: &[SampleTraces],
+    data: Option<&SampleTraces>,
+    of: impl Fn(&SampleTraces) -> &Vec<Vec<f64>>,
+) {
+    let samples = draws.first().map_or(0, |draw| of(draw).len());
+    for sample in 0..samples {
+        for (at, (_, cell)) in cells.iter_mut().enumerate() {
+            let values = draws.iter().map(|draw| of(draw)[sample][at]);
+            let values: Vec<f64> = values.collect();
+            let count = values.len() as f64;
+            let mean = values.iter().sum::<f64>() / count;
+            let squares: f64 = values.iter().map(|x| (x - mean).powi(2)).sum();
+            if count > 1.0 {
+                cell.within += squares / (count - 1.0);
+            }
+            let data = data.map_or(0.0, |data| of(data)[sample][at]);
+            cell.pair.push([data, mean]);
+        }
     }
 }

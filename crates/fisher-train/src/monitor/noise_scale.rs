@@ -128,9 +128,10 @@ pub struct NoiseScale {
     pub signal: Option<NoiseEstimate>,
     /// 95 % for `B`; `None` where `r` or its error is, as from so few samples that a block holds them all.
     pub interval: Option<NoiseInterval>,
-    /// `B = 1/r` and its error by the delta method, only where the error of `r` came out as at most a quarter of it. To
+    /// `B = 1/r` and its error by the delta method, only where the ends of the interval are within a factor of 2. To
     /// average or plot these alone would pick what came out well: use [`NoiseScale::signal`] and
-    /// [`NoiseScale::interval`].
+    /// [`NoiseScale::interval`]. ± 1.96 errors held `B` in 88-90 % of simulated cases where tails are light; where
+    /// they are heavy it was given in less than a fifth of them, and held it in less than half of those.
     pub scale: Option<NoiseEstimate>,
 }
 
@@ -354,25 +355,25 @@ fn estimate(counts: &[usize], squares: &[f64], products: &[Vec<f64>]) -> Option<
     let of_signal = jackknife(Moments::signal);
     let signal = whole.signal().map(|signal| estimate(signal, of_signal));
     let known = whole.signal().zip(of_signal);
-    let scale = match known {
-        Some((signal, Jackknife { error, .. })) if error <= SMALL * signal => Some(NoiseEstimate {
-            value: signal.recip(),
-            standard_error: Some(error / signal.powi(2)),
-        }),
-        _ => None,
-    };
+    let interval = known.and_then(|(signal, of)| of.interval(signal));
+    let narrow = interval.and_then(|of| Some(of.at_most? <= NARROW * of.at_least));
+    let scale = known.filter(|_| narrow == Some(true));
+    let scale = scale.map(|(signal, of)| NoiseEstimate {
+        value: signal.recip(),
+        standard_error: Some(of.error / signal.powi(2)),
+    });
     Some(NoiseScale {
         samples: n,
         covariance_trace: estimate(whole.trace, jackknife(|m| Some(m.trace))),
         squared_gradient: estimate(whole.squared, jackknife(|m| Some(m.squared))),
         signal,
-        interval: known.and_then(|(signal, of)| of.interval(signal)),
+        interval,
         scale,
     })
 }
 
-/// The error of `r` relative to it, up to which its inverse is near to normal.
-const SMALL: f64 = 0.25;
+/// How far apart the ends of an interval may be where its middle is told.
+const NARROW: f64 = 2.0;
 const LEVEL: f64 = 0.95;
 
 /// A standard error by leaving out blocks, and the blocks that make it.
