@@ -32,9 +32,9 @@ impl InputMeans {
     /// By path.
     pub(super) fn finish(self) -> Result<BTreeMap<String, Vec<f64>>> {
         let unseen = self.orientations.into_keys();
-        let unseen =
+        let mut unseen =
             unseen.filter(|path| self.sums.get(path).is_none_or(|(_, count)| *count == 0.0));
-        if let Some(parameter) = self.missing.or(unseen.last()) {
+        if let Some(parameter) = self.missing.or_else(|| unseen.next()) {
             return Err(Error::NoMean {
                 parameter,
                 reason: "its gradient came in another form than a product with what goes into the matrix, or not \
