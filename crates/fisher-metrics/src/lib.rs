@@ -20,6 +20,7 @@ mod error;
 pub mod growth;
 pub mod importance;
 pub mod interference;
+pub mod jackknife;
 mod pairs;
 pub mod permutation;
 pub mod picture;
