@@ -89,6 +89,16 @@ impl Golden {
         found.unwrap_or_else(|| panic!("{pointer} is not in expected.json"))
     }
 
+    /// `expected-{topic}.json`, which `oracles/{topic}.py` writes.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn oracle(&self, topic: &str) -> Value {
+        let path = self.folder().join(format!("expected-{topic}.json"));
+        let bytes = std::fs::read(path).expect("a golden file");
+        serde_json::from_slice(&bytes).expect("JSON")
+    }
+
     /// The checkpoint's weights, by name.
     pub fn weights(&self) -> BTreeMap<String, Vec<f64>> {
         let bytes = std::fs::read(folder(self.name).join("model.safetensors"));

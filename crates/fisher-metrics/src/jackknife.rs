@@ -43,13 +43,17 @@ pub(crate) struct Side<'a> {
 
 impl SignTest {
     /// The test of what two sides say of their pairs. `None` where a side has fewer than two
-    /// clusters, or where nothing varies by more than `rounding`: then there is no error to hold the
-    /// mean against.
-    pub(crate) fn new([a, b]: [Side; 2], level: f64, rounding: f64) -> Option<Self> {
-        let mean = a.means.iter().sum::<f64>() / a.means.len() as f64;
-        let [(v_a, k_a, n_a), (v_b, k_b, n_b)] = [a.moments()?, b.moments()?];
+    /// clusters, or where nothing varies by more than `slack` of the largest mean, which is rounding:
+    /// then there is no error to hold the mean against.
+    pub(crate) fn new([a, b]: [Side; 2], level: f64, slack: f64) -> Option<Self> {
+        // Cubes of small and of large numbers stay in float64's range.
+        let means = a.means.iter().chain(b.means);
+        let scale = means.fold(0.0, |largest: f64, x| largest.max(x.abs()));
+        let mean = a.means.iter().map(|x| x / scale).sum::<f64>() / a.means.len() as f64;
+        let [(v_a, k_a, n_a), (v_b, k_b, n_b)] = [a.moments(scale)?, b.moments(scale)?];
         let standard_error = (v_a + v_b).sqrt();
-        if standard_error <= rounding || !standard_error.is_finite() {
+        // Also where it is no number, because all is 0.
+        if !(standard_error > slack) {
             return None;
         }
         let degrees = n_a.min(n_b) - 1;
@@ -65,14 +69,17 @@ impl SignTest {
         };
         let [lower, upper] = [end(quantile), end(-quantile)];
         Some(Self {
-            mean,
-            standard_error,
+            mean: scale * mean,
+            standard_error: scale * standard_error,
             t,
             skewness,
             degrees,
             p_negative: student.cdf(t).max(student.cdf(hall)),
             p_positive: student.sf(t).max(student.sf(hall)),
-            interval: [lower[0].min(lower[1]), upper[0].max(upper[1])],
+            interval: [
+                scale * lower[0].min(lower[1]),
+                scale * upper[0].max(upper[1]),
+            ],
         })
     }
 
@@ -81,7 +88,7 @@ impl SignTest {
         cross: &[f64],
         clusters: [&[usize]; 2],
         level: f64,
-        rounding: f64,
+        slack: f64,
     ) -> Option<Self> {
         let [rows, columns] = margins(cross, clusters.map(<[usize]>::len))?;
         let side = |means, clusters| Side { means, clusters };
@@ -89,7 +96,7 @@ impl SignTest {
             side(&rows[..], clusters[0]),
             side(&columns[..], clusters[1]),
         ];
-        Self::new(sides, level, rounding)
+        Self::new(sides, level, slack)
     }
 }
 
@@ -109,18 +116,18 @@ pub(crate) fn margins(cross: &[f64], [first, others]: [usize; 2]) -> Option<[Vec
 }
 
 impl Side<'_> {
-    /// This side's part of the variance and of the third moment of the mean, and how many clusters
-    /// there are.
-    fn moments(&self) -> Option<(f64, f64, usize)> {
+    /// This side's part of the variance and of the third moment of the mean, in units of `scale`, and
+    /// how many clusters there are.
+    fn moments(&self, scale: f64) -> Option<(f64, f64, usize)> {
         let count = self.clusters.iter().max().map_or(0, |last| last + 1);
         if count < 2 {
             return None;
         }
         let n = self.means.len() as f64;
-        let mean = self.means.iter().sum::<f64>() / n;
+        let mean = self.means.iter().map(|x| x / scale).sum::<f64>() / n;
         let mut sums = vec![0.0; count];
         for (x, &cluster) in self.means.iter().zip(self.clusters) {
-            sums[cluster] += (x - mean) / n;
+            sums[cluster] += (x / scale - mean) / n;
         }
         let power = |k| sums.iter().map(|u: &f64| u.powi(k)).sum::<f64>();
         let g = count as f64;

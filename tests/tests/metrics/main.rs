@@ -1,9 +1,11 @@
 //! What follows from numbers: importance, pruning, conflicts, interference, reports.
 
+mod collisions;
 mod conflicts;
 mod hostile;
 mod importance;
 mod interference;
+mod made;
 mod pruning;
 mod reports;
 

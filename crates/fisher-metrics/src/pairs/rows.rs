@@ -68,6 +68,16 @@ impl<'a> Rows<'a> {
         }
     }
 
+    /// Some of the rows.
+    pub(crate) fn select(&self, rows: &[usize]) -> Self {
+        Self {
+            store: self.store,
+            samples: rows.iter().map(|&row| self.samples[row]).collect(),
+            tokens: rows.iter().map(|&row| self.tokens[row]).collect(),
+            view: self.view.clone(),
+        }
+    }
+
     fn read(&self, row: usize, path: &str, range: Range<usize>) -> Result<Cow<'a, [f32]>> {
         let (task, number) = self.samples[row];
         let mut values = self.store.row(task, number, path, range.clone())?;
