@@ -237,7 +237,7 @@ fn streamed_conflicts_are_the_same(
         .with_folder(Some(folder.path().into()));
     let on_disk = stored(&golden, &config, 2, &flex());
     for by in [SliceBy::Parameter, SliceBy::Head, SliceBy::Layer] {
-        // A level at which the few samples there are can conflict.
+        // A level at which the few samples there are say something.
         let config = quiet()
             .with_by(by)
             .with_alpha(0.9)
@@ -248,7 +248,7 @@ fn streamed_conflicts_are_the_same(
             report.expect("a report")
         };
         let expected = run(config.clone().with_keep_pairs(true), &held);
-        assert!(expected.total > 0, "{expected}");
+        assert!(!expected.lowest.is_empty(), "{expected}");
         assert_eq!(expected.gradients.precision, precision);
         for memory in [300, 3000] {
             let found = run(config.clone().with_memory(memory), &on_disk);
@@ -261,7 +261,7 @@ fn streamed_conflicts_are_the_same(
                 assert!(x.pairs.is_none() && y.pairs.is_some());
             }
             let names = |r: &ConflictReport| -> Vec<_> {
-                let of = r.conflicts.iter();
+                let of = r.lowest.iter();
                 let mut names: Vec<_> = of
                     .map(|c| (c.slice.clone(), c.a.clone(), c.b.clone()))
                     .collect();

@@ -10,59 +10,50 @@ use fisher_tests::backend::Backend;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
-pub fn flex() -> Device {
+pub(crate) fn flex() -> Device {
     Backend::Flex.device().expect("a CPU")
 }
 
 /// Settings without a progress bar.
-pub fn quiet() -> ConflictsConfig {
+pub(crate) fn quiet() -> ConflictsConfig {
     ConflictsConfig::new().with_progress(false)
 }
 
 /// Random numbers.
-pub struct Noise(ChaCha8Rng);
+pub(crate) struct Noise(ChaCha8Rng);
 
 impl Noise {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(ChaCha8Rng::seed_from_u64(seed))
     }
 
-    pub fn uniform(&mut self) -> f32 {
+    pub(crate) fn uniform(&mut self) -> f32 {
         self.0.random()
     }
 
-    pub fn normal(&mut self) -> f32 {
+    pub(crate) fn normal(&mut self) -> f32 {
         let (u, v) = (self.uniform(), self.uniform());
         (-2.0 * (1.0 - u).ln()).sqrt() * (std::f32::consts::TAU * v).cos()
     }
 
-    pub fn normals(&mut self, count: usize) -> Vec<f32> {
+    pub(crate) fn normals(&mut self, count: usize) -> Vec<f32> {
         (0..count).map(|_| self.normal()).collect()
-    }
-
-    /// Student's t with three degrees of freedom.
-    pub fn student(&mut self, count: usize) -> Vec<f32> {
-        let mut one = || {
-            let squares: f32 = self.normals(3).iter().map(|x| x * x).sum();
-            self.normal() / (squares / 3.0).sqrt()
-        };
-        (0..count).map(|_| one()).collect()
     }
 }
 
 /// Samples of two tasks, `a` and `b`, over `slices` parameters of `elements` each.
-pub struct Made {
-    pub counts: [usize; 2],
-    pub slices: usize,
-    pub elements: usize,
+pub(crate) struct Made {
+    pub(crate) counts: [usize; 2],
+    pub(crate) slices: usize,
+    pub(crate) elements: usize,
     /// Active tokens by task and sample.
-    pub tokens: fn(usize, usize) -> u64,
+    pub(crate) tokens: fn(usize, usize) -> u64,
     /// Samples of a cluster, by task; 1 for none.
-    pub cluster: usize,
+    pub(crate) cluster: usize,
 }
 
 impl Made {
-    pub fn new(counts: [usize; 2], slices: usize, elements: usize) -> Self {
+    pub(crate) fn new(counts: [usize; 2], slices: usize, elements: usize) -> Self {
         Self {
             counts,
             slices,
@@ -73,7 +64,7 @@ impl Made {
     }
 
     /// The store: `gradient(task, sample, slice)`, slice after slice, task after task.
-    pub fn store(
+    pub(crate) fn store(
         &self,
         mut gradient: impl FnMut(usize, usize, usize) -> Vec<f32>,
     ) -> GradientStore {
@@ -108,7 +99,7 @@ impl Made {
 
     /// The report on gradients of normal noise around `mean(task, sample, slice)`, which is on the first
     /// element.
-    pub fn shifted(
+    pub(crate) fn shifted(
         &self,
         config: ConflictsConfig,
         seed: u64,
@@ -128,12 +119,12 @@ impl Made {
 }
 
 /// The name of a parameter.
-pub fn name(slice: usize) -> String {
+pub(crate) fn name(slice: usize) -> String {
     format!("p{slice:02}")
 }
 
 /// Tasks `a` and `b` of a store.
-pub fn report(config: ConflictsConfig, store: &GradientStore) -> ConflictReport {
+pub(crate) fn report(config: ConflictsConfig, store: &GradientStore) -> ConflictReport {
     let conflicts = config.init().expect("settings");
     conflicts.forward(store, ["a", "b"]).expect("a report")
 }
