@@ -6,7 +6,7 @@ use fisher_core::gradient::{Gradient, GradientBatch};
 use fisher_core::model::{Catalogue, Orientation, Parameter, Role};
 use fisher_core::sample::Sample;
 use fisher_core::store::{GradientStore, GradientStoreConfig};
-use fisher_metrics::conflicts::{ConflictReport, ConflictsConfig};
+use fisher_metrics::conflicts::{ConflictReport, ConflictsConfig, PairOrder};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 use rayon::prelude::*;
@@ -57,13 +57,14 @@ pub(crate) fn tables(runs: usize) -> Vec<String> {
     let mut size = format!(
         "**Conflicts where there are none**: {SLICES} slices of {ELEMENTS} elements, α = {ALPHA}, {runs} runs. Runs with any \
          slice opposed or aligned, share of slices with p ≤ 0.05 for each question, mean share of false ones among the \
-         pairs called (± s.e.).\n\n\
-         | null | n | any opposed | any aligned | p opposed ≤ .05 | p aligned ≤ .05 | p apart ≤ .05 | false pairs |\n\
-         |---|---|---|---|---|---|---|---|\n"
+         pairs called (± s.e.), where pairs are ordered by cosine and by product.\n\n\
+         | null | n | any opposed | any aligned | p opposed ≤ .05 | p aligned ≤ .05 | p apart ≤ .05 | false pairs | by product |\n\
+         |---|---|---|---|---|---|---|---|---|\n"
     );
     for (null, name) in NULLS {
         for counts in [[16, 16], [32, 32], [12, 60]] {
-            let reports = simulate(runs, |seed| null.store(counts, seed));
+            let reports = simulate(runs, PairOrder::Cosine, |seed| null.store(counts, seed));
+            let by_product = simulate(runs, PairOrder::Product, |seed| null.store(counts, seed));
             let any = |question: usize| {
                 share(&reports, |r| {
                     f64::from(u8::from(
@@ -81,7 +82,9 @@ pub(crate) fn tables(runs: usize) -> Vec<String> {
                 })
             };
             // Which is the share of runs with any.
-            let false_pairs = share(&reports, |r| f64::from(u8::from(r.total > 0)));
+            let any_pair = |r: &ConflictReport| f64::from(u8::from(r.total > 0));
+            let [false_pairs, by_product] =
+                [&reports, &by_product].map(|reports| share(reports, any_pair));
             let apart = match null {
                 // These tasks are apart, and it is no error to say so.
                 Null::LowRank | Null::Clustered => small(0),
@@ -89,7 +92,7 @@ pub(crate) fn tables(runs: usize) -> Vec<String> {
             };
             let [a, b] = counts;
             size += &format!(
-                "| {name} | {a} + {b} | {} | {} | {} | {} | {apart} | {false_pairs} |\n",
+                "| {name} | {a} + {b} | {} | {} | {} | {} | {apart} | {false_pairs} | {by_product} |\n",
                 any(1),
                 any(2),
                 small(1),
@@ -113,7 +116,9 @@ pub(crate) fn tables(runs: usize) -> Vec<String> {
         ("all", [16, 16], 16, 16),
         ("all", [12, 60], 60, 60),
     ] {
-        let reports = simulate(runs, |seed| plant(counts, planted, block, seed));
+        let reports = simulate(runs, PairOrder::Cosine, |seed| {
+            plant(counts, planted, block, seed)
+        });
         let right = |r: &ConflictReport| {
             let hit = |c: &&fisher_metrics::conflicts::Conflict| {
                 let number = |id: &str| id.parse::<usize>().unwrap_or(usize::MAX);
@@ -159,11 +164,13 @@ fn share(reports: &[ConflictReport], of: impl Fn(&ConflictReport) -> f64) -> Str
 
 fn simulate(
     runs: usize,
+    order: PairOrder,
     store: impl Fn(u64) -> Result<GradientStore, Error> + Sync,
 ) -> Vec<ConflictReport> {
     let run = |seed: u64| -> Result<ConflictReport, Error> {
         let config = ConflictsConfig::new()
             .with_progress(false)
+            .with_order(order)
             .with_listed(usize::MAX)
             .with_relabellings(Some(1000))
             .with_seed(seed);

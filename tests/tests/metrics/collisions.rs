@@ -1,7 +1,9 @@
 //! What is called a conflict, and what is none: attacks with a known truth, over seeds and shapes.
 
+use std::collections::BTreeSet;
+
 use fisher_core::store::GradientStore;
-use fisher_metrics::conflicts::{ConflictReport, Verdict};
+use fisher_metrics::conflicts::{ConflictReport, PairOrder, Verdict};
 use fisher_metrics::correction::Correction;
 use fisher_metrics::damping::Ridge;
 use rstest::rstest;
@@ -182,7 +184,10 @@ fn strong_pairs_are_found(
     let store = Made::new(counts, slices, elements).store(|task, i, slice| {
         let mut row = noise.normals(elements);
         if slice == 0 && i < planted {
-            row[i / block] += [30.0, -30.0][task];
+            // Rows of a Hadamard matrix: dense, and orthogonal to each other.
+            let sign =
+                |k: usize| [3.0, -3.0][(task + (k & (1 + i / block)).count_ones() as usize) % 2];
+            row.iter_mut().enumerate().for_each(|(k, x)| *x += sign(k));
         }
         row
     });
@@ -206,10 +211,49 @@ fn strong_pairs_are_found(
                 .all(|c| c.q.is_some_and(|q| q <= 0.05))
         );
         let few = report.settings.clone().with_memory(3000);
-        assert_eq!(crate::made::report(few, &store).conflicts, report.conflicts);
+        let pairs = |report: &ConflictReport| -> BTreeSet<_> {
+            let of = report.conflicts.iter();
+            of.map(|c| (c.slice.clone(), c.a.id.clone(), c.b.id.clone()))
+                .collect()
+        };
+        assert_eq!(pairs(&crate::made::report(few, &store)), pairs(&report));
         let sentence = &report.sentences(1)[0];
         assert!(sentence.contains(" pulls against sample "), "{sentence}");
     }
+}
+
+/// Tasks that agree on most samples, which the model knows: by cosine the agreement stands in the way, by
+/// product it does not.
+#[rstest]
+fn conflicts_beside_agreement_are_found_by_product(#[values(0, 1, 2)] seed: u64) {
+    let mut noise = Noise::new(seed);
+    let elements = 32;
+    let shared = Noise::new(77).normals(elements);
+    let store = Made::new([40, 40], 4, elements).store(|task, i, _| {
+        // The first twelve want opposite things; the others the same, with small gradients.
+        let (sign, size) = if i < 12 {
+            ([1.0, -1.0][task], 1.0)
+        } else {
+            (1.0, 0.02)
+        };
+        let row = noise.normals(elements).into_iter().zip(&shared);
+        row.map(|(x, u)| size * (sign * u + 0.5 * x)).collect()
+    });
+    let [cosine, product] = [PairOrder::Cosine, PairOrder::Product]
+        .map(|order| report(quiet().with_order(order), &store));
+    assert_eq!(cosine.total, 0, "{cosine}");
+    let hit = |c: &&fisher_metrics::conflicts::Conflict| {
+        [&c.a.id, &c.b.id]
+            .iter()
+            .all(|id| id.parse::<usize>().is_ok_and(|i| i < 12))
+    };
+    let right = product.conflicts.iter().filter(hit).count();
+    assert!(right >= 4 * 130, "{product}");
+    assert!(
+        product.total - right <= product.total / 10,
+        "{right} of {}",
+        product.total
+    );
 }
 
 /// Of many slices one is opposed: there are draws enough to select it.

@@ -8,3 +8,4 @@ mod once;
 mod parallel;
 mod resuming;
 mod training;
+mod transfer;

@@ -22,6 +22,19 @@ pub enum SliceBy {
     Chosen(Vec<(String, ParamGroup)>),
 }
 
+/// Which pairs are the largest, in the mirror.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum PairOrder {
+    /// Those of largest |cos|: directions, whatever their size. Where tasks agree on most samples, their
+    /// positive cosines are decoys beside which few negative ones stand out.
+    Cosine,
+    /// Those of largest |⟨g_i, g_j⟩|: what a step on the one does to the loss of the other. Samples that the
+    /// model knows have small gradients, and stand in nobody's way.
+    Product,
+}
+
 /// Configuration of [`Conflicts`](super::Conflicts).
 #[derive(Config, Debug)]
 pub struct ConflictsConfig {
@@ -41,6 +54,9 @@ pub struct ConflictsConfig {
     /// The least |cos| of a conflict: below it a cosine has a sign and no size.
     #[config(default = 0.1)]
     pub floor: f64,
+    /// Which pairs are the largest, where negative ones are held against positive ones.
+    #[config(default = "PairOrder::Cosine")]
+    pub order: PairOrder,
     /// Relabel only among samples of like length: whose active tokens differ by less than a factor of two
     /// (an octave). Samples of unlike length can be apart by that alone.
     #[config(default = false)]

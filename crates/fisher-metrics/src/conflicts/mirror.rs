@@ -10,7 +10,7 @@
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
-/// The cosines across the tasks in one slice, the largest first.
+/// The pairs across the tasks in one slice, the largest first.
 pub(super) struct Mirror<'a> {
     pairs: Vec<Pair>,
     clusters: [&'a [usize]; 2],
@@ -23,11 +23,13 @@ pub(super) struct Pair {
     /// Row-major.
     pub(super) pair: usize,
     pub(super) cosine: f64,
+    /// |cos|, or whatever else pairs are ordered by.
+    size: f64,
     /// One over the pairs of its two clusters: clusters count once.
     weight: f64,
     /// The cluster of either sample.
     clusters: [usize; 2],
-    /// Whether the next cosine is smaller by more than rounding.
+    /// Whether the next pair is smaller by more than rounding.
     last: bool,
     /// The smallest rate at which it is called, were it negative.
     pub(super) q: f64,
@@ -38,9 +40,11 @@ const ENOUGH: usize = 20;
 
 impl<'a> Mirror<'a> {
     /// Of the cosines `cross`, row-major, between samples of these clusters; at the rate `alpha`, with
-    /// this `floor` on |cos|. Cosines that differ by less than `slack` are equal.
+    /// this `floor` on |cos|. Pairs are ordered by `size`; those that differ by less than `slack` of the larger
+    /// are equal.
     pub(super) fn new(
         cross: &[f64],
+        size: impl Fn(usize) -> f64,
         clusters: [&'a [usize]; 2],
         alpha: f64,
         floor: f64,
@@ -59,6 +63,7 @@ impl<'a> Mirror<'a> {
             Pair {
                 pair,
                 cosine,
+                size: size(pair),
                 weight: 1.0 / (sizes[0][of[0]] * sizes[1][of[1]]) as f64,
                 clusters: of,
                 last: true,
@@ -66,14 +71,9 @@ impl<'a> Mirror<'a> {
             }
         };
         let mut pairs: Vec<Pair> = large.map(pair).collect();
-        pairs.sort_by(|x, y| {
-            y.cosine
-                .abs()
-                .total_cmp(&x.cosine.abs())
-                .then(x.pair.cmp(&y.pair))
-        });
+        pairs.sort_by(|x, y| y.size.total_cmp(&x.size).then(x.pair.cmp(&y.pair)));
         for k in 1..pairs.len() {
-            pairs[k - 1].last = pairs[k - 1].cosine.abs() - pairs[k].cosine.abs() > slack;
+            pairs[k - 1].last = pairs[k - 1].size - pairs[k].size > slack * pairs[k - 1].size;
         }
         let mut mirror = Self {
             pairs,
@@ -178,6 +178,23 @@ fn ratio(above: f64, below: f64) -> f64 {
 mod tests {
     use super::*;
 
+    fn made<'a>(
+        cross: &[f64],
+        clusters: [&'a [usize]; 2],
+        alpha: f64,
+        floor: f64,
+        slack: f64,
+    ) -> Mirror<'a> {
+        Mirror::new(
+            cross,
+            |pair| cross[pair].abs(),
+            clusters,
+            alpha,
+            floor,
+            slack,
+        )
+    }
+
     fn numbers(n: usize) -> Vec<usize> {
         (0..n).collect()
     }
@@ -206,7 +223,7 @@ mod tests {
                 let expected: Vec<usize> = (0..cross.len())
                     .filter(|&k| cross[k] <= -threshold)
                     .collect();
-                let mirror = Mirror::new(&cross, [&a, &b], alpha, floor, 1e-12);
+                let mirror = made(&cross, [&a, &b], alpha, floor, 1e-12);
                 let mut found: Vec<usize> = mirror.called().map(|p| p.pair).collect();
                 found.sort_unstable();
                 assert_eq!(found, expected, "{alpha} {floor}");
@@ -228,13 +245,13 @@ mod tests {
         let mut cross: Vec<f64> = (0..rows * columns).map(noise).collect();
         cross[..columns].fill(-0.9);
         let (a, b) = (numbers(rows), numbers(columns));
-        let mirror = Mirror::new(&cross, [&a, &b], 0.05, 0.1, 1e-12);
+        let mirror = made(&cross, [&a, &b], 0.05, 0.1, 1e-12);
         assert_eq!(mirror.called().count(), columns);
         assert!(mirror.flipped(1000, 0) > 0.3);
         // As many pairs of samples that are all different are.
         let mut cross: Vec<f64> = (0..rows * columns).map(noise).collect();
         (0..25).for_each(|i| cross[i * columns + i] = -0.9);
-        let mirror = Mirror::new(&cross, [&a, &b], 0.05, 0.1, 1e-12);
+        let mirror = made(&cross, [&a, &b], 0.05, 0.1, 1e-12);
         assert_eq!(mirror.called().count(), 25);
         assert!(mirror.flipped(1000, 0) <= 1.0 / 1001.0);
     }
@@ -252,17 +269,17 @@ mod tests {
                 }
             })
             .collect();
-        let mirror = Mirror::new(&cross, [&clusters, &clusters], 0.05, 0.1, 1e-12);
+        let mirror = made(&cross, [&clusters, &clusters], 0.05, 0.1, 1e-12);
         assert_eq!(mirror.called().count(), 0);
         let each = numbers(24);
-        let naive = Mirror::new(&cross, [&each, &each], 0.05, 0.1, 1e-12);
+        let naive = made(&cross, [&each, &each], 0.05, 0.1, 1e-12);
         assert_eq!(naive.called().count(), 144);
     }
 
     #[test]
     fn few_samples_are_flipped_in_every_way() {
         let (a, b) = (numbers(5), numbers(6));
-        let mirror = Mirror::new(&[-0.5; 30], [&a, &b], 0.05, 0.1, 1e-12);
+        let mirror = made(&[-0.5; 30], [&a, &b], 0.05, 0.1, 1e-12);
         assert_eq!(mirror.called().count(), 30);
         assert_eq!(mirror.flipped(1000, 3), 1.0 / 32.0);
     }

@@ -15,7 +15,7 @@ mod words;
 
 pub use collision::{MeanCosine, MeanGradients};
 pub use component::{Component, HotSpot, Involved};
-pub use config::{ConflictsConfig, SliceBy};
+pub use config::{ConflictsConfig, PairOrder, SliceBy};
 pub use lengths::Lengths;
 pub use operator::Conflicts;
 pub use report::{Answer, Conflict, ConflictReport, Pairs, SliceConflicts, Verdict};

@@ -66,6 +66,8 @@ impl ConflictsConfig {
 /// corrected for the number of slices. It takes 1/α such pairs at least, and log₂(m/α) samples of
 /// either task.
 ///
+/// Pairs can be ordered by inner product instead of |cos| ([`PairOrder`](super::PairOrder)).
+///
 /// The cosines are those of raw gradients, or of whitened ones. Samples of a cluster
 /// ([`Sample::with_cluster`](fisher_core::sample::Sample::with_cluster)) and samples that are copies of
 /// each other are relabelled together, summed in the jackknife, and count as one in the mirror.

@@ -1,7 +1,7 @@
 //! The tests of one slice, before slices are held against each other.
 
 use super::collision::Sums;
-use super::config::ConflictsConfig;
+use super::config::{ConflictsConfig, PairOrder};
 use super::dependence::Dependence;
 use super::joined::renumbered;
 use super::mirror::Mirror;
@@ -127,7 +127,15 @@ impl Setting<'_> {
         });
         let clusters = self.clusters(of);
         let clusters = clusters.each_ref().map(|of| &of[..]);
-        let mirror = Mirror::new(&cross, clusters, config.alpha, config.floor, self.slack);
+        let size = |pair: usize| match config.order {
+            PairOrder::Cosine => cross[pair].abs(),
+            PairOrder::Product => {
+                let (i, j) = (here[pair / there.len()], there[pair % there.len()]);
+                gram[i * n + j].abs()
+            }
+        };
+        let (alpha, floor) = (config.alpha, config.floor);
+        let mirror = Mirror::new(&cross, size, clusters, alpha, floor, self.slack);
         let called = mirror.called().map(|p| Candidate {
             pair: p.pair,
             cosine: p.cosine,
