@@ -172,7 +172,7 @@ fn simulate(
             .with_progress(false)
             .with_order(order)
             .with_listed(usize::MAX)
-            .with_relabellings(Some(1000))
+            .with_relabellings(Some(499))
             .with_seed(seed);
         Ok(config.init()?.forward(&store(seed)?, ["a", "b"])?)
     };

@@ -93,8 +93,12 @@ fn copies(slices: &[&Slice], rows: &Rows, work: &Work) -> Result<Vec<(usize, usi
         }
         let chosen = rows.select(&members);
         let gram = work.gram(std::slice::from_ref(slice), &chosen, |_, _| 1.0)?;
-        let place: BTreeMap<usize, usize> = members.iter().copied().zip(0..).collect();
-        let product = |i: usize, j: usize| gram[0][place[&i] * members.len() + place[&j]];
+        let mut place = vec![0; rows.len()];
+        members
+            .iter()
+            .zip(0..)
+            .for_each(|(&row, at)| place[row] = at);
+        let product = |i: usize, j: usize| gram[0][place[i] * members.len() + place[j]];
         pairs.retain_mut(|(i, j, directions)| {
             let [x, y] = [product(*i, *i).sqrt(), product(*j, *j).sqrt()];
             *directions += usize::from(x > 0.0);

@@ -5,7 +5,6 @@ use std::fmt;
 use super::report::{Conflict, ConflictReport, SliceConflicts, Verdict};
 use super::slice::Tested;
 use crate::picture::{ColorScale, HeatMap, Picture};
-use crate::report::SampleRef;
 
 impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -37,22 +36,30 @@ pub(super) fn warnings(report: &ConflictReport, tested: &[Tested], shared: bool)
     let mut warnings = Vec::new();
     let (alpha, slices) = (report.settings.alpha, &report.slices);
     let [a, b] = &report.tasks;
+    let [mut within, mut across] = [0, 0];
+    for group in &report.copies {
+        let [of_a, of_b] = [a, b].map(|task| group.iter().filter(|s| s.task == *task).count());
+        within += usize::from(of_a > 1 || of_b > 1);
+        across += usize::from(of_a > 0 && of_b > 0);
+    }
     if let Some(first) = report.copies.first() {
         let names: Vec<String> = first.iter().take(3).map(ToString::to_string).collect();
-        let across = |group: &&Vec<SampleRef>| group.windows(2).any(|w| w[0].task != w[1].task);
         warnings.push(format!(
-            "{} groups of samples are copies (cosine above 0.999 in every slice), such as {}: copies \
-             within a task count as one sample in every test",
+            "{} groups of samples are copies (cosine above 0.999 in every slice), such as {}",
             report.copies.len(),
             names.join(" and ")
         ));
-        let across = report.copies.iter().filter(across).count();
-        if across > 0 {
-            warnings.push(format!(
-                "{across} groups of copies are in both tasks, and the tests take samples of {a} and of \
-                 {b} as independent of each other"
-            ));
-        }
+    }
+    if within > 0 {
+        warnings.push(format!(
+            "{within} groups of copies are within a task, and count as one sample in every test"
+        ));
+    }
+    if across > 0 {
+        warnings.push(format!(
+            "{across} groups of copies are in both tasks, and the tests take samples of {a} and of {b} as \
+             independent of each other"
+        ));
     }
     if shared {
         warnings.push(format!(
