@@ -106,8 +106,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         let mut times = Vec::new();
         for (name, relabellings) in [("1000 relabellings", 1000), ("1 relabelling", 1)] {
             let config = ConflictsConfig::new()
-                .with_relabellings(relabellings)
-                .with_bootstrap(0)
+                .with_relabellings(Some(relabellings))
                 .with_progress(false);
             let conflicts = config.init()?;
             let seconds = median(arguments.rounds, || {

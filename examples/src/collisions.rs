@@ -55,10 +55,7 @@ pub fn collide(setting: &Setting, model: &CausalTransformer, ablated: &[Ablated]
     println!("{report}");
     let json = serde_json::to_string(&report)?;
     std::fs::write(setting.folder.join("conflicts.json"), json)?;
-    let most = report
-        .slices
-        .iter()
-        .min_by(|x, y| x.q.unwrap_or(2.0).total_cmp(&y.q.unwrap_or(2.0)));
+    let most = report.by_evidence().into_iter().next();
     if let Some(picture) = most.and_then(|slice| report.picture(&slice.name)) {
         picture.save(setting.folder.join("conflicts.svg"))?;
     }

@@ -20,9 +20,7 @@ JSON lines (id, input_ids, optional labels). From them this writes
                            1 = keep), obd_unstructured@0.5 (matrices; kept, predicted_increase);
                            overlap of the two tasks' masks; ewc by parameter (lambda 1, away
                            by the second model). A key is `{parameter}|{label}`.
-                           conflicts.{raw|fisher}.{parameter}: cosine, separation, statistic,
-                           p_slice_exact, q_slice (and by, bonferroni), p_pair, q_pair over all
-                           pairs; health.{block}.{layer}.{head} of the default settings
+                           health.{block}.{layer}.{head} of the default settings
 
 Further numbers are made of these by the modules in oracles/.
 
@@ -162,27 +160,6 @@ def relabel(matrix, n_a):
     return observed, (every <= observed + slack).mean(), (every >= observed - slack).mean()
 
 
-def step_up(p, harmonic=False):
-    """q-values of Benjamini-Hochberg, or of Benjamini-Yekutieli."""
-    p = np.asarray(p, float)
-    flat, m = p.ravel(), p.size
-    factor = sum(1 / k for k in range(1, m + 1)) if harmonic else 1
-    q = [min([1] + [flat[j] * m * factor / (flat <= flat[j]).sum() for j in range(m) if flat[j] >= v]) for v in flat]
-    return np.array(q, float).reshape(p.shape)
-
-
-def conflicts(a, b, scale):
-    rows = np.stack([(g / scale).ravel() for g in a + b])
-    rows /= np.linalg.norm(rows, axis=1)[:, None]
-    cosine, n = rows @ rows.T, len(a)
-    statistic, p, _ = relabel(cosine, n)
-    within = np.concatenate([m[np.triu_indices(len(m), 1)] for m in (cosine[:n, :n], cosine[n:, n:])])
-    cross = cosine[:n, n:]
-    p_pair = np.array([[(1 + (within <= c).sum()) / (1 + len(within)) for c in row] for row in cross])
-    return {"cosine": cross.tolist(), "separation": np.sqrt((1 - cross) / 2).tolist(), "statistic": statistic,
-            "p_slice_exact": p, "p_pair": p_pair.tolist(), "q_pair": step_up(p_pair).tolist()}
-
-
 SETTINGS = [
     {}, {"aggregate": "sum"}, {"variant": "signed"}, {"variant": "symmetric", "pool": "pooled"},
     {"variant": "natural"}, {"pool": "B"}, {"pool": "pooled"}, {"estimate": "leave_one_out"},
@@ -310,19 +287,9 @@ def regenerate(folder):
         tensors[f"merged/{name}"] = (p * w + q * other) / (p + q)
         ewc[name] = (f_a * (other - w) ** 2).sum() / 2
     (a, t_a), (b, t_b) = (raw[task] for task in TASKS)
-    collisions = {"raw": {}, "fisher": {}}
-    for name, w in weights.items():
-        of_a, of_b = ([g[name] for g in grads] for grads in (a, b))
-        whiten = np.sqrt(damped((tensors[f"alpha/mean/{name}"] + tensors[f"beta_two/mean/{name}"]) / 2))
-        collisions["raw"][name] = conflicts(of_a, of_b, np.ones_like(w))
-        collisions["fisher"][name] = conflicts(of_a, of_b, whiten)
-    for rows in collisions.values():
-        p = [row["p_slice_exact"] for row in rows.values()]
-        for row, q, by in zip(rows.values(), step_up(p), step_up(p, harmonic=True)):
-            row |= {"q_slice": q, "q_slice_by": by, "q_slice_bonferroni": min(1, row["p_slice_exact"] * len(p))}
     grids, health = interference(model.config, a, t_a, b, t_b)
     tensors |= grids
-    report = {"tasks": report, "overlap": overlap, "ewc": ewc, "conflicts": collisions, "health": health}
+    report = {"tasks": report, "overlap": overlap, "ewc": ewc, "health": health}
     arrays = {k: np.ascontiguousarray(v, np.float64) for k, v in sorted(tensors.items())}
     save_file(arrays, folder / "expected.safetensors")
     (folder / "expected.json").write_text(json.dumps(report, indent=1) + "\n")

@@ -20,10 +20,23 @@ pub fn against_golden(golden: &Golden, folder: &Path, last: u8) -> usize {
     let report = std::fs::read(folder.join("report.json")).expect("a report");
     let report: Value = serde_json::from_slice(&report).expect("JSON");
     let mut compared = 0;
-    let parts = ["tasks", "overlap", "conflicts", "health", "ewc"];
-    for part in &parts[..if last < 7 { 4 } else { 5 }] {
+    let parts = ["tasks", "overlap", "health", "ewc"];
+    for part in &parts[..if last < 7 { 3 } else { 4 }] {
         let expected = golden.expected(&format!("/{part}"));
         compared += within(part, &report[part], expected, 0.0);
+    }
+    if folder_has(golden, "conflicts") {
+        let expected = golden.topic("conflicts");
+        for space in ["raw", "fisher"] {
+            let slices = expected[space]["slices"].as_object().expect("slices");
+            for (name, of) in slices {
+                let found = &report["conflicts"][space][name];
+                let path = format!("conflicts/{space}/{name}");
+                compared += within(&path, &found["apart"], &of["apart"], 0.0);
+                let [found, of] = [found, of].map(|slice| &slice["pairs"]["cosine"]);
+                compared += within(&path, found, of, 0.0);
+            }
+        }
     }
     let bytes = std::fs::read(folder.join("results.safetensors")).expect("results");
     let found = SafeTensors::deserialize(&bytes).expect("safetensors");
@@ -62,22 +75,22 @@ pub fn against_golden(golden: &Golden, folder: &Path, last: u8) -> usize {
     compared
 }
 
+fn folder_has(golden: &Golden, topic: &str) -> bool {
+    let file = format!("expected-{topic}.json");
+    golden.folder().join(file).exists()
+}
+
 /// Everything that `expected` has, at the same place in `found`.
 fn within(path: &str, found: &Value, expected: &Value, largest: f64) -> usize {
     match expected {
-        Value::Object(entries) => {
-            let entries = entries.iter().filter(|(key, _)| {
-                // Only this project's own golden numbers have these.
-                !["q_slice_by", "q_slice_bonferroni"].contains(&key.as_str())
-            });
-            entries
-                .map(|(key, expected)| {
-                    let found = found.get(key);
-                    let found = found.unwrap_or_else(|| panic!("no `{path}/{key}`"));
-                    within(&format!("{path}/{key}"), found, expected, 0.0)
-                })
-                .sum()
-        }
+        Value::Object(entries) => entries
+            .iter()
+            .map(|(key, expected)| {
+                let found = found.get(key);
+                let found = found.unwrap_or_else(|| panic!("no `{path}/{key}`"));
+                within(&format!("{path}/{key}"), found, expected, 0.0)
+            })
+            .sum(),
         Value::Array(entries) => {
             let found = found
                 .as_array()

@@ -90,7 +90,6 @@ impl Work<'_> {
             phases: self.phases.to_vec(),
             sparsities: self.analysis.sparsity.clone(),
             interference: interference.collect(),
-            relabellings: 1000,
             memory: self.analysis.memory.0,
             seed: self.analysis.seed,
             progress: true,

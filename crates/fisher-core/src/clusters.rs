@@ -2,24 +2,44 @@
 
 use std::collections::HashMap;
 
+use crate::moments::MeanEstimate;
 use crate::sample::SampleRecord;
 
 /// The number of each sample's cluster, from 0 in the order in which they come. A sample without a
 /// cluster is one of its own.
 pub fn clusters_of<'a>(samples: impl IntoIterator<Item = &'a SampleRecord>) -> Vec<usize> {
+    cluster_numbers(samples.into_iter().map(|sample| sample.cluster.as_deref()))
+}
+
+/// The same from the names of clusters.
+pub fn cluster_numbers<'a>(names: impl IntoIterator<Item = Option<&'a str>>) -> Vec<usize> {
     let mut known: HashMap<&str, usize> = HashMap::new();
     let mut next = 0;
     let mut fresh = || {
         next += 1;
         next - 1
     };
-    let samples = samples.into_iter();
-    samples
-        .map(|sample| match &sample.cluster {
-            Some(cluster) => *known.entry(cluster).or_insert_with(&mut fresh),
-            None => fresh(),
-        })
-        .collect()
+    let number = |name| match name {
+        Some(name) => *known.entry(name).or_insert_with(&mut fresh),
+        None => fresh(),
+    };
+    names.into_iter().map(number).collect()
+}
+
+/// The mean of one value a sample, such as the change of its loss, with the error of whole clusters:
+/// for an interval by Student's t ([`MeanEstimate::interval`]).
+///
+/// # Panics
+/// When there is not one cluster for each value.
+pub fn clustered_mean(values: &[f64], clusters: &[usize]) -> MeanEstimate {
+    let error = clustered_errors(values, 1, clusters);
+    MeanEstimate {
+        mean: values.iter().sum::<f64>() / values.len() as f64,
+        units: clusters.iter().max().map_or(0, |last| *last as u64 + 1),
+        standard_error: error.map(|errors| errors[0]),
+        effective: None,
+        skewness: None,
+    }
 }
 
 /// The standard error of the mean of each column of `rows`, `[samples, columns]`:

@@ -1,7 +1,8 @@
 //! The two-sample jackknife: the sign of a mean over pairs of samples, with its error.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
+use fisher_core::clusters::cluster_numbers;
 use fisher_core::moments::student_quantile;
 use fisher_core::sample::Sample;
 use serde::{Deserialize, Serialize};
@@ -75,27 +76,39 @@ impl Jackknife {
     /// # Panics
     /// When the block has not a score for every pair.
     pub fn of_block(cross: &[f64], clusters: [&[usize]; 2], level: f64) -> Result<Option<Self>> {
+        check_level(level)?;
+        Ok(Self::of_pairs(cross, clusters, level))
+    }
+
+    /// [`Jackknife::of_block`] at a level that was checked.
+    pub(crate) fn of_pairs(cross: &[f64], clusters: [&[usize]; 2], level: f64) -> Option<Self> {
         let [n, m] = clusters.map(<[usize]>::len);
         assert_eq!(cross.len(), n * m, "scores of all pairs");
-        let mut columns = vec![0.0; m];
-        let mut rows = Vec::with_capacity(n);
-        for row in cross.chunks_exact(m.max(1)) {
-            columns.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
-            rows.push(row.iter().sum::<f64>() / m as f64);
+        let [rows, columns] = margins(cross, [n, m])?;
+        Self::of_margins([(&rows, clusters[0]), (&columns, clusters[1])], level)
+    }
+
+    /// The same from the mean score of every sample with the other task, and its cluster.
+    pub(crate) fn of_margins(sides: [(&[f64], &[usize]); 2], level: f64) -> Option<Self> {
+        let all = sides.iter().flat_map(|(means, _)| *means);
+        let largest = all.fold(0.0, |m: f64, x| m.max(x.abs()));
+        if !(largest > 0.0 && largest.is_finite()) {
+            return None;
         }
-        columns.iter_mut().for_each(|sum| *sum /= n as f64);
-        let mean = rows.iter().sum::<f64>() / n as f64;
-        let sides = [(&rows, clusters[0]), (&columns, clusters[1])].map(|(means, clusters)| {
+        // Cubes of small and of large means stay in float64's range.
+        let scaled = sides.map(|(means, _)| means.iter().map(|x| x / largest).collect::<Vec<_>>());
+        let mean = scaled[0].iter().sum::<f64>() / scaled[0].len() as f64;
+        let sides = [0, 1].map(|side| {
+            let means = &scaled[side];
             let share = 1.0 / means.len() as f64;
-            let moved = members(clusters).into_iter().map(|members| {
+            let moved = members(sides[side].1).into_iter().map(|members| {
                 let away = members.into_iter().map(|i| means[i] - mean);
                 share * away.sum::<f64>()
             });
             Side::of(&moved.collect::<Vec<_>>())
         });
-        let all = rows.iter().chain(&columns);
-        let largest = all.fold(0.0, |m: f64, x| m.max(x.abs()));
-        Self::of_sides(mean, sides, largest, level)
+        let found = Self::of_sides(mean, sides, 1.0, level);
+        found.map(|found| found.times(largest))
     }
 
     /// Of any statistic of two tasks, not only a mean of fixed scores: from its `value`, and for
@@ -118,16 +131,17 @@ impl Jackknife {
                 |(count, without): &(usize, f64)| (1.0 - *count as f64 / n) * (value - without);
             Side::of(&clusters.iter().map(moved).collect::<Vec<_>>())
         });
-        Self::of_sides(value, sides, value.abs(), level)
+        check_level(level)?;
+        Ok(Self::of_sides(value, sides, value.abs(), level))
     }
 
-    fn of_sides(value: f64, [a, b]: [Side; 2], largest: f64, level: f64) -> Result<Option<Self>> {
+    fn of_sides(value: f64, [a, b]: [Side; 2], largest: f64, level: f64) -> Option<Self> {
         let fewest = a.clusters.min(b.clusters);
         let standard_error = (a.variance + b.variance).sqrt();
         let mean = value + a.bias + b.bias;
         let known = mean.is_finite() && standard_error.is_normal();
         if fewest < 2 || !known || standard_error <= ROUNDING * largest {
-            return Ok(None);
+            return None;
         }
         let degrees = fewest - 1;
         let t = mean / standard_error;
@@ -144,7 +158,7 @@ impl Jackknife {
             level,
             interval: [0.0; 2],
         };
-        Ok(Some(unsettled.at_level(level)?))
+        Some(unsettled.settled(level))
     }
 
     /// The same with an interval of another level.
@@ -153,16 +167,20 @@ impl Jackknife {
     /// [`fisher_core::Error::Argument`] unless `0 < level < 1`.
     pub fn at_level(self, level: f64) -> Result<Self> {
         check_level(level)?;
+        Ok(self.settled(level))
+    }
+
+    fn settled(self, level: f64) -> Self {
         let q = student_quantile(0.5 + level / 2.0, self.degrees as f64);
         let [down, up] = [-q, q].map(|q| unhall(q, self.skewness));
-        Ok(Self {
+        Self {
             level,
             interval: [
                 self.mean - self.standard_error * up.max(q),
                 self.mean - self.standard_error * down.min(-q),
             ],
             ..self
-        })
+        }
     }
 
     /// Of scores that are all multiplied by a positive factor.
@@ -208,14 +226,24 @@ impl Side {
     }
 }
 
+/// Means of the rows and of the columns of a block; `None` where it is empty.
+pub(crate) fn margins(cross: &[f64], [n, m]: [usize; 2]) -> Option<[Vec<f64>; 2]> {
+    if n == 0 || m == 0 {
+        return None;
+    }
+    let mut columns = vec![0.0; m];
+    let mut rows = Vec::with_capacity(n);
+    for row in cross.chunks_exact(m) {
+        columns.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+        rows.push(row.iter().sum::<f64>() / m as f64);
+    }
+    columns.iter_mut().for_each(|sum| *sum /= n as f64);
+    Some([rows, columns])
+}
+
 /// The number of the cluster of every sample. One that names none is a cluster of its own.
 pub fn clusters(samples: &[Sample]) -> Vec<usize> {
-    let mut named = HashMap::new();
-    let number = |(i, sample): (usize, &Sample)| match sample.cluster() {
-        Some(cluster) => *named.entry(cluster.to_owned()).or_insert(i),
-        None => i,
-    };
-    samples.iter().enumerate().map(number).collect()
+    cluster_numbers(samples.iter().map(Sample::cluster))
 }
 
 /// The samples of every cluster, by the number of each sample's.

@@ -8,7 +8,7 @@
 //!    how well shares are known.
 //! 2. [`pruning`]: scores of groups or elements, the masks that prune the lowest, and how far those of two tasks agree.
 //! 3. [`scaling`] divides gradients by the Fisher, [`damping`] says what is added to it.
-//! 4. [`conflicts`]: which samples of two tasks collide, where and how surely.
+//! 4. [`conflicts`]: where two tasks pull apart, which samples do, and how surely, by the tests of [`permutation`] and [`jackknife`].
 //! 5. [`interference`] scores attention heads, sample against sample.
 //! 6. [`jackknife`]: the sign of a mean over pairs of samples.
 //! 6. [`kinds`]: the empirical Fisher against the true one.

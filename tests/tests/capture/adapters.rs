@@ -165,8 +165,7 @@ fn burns_adapters_have_the_heads_of_what_they_adapt(
     // Comparisons of samples by head find them as well.
     let conflicts = ConflictsConfig::new()
         .with_by(SliceBy::Head)
-        .with_relabellings(10)
-        .with_bootstrap(0);
+        .with_relabellings(Some(10));
     let store = store.with_heads(layout).with_device(&Device::flex());
     let conflicts = conflicts.init().expect("settings");
     let report = conflicts.forward(&store, ["task", "other"]);

@@ -1,10 +1,12 @@
 //! What follows from numbers: importance, pruning, conflicts, interference, reports.
 
 mod claims;
+mod collisions;
 mod conflicts;
 mod hostile;
 mod importance;
 mod interference;
+mod made;
 mod overlap;
 mod pruning;
 mod reports;

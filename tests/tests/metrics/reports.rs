@@ -244,7 +244,6 @@ fn reports_of_pairs_come_back(
             let config = ConflictsConfig::new()
                 .with_by(by.clone())
                 .with_whitening(whitening)
-                .with_bootstrap(20)
                 .with_keep_pairs(true)
                 .with_progress(false);
             let conflicts = config.init().expect("settings");

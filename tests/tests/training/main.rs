@@ -10,3 +10,4 @@ mod once;
 mod parallel;
 mod resuming;
 mod training;
+mod transfer;

@@ -26,8 +26,6 @@ pub struct Plan {
     pub sparsities: Vec<f64>,
     /// Settings of interference, with the text that named them.
     pub interference: Vec<(String, InterferenceConfig)>,
-    /// Relabellings of tests that cannot be exact.
-    pub relabellings: usize,
     /// Bytes to work with.
     pub memory: usize,
     /// Seed of relabellings.
@@ -204,16 +202,15 @@ impl Plan {
     ) -> Result<(), Error> {
         let tasks = tasks.map(String::as_str);
         let pairs: usize = tasks.iter().map(|task| store.samples(task).len()).product();
-        // Cosine, separation, p and q of every pair, once as numbers and once as JSON.
+        // Cosine and q of every pair, once as numbers and once as JSON.
         let keep_pairs = self.fits(
             "pairs of samples",
-            2 * 4 * pairs * store.catalogue().parameters().len(),
+            2 * 2 * pairs * store.catalogue().parameters().len(),
         );
         if self.wants(5) {
             for (space, whitening) in [("raw", None), ("fisher", Some(Ridge::new()))] {
                 let conflicts = ConflictsConfig::new()
                     .with_whitening(whitening)
-                    .with_relabellings(self.relabellings)
                     .with_seed(self.seed)
                     .with_memory(self.memory)
                     .with_progress(self.progress)

@@ -248,26 +248,11 @@ pub fn report(run: Value, measured: &[Measured], findings: &Findings) -> Value {
     document["overlap_suggests"] = json!(findings.suggestion);
     let conflicts = findings.conflicts.iter().map(|(space, report)| {
         let slices = report.slices.iter().map(|slice| {
-            let mut entry = json!({ "q_slice": slice.q, "selected": slice.selected });
-            if let Some(test) = &slice.test {
-                let p = if test.exact {
-                    "p_slice_exact"
-                } else {
-                    "p_slice"
-                };
-                entry["statistic"] = json!(test.statistic);
-                entry[p] = json!(test.p_low);
-            }
+            let mut entry = json!(slice);
+            entry["pairs"] = Value::Null;
             if let (Some(pairs), [a, b]) = (&slice.pairs, measured) {
-                let separation = |cosine: f64| ((1.0 - cosine) / 2.0).max(0.0).sqrt();
                 let matrix = |of: &[Vec<f64>]| ordered(of, pairs, [a, b]);
-                let cosine = matrix(&pairs.cosine);
-                let apart = cosine.iter();
-                let apart = apart.map(|row| row.iter().map(|c| c.map(separation)).collect());
-                entry["separation"] = json!(apart.collect::<Vec<Vec<Option<f64>>>>());
-                entry["cosine"] = json!(cosine);
-                entry["p_pair"] = json!(matrix(&pairs.p));
-                entry["q_pair"] = json!(matrix(&pairs.q));
+                entry["pairs"] = json!({ "cosine": matrix(&pairs.cosine), "q": matrix(&pairs.q) });
             }
             (slice.name.clone(), entry)
         });
@@ -333,12 +318,15 @@ fn ordered(of: &[Vec<f64>], pairs: &Pairs, [a, b]: [&Measured; 2]) -> Vec<Vec<Op
 /// What of conflicts is not by slice.
 fn summary(report: &ConflictReport) -> Value {
     json!({
-        "selected": report.selected,
-        "tested": report.tested,
-        "pair_level": report.pair_level,
+        "compared": report.space(),
+        "independent": report.independent,
+        "copies": report.copies,
+        "lengths": report.lengths,
+        "together": report.together,
         "total": report.total,
         "conflicts": report.conflicts,
-        "clusters": report.clusters,
+        "lowest": report.lowest,
+        "components": report.components,
         "hot_spots": report.hot_spots,
         "involved": report.involved,
         "sentences": report.sentences(SENTENCES),

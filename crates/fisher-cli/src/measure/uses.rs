@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use fisher_core::moments::student_quantile;
+use fisher_core::clusters::{cluster_numbers, clustered_mean};
+use fisher_core::moments::IntervalMethod;
 use fisher_core::statistics::Statistics;
 use fisher_core::store::GradientStore;
 use fisher_metrics::weights::Weights;
@@ -96,24 +97,15 @@ impl Change {
         let rises = own.iter().zip(with).zip(&data.samples);
         let rises = rises.map(|((own, with), sample)| (with - own) / sample.active() as f64);
         let rises: Vec<f64> = rises.collect();
-        let n = rises.len() as f64;
-        let mean = rises.iter().sum::<f64>() / n;
-        let mut clusters: BTreeMap<(Option<&str>, usize), f64> = BTreeMap::new();
-        for (i, (rise, sample)) in rises.iter().zip(&data.samples).enumerate() {
-            let cluster = sample.document.as_deref();
-            let alone = if cluster.is_some() { 0 } else { i };
-            *clusters.entry((cluster, alone)).or_default() += rise - mean;
-        }
-        let g = clusters.len() as f64;
-        let squares: f64 = clusters.values().map(|sum| sum * sum).sum();
-        let error = (g / (g - 1.0) * squares).sqrt() / n;
-        let quantile = (g > 1.0).then(|| student_quantile(0.975, g - 1.0));
+        let documents = data.samples.iter().map(|sample| sample.document.as_deref());
+        let estimate = clustered_mean(&rises, &cluster_numbers(documents));
+        let interval = estimate.interval(0.95, IntervalMethod::StudentT)?;
         Ok(Self {
             task: data.name.clone(),
             weights,
             samples: rises.len(),
-            mean,
-            interval: quantile.map(|q| [mean - q * error, mean + q * error]),
+            mean: estimate.mean,
+            interval: interval.map(|of| [of.lower, of.upper]),
         })
     }
 }

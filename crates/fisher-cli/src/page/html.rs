@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use fisher_core::statistics::Statistics;
+use fisher_metrics::conflicts::Verdict;
 use fisher_metrics::importance::{ImportanceReport, Ranked};
 use fisher_metrics::picture::ColorScale;
 use fisher_metrics::picture::HeatMap;
@@ -119,12 +120,15 @@ impl Page<'_> {
                 self.suggestion()
             ));
         }
-        if let Some((_, report)) = self.findings.conflicts.last() {
+        if let Some((_, report)) = self.findings.conflicts.first() {
             said.push(format!(
-                "{} of {} parameters tell the tasks apart (q ≤ {}); {} of samples conflict there.",
-                report.selected,
-                report.tested,
+                "Expected gradients of the tasks are opposed in {} of {} parameters and aligned in {} (q ≤ \
+                 {}, {}); {} of samples conflict.",
+                report.count(Verdict::Opposed),
+                report.slices.len(),
+                report.count(Verdict::Aligned),
                 report.settings.alpha,
+                report.space(),
                 count(report.total, "pair")
             ));
         }
@@ -277,14 +281,15 @@ impl Page<'_> {
             return text;
         }
         text.push_str(
-            "<p>Two samples conflict in a parameter where their gradients point apart (cosine below 0) \
-             more than samples of one task do. Parameters are tested by relabelling samples, pairs \
-             within the parameters that are selected; q is the false discovery rate.</p>",
+            "<p>A parameter is <i>opposed</i> where the expected cosine of gradients across the tasks is \
+             negative, <i>aligned</i> where it is positive, and <i>apart</i> where gradients differ by task \
+             and no sign is known; q is the false discovery rate over parameters. Two samples conflict \
+             where their cosine is lower than as many positive cosines would allow by chance.</p>",
         );
         for (space, report) in &self.findings.conflicts {
             let heading = match *space {
                 "raw" => "Gradients as they are",
-                _ => "Gradients weighed by the Fisher (whitened)",
+                _ => "The same of gradients weighed by the Fisher (whitened)",
             };
             let _ = write!(text, "<h3>{heading}</h3>");
             collisions(&mut text, report);

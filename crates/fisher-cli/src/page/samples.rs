@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use fisher_metrics::conflicts::{ConflictReport, SliceConflicts};
+use fisher_metrics::conflicts::{ConflictReport, SliceConflicts, Verdict};
 use fisher_metrics::interference::{InterferenceReport, Variant};
 
 use super::parts::{count, escaped, figure, maybe, number, percent, sentence};
@@ -12,16 +12,23 @@ use crate::measure::SENTENCES;
 pub(super) fn collisions(text: &mut String, report: &ConflictReport) {
     let _ = write!(
         text,
-        "<p>{} of {} parameters are selected (q ≤ {}); {} of samples conflict{}.</p>",
-        report.selected,
-        report.tested,
+        "<p>Of {} parameters {} are opposed, {} aligned, {} apart without a sign and {} unresolved (q ≤ {}); \
+         {} of samples conflict{}.</p>",
+        report.slices.len(),
+        report.count(Verdict::Opposed),
+        report.count(Verdict::Aligned),
+        report.count(Verdict::Apart),
+        report.count(Verdict::Unresolved),
         report.settings.alpha,
         count(report.total, "pair"),
-        match report.clusters.len() {
+        match report.components.len() {
             0 => String::new(),
-            n => format!(", in {}", count(n, "cluster")),
+            n => format!(", in {}", count(n, "component")),
         }
     );
+    if let Some(said) = report.collision() {
+        let _ = write!(text, "<p>{}</p>", escaped(&sentence(&said)));
+    }
     let sentences = report.sentences(SENTENCES);
     if !sentences.is_empty() {
         text.push_str("<ul class=said>");
@@ -30,8 +37,7 @@ pub(super) fn collisions(text: &mut String, report: &ConflictReport) {
         }
         text.push_str("</ul>");
     }
-    let mut slices: Vec<_> = report.slices.iter().collect();
-    slices.sort_by(|a, b| a.q.unwrap_or(2.0).total_cmp(&b.q.unwrap_or(2.0)));
+    let slices = report.by_evidence();
     parameters(text, &slices);
     if let Some(picture) = slices.first().and_then(|slice| report.picture(&slice.name)) {
         for mut map in picture.maps {
@@ -51,30 +57,31 @@ const CELLS: usize = 64 * 64;
 /// The first parameters, and how many more there are.
 fn parameters(text: &mut String, slices: &[&SliceConflicts]) {
     text.push_str(
-        "<div class=scroll tabindex=0><table><caption>Parameters, the most surely different first\
-         </caption><thead><tr><th scope=col>parameter</th><th scope=col class=n>mean cosine</th>\
-         <th scope=col class=n>p</th><th scope=col class=n>q</th>\
+        "<div class=scroll tabindex=0><table><caption>Parameters, the most surely opposed first</caption>\
+         <thead><tr><th scope=col>parameter</th><th scope=col>verdict</th>\
+         <th scope=col class=n>mean cosine</th><th scope=col class=n>q opposed</th>\
+         <th scope=col class=n>q aligned</th><th scope=col class=n>q apart</th>\
          <th scope=col class=n>conflicting pairs</th></tr></thead><tbody>",
     );
     const ROWS: usize = 12;
     for slice in slices.iter().take(ROWS) {
-        let mark = if slice.selected { " *" } else { "" };
+        let q = [slice.opposed, slice.aligned, slice.apart];
+        let [opposed, aligned, apart] = q.map(|answer| maybe(answer.map(|answer| answer.q)));
         let _ = write!(
             text,
-            "<tr><th scope=row class=name>{}{mark}</th><td class=n>{}</td><td class=n>{}</td>\
-             <td class=n>{}</td><td class=n>{}</td></tr>",
+            "<tr><th scope=row class=name>{}</th><td>{}</td><td class=n>{}</td><td class=n>{opposed}</td>\
+             <td class=n>{aligned}</td><td class=n>{apart}</td><td class=n>{}</td></tr>",
             escaped(&slice.name),
-            maybe(slice.mean_cosine.map(|cosine| cosine.mean)),
-            maybe(slice.test.map(|test| test.p_low)),
-            maybe(slice.q),
+            slice.verdict,
+            maybe(slice.mean_cosine),
             slice.conflicts
         );
     }
-    text.push_str("</tbody></table></div><p class=soft>* selected.");
+    text.push_str("</tbody></table></div><p class=soft>");
     if slices.len() > ROWS {
         let _ = write!(
             text,
-            " {} more parameters are in report.json.",
+            "{} more parameters are in report.json.",
             slices.len() - ROWS
         );
     }

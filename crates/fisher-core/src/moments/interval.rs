@@ -55,7 +55,7 @@ pub struct MeanEstimate {
     /// Its standard error; needs two units.
     pub standard_error: Option<f64>,
     /// Kish's effective number, `(Σ C)² / Σ C²` over units: of 4096 samples whose coefficient of
-    /// variation is 53, it is 1.5. 0 where all are 0.
+    /// variation is 53, it is 1.5. 0 where all are 0, and `None` of what may be negative.
     pub effective: Option<f64>,
     /// The skewness of units, `m₃ / s³`, where a third moment is kept.
     pub skewness: Option<f64>,
@@ -74,9 +74,10 @@ impl MeanEstimate {
     ) -> Result<Option<ConfidenceInterval>> {
         let fits = level > 0.0 && level < 1.0;
         check_argument(fits, "level", "between 0 and 1", level)?;
-        let (Some(error), Some(effective)) = (self.standard_error, self.effective) else {
+        let Some(error) = self.standard_error else {
             return Ok(None);
         };
+        let effective = self.effective.unwrap_or(0.0);
         let upper = 0.5 + level / 2.0;
         let mean = self.mean;
         let around = |q: f64| ConfidenceInterval {

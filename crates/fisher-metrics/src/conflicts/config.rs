@@ -22,40 +22,61 @@ pub enum SliceBy {
     Chosen(Vec<(String, ParamGroup)>),
 }
 
+/// Which pairs are the largest, in the mirror.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum PairOrder {
+    /// Those of largest |cos|: directions, whatever their size. Where tasks agree on most samples, their
+    /// positive cosines are decoys beside which few negative ones stand out.
+    Cosine,
+    /// Those of largest |⟨g_i, g_j⟩|: what a step on the one does to the loss of the other. Samples that the
+    /// model knows have small gradients, and stand in nobody's way.
+    Product,
+}
+
 /// Configuration of [`Conflicts`](super::Conflicts).
 #[derive(Config, Debug)]
 pub struct ConflictsConfig {
     /// What is compared at a time.
     #[config(default = "SliceBy::Parameter")]
     pub by: SliceBy,
-    /// Divide gradients by `√D(F)`, `F = ½(F_A + F_B)`, so that coordinates count by how unusual
-    /// they are and not by how large; raw gradients when absent.
+    /// Divide gradients by `√D(F)`, F over the samples of both tasks together (so that it does not know
+    /// which sample is of which task): coordinates count by how unusual they are and not by how large.
+    /// Raw gradients when absent.
     pub whitening: Option<Ridge>,
-    /// The false discovery rate, of slices and of pairs.
+    /// The false discovery rate: of slices for each question, and of pairs in a slice.
     #[config(default = 0.05)]
     pub alpha: f64,
-    /// The correction for many tests.
+    /// The correction for many slices.
     #[config(default = "Correction::BenjaminiHochberg")]
     pub correction: Correction,
-    /// The least separation of a conflict.
-    #[config(default = 0.0)]
-    pub min_separation: f64,
-    /// Relabellings sampled where all are more than 10 000. The smallest p is 1 / (1 + this).
-    #[config(default = 1000)]
-    pub relabellings: usize,
-    /// Bootstrap resamples for the interval of a slice's mean cosine; 0 for none.
-    #[config(default = 1000)]
-    pub bootstrap: usize,
-    /// Level of that interval.
+    /// The least |cos| of a conflict: below it a cosine has a sign and no size.
+    #[config(default = 0.1)]
+    pub floor: f64,
+    /// Which pairs are the largest, where negative ones are held against positive ones.
+    #[config(default = "PairOrder::Cosine")]
+    pub order: PairOrder,
+    /// Relabel only among samples of like length: whose active tokens differ by less than a factor of two
+    /// (an octave). Samples of unlike length can be apart by that alone.
+    #[config(default = false)]
+    pub like_lengths: bool,
+    /// Relabellings sampled where all are more than 10 000; the smallest p is 1 / (1 + this). When absent
+    /// `max(1000, 20 m/α)` for m slices, so that one slice among them can be selected.
+    pub relabellings: Option<usize>,
+    /// Level of the intervals of mean cosines and inner products.
     #[config(default = 0.95)]
     pub level: f64,
-    /// Seed of relabellings and bootstrap.
+    /// Seed of relabellings and of drawn signs.
     #[config(default = 0)]
     pub seed: u64,
-    /// Conflicts listed; counts, clusters and hot spots are of all.
+    /// Conflicts listed; counts, components and hot spots are of all.
     #[config(default = 1000)]
     pub listed: usize,
-    /// Keep cosine, p and q of every pair of samples in every slice: `n_A n_B` numbers each.
+    /// The pairs of lowest cosine that are listed, whether they conflict or not.
+    #[config(default = 10)]
+    pub lowest: usize,
+    /// Keep cosine and q of every pair of samples in every slice: `n_A n_B` numbers each.
     #[config(default = false)]
     pub keep_pairs: bool,
     /// Bytes to work with, all threads together: half for tiles of gradients, half for what is held

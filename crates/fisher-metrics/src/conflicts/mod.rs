@@ -1,13 +1,21 @@
-//! Which samples of two tasks collide, where, and how surely.
+//! What two tasks want of a model that does not go together: where, which samples, and how surely.
 
-mod cluster;
+mod collision;
+mod component;
 mod config;
+mod dependence;
+mod joined;
+mod lengths;
+mod mirror;
 mod operator;
 mod report;
-mod test;
+mod slice;
+mod summary;
+mod words;
 
-pub use cluster::{Cluster, HotSpot, Involved};
-pub use config::{ConflictsConfig, SliceBy};
+pub use collision::{MeanCosine, MeanGradients};
+pub use component::{Component, HotSpot, Involved};
+pub use config::{ConflictsConfig, PairOrder, SliceBy};
+pub use lengths::Lengths;
 pub use operator::Conflicts;
-pub use report::{Conflict, ConflictReport, Pairs, SliceConflicts};
-pub use test::MeanCosine;
+pub use report::{Answer, Conflict, ConflictReport, Pairs, SliceConflicts, Verdict};

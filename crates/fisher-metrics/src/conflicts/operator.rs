@@ -1,18 +1,19 @@
-//! The operator that finds which samples of two tasks collide, where, and how surely.
+//! The operator that asks what of two tasks does not go together.
 
 use burn::module::ParamGroup;
 use fisher_core::grouping::HeadLayout;
 use fisher_core::model::{Catalogue, Parameter};
-use fisher_core::sample::Sample;
 use fisher_core::store::GradientStore;
 
 use super::config::{ConflictsConfig, SliceBy};
-use super::report::{ConflictReport, summarize};
-use super::test::{Candidate, MeanCosine, Resamples, Tested, separation};
+use super::dependence::Dependence;
+use super::lengths::{Lengths, octaves};
+use super::report::ConflictReport;
+use super::slice::{Setting, Tested};
+use super::summary::summarize;
 use crate::damping::Health;
 use crate::error::{Error, Result, check_argument};
 use crate::pairs::{BLOCKS, Rows, Slice, Work, bar, fisher, head_slices};
-use crate::permutation::Relabellings;
 
 impl ConflictsConfig {
     /// The operator.
@@ -27,10 +28,9 @@ impl ConflictsConfig {
         };
         between("alpha", self.alpha)?;
         between("level", self.level)?;
-        let separation = self.min_separation;
-        let fits = (0.0..=1.0).contains(&separation);
-        check_argument(fits, "min_separation", "from 0 to 1", separation)?;
-        check_argument(self.relabellings > 0, "relabellings", "above 0", 0.0)?;
+        let fits = (0.0..=1.0).contains(&self.floor);
+        check_argument(fits, "floor", "from 0 to 1", self.floor)?;
+        check_argument(self.relabellings != Some(0), "relabellings", "above 0", 0.0)?;
         if matches!(&self.by, SliceBy::Chosen(sets) if sets.is_empty()) {
             return Err(Error::Settings {
                 what: "no set of parameters was chosen; give at least one, or compare by parameter",
@@ -45,24 +45,37 @@ impl ConflictsConfig {
     }
 }
 
-/// Finds conflicts between the samples of two tasks.
+/// Asks what of two tasks does not go together, slice by slice and pair by pair.
 ///
-/// | | |
-/// |---|---|
-/// | score of a pair | `cos(g_i, g_j)` over the slice, of raw or whitened gradients |
-/// | separation | `d = ½‖ĝ_i − ĝ_j‖ = √((1 − cos)/2)` of the unit vectors, from 0 to 1 |
-/// | is the slice in conflict? | mean cosine across the tasks less half the sum of the means within each; p by relabelling samples, one-sided |
-/// | is the pair? | `p_ij = (1 + #{cosines within tasks ≤ cos_ij}) / (1 + their number)` |
-/// | conflict | `cos < 0`, `d` large enough, the slice selected at level α, and the pair at level `α R/m` among its slice's pairs, `R` of `m` slices being selected (Benjamini & Bogomolov 2014) |
+/// Of a slice three things are asked, each with its own statistic, p, and q over all slices:
 ///
-/// A slice is selected where cosines across the tasks are lower than within them. That alone says
-/// that the tasks pull differently, not that they pull apart: look at the sign of the mean cosine,
-/// and at the pairs, which must be negative to be called conflicts.
+/// | | statistic | p |
+/// |---|---|---|
+/// | **apart**: do directions of gradients differ by task? | mean cosine across the tasks less half the sum of the means within | by relabelling samples, one-sided; counted out where all relabellings are at most 10 000 |
+/// | **opposed**: is the expected cosine across the tasks negative? | [`Jackknife`](crate::jackknife::Jackknife) of the cosines | one-sided |
+/// | **aligned**: is it positive? | the same | the other side |
 ///
-/// A slice's p-value holds for any number of samples and any distribution, if the samples of both
-/// tasks are exchangeable where nothing collides; whitening leaves that exact when both tasks have
-/// as many samples, since then F is the same for every relabelling. A pair's p-value ranks it
-/// among the pairs of one task. Coordinates are never permuted.
+/// Apart is no conflict: tasks whose gradients are orthogonal are apart, and so are tasks that want the
+/// same, where samples of one are longer.
+///
+/// A pair is held against the mirror image of all pairs of its slice: at |cos| ≥ t, pairs with a positive
+/// cosine tell how many with a negative one are noise. With t* the least t, no smaller than the floor, at
+/// which `(1 + #{cos ≥ t}) / max(1, #{cos ≤ −t}) ≤ α`, pairs with `cos ≤ −t*` conflict. Their q is the
+/// least such rate over all t that call them, or the slice's own q where that is larger: the share of
+/// ways to draw the signs of whole samples that would call as many pairs, the worse of both tasks,
+/// corrected for the number of slices. It takes 1/α such pairs at least, and log₂(m/α) samples of
+/// either task.
+///
+/// Pairs can be ordered by inner product instead of |cos| ([`PairOrder`](super::PairOrder)).
+///
+/// The cosines are those of raw gradients, or of whitened ones. Samples of a cluster
+/// ([`Sample::with_cluster`](fisher_core::sample::Sample::with_cluster)) and samples that are copies of
+/// each other are relabelled together, summed in the jackknife, and count as one in the mirror.
+/// Coordinates are never permuted.
+///
+/// What is controlled: the size of each test of a slice; the false discovery rate over slices, question
+/// by question; where no pair of any slice conflicts, how often any is called; and in a slice with
+/// conflicts the share of false ones among them where signs of other pairs are independent.
 ///
 /// A sample whose gradient is 0 over a slice has no direction there and is left out of it.
 #[derive(Debug, Clone)]
@@ -95,30 +108,49 @@ impl Conflicts {
         let units = self.units(store.catalogue(), store.heads())?;
         let work = Work::new(store.device(), config.memory);
         let bar = bar(config.progress, "conflicts", units.len());
-        let rows = [Rows::of(store, &[a]), Rows::of(store, &[b])];
         let both = Rows::of(store, &[a, b]);
-        let resamples = Resamples::new(rows[0].len(), rows[1].len(), config);
+        let slices: Vec<&Slice> = units.iter().flatten().collect();
+        let dependence = Dependence::find(store, [a, b], &slices, &both, &work)?;
+        let tokens = [a, b].map(|task| Rows::of(store, &[task]).tokens);
+        let strata = self
+            .config
+            .like_lengths
+            .then(|| tokens.each_ref().map(|of| octaves(of)));
+        let per_alpha = |k: f64| (k * slices.len() as f64 / config.alpha).ceil() as usize;
+        let draws = [20.0, 2.0].map(|k| config.relabellings.unwrap_or(per_alpha(k).max(1000)));
+        let mut setting = Setting {
+            config,
+            dependence: &dependence,
+            strata,
+            draws,
+            slack: work.slack,
+            relabellings: None,
+        };
+        let every = tokens
+            .each_ref()
+            .map(|of| (0..of.len()).collect::<Vec<_>>());
+        setting.relabellings = setting.relabel(every.each_ref().map(|of| &of[..]));
         let largest = |unit: &Vec<Slice>| {
-            unit.iter()
-                .map(|s| self.need(s, both.len()))
-                .max()
-                .unwrap_or(0)
+            let needs = unit.iter().map(|s| self.need(s, both.len()));
+            needs.max().unwrap_or(0)
         };
         let at_once = |unit: &Vec<Slice>| work.at_once(largest(unit)).min(unit.len());
         let test = |unit: &Vec<Slice>| {
             let mut tested = Vec::new();
             for slices in unit.chunks(at_once(unit).max(1)) {
-                tested.extend(self.unit(slices, &rows, &both, &work, &resamples)?);
+                tested.extend(self.unit(slices, &both, &work, &setting)?);
             }
             bar.inc(1);
             Ok(tested)
         };
-        let slices: Vec<Vec<Tested>> =
+        let tested: Vec<Vec<Tested>> =
             work.map(&units, |unit| at_once(unit) * largest(unit), test)?;
         bar.finish_and_clear();
-        let slices: Vec<Tested> = slices.into_iter().flatten().collect();
-        let samples = [a, b].map(|task| store.samples(task).to_vec());
-        Ok(self.report(store, [a, b], &samples, slices))
+        let tested: Vec<Tested> = tested.into_iter().flatten().collect();
+        let strata = setting.strata.as_ref();
+        let strata = strata.map(|strata| strata.each_ref().map(|of| &of[..]));
+        let lengths = Lengths::new(tokens.each_ref().map(|of| &of[..]), strata);
+        Ok(summarize(store, [a, b], &setting, &tested, lengths))
     }
 
     /// Slices that are read together.
@@ -164,16 +196,14 @@ impl Conflicts {
     fn unit(
         &self,
         slices: &[Slice],
-        rows: &[Rows; 2],
         both: &Rows,
         work: &Work,
-        resamples: &Resamples,
+        setting: &Setting,
     ) -> Result<Vec<Tested>> {
         let (grams, health) = match &self.config.whitening {
             None => (work.gram(slices, both, |_, _| 1.0)?, None),
             Some(ridge) => {
-                let tasks = [(&rows[0], 0.5), (&rows[1], 0.5)];
-                let mut pooled = fisher(slices, &tasks, work.bytes)?;
+                let mut pooled = fisher(slices, &[(both, 1.0)], work.bytes)?;
                 let health = pooled.iter().map(|f| ridge.health(&mut f.clone()));
                 let health: Vec<Health> = health.collect();
                 for (scale, health) in pooled.iter_mut().zip(&health) {
@@ -192,179 +222,8 @@ impl Conflicts {
             .enumerate()
             .map(|(i, (slice, gram))| {
                 let health = health.as_ref().map(|health| health[i]);
-                self.test(slice, &gram, rows[0].len(), health, work.slack, resamples)
+                setting.test(&slice.name, slice.elements, &gram, health)
             });
         Ok(tested.collect())
-    }
-
-    /// Cosines and p-values of one slice from its inner products.
-    fn test(
-        &self,
-        slice: &Slice,
-        gram: &[f64],
-        first: usize,
-        health: Option<Health>,
-        slack: f64,
-        resamples: &Resamples,
-    ) -> Tested {
-        let n = gram.len().isqrt();
-        let norms: Vec<f64> = (0..n).map(|i| gram[i * n + i].sqrt()).collect();
-        let present: Vec<usize> = (0..n).filter(|&i| norms[i] > 0.0).collect();
-        let present_first = present.iter().filter(|&&i| i < first).count();
-        let cosine =
-            |i: usize, j: usize| (gram[i * n + j] / (norms[i] * norms[j])).clamp(-1.0, 1.0);
-        let cosines: Vec<f64> = present
-            .iter()
-            .flat_map(|&i| present.iter().map(move |&j| (i, j)))
-            .map(|(i, j)| cosine(i, j))
-            .collect();
-        let m = present.len();
-        let relabelled = (present_first > 1 && m - present_first > 1).then(|| {
-            let all = m == n;
-            let own = || {
-                let config = &self.config;
-                let second = m - present_first;
-                Relabellings::new(present_first, second, config.relabellings, config.seed)
-            };
-            if all {
-                resamples.relabellings.test(&cosines, slack)
-            } else {
-                own().test(&cosines, slack)
-            }
-        });
-        let within = |range: std::ops::Range<usize>| {
-            let pairs = range
-                .clone()
-                .flat_map(move |i| (i + 1..range.end).map(move |j| (i, j)));
-            let cosines = &cosines;
-            pairs.map(move |(i, j)| cosines[i * m + j])
-        };
-        let mut within: Vec<f64> = within(0..present_first)
-            .chain(within(present_first..m))
-            .collect();
-        within.sort_by(f64::total_cmp);
-
-        let mut cross = Vec::with_capacity(present_first * (m - present_first));
-        for i in 0..present_first {
-            cross.extend_from_slice(&cosines[i * m + present_first..(i + 1) * m]);
-        }
-        let p = |cosine: &f64| {
-            let below = within.partition_point(|w| w <= &(cosine + slack));
-            (1 + below) as f64 / (1 + within.len()) as f64
-        };
-        let p: Vec<f64> = cross.iter().map(p).collect();
-        let q = self.config.correction.q_values(&p);
-        let mean = cross.iter().sum::<f64>() / cross.len() as f64;
-        let interval = if m == n {
-            resamples.interval(&cross, first, self.config.level)
-        } else {
-            // Draws are for all samples; the others are as good as any.
-            Resamples::new(present_first, m - present_first, &self.config).interval(
-                &cross,
-                present_first,
-                self.config.level,
-            )
-        };
-        let (here, there) = present.split_at(present_first);
-        Tested {
-            name: slice.name.clone(),
-            elements: slice.elements,
-            health,
-            relabelled,
-            mean: (!cross.is_empty()).then_some(MeanCosine { mean, interval }),
-            present: [here.to_vec(), there.iter().map(|i| i - first).collect()],
-            candidates: self.candidates(&cross, &p, &q),
-            all: self.config.keep_pairs.then_some([cross, p, q]),
-        }
-    }
-
-    /// The pairs that conflict if their slice is selected with all others. Fewer selected make the
-    /// level of pairs stricter, never looser, so that no other pair can become a conflict.
-    fn candidates(&self, cosine: &[f64], p: &[f64], q: &[f64]) -> Vec<Candidate> {
-        let config = &self.config;
-        let may = |pair: &usize| {
-            cosine[*pair] < 0.0
-                && q[*pair] <= config.alpha
-                && separation(cosine[*pair]) >= config.min_separation
-        };
-        let pairs = (0..cosine.len()).filter(may);
-        let candidate = |pair: usize| Candidate {
-            pair,
-            cosine: cosine[pair],
-            p: p[pair],
-            q: q[pair],
-        };
-        pairs.map(candidate).collect()
-    }
-
-    fn report(
-        &self,
-        store: &GradientStore,
-        tasks: [&str; 2],
-        samples: &[Vec<Sample>; 2],
-        tested: Vec<Tested>,
-    ) -> ConflictReport {
-        let config = &self.config;
-        let testable: Vec<(usize, f64)> = tested
-            .iter()
-            .enumerate()
-            .filter_map(|(i, slice)| Some((i, slice.relabelled?.p_low)))
-            .collect();
-        let p: Vec<f64> = testable.iter().map(|(_, p)| *p).collect();
-        let mut q = vec![None; tested.len()];
-        for ((i, _), value) in testable.iter().zip(config.correction.q_values(&p)) {
-            q[*i] = Some(value);
-        }
-        let selected = q.iter().flatten().filter(|q| **q <= config.alpha).count();
-        let level = config.alpha * selected as f64 / testable.len().max(1) as f64;
-        summarize(config, store, tasks, samples, &tested, &q, level)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn conflicts(config: ConflictsConfig) -> Conflicts {
-        config.init().expect("settings")
-    }
-
-    /// One slice of eight and seven samples, in two dimensions, the tasks apart.
-    fn tested(conflicts: &Conflicts) -> Tested {
-        let (first, second) = (8, 7);
-        let angle = |i: usize| {
-            if i < first {
-                0.1 * i as f64
-            } else {
-                2.8 + 0.1 * i as f64
-            }
-        };
-        let n = first + second;
-        let gram = |k: usize| (angle(k / n) - angle(k % n)).cos();
-        let gram: Vec<f64> = (0..n * n).map(gram).collect();
-        let slice = Slice::new(
-            "s".into(),
-            [("p".to_owned(), std::iter::once(0..2).collect())],
-        );
-        let resamples = Resamples::new(first, second, &conflicts.config);
-        conflicts.test(&slice, &gram, first, None, 1e-12, &resamples)
-    }
-
-    /// What is dropped is no conflict, and only what is asked for is kept whole.
-    #[test]
-    fn only_pairs_that_may_conflict_are_kept() {
-        let config = ConflictsConfig::new().with_min_separation(0.99);
-        let kept = tested(&conflicts(config.clone().with_keep_pairs(true)));
-        let [cosine, _, q] = kept.all.as_ref().expect("all pairs");
-        assert_eq!((cosine.len(), kept.pairs()), (56, 56));
-        let may = |k: &usize| cosine[*k] < 0.0 && q[*k] <= 0.05 && separation(cosine[*k]) >= 0.99;
-        let expected: Vec<usize> = (0..56).filter(may).collect();
-        assert!(!expected.is_empty() && expected.len() < 56, "{expected:?}");
-        for keep in [false, true] {
-            let tested = tested(&conflicts(config.clone().with_keep_pairs(keep)));
-            let found = tested.candidates.iter().map(|c| c.pair);
-            assert_eq!(found.collect::<Vec<_>>(), expected);
-            assert_eq!(tested.all.is_some(), keep);
-        }
     }
 }

@@ -1,10 +1,11 @@
 //! What follows from a Fisher for training: an optimizer that scales gradients, a penalty that keeps what was learnt,
-//! and models merged into one.
+//! models merged into one, and what a step on one task does to another.
 
 mod diagonal;
 mod ewc;
 mod merge;
 mod optimizer;
+mod transfer;
 
 pub use ewc::{Ewc, EwcConfig};
 pub use merge::{
@@ -12,3 +13,4 @@ pub use merge::{
     Merging, Term,
 };
 pub use optimizer::{FisherOptimizer, FisherOptimizerConfig};
+pub use transfer::{MeanChange, Transfer, TransferConfig, TransferReport, Transferred};

@@ -1,4 +1,4 @@
-//! How conflicts hang together: clusters of samples, slices where they gather, and the samples that
+//! How conflicts hang together: connected components, slices where they gather, and the samples that
 //! have most part in them.
 
 use std::collections::BTreeMap;
@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use fisher_core::sample::Sample;
 use serde::{Deserialize, Serialize};
 
-use super::test::{Candidate, Tested};
+use super::joined::Joined;
+use super::slice::{Candidate, Tested};
 use crate::report::SampleRef;
 
-/// Samples that are linked by conflicts.
+/// Samples that are linked by conflicts: a connected component.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Cluster {
+pub struct Component {
     /// The samples.
     pub samples: Vec<SampleRef>,
     /// Pairs of them that conflict somewhere.
@@ -49,50 +50,47 @@ pub(super) struct Hit {
     pub(super) found: Candidate,
 }
 
+impl Hit {
+    /// Its place in the order of slices and pairs, to break ties.
+    pub(super) fn place(&self) -> (usize, usize) {
+        (self.slice, self.found.pair)
+    }
+}
+
 /// Connected components of the graph of conflicts.
-pub(super) fn clusters(
+pub(super) fn components(
     hits: &[Hit],
     samples: &[Vec<Sample>; 2],
     sample: &impl Fn(usize, usize) -> SampleRef,
-) -> Vec<Cluster> {
+) -> Vec<Component> {
     let first = samples[0].len();
-    let mut parent: Vec<usize> = (0..first + samples[1].len()).collect();
-    fn root(parent: &mut [usize], mut node: usize) -> usize {
-        while parent[node] != node {
-            parent[node] = parent[parent[node]];
-            node = parent[node];
-        }
-        node
-    }
+    let mut joined = Joined::new(first + samples[1].len());
     let mut edges: Vec<[usize; 2]> = hits.iter().map(|h| h.samples).collect();
     edges.sort_unstable();
     edges.dedup();
-    for [a, b] in &edges {
-        let (a, b) = (root(&mut parent, *a), root(&mut parent, first + b));
-        parent[a.max(b)] = a.min(b);
-    }
-    let mut found: BTreeMap<usize, Cluster> = BTreeMap::new();
+    edges.iter().for_each(|[a, b]| joined.join(*a, first + b));
+    let mut found: BTreeMap<usize, Component> = BTreeMap::new();
     let mut nodes: Vec<usize> = edges.iter().flat_map(|[a, b]| [*a, first + b]).collect();
     nodes.sort_unstable();
     nodes.dedup();
     for node in nodes {
-        let cluster = found.entry(root(&mut parent, node)).or_insert(Cluster {
+        let component = found.entry(joined.root(node)).or_insert(Component {
             samples: Vec::new(),
             pairs: 0,
         });
-        cluster.samples.push(match node.checked_sub(first) {
+        component.samples.push(match node.checked_sub(first) {
             Some(other) => sample(1, other),
             None => sample(0, node),
         });
     }
     for [a, _] in edges {
-        if let Some(cluster) = found.get_mut(&root(&mut parent, a)) {
-            cluster.pairs += 1;
+        if let Some(component) = found.get_mut(&joined.root(a)) {
+            component.pairs += 1;
         }
     }
-    let mut clusters: Vec<Cluster> = found.into_values().collect();
-    clusters.sort_by_key(|c| std::cmp::Reverse((c.samples.len(), c.pairs)));
-    clusters
+    let mut components: Vec<Component> = found.into_values().collect();
+    components.sort_by_key(|c| std::cmp::Reverse((c.samples.len(), c.pairs)));
+    components
 }
 
 pub(super) fn hot_spots(hits: &[Hit], tested: &[Tested]) -> Vec<HotSpot> {

@@ -1,0 +1,113 @@
+//! Samples that depend on each other: named clusters, and copies.
+
+use std::collections::{BTreeMap, HashSet};
+
+use fisher_core::sample::Sample;
+use fisher_core::store::GradientStore;
+
+use super::joined::Joined;
+use crate::error::Result;
+use crate::pairs::{Rows, Slice, Work};
+
+/// Two samples are copies where the cosine of their gradients is above this in every slice.
+const COPY: f64 = 0.999;
+/// And the norms differ by no more than this share.
+const NORM: f64 = 0.01;
+
+/// Which samples count as one.
+pub(super) struct Dependence {
+    /// The cluster of each sample of either task, from 0 without gaps, in the order of the samples.
+    pub(super) clusters: [Vec<usize>; 2],
+    /// Groups of copies, by task and number of the sample.
+    pub(super) copies: Vec<Vec<(usize, usize)>>,
+    /// Whether a name of a cluster is in both tasks.
+    pub(super) shared: bool,
+}
+
+impl Dependence {
+    /// Of the samples of two tasks: samples of one named cluster, and copies within a task, are one
+    /// cluster. Copies of another task's samples are found, and not put together.
+    pub(super) fn find(
+        store: &GradientStore,
+        tasks: [&str; 2],
+        slices: &[&Slice],
+        both: &Rows,
+        work: &Work,
+    ) -> Result<Self> {
+        let samples = tasks.map(|task| store.samples(task));
+        let first = samples[0].len();
+        let pairs = copies(slices, both, work)?;
+        let names = |of: &[Sample]| -> HashSet<String> {
+            let named = of.iter().filter_map(Sample::cluster);
+            named.map(Into::into).collect()
+        };
+        let [a, b] = samples.map(names);
+        let clusters = [0, 1].map(|task| {
+            let offset = task * first;
+            let mut joined = Joined::new(samples[task].len());
+            let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+            for (i, sample) in samples[task].iter().enumerate() {
+                if let Some(name) = sample.cluster() {
+                    joined.join(i, *seen.entry(name).or_insert(i));
+                }
+            }
+            let inside = |i: usize| i.checked_sub(offset).filter(|&i| i < samples[task].len());
+            for (i, j) in &pairs {
+                if let (Some(i), Some(j)) = (inside(*i), inside(*j)) {
+                    joined.join(i, j);
+                }
+            }
+            joined.numbers()
+        });
+        let mut joined = Joined::new(both.len());
+        pairs.iter().for_each(|(i, j)| joined.join(*i, *j));
+        let mut groups: BTreeMap<usize, Vec<(usize, usize)>> = BTreeMap::new();
+        for i in 0..both.len() {
+            let sample = match i.checked_sub(first) {
+                Some(number) => (1, number),
+                None => (0, i),
+            };
+            groups.entry(joined.root(i)).or_default().push(sample);
+        }
+        Ok(Self {
+            clusters,
+            copies: groups.into_values().filter(|g| g.len() > 1).collect(),
+            shared: a.intersection(&b).next().is_some(),
+        })
+    }
+}
+
+/// Pairs of rows that are copies. The largest slice goes first: it leaves the fewest to look at.
+fn copies(slices: &[&Slice], rows: &Rows, work: &Work) -> Result<Vec<(usize, usize)>> {
+    let mut order = slices.to_vec();
+    order.sort_by_key(|slice| std::cmp::Reverse(slice.elements));
+    let all = (0..rows.len()).flat_map(|i| (i + 1..rows.len()).map(move |j| (i, j)));
+    // With the slices in which a pair has a direction.
+    let mut pairs: Vec<(usize, usize, usize)> = all.map(|(i, j)| (i, j, 0)).collect();
+    for slice in order {
+        let mut members: Vec<usize> = pairs.iter().flat_map(|p| [p.0, p.1]).collect();
+        members.sort_unstable();
+        members.dedup();
+        if members.is_empty() {
+            break;
+        }
+        let chosen = rows.pick(&members);
+        let gram = work.gram(std::slice::from_ref(slice), &chosen, |_, _| 1.0)?;
+        let mut place = vec![0; rows.len()];
+        members
+            .iter()
+            .zip(0..)
+            .for_each(|(&row, at)| place[row] = at);
+        let product = |i: usize, j: usize| gram[0][place[i] * members.len() + place[j]];
+        pairs.retain_mut(|(i, j, directions)| {
+            let [x, y] = [product(*i, *i).sqrt(), product(*j, *j).sqrt()];
+            *directions += usize::from(x > 0.0);
+            let alike = product(*i, *j) > COPY * x * y && (x - y).abs() <= NORM * x.max(y);
+            alike || (x == 0.0 && y == 0.0)
+        });
+    }
+    let found = pairs
+        .into_iter()
+        .filter(|(_, _, directions)| *directions > 0);
+    Ok(found.map(|(i, j, _)| (i, j)).collect())
+}
