@@ -350,10 +350,7 @@ fn targets_are_drawn_from_their_likelihoods(
         .sum();
     let engines = [Engine::Loop, Engine::Auto];
     for engine in engines {
-        let fisher = Fisher::MonteCarlo {
-            draws: 200,
-            seed: 1,
-        };
+        let fisher = Fisher::MonteCarlo { draws: 50, seed: 1 };
         let of = |collected: Collected| collected.draws.expect("draws").layers[0].clone();
         let (_, collected) = collect(&yes, fisher, engine, vec![numbers.clone()]).expect("yes");
         assert!((collected.loss - losses).abs() < 1e-4 * losses);
