@@ -52,8 +52,8 @@ impl SignTest {
         let mean = a.means.iter().map(|x| x / scale).sum::<f64>() / a.means.len() as f64;
         let [(v_a, k_a, n_a), (v_b, k_b, n_b)] = [a.moments(scale)?, b.moments(scale)?];
         let standard_error = (v_a + v_b).sqrt();
-        // Also where it is no number, because all is 0.
-        if !(standard_error > slack) {
+        // It is no number where all is 0.
+        if standard_error.is_nan() || standard_error <= slack {
             return None;
         }
         let degrees = n_a.min(n_b) - 1;
