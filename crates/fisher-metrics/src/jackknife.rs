@@ -92,7 +92,7 @@ impl Jackknife {
     pub(crate) fn of_margins(sides: [(&[f64], &[usize]); 2], level: f64) -> Option<Self> {
         let all = sides.iter().flat_map(|(means, _)| *means);
         let largest = all.fold(0.0, |m: f64, x| m.max(x.abs()));
-        if !(largest > 0.0 && largest.is_finite()) {
+        if largest <= 0.0 || !largest.is_finite() {
             return None;
         }
         // Cubes of small and of large means stay in float64's range.

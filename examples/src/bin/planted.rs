@@ -164,6 +164,8 @@ fn loss(model: &Network, items: &[Item], device: &Device) -> f64 {
 struct Found {
     /// Pairs planted, called, and both.
     pairs: [usize; 3],
+    /// Of the pairs planted, those with a cosine of −0.5 or less in a layer; and how many of them were called.
+    strong: [usize; 2],
     /// Samples of alpha planted, flagged, and both.
     samples: [usize; 3],
     /// Conflicts and opposed slices of the tasks that have nothing to do with each other.
@@ -200,6 +202,7 @@ fn experiment(seed: u64, steps: usize, device: &Device, bar: &ProgressBar) -> Re
         .with_by(SliceBy::Layer)
         .with_order(PairOrder::Product)
         .with_listed(usize::MAX)
+        .with_keep_pairs(true)
         .with_progress(false)
         .with_seed(seed);
     let conflicts = config.init()?;
@@ -223,6 +226,21 @@ fn experiment(seed: u64, steps: usize, device: &Device, bar: &ProgressBar) -> Re
     let both = called
         .iter()
         .filter(|(a, b)| planted.contains(a) && planted.contains(b));
+    let mut strong = BTreeSet::new();
+    for pairs in report
+        .slices
+        .iter()
+        .filter_map(|slice| slice.pairs.as_ref())
+    {
+        for (a, row) in pairs.a.iter().zip(&pairs.cosine) {
+            for (b, cosine) in pairs.b.iter().zip(row) {
+                let pair = (number(a)?, number(b)?);
+                if *cosine <= -0.5 && planted.contains(&pair.0) && planted.contains(&pair.1) {
+                    strong.insert(pair);
+                }
+            }
+        }
+    }
     let flagged: BTreeSet<usize> = called.iter().map(|(a, _)| *a).collect();
     let mut random: Vec<usize> = (0..alpha.len()).collect();
     random.shuffle(rng);
@@ -242,6 +260,7 @@ fn experiment(seed: u64, steps: usize, device: &Device, bar: &ProgressBar) -> Re
     let transfer = transfer.forward(&model, &a, &b)?;
     Ok(Found {
         pairs: [planted.len().pow(2), called.len(), both.count()],
+        strong: [strong.len(), strong.intersection(&called).count()],
         samples: [
             planted.len(),
             flagged.len(),
@@ -288,14 +307,17 @@ fn main() -> Result<()> {
         "alpha against beta: found of what was planted (recall), planted of what was found (precision)\n"
     );
     println!(
-        "seed   pairs: planted  found  recall  precision   samples: planted  found  recall  precision"
+        "{:4}  {:^41}   {:^31}\nseed  planted  strong   found  recall (strong)  precision   planted  found  recall  precision",
+        "", "pairs of samples", "samples of alpha"
     );
     for (seed, of) in seeds.clone().zip(&found) {
         let [p, c, b] = of.pairs;
         let [q, d, e] = of.samples;
+        let [f, g] = of.strong;
         println!(
-            "{seed:>4}  {p:>14} {c:>6}  {:>6}  {:>9}  {q:>17} {d:>6}  {:>6}  {:>9}",
+            "{seed:>4}  {p:>7} {f:>7} {c:>7}  {:>6}  {:>7}  {:>9}   {q:>7} {d:>6}  {:>6}  {:>9}",
             share(b, p),
+            share(g, f),
             share(b, c),
             share(e, q),
             share(e, d)

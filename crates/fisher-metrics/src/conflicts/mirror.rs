@@ -236,7 +236,7 @@ mod tests {
     fn one_row_is_no_evidence() {
         let (rows, columns) = (30, 40);
         let noise = |k: usize| {
-            if (k * 7 + k / columns) % 2 == 0 {
+            if (k * 7 + k / columns).is_multiple_of(2) {
                 0.2
             } else {
                 -0.2
