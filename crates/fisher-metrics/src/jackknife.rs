@@ -354,7 +354,7 @@ mod tests {
         };
         let samples = [("a", Some("x")), ("b", None), ("c", Some("x")), ("x", None)];
         let samples = samples.map(|(id, cluster)| sample(id, cluster));
-        assert_eq!(clusters(&samples), [0, 1, 0, 3]);
+        assert_eq!(clusters(&samples), [0, 1, 0, 2]);
     }
 
     #[test]
