@@ -148,7 +148,7 @@ impl ConflictReport {
         Some(Picture {
             title: format!("Cosines between samples of {a} and of {b}"),
             note: format!(
-                "{slice}, {} ({}); {} conflicting pairs (q ≤ {alpha}) are framed. Rows are samples of \
+                "{slice} ({}, {}); {} conflicting pairs (q ≤ {alpha}) are framed. Rows are samples of \
                  {a}, columns samples of {b}.",
                 self.space(),
                 of.verdict,
