@@ -99,10 +99,12 @@ def order(scores):
     return sorted(flat)
 
 
-def importance(scores):
-    total = sum(values.sum() for values in scores.values())
-    top = [[key, i, -v, -v / total] for v, key, i in order(scores)[:20]]
-    return {"total": total, "top": top, "per_key_share": {k: v.sum() / total for k, v in scores.items()}}
+def importance(scores, sizes):
+    """Shares are of sums over elements: of what a group's elements have together."""
+    sums = {key: values * sizes[key] for key, values in scores.items()}
+    total = sum(values.sum() for values in sums.values())
+    top = [[key, i, -v, sums[key][i] / total] for v, key, i in order(scores)[:20]]
+    return {"total": total, "top": top, "per_key_share": {k: v.sum() / total for k, v in sums.items()}}
 
 
 def prune(scores, sparsity, scope):
@@ -249,7 +251,7 @@ def regenerate(folder):
             losses, tokens = losses + [loss], tokens + [count]
         report[task] = {"ids": ids, "tokens": tokens, "loss_sum": losses}
         raw[task] = (grads, np.array(tokens, float))
-        scores = {}
+        scores, sizes = {}, {}
         for name in grads[0]:
             for sample, g in zip(ids, grads):
                 tensors[f"{task}/gradient/{sample}/{name}"] = g[name]
@@ -261,12 +263,14 @@ def regenerate(folder):
                 tensors[f"{task}/group_mean/{label}/{name}"] = mean
                 tensors[f"{task}/group_m2/{label}/{name}"] = m2
                 scores[f"{name}|{label}"] = mean
+                # Groups of a parameter, blocks of a fused one too, are of one size.
+                sizes[f"{name}|{label}"] = grads[0][name].size / (len(mean) * len(per_sample[0]))
         grid = [(scope, s) for scope in ("global", "tensor") for s in (0.5, 0.7, 0.9)]
         masks[task] = {f"{scope}@{s}": prune(scores, s, scope) for scope, s in grid}
         brain = {name: (0.5 * tensors[f"{task}/mean/{name}"] * w**2).ravel()
                  for name, w in weights.items() if w.ndim == 2}
         kept = prune(brain, 0.5, "global")
-        report[task]["importance"] = importance(scores)
+        report[task]["importance"] = importance(scores, sizes)
         report[task]["masks"] = {key: bits(mask) for key, mask in masks[task].items()}
         report[task]["obd_unstructured@0.5"] = {
             "kept": {name: int(mask.sum()) for name, mask in kept.items()},

@@ -65,7 +65,7 @@ pub fn rank_sets(units: &UnitSums, level: f64, draws: usize, seed: u64) -> Optio
     while fold(folded.as_ref().unwrap_or(units)) {
         folded = Some(halved(folded.as_ref().unwrap_or(units)));
     }
-    let units = folded.as_ref().unwrap_or(units);
+    let units = &ordered(folded.as_ref().unwrap_or(units));
     let count = units.sizes.len();
     if count < 2 {
         return None;
@@ -95,6 +95,20 @@ pub fn rank_sets(units: &UnitSums, level: f64, draws: usize, seed: u64) -> Optio
         RankSet { best, worst }
     };
     Some((0..values).map(set).collect())
+}
+
+/// In an order of their own, so that draws do not depend on the order in which samples came.
+fn ordered(units: &UnitSums) -> UnitSums {
+    let mut order: Vec<usize> = (0..units.sizes.len()).collect();
+    order.sort_by(|&a, &b| {
+        let pairs = units.sums[a].iter().zip(&units.sums[b]);
+        let differ = pairs.map(|(x, y)| x.total_cmp(y)).find(|o| o.is_ne());
+        differ.unwrap_or_else(|| units.sizes[a].cmp(&units.sizes[b]))
+    });
+    UnitSums {
+        sums: order.iter().map(|&unit| units.sums[unit].clone()).collect(),
+        sizes: order.iter().map(|&unit| units.sizes[unit]).collect(),
+    }
 }
 
 /// Neighbouring units put together, two and two.
@@ -241,6 +255,16 @@ mod tests {
             assert!(!set.resolved() && set.worst == 4, "{set}");
         }
         assert_eq!((sets[4].best, sets[4].worst), (5, 5));
+    }
+
+    #[test]
+    fn the_order_of_samples_does_not_matter() {
+        let rng = &mut ChaCha8Rng::seed_from_u64(5);
+        let row = |_| (1..6).map(|k| k as f64 * rng.random::<f64>()).collect();
+        let mut rows: Vec<Vec<f64>> = (0..40).map(row).collect();
+        let found = rank_sets(&units(rows.clone()), 0.95, 200, 1);
+        rows.reverse();
+        assert_eq!(rank_sets(&units(rows), 0.95, 200, 1), found);
     }
 
     #[test]
