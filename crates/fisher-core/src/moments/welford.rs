@@ -492,8 +492,8 @@ impl Run {
         let step = mean.minus(&self.mean);
         if let (Some(ours), Some(theirs)) = (&mut self.m2, m2) {
             // Multiplied before it is squared, so that a step whose square alone is out of range counts.
-            let share = (before * (added / after)).sqrt();
-            ours.add(step.high.clone().mul_scalar(share).square());
+            let share = before * (added / after);
+            ours.add(step.high.clone().mul_scalar(share) * step.high.clone());
             ours.add_all(theirs);
         }
         self.mean.add_all(step.times(added / after));

@@ -8,11 +8,13 @@ mod halves;
 mod masks;
 mod overlap;
 mod scores;
+mod suggestion;
 
-pub use advice::{Advice, Suggestion};
+pub use advice::Advice;
 pub use compare::{Comparison, ComparisonConfig, ComparisonReport, spearman};
 pub use masks::{Mask, Masks, Pruning, PruningConfig, Removed, Scope};
 pub use overlap::{Agreement, Ceiling, Overlap, OverlapConfig, OverlapReport, RuleOfThumb};
 pub use scores::{Score, Scores};
+pub use suggestion::Suggestion;
 
 pub use crate::error::ScoreKind;
