@@ -14,7 +14,7 @@ use fisher_core::statistics::{Statistics, TaskStatistics, UnitSums};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, check_argument, check_level};
-use crate::ranks::{RankSet, rank_sets};
+use crate::ranks::{MOST_VALUES, RankSet, rank_sets};
 use crate::report::{bounded, finite, if_finite};
 use crate::shares::{Share, shares};
 
@@ -262,15 +262,20 @@ fn warnings(
     if !copies.is_empty() {
         let samples: usize = copies.iter().map(Vec::len).sum();
         warnings.push(format!(
-            "{samples} samples look like copies of each other (such as {}): errors and ranks take them \
-             for independent; give copies one cluster, or leave them out",
-            copies[0].join(", ")
+            "{samples} samples look like copies of each other (such as {} and {}): errors and ranks take \
+             them for independent; give copies one cluster, or leave them out",
+            copies[0][0], copies[0][1]
+        ));
+    }
+    if parts.iter().any(|ranked| ranked.len() > MOST_VALUES) {
+        warnings.push(format!(
+            "no ranks are tested of more than {MOST_VALUES} layers or heads: all pairs would be too many"
         ));
     }
     if task.layer_units().is_none() {
         warnings.push(
-            "some samples come from a file of an older version, without their totals: ranks and \
-             shares have no sets and intervals"
+            "the totals of some samples were not kept (files of older versions, weights that moved): \
+             ranks and shares have no sets and intervals"
                 .into(),
         );
     }

@@ -35,9 +35,11 @@ impl fmt::Display for RankSet {
 }
 
 /// Products that all draws of the bootstrap may take together.
-const WORK: usize = 1 << 33;
+const WORK: usize = 1 << 32;
 /// Units that are kept apart at least.
 const FEWEST_UNITS: usize = 100;
+/// Values beyond which there are no sets: every draw holds the products of all pairs.
+pub(crate) const MOST_VALUES: usize = 1024;
 /// Relative differences below this are rounding.
 const ROUNDING: f64 = 1e-7;
 
@@ -54,9 +56,13 @@ const ROUNDING: f64 = 1e-7;
 /// that are smaller beyond `c`.
 ///
 /// A value that is 0 in all samples has no logarithm; another is above it where that is `c` of its
-/// own relative errors above 0. `None` for fewer than two units.
+/// own relative errors above 0. `None` for fewer than two units, and for more than 1024 values, of which all
+/// pairs would be too many.
 pub fn rank_sets(units: &UnitSums, level: f64, draws: usize, seed: u64) -> Option<Vec<RankSet>> {
     let values = units.sums.first()?.len();
+    if values > MOST_VALUES {
+        return None;
+    }
     let fold = |units: &UnitSums| {
         let enough = units.sizes.len() / 2 >= FEWEST_UNITS;
         enough && units.sizes.len() * values * values / 2 * draws > WORK

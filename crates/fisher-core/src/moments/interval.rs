@@ -91,7 +91,7 @@ impl MeanEstimate {
             (IntervalMethod::StudentT, _) => {
                 Some(around(student_quantile(upper, (self.units - 1) as f64)))
             }
-            (IntervalMethod::Hall, Some(skewness)) if skewed => {
+            (IntervalMethod::Hall, Some(skewness)) if skewed && skewness.is_finite() => {
                 let root = (self.units as f64).sqrt();
                 let end = |t: f64| (mean - error * hall(t, skewness, root)).max(0.0);
                 let t = few();

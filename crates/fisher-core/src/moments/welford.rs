@@ -86,7 +86,8 @@ pub struct SampleMoments {
     /// Kish's effective number of units, `(Σ x)² / Σ x²`, which is `n / (1 + CV²)`; 0 where all are 0.
     /// Needs two units.
     pub effective: Option<Vec<f64>>,
-    /// The skewness of units, `m₃ / s³`, where a third moment is kept; 0 where they are all alike.
+    /// The skewness of units, `m₃ / s³`, where a third moment is kept; 0 where they are all alike, no number
+    /// where cubes are out of range (then Hall's interval is the log-effective one).
     pub skewness: Option<Vec<f64>>,
 }
 
@@ -112,6 +113,7 @@ impl SampleMoments {
             let pairs = m3.iter().zip(m2);
             pairs.map(|(m3, m2)| skewness(n, *m2, *m3)).collect()
         });
+
         Self {
             count,
             units: count,
@@ -166,12 +168,14 @@ pub fn effective(n: f64, mean: f64, m2: f64) -> f64 {
     n / (1.0 + variation * variation)
 }
 
-/// `(M3 / n) / (M2 / (n − 1))^1.5`
+/// `(M3 / n) / (M2 / (n − 1))^1.5`; 0 where samples are all alike, and infinite or no number where cubes are out
+/// of range.
 pub(crate) fn skewness(n: f64, m2: f64, m3: f64) -> f64 {
+    if m2 == 0.0 {
+        return 0.0;
+    }
     let deviation = (m2 / (n - 1.0)).sqrt();
-    let skewness = m3 / n / deviation / deviation / deviation;
-    // Samples that are all alike, or whose cubes are out of range.
-    if skewness.is_finite() { skewness } else { 0.0 }
+    m3 / n / deviation / deviation / deviation
 }
 
 impl Welford {

@@ -8,9 +8,14 @@ const ALIKE: f64 = 1e-6;
 impl TaskStatistics {
     /// Ids of samples that look like copies: equal tokens, and the traces of all layers and heads equal to 1e-6. They
     /// are not independent, so that error bars over samples are too small. Looked for among samples that
-    /// are units by themselves: those of clusters are taken for dependent already.
+    /// are units by themselves: those of clusters are taken for dependent already, and where units were put together
+    /// ([`TaskStatistics::layer_units`]) none is found.
     pub fn copies(&self) -> Vec<Vec<String>> {
-        let columns = self.rows.columns().max(1);
+        // One number alone may be alike by chance.
+        let columns = self.rows.columns();
+        if !self.has_units() || columns < 2 {
+            return Vec::new();
+        }
         let units: Vec<&[f64]> = self.rows.sums().chunks(columns).collect();
         let alone = self.rows.sizes().iter().map(|size| *size == 1);
         let alone: Vec<bool> = alone.collect();

@@ -1,6 +1,6 @@
 //! The totals of every sample, or of every cluster of samples.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::moments::{effective, skewness};
 
@@ -10,8 +10,8 @@ const HELD: usize = 1 << 20;
 /// Sums of values over units of samples: what is needed to compare values sample by sample.
 ///
 /// A unit is a cluster where samples name one, and else a sample by itself. Where more would be held than
-/// memory is given for, neighbouring units are put together, two and two: fewer units of more
-/// samples, from which errors follow as well.
+/// memory is given for, units are put together, two and two, and units that come later are filled to as many
+/// samples: fewer units of like size, from which errors follow as well.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Rows {
     columns: usize,
@@ -22,6 +22,12 @@ pub(super) struct Rows {
     /// The unit of every sample, in the order in which they came.
     unit_of: Vec<u32>,
     clusters: HashMap<String, u32>,
+    /// Samples that a unit without a cluster is filled to.
+    width: u64,
+    /// The unit that is being filled.
+    open: Option<u32>,
+    /// Whether a sample named its cluster, also where units were given up.
+    clustered: bool,
     held: usize,
 }
 
@@ -87,8 +93,20 @@ impl Rows {
             sizes: Vec::new(),
             unit_of: Vec::new(),
             clusters: HashMap::new(),
+            width: 1,
+            open: None,
+            clustered: false,
             held: HELD,
         }
+    }
+
+    /// Give the units up: of samples of weights that moved.
+    pub(super) fn give_up(&mut self) {
+        *self = Self {
+            clustered: self.clustered,
+            held: self.held,
+            ..Self::new(self.columns)
+        };
     }
 
     /// Of units that were saved, and the cluster of every sample; `Err` when they do not fit.
@@ -109,6 +127,7 @@ impl Rows {
             ..Self::new(columns)
         };
         for (cluster, unit) in clusters.zip(&unit_of) {
+            rows.clustered |= cluster.is_some();
             rows.sizes[*unit as usize] += 1;
             if let Some(cluster) = cluster
                 && *rows.clusters.entry(cluster.to_owned()).or_insert(*unit) != *unit
@@ -119,19 +138,32 @@ impl Rows {
         if rows.sizes.contains(&0) {
             return Err("one of its units has no sample".into());
         }
+        // As wide as the first unit without a cluster, which was filled before others were begun.
+        let named: HashSet<u32> = rows.clusters.values().copied().collect();
+        let plain = (0..units as u32).filter(|unit| !named.contains(unit));
+        let sizes = plain.map(|unit| rows.sizes[unit as usize]);
+        rows.width = sizes.max().unwrap_or(1);
         rows.unit_of = unit_of;
         Ok(rows)
     }
 
     /// Take in the values of a sample.
     pub(super) fn push(&mut self, cluster: Option<&str>, values: &[f64]) {
-        let known = cluster.and_then(|cluster| self.clusters.get(cluster).copied());
+        self.clustered |= cluster.is_some();
+        let known = match cluster {
+            Some(cluster) => self.clusters.get(cluster).copied(),
+            None => self.open,
+        };
         let unit = known.unwrap_or_else(|| self.add(cluster));
         self.unit_of.push(unit);
         self.sizes[unit as usize] += 1;
         let at = unit as usize * self.columns;
         for (sum, value) in self.sums[at..at + self.columns].iter_mut().zip(values) {
             *sum += value;
+        }
+        if cluster.is_none() {
+            let full = self.sizes[unit as usize] >= self.width;
+            self.open = (!full).then_some(unit);
         }
         self.bound();
     }
@@ -175,6 +207,9 @@ impl Rows {
         }
         let moved = other.unit_of.iter().map(|unit| places[*unit as usize]);
         self.unit_of.extend(moved);
+        self.clustered |= other.clustered;
+        self.width = self.width.max(other.width);
+        self.open = None;
         self.drop_empty();
         self.bound();
     }
@@ -194,10 +229,30 @@ impl Rows {
         }
     }
 
-    /// Put neighbours together until no more is held than may be.
+    /// Put units together, the smallest with the largest of those below the width, until no more is held
+    /// than may be.
     fn bound(&mut self) {
         while self.sums.len() > self.held && self.sizes.len() > 2 {
-            self.renumber(|unit| unit / 2);
+            self.width *= 2;
+            let small = |unit: &u32| 2 * self.sizes[*unit as usize] <= self.width;
+            let units: Vec<u32> = (0..self.sizes.len() as u32).filter(small).collect();
+            let mut joined: Vec<Option<u32>> = vec![None; self.sizes.len()];
+            for pair in units.chunks_exact(2) {
+                joined[pair[1] as usize] = Some(pair[0]);
+            }
+            let mut next = 0;
+            let mut numbers = Vec::with_capacity(joined.len());
+            for first in joined {
+                numbers.push(match first {
+                    Some(first) => numbers[first as usize],
+                    None => {
+                        next += 1;
+                        next - 1
+                    }
+                });
+            }
+            self.open = None;
+            self.renumber(|unit| numbers[unit as usize]);
         }
     }
 
@@ -215,7 +270,7 @@ impl Rows {
         self.renumber(|unit| numbers[unit as usize]);
     }
 
-    /// Add every unit to the one that has its new number, which rises with the old one.
+    /// Add every unit to the one that has its new number, which is not above the old one.
     fn renumber(&mut self, number: impl Fn(u32) -> u32) {
         let columns = self.columns;
         let mut units = 0;
@@ -228,7 +283,7 @@ impl Rows {
             }
             self.sizes[to] += size;
             if size > 0 {
-                units = to + 1;
+                units = units.max(to + 1);
             }
         }
         self.sizes.truncate(units);
@@ -243,7 +298,7 @@ impl Rows {
 
     /// Whether any sample named a cluster.
     pub(super) fn has_clusters(&self) -> bool {
-        !self.clusters.is_empty()
+        self.clustered
     }
 
     /// `[units, columns]`
@@ -337,9 +392,33 @@ mod tests {
                 samples.iter().map(|(c, _)| c.map(|c| c.to_string())).collect();
             let names = names.iter().map(Option::as_deref);
             let read = Rows::of_saved(1, rows.sums.clone(), rows.unit_of.clone(), names);
-            let read = Rows { held, ..read.expect("units") };
-            prop_assert_eq!(read, rows);
+            let read = read.expect("units");
+            prop_assert_eq!(&read.sums, &rows.sums);
+            prop_assert_eq!((read.sizes, read.unit_of), (rows.sizes, rows.unit_of));
+            prop_assert_eq!((read.clusters, read.clustered), (rows.clusters, rows.clustered));
         }
+    }
+
+    /// Far more samples than are held: units stay of like size.
+    #[test]
+    fn units_grow_alike() {
+        let samples: Vec<(Option<u8>, f64)> = (0..6000).map(|i| (None, f64::from(i % 7))).collect();
+        let rows = filled(&samples, 120);
+        let (least, most) = (rows.sizes.iter().min(), rows.sizes.iter().max());
+        assert!(
+            rows.sizes.len() >= 60 && most <= Some(&128),
+            "{least:?} {most:?}"
+        );
+        let small = rows.sizes.iter().filter(|size| **size < 32).count();
+        assert!(small <= 2, "{:?}", rows.sizes);
+        // The error is that of samples.
+        let units = rows.units(0..1);
+        let mean = units.sums.iter().map(|s| s[0]).sum::<f64>() / 6000.0;
+        let error = units.errors(&[mean]).standard_error.expect("units")[0];
+        assert!(
+            (0.5..1.5).contains(&(error / (2.0 / 6000f64.sqrt()))),
+            "{error}"
+        );
     }
 
     #[test]

@@ -151,7 +151,8 @@ impl TaskStatistics {
 
     /// Traces of whole layers, summed over units of samples: each cluster is one, and each sample
     /// that names none. Where samples times layers and heads are more than a million numbers, neighbouring
-    /// units are put together. `None` where some of the samples come from a file of an older version.
+    /// units are put together. `None` where those of some samples were not kept: files of older versions,
+    /// weights that moved.
     pub fn layer_units(&self) -> Option<UnitSums> {
         self.has_units().then(|| self.rows.units(0..self.layers))
     }

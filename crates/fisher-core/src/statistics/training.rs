@@ -21,7 +21,11 @@ impl<C: ContributionUnit> Statistics<C> {
         };
         self.provenance.steps = (!self.tasks.is_empty()).then_some(one);
         let tasks = self.tasks.values_mut();
-        tasks.for_each(|task| task.samples.at_step(step));
+        tasks.for_each(|task| {
+            task.samples.at_step(step);
+            // Totals of every sample would grow with the training, and be of other weights each.
+            task.rows.give_up();
+        });
         self
     }
 }
