@@ -253,8 +253,8 @@ fn warnings(
         let none = below(FEWEST_FOR_INTERVAL).count();
         warnings.push(format!(
             "{few} of {} layers and heads rest on fewer than {FEWEST_FOR_TRUST} effective samples, the \
-             least on {effective:.1} ({}): a few samples make most of their F, and others could change it; \
-             {none} have no interval because they rest on fewer than {FEWEST_FOR_INTERVAL}",
+             least on {effective:.1} ({}): other samples could change their F much; {none} rest on fewer \
+             than {FEWEST_FOR_INTERVAL} and have no interval",
             all[0] + all[1],
             least.name
         ));

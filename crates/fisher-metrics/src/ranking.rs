@@ -266,9 +266,8 @@ fn warnings(top: &[RankedGroup], independent: bool) -> Vec<String> {
         return Vec::new();
     }
     vec![format!(
-        "{} of the {} groups listed rest on fewer than {FEWEST_FOR_TRUST} effective samples: a few samples \
-         make most of their F, and others could change it; {} have no interval because they rest on \
-         fewer than {FEWEST_FOR_INTERVAL}",
+        "{} of the {} groups listed rest on fewer than {FEWEST_FOR_TRUST} effective samples: other \
+         samples could change their F much; {} have no interval because they rest on fewer than {FEWEST_FOR_INTERVAL}",
         below(FEWEST_FOR_TRUST),
         top.len(),
         below(FEWEST_FOR_INTERVAL)
