@@ -63,8 +63,11 @@ pub struct Conflict {
     pub cosine: f64,
     /// `½‖ĝ_i − ĝ_j‖ = √((1 − cos)/2)` of the unit vectors, from 0 to 1.
     pub separation: f64,
-    /// The false discovery rate at which the pair is called: at most α for conflicts. `None` where it
-    /// was only listed.
+    /// At most α for conflicts, `None` where the pair was only listed. The larger of two numbers: the
+    /// least ratio, over all thresholds that call the pair, of decoys (and one) to pairs called in its
+    /// slice, and the slice's q of calling as many pairs. Where no pair of any slice conflicts, calling
+    /// any is as rare as α; the share of false ones among pairs called is held at α only where signs of
+    /// other pairs are independent.
     pub q: Option<f64>,
 }
 
