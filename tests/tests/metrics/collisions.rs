@@ -518,7 +518,8 @@ fn skewed_directions_keep_their_size() {
             .expect("a test");
         opposed += usize::from(sign.p_low <= 0.05);
         aligned += usize::from(sign.p_high <= 0.05);
-        covered += usize::from(sign.interval[0] <= 0.0 && sign.interval[1] >= 0.0);
+        let [low, high] = sign.at_level(0.95).expect("a level").interval;
+        covered += usize::from(low <= 0.0 && high >= 0.0);
     }
     // 0.05 and three standard errors; 0.95 less as many.
     assert!(
