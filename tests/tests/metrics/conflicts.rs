@@ -81,6 +81,7 @@ fn golden_numbers_agree(
             let separation = report.conflicts.iter().map(|c| (c.cosine, c.separation));
             separation.for_each(|(c, d)| assert!((2.0 * d * d - (1.0 - c)).abs() < 1e-12));
         }
+        agree("bounds", &report.bounds.into(), &expected[space]["bounds"]);
         let together = serde_json::to_value(report.together).expect("JSON");
         agree("together", &together, &expected[space]["together"]);
         let p = expected["lengths"]["p"].as_f64().expect("a number");

@@ -133,11 +133,17 @@ impl Plan {
         let scores = tasks.iter().map(|task| Scores::grouped(statistics, task));
         let scores = scores.collect::<Result<Vec<_>, _>>()?;
         let halves = match (store, tasks) {
-            (Some(store), [_, _]) if self.wants(4) => self.halves(tasks, &scores, store)?,
-            (None, [_, _]) if self.wants(4) => Err("gradients of samples were not kept".into()),
-            _ => Ok(None),
+            (Some(store), [_, _]) if self.wants(4) => Some(self.halves(tasks, &scores, store)?),
+            (None, [_, _]) if self.wants(4) => {
+                Some(Err("gradients of samples were not kept".into()))
+            }
+            _ => None,
         };
-        let halves = halves.unwrap_or_else(|why| {
+        let halves = halves.and_then(|halves| {
+            let why = match halves {
+                Ok(halves) => return Some(halves),
+                Err(why) => why,
+            };
             let said = format!("halves of tasks are left out of the overlap: {why}");
             println!("  {said}");
             findings.without_halves = Some(said);
@@ -187,7 +193,7 @@ impl Plan {
         tasks: &[String],
         scores: &[Scores],
         store: &GradientStore,
-    ) -> Result<Result<Option<Halves>, String>, Error> {
+    ) -> Result<Result<Halves, String>, Error> {
         let kept = |scores: &Scores| {
             let mut sets = scores.sets().iter();
             sets.all(|set| store.catalogue().get(set.path()).is_some())
@@ -212,7 +218,7 @@ impl Plan {
             found => found.map(Some),
         };
         Ok(match (halves(0)?, halves(1)?) {
-            (Some(a), Some(b)) => Ok(Some([a, b])),
+            (Some(a), Some(b)) => Ok([a, b]),
             (None, _) => Err(format!("all samples of {} are of one cluster", tasks[0])),
             (_, None) => Err(format!("all samples of {} are of one cluster", tasks[1])),
         })
