@@ -205,9 +205,8 @@ impl Relabellings {
             None => {
                 let rng = &mut ChaCha8Rng::seed_from_u64(self.seed);
                 let hopeless = |low: usize| (1 + low) as f64 > self.hopeful * FIRST as f64;
-                let ends = |drawn: usize, low: usize| {
-                    low >= ENOUGH || (drawn == FIRST && hopeless(low))
-                };
+                let ends =
+                    |drawn: usize, low: usize| low >= ENOUGH || (drawn == FIRST && hopeless(low));
                 let enough = (1..=self.draws).find(|k| ends(*k, count(&self.draw(rng))));
                 (1 + enough.unwrap_or(self.draws)) as f64
             }

@@ -251,3 +251,26 @@ impl Conflicts {
         Ok(tested.collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::correction::Correction;
+
+    /// One slice among them can be selected, at no more draws than can be paid.
+    #[test]
+    fn draws_are_enough_and_not_too_many() {
+        let config = ConflictsConfig::new();
+        assert_eq!(default_draws(&config, 1), [1000, 1000]);
+        assert_eq!(default_draws(&config, 40), [16_000, 1600]);
+        assert_eq!(default_draws(&config, 300), [20_000, 12_000]);
+        assert_eq!(default_draws(&config, 4096), [163_840, 163_840]);
+        let harsh = config.with_correction(Correction::BenjaminiYekutieli);
+        for slices in [1, 7, 300, 4096] {
+            let least = harsh.correction.factor(slices);
+            for draws in default_draws(&harsh, slices) {
+                assert!(least / (1 + draws) as f64 <= harsh.alpha, "{slices}");
+            }
+        }
+    }
+}

@@ -190,8 +190,14 @@ impl ConflictReport {
         };
         match self.pairs() {
             0 => "no pair of samples conflicts".into(),
-            1 => format!("1 pair of samples conflicts, {} in all slices", times(self.total)),
-            n => format!("{n} pairs of samples conflict, {} in all slices", times(self.total)),
+            1 => format!(
+                "1 pair of samples conflicts, {} in all slices",
+                times(self.total)
+            ),
+            n => format!(
+                "{n} pairs of samples conflict, {} in all slices",
+                times(self.total)
+            ),
         }
     }
 

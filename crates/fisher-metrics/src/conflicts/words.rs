@@ -107,7 +107,9 @@ pub(super) fn warnings(
     ));
     let needed = (1.0 / alpha).ceil();
     warnings.extend(of_slices(
-        &format!("no pair can conflict, because it takes {needed} pairs of independent samples at least,"),
+        &format!(
+            "no pair can conflict, because it takes {needed} pairs of independent samples at least,"
+        ),
         &of(&|_, t| (t.independent.iter().product::<usize>() as f64) < needed),
     ));
     warnings.extend(of_slices(
