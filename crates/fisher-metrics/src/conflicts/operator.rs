@@ -58,7 +58,7 @@ fn default_draws(config: &ConflictsConfig, slices: usize) -> [usize; 2] {
     [relabellings, few.max(1000)]
 }
 
-/// Relabellings that are made before the smallest p is allowed to be less than well below α.
+/// Up to so many relabellings the smallest p is a twentieth of what selects a slice; beyond, half of it.
 const AFFORDABLE: usize = 20_000;
 
 /// Whether slices of whole parameters share one. Slices of heads are cut from a parameter, and disjoint.
