@@ -91,7 +91,7 @@ fn compare(report: &InterferenceReport, ablated: &[Ablated]) {
         let slices = report.blocks().into_iter();
         let slices = slices.filter_map(|block| report.slice(block, head.layer, head.head));
         let slices: Vec<_> = slices.collect();
-        let score: f64 = slices.iter().map(|s| s.mean).sum();
+        let score: f64 = slices.iter().map(|s| s.shown()).sum();
         let tests = slices.iter().filter_map(|s| s.significance);
         let marked = tests.filter(|test| test.resolved()).count();
         let [induction, maximum] = head.increase;

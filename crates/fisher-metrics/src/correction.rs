@@ -43,7 +43,7 @@ impl Correction {
     }
 
     /// What p is multiplied by where it is the smallest of `tests`.
-    fn factor(self, tests: usize) -> f64 {
+    pub(crate) fn factor(self, tests: usize) -> f64 {
         let count = tests as f64;
         let harmonic = || (1..=tests).map(|k| 1.0 / k as f64).sum::<f64>();
         match self {

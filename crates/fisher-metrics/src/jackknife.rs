@@ -48,7 +48,8 @@ pub struct Jackknife {
     pub p_high: f64,
     /// The coverage asked of the interval.
     pub level: f64,
-    /// Of the mean; it leaves 0 out exactly where [`Jackknife::two_sided`] is at most `1 − level`.
+    /// Of the mean; it leaves 0 out exactly where [`Jackknife::two_sided`] is at most `1 − level`, unless
+    /// its ends are bounds of unlike levels ([`Jackknife::with_bounds`]).
     pub interval: [f64; 2],
 }
 
@@ -170,14 +171,34 @@ impl Jackknife {
         Ok(self.settled(level))
     }
 
+    /// The same with an interval whose lower and upper end are one-sided bounds of these levels: it lies
+    /// above 0 exactly where `p_high` is at most `1 − lower`, and below 0 where `p_low` is at most
+    /// `1 − upper`. Its `level` is `lower + upper − 1`.
+    ///
+    /// # Errors
+    /// [`fisher_core::Error::Argument`] unless both are between 0 and 1.
+    pub fn with_bounds(self, [lower, upper]: [f64; 2]) -> Result<Self> {
+        check_level(lower)?;
+        check_level(upper)?;
+        Ok(self.bounded([lower, upper]))
+    }
+
     fn settled(self, level: f64) -> Self {
-        let q = student_quantile(0.5 + level / 2.0, self.degrees as f64);
-        let [down, up] = [-q, q].map(|q| unhall(q, self.skewness));
         Self {
             level,
+            ..self.bounded([0.5 + level / 2.0; 2])
+        }
+    }
+
+    /// [`Jackknife::with_bounds`] of levels that were checked.
+    pub(crate) fn bounded(self, levels: [f64; 2]) -> Self {
+        let [low, high] = levels.map(|level| student_quantile(level, self.degrees as f64));
+        let [down, up] = [-high, low].map(|q| unhall(q, self.skewness));
+        Self {
+            level: levels[0] + levels[1] - 1.0,
             interval: [
-                self.mean - self.standard_error * up.max(q),
-                self.mean - self.standard_error * down.min(-q),
+                self.mean - self.standard_error * up.max(low),
+                self.mean - self.standard_error * down.min(-high),
             ],
             ..self
         }
@@ -392,6 +413,13 @@ mod tests {
             prop_assert!(found.interval[0] < found.mean && found.mean < found.interval[1]);
             let back = unhall(hall(found.t, found.skewness), found.skewness);
             prop_assert!((back - found.t).abs() < 1e-7 * (1.0 + found.t.abs()));
+            for (k, one_sided) in [(0, found.p_high), (1, found.p_low)] {
+                let mut levels = [0.99; 2];
+                levels[k] = level;
+                let ends = found.with_bounds(levels).expect("levels").interval;
+                let out = [ends[0] > 0.0, ends[1] < 0.0][k];
+                prop_assert!((one_sided - (1.0 - level)).abs() < 1e-9 || out == (one_sided <= 1.0 - level));
+            }
             let scaled: Vec<f64> = cross.iter().map(|x| 1e-9 * x).collect();
             let scaled = test(&scaled, [&each(5), &each(4)]);
             prop_assert!((scaled.two_sided() - p).abs() < 1e-9);

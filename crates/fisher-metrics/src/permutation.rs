@@ -9,9 +9,12 @@ use serde::{Deserialize, Serialize};
 /// As many relabellings are counted out; more are sampled.
 const EXACT: u128 = 10_000;
 
-/// Sampling ends early once so many relabellings lie on either side of what was observed: p is known
-/// by then, and is not small (Besag & Clifford 1991).
+/// Sampling ends early once so many relabellings have a statistic as small as was observed: `p_low` is
+/// known by then, and is not small (Besag & Clifford 1991).
 const ENOUGH: usize = 200;
+
+/// Relabellings after which it ends where `p_low` is too large to matter.
+const FIRST: usize = 1000;
 
 /// Ways to call some of the samples the first task. Clusters of samples move whole, and within strata
 /// where there are any.
@@ -29,6 +32,8 @@ pub(crate) struct Relabellings {
     all: Option<Vec<Vec<u32>>>,
     draws: usize,
     seed: u64,
+    /// The largest `p_low` that matters.
+    hopeful: f64,
 }
 
 /// The test of a matrix of scores between samples against relabelled tasks.
@@ -40,18 +45,11 @@ pub struct Relabelled {
     /// The share of relabellings whose statistic is as small: small where scores across the tasks are
     /// lower than within them.
     pub p_low: f64,
-    /// The share of relabellings whose statistic is as large.
+    /// The share of relabellings whose statistic is as large, of as many as `p_low` took.
     pub p_high: f64,
     /// Whether all relabellings were counted. Otherwise they were sampled and p is
     /// `(1 + hits) / (1 + draws)`, never 0.
     pub exact: bool,
-}
-
-impl Relabelled {
-    /// `min(1, 2 · min(p_low, p_high))`.
-    pub fn two_sided(&self) -> f64 {
-        (2.0 * self.p_low.min(self.p_high)).min(1.0)
-    }
 }
 
 impl Relabellings {
@@ -115,7 +113,13 @@ impl Relabellings {
             all,
             draws,
             seed,
+            hopeful: 1.0,
         }
+    }
+
+    /// The same, that give up after 1000 draws where `p_low` is above `hopeful` by then.
+    pub(crate) fn while_below(self, hopeful: f64) -> Self {
+        Self { hopeful, ..self }
     }
 
     /// The smallest p there can be.
@@ -185,7 +189,7 @@ impl Relabellings {
             let found = statistic(set);
             low += usize::from(found <= observed + slack);
             high += usize::from(found >= observed - slack);
-            low.min(high) >= ENOUGH
+            low
         };
         let share = |hits: usize| match &self.all {
             Some(all) => hits as f64 / all.len() as f64,
@@ -200,7 +204,10 @@ impl Relabellings {
             }
             None => {
                 let rng = &mut ChaCha8Rng::seed_from_u64(self.seed);
-                let enough = (1..=self.draws).find(|_| count(&self.draw(rng)));
+                let hopeless = |low: usize| (1 + low) as f64 > self.hopeful * FIRST as f64;
+                let ends =
+                    |drawn: usize, low: usize| low >= ENOUGH || (drawn == FIRST && hopeless(low));
+                let enough = (1..=self.draws).find(|k| ends(*k, count(&self.draw(rng))));
                 (1 + enough.unwrap_or(self.draws)) as f64
             }
         };

@@ -348,11 +348,14 @@ fn main() -> Result<()> {
     let seeds: Vec<usize> = (0..gains.len()).collect();
     let gain = clustered_mean(&gains, &seeds);
     let interval = gain.interval(0.95, IntervalMethod::StudentT)?;
+    let said = match &interval {
+        Some(of) if of.lower > 0.0 => format!("lowers beta's loss by {:.3} more than", gain.mean),
+        Some(of) if of.upper < 0.0 => format!("raises beta's loss by {:.3} more than", -gain.mean),
+        _ => format!("changes beta's loss by {:+.3} beside", -gain.mean),
+    };
     let interval = interval.map(|of| format!("95 % interval {:.3} … {:.3}", of.lower, of.upper));
     println!(
-        "\nLeaving out what was found lowers beta's loss by {:.3} more than leaving out as many at random \
-         ({}, {} seeds, paired).",
-        gain.mean,
+        "\nLeaving out what was found {said} leaving out as many at random (gain: {}, {} seeds, paired).",
         interval.unwrap_or_else(|| "no interval of one seed".into()),
         gains.len()
     );

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 from scipy import stats
 
 # So few samples can only be called at a level at which half may be false.
-ALPHA, FLOOR, LEVEL = 0.5, 0.1, 0.95
+ALPHA, FLOOR, LEVEL = 0.5, 0.1, 0.95  # the level is that of inner products
 
 
 def step_up(p):
@@ -55,13 +55,19 @@ def sign(cross):
     t, degrees = mean / error, min(n_a, n_b) - 1
     hall = t + skewness * t**2 / 3 + skewness**2 * t**3 / 27 + skewness / 6
     inverse = lambda z: 3 / skewness * (np.cbrt(1 + skewness * (z - skewness / 6)) - 1)
-    z = stats.t.ppf((1 + LEVEL) / 2, degrees)
-    return {
+
+    def interval(low, high):
+        """Ends that are one-sided bounds of these levels."""
+        z, y = stats.t.ppf(low, degrees), stats.t.ppf(high, degrees)
+        return [mean - error * max(z, inverse(z)), mean - error * min(-y, inverse(-y))]
+
+    found = {
         "mean": mean, "standard_error": error, "t": t, "skewness": skewness, "degrees": degrees,
         "p_low": max(stats.t.cdf(x, degrees) for x in (t, hall)),
         "p_high": max(stats.t.sf(x, degrees) for x in (t, hall)),
-        "interval": [mean - error * max(z, inverse(z)), mean - error * min(-z, inverse(-z))],
+        "level": LEVEL, "interval": interval((1 + LEVEL) / 2, (1 + LEVEL) / 2),
     }
+    return found, interval
 
 
 def mirror(cross):
@@ -97,7 +103,7 @@ def mean_gradients(gram, n_a):
         return inner / np.sqrt(u * v) if u > 0 and v > 0 else None
 
     a, b = list(range(n_a)), list(range(n_a, len(gram)))
-    found = {"inner": sign(gram[:n_a, n_a:]), "cosine": None}
+    found = {"inner": sign(gram[:n_a, n_a:])[0], "cosine": None}
     if cosine(a, b) is not None:
         without = [[cosine([i for i in a if i != k], b) for k in a], [cosine(a, [i for i in b if i != k]) for k in b]]
         defined = all(x is not None for side in without for x in side)
@@ -115,7 +121,7 @@ def write(folder):
     tokens = np.array(tasks["alpha"]["tokens"] + tasks["beta_two"]["tokens"], float)
     report = {"lengths": {"p": stats.mannwhitneyu(tokens[:n_a], tokens[n_a:], method="asymptotic").pvalue}}
     for space in ("raw", "fisher"):
-        slices, together = {}, 0
+        slices, intervals, together = {}, {}, 0
         for name in parameters:
             rows = np.stack([tensors[f"{task}/gradient/{i}/{name}"].ravel() for task in tasks for i in tasks[task]["ids"]])
             if space == "fisher":
@@ -127,7 +133,8 @@ def write(folder):
             cosine = gram / np.outer(norms, norms)
             cross = cosine[:n_a, n_a:]
             statistic, p = relabelled(cosine, n_a)
-            slices[name] = {"mean_cosine": cross.mean(), "sign": sign(cross), "exact": True,
+            of_sign, intervals[name] = sign(cross)
+            slices[name] = {"mean_cosine": cross.mean(), "sign": of_sign, "exact": True,
                             "apart": {"statistic": statistic, "p": p}, "p_pairs": flipped(cross),
                             "gradients": mean_gradients(gram, n_a), "cosine": cross.tolist(), "mirror": mirror(cross)}
         for side, question in (("p_low", "opposed"), ("p_high", "aligned")):
@@ -136,6 +143,13 @@ def write(folder):
         for question in ("apart", "opposed", "aligned"):
             for of, q in zip(slices.values(), step_up([of[question]["p"] for of in slices.values()])):
                 of[question]["q"] = q
+        # The interval leaves 0 out on a side where q of that side's question is at most alpha.
+        selected = {v: max(1, sum(of[v]["q"] <= ALPHA for of in slices.values())) for v in ("aligned", "opposed")}
+        bounds = [1 - ALPHA * selected[v] / len(slices) for v in ("aligned", "opposed")]
+        for name, of in slices.items():
+            low, high = intervals[name](*bounds)
+            assert (high < 0) == (of["opposed"]["q"] <= ALPHA) and (low > 0) == (of["aligned"]["q"] <= ALPHA), name
+            of["sign"] |= {"level": sum(bounds) - 1, "interval": [low, high]}
         for of, q in zip(slices.values(), step_up([of["p_pairs"] for of in slices.values()])):
             pairs = np.maximum(of.pop("mirror"), q)
             conflicts = int(((pairs <= ALPHA) & (np.array(of["cosine"]) < 0)).sum())
@@ -143,7 +157,7 @@ def write(folder):
             verdict = next((v for v, yes in answers.items() if yes), "unresolved")
             of |= {"q_pairs": q, "conflicts": conflicts, "verdict": verdict,
                    "pairs": {"cosine": of.pop("cosine"), "q": pairs.tolist()}}
-        report[space] = {"slices": slices, "together": mean_gradients(together, n_a)}
+        report[space] = {"slices": slices, "bounds": bounds, "together": mean_gradients(together, n_a)}
     text = json.dumps(report, indent=None, default=float)
     (folder / "expected-conflicts.json").write_text(text + "\n")
 

@@ -278,6 +278,13 @@ fn one_slice_among_many_is_selected(
     }
     assert!(found.aligned.expect("an answer").q > 0.9);
     assert_eq!(found.conflicts, counts[0] * counts[1]);
+    assert!(report.pairs() >= found.conflicts && report.pairs() <= report.total);
+    // Intervals and verdicts are one statement.
+    for slice in &report.slices {
+        let [low, high] = slice.sign.expect("a test").interval;
+        assert_eq!(high < 0.0, slice.verdict == Verdict::Opposed, "{slice:?}");
+        assert_eq!(low > 0.0, slice.verdict == Verdict::Aligned, "{slice:?}");
+    }
     assert_eq!(report.by_evidence()[0].name, name(7));
     assert!(!warned(&report, "no single slice"));
     // With few relabellings none could be, and that is said.
@@ -518,7 +525,8 @@ fn skewed_directions_keep_their_size() {
             .expect("a test");
         opposed += usize::from(sign.p_low <= 0.05);
         aligned += usize::from(sign.p_high <= 0.05);
-        covered += usize::from(sign.interval[0] <= 0.0 && sign.interval[1] >= 0.0);
+        let [low, high] = sign.at_level(0.95).expect("a level").interval;
+        covered += usize::from(low <= 0.0 && high >= 0.0);
     }
     // 0.05 and three standard errors; 0.95 less as many.
     assert!(

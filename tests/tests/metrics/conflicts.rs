@@ -81,6 +81,7 @@ fn golden_numbers_agree(
             let separation = report.conflicts.iter().map(|c| (c.cosine, c.separation));
             separation.for_each(|(c, d)| assert!((2.0 * d * d - (1.0 - c)).abs() < 1e-12));
         }
+        agree("bounds", &report.bounds.into(), &expected[space]["bounds"]);
         let together = serde_json::to_value(report.together).expect("JSON");
         agree("together", &together, &expected[space]["together"]);
         let p = expected["lengths"]["p"].as_f64().expect("a number");
@@ -192,7 +193,14 @@ fn slices_are_what_they_say() {
 
     let names = ["model.norm.weight", "lm_head.weight"];
     let group = ParamGroup::from_paths(names.to_vec());
-    let report = run(SliceBy::Chosen(vec![("the end".into(), group)]));
+    // Sets that overlap do not add up.
+    let set = |name: &str| (name.to_owned(), group.clone());
+    let twice = run(SliceBy::Chosen(vec![set("one"), set("same")]));
+    assert!(twice.together.is_none() && twice.collision().is_none());
+    let said = |warning: &String| warning.contains("the chosen sets overlap");
+    assert!(twice.warnings.iter().any(said), "{:?}", twice.warnings);
+    let report = run(SliceBy::Chosen(vec![set("the end")]));
+    assert!(report.together.is_some() && !report.warnings.iter().any(said));
     let mut parts = names.map(whole).to_vec();
     parts.sort_by_key(|(path, _)| catalogue.parameters().iter().position(|p| p.path() == path));
     check(slice(&report, "the end"), &parts);

@@ -174,6 +174,9 @@ fn golden_signs_agree(
             }
             let verdict = serde_json::to_value(found.verdict).expect("JSON");
             assert_eq!(verdict, expected[&*key]["verdict"]);
+            // Maps show what was tested.
+            let shown = report.map(slice.block)[slice.layer][slice.heads[0]];
+            assert_eq!(shown, test.mean);
         }
     }
 }

@@ -49,6 +49,8 @@ pub struct Findings {
     pub brain_damage: Vec<(String, Masks)>,
     /// Phase 4, by scope and sparsity.
     pub overlap: Vec<(String, OverlapReport)>,
+    /// Why overlap has no halves of tasks beside it, where it has none.
+    pub without_halves: Option<String>,
     /// What all overlaps suggest together.
     pub suggestion: Option<Suggestion>,
     /// Phase 5: `raw` and `fisher` (whitened), by parameter.
@@ -58,6 +60,9 @@ pub struct Findings {
     /// Phase 7.
     pub uses: Uses,
 }
+
+/// Scores of halves of each of two tasks, split by split.
+type Halves = [Vec<[Scores; 2]>; 2];
 
 /// Ways in which samples are halved, to see how far a task agrees with itself.
 const SPLITS: usize = 10;
@@ -128,9 +133,22 @@ impl Plan {
         let scores = tasks.iter().map(|task| Scores::grouped(statistics, task));
         let scores = scores.collect::<Result<Vec<_>, _>>()?;
         let halves = match (store, tasks) {
-            (Some(store), [_, _]) if self.wants(4) => self.halves(tasks, &scores, store)?,
+            (Some(store), [_, _]) if self.wants(4) => Some(self.halves(tasks, &scores, store)?),
+            (None, [_, _]) if self.wants(4) => {
+                Some(Err("gradients of samples were not kept".into()))
+            }
             _ => None,
         };
+        let halves = halves.and_then(|halves| {
+            let why = match halves {
+                Ok(halves) => return Some(halves),
+                Err(why) => why,
+            };
+            let said = format!("halves of tasks are left out of the overlap: {why}");
+            println!("  {said}");
+            findings.without_halves = Some(said);
+            None
+        });
         for (scope, name) in [(Scope::Global, "global"), (Scope::Tensor, "tensor")] {
             for sparsity in &self.sparsities {
                 let key = format!("{name}@{sparsity}");
@@ -169,29 +187,41 @@ impl Plan {
         Ok(())
     }
 
-    /// The scores of halves of both tasks, where each has enough samples and all their gradients are
-    /// kept.
+    /// The scores of halves of both tasks, or why there are none.
     fn halves(
         &self,
         tasks: &[String],
         scores: &[Scores],
         store: &GradientStore,
-    ) -> Result<Option<[Vec<[Scores; 2]>; 2]>, Error> {
+    ) -> Result<Result<Halves, String>, Error> {
         let kept = |scores: &Scores| {
             let mut sets = scores.sets().iter();
             sets.all(|set| store.catalogue().get(set.path()).is_some())
         };
         let numbers: usize = scores.iter().map(|s| 3 * (SPLITS + 1) * s.count()).sum();
         let few = |task: &String| store.samples(task).len() < 4;
-        if !scores.iter().all(kept) || tasks.iter().any(few) || 8 * numbers > self.memory {
-            return Ok(None);
+        if !scores.iter().all(kept) {
+            return Ok(Err("gradients of some parameters were not kept".into()));
+        }
+        if let Some(task) = tasks.iter().find(|task| few(task)) {
+            return Ok(Err(format!("{task} has fewer than 4 samples")));
+        }
+        if 8 * numbers > self.memory {
+            let size = 8.0 * numbers as f64 / 1e9;
+            return Ok(Err(format!(
+                "their scores are {size:.1} GB, more than --memory"
+            )));
         }
         let halves = |at: usize| match scores[at].halves(store, &tasks[at], SPLITS, self.seed) {
             // All of one cluster.
             Err(Error::TooFewSamples { .. }) => Ok(None),
             found => found.map(Some),
         };
-        Ok(halves(0)?.zip(halves(1)?).map(<[_; 2]>::from))
+        Ok(match (halves(0)?, halves(1)?) {
+            (Some(a), Some(b)) => Ok([a, b]),
+            (None, _) => Err(format!("all samples of {} are of one cluster", tasks[0])),
+            (_, None) => Err(format!("all samples of {} are of one cluster", tasks[1])),
+        })
     }
 
     fn collide(

@@ -211,6 +211,10 @@ pub fn report(run: Value, measured: &[Measured], findings: &Findings) -> Value {
         if let Some(importance) = findings.importance.iter().find(|r| r.task == *task) {
             entry["layers"] = json!(importance.layers);
             entry["heads"] = json!(importance.heads);
+            entry["attention"] = json!(importance.attention);
+            entry["clusters"] = json!(importance.clusters);
+            entry["copies"] = json!(importance.copies);
+            entry["warnings"] = json!(importance.warnings);
         }
         let masks = findings.masks.iter().filter(|(of, _, _)| of == task);
         let masks: Map<String, Value> = masks.map(|(_, key, m)| (key.clone(), bits(m))).collect();
@@ -246,6 +250,7 @@ pub fn report(run: Value, measured: &[Measured], findings: &Findings) -> Value {
     });
     document["overlap"] = Value::Object(overlap.collect());
     document["overlap_suggests"] = json!(findings.suggestion);
+    document["without_halves"] = json!(findings.without_halves);
     let conflicts = findings.conflicts.iter().map(|(space, report)| {
         let slices = report.slices.iter().map(|slice| {
             let mut entry = json!(slice);
@@ -323,7 +328,9 @@ fn summary(report: &ConflictReport) -> Value {
         "copies": report.copies,
         "lengths": report.lengths,
         "together": report.together,
+        "bounds": report.bounds,
         "total": report.total,
+        "pairs": report.pairs(),
         "conflicts": report.conflicts,
         "lowest": report.lowest,
         "components": report.components,

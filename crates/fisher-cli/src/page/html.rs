@@ -99,10 +99,10 @@ impl Page<'_> {
             if let Some(layer) = layer {
                 let head = head.map_or(String::new(), |head| {
                     let (name, sure) = (escaped(&head.name), sure(head));
-                    format!("; of the heads {name} has most{sure}")
+                    format!("; of the heads {name} has the largest{sure}")
                 });
                 said.push(format!(
-                    "In these samples of <b>{}</b>, <b>{}</b> has most of the Fisher information, {}{}{head}.",
+                    "In these samples of <b>{}</b>, <b>{}</b> has the largest share of the Fisher information, {}{}{head}.",
                     escaped(&report.task),
                     escaped(&layer.name),
                     share(layer.share),
@@ -122,14 +122,14 @@ impl Page<'_> {
         }
         if let Some((_, report)) = self.findings.conflicts.first() {
             said.push(format!(
-                "Expected gradients of the tasks are opposed in {} of {} parameters and aligned in {} (q ≤ \
-                 {}, {}); {} of samples conflict.",
+                "The expected cosine between samples of the tasks is negative in {} of {} parameters and \
+                 positive in {} (q ≤ {}, {}); {}.",
                 report.count(Verdict::Opposed),
                 report.slices.len(),
                 report.count(Verdict::Aligned),
                 report.settings.alpha,
                 report.space(),
-                count(report.total, "pair")
+                report.counted()
             ));
         }
         if said.is_empty() {
@@ -254,6 +254,9 @@ impl Page<'_> {
             );
         }
         let _ = write!(text, "</tbody></table></div><p>{}</p>", self.suggestion());
+        if let Some(why) = &self.findings.without_halves {
+            note(&mut text, why);
+        }
         if let Some(comparison) = &self.findings.comparison {
             let _ = write!(
                 text,
@@ -283,8 +286,11 @@ impl Page<'_> {
         text.push_str(
             "<p>A parameter is <i>opposed</i> where the expected cosine of gradients across the tasks is \
              negative, <i>aligned</i> where it is positive, and <i>apart</i> where gradients differ by task \
-             and no sign is known; q is the false discovery rate over parameters. Two samples conflict \
-             where their cosine is lower than as many positive cosines would allow by chance.</p>",
+             and no sign is known; q is the false discovery rate over parameters. Two samples conflict in \
+             a parameter where their cosine is at least as far below 0 as a threshold, no smaller than a \
+             floor, beyond which so few cosines are positive that these, counted as noise, are no more than \
+             a share α of the negative ones, and where drawing the signs of whole samples at random would \
+             hardly ever call as many pairs.</p>",
         );
         for (space, report) in &self.findings.conflicts {
             let heading = match *space {

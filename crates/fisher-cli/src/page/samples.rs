@@ -13,14 +13,14 @@ pub(super) fn collisions(text: &mut String, report: &ConflictReport) {
     let _ = write!(
         text,
         "<p>Of {} parameters {} are opposed, {} aligned, {} apart without a sign and {} unresolved (q ≤ {}); \
-         {} of samples conflict{}.</p>",
+         {}{}.</p>",
         report.slices.len(),
         report.count(Verdict::Opposed),
         report.count(Verdict::Aligned),
         report.count(Verdict::Apart),
         report.count(Verdict::Unresolved),
         report.settings.alpha,
-        count(report.total, "pair"),
+        report.counted(),
         match report.components.len() {
             0 => String::new(),
             n => format!(", in {}", count(n, "component")),

@@ -7,7 +7,8 @@ use crate::jackknife::{Jackknife, margins};
 /// The mean gradients of two tasks over a slice.
 ///
 /// A small step `−η ḡ_A` changes the mean loss of a sample of task B by `−η ⟨ḡ_A, ḡ_B⟩`, to first
-/// order: where the inner product is negative, what helps A costs B.
+/// order: where the inner product is negative, what helps A costs B. That is of raw gradients and
+/// of a step on this slice alone; of gradients whitened by D it is of the step `−η ḡ_A/D`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct MeanGradients {
     /// `⟨ḡ_A, ḡ_B⟩`, the mean of the inner products of all pairs, with its jackknife error.

@@ -62,9 +62,14 @@ pub struct ConflictsConfig {
     #[config(default = false)]
     pub like_lengths: bool,
     /// Relabellings sampled where all are more than 10 000; the smallest p is 1 / (1 + this). When absent
-    /// `max(1000, 20 m/α)` for m slices, so that one slice among them can be selected.
+    /// as many as let one slice alone be selected, twenty times over: `20 c/α`, where c is what the
+    /// correction multiplies the smallest p by (the number m of slices; `m Σ 1/k` by Benjamini and
+    /// Yekutieli), at least 1000; where that is more than 20 000, `2 c/α`, at least 20 000. Signs are drawn
+    /// `2 c/α` times, at least 1000. Of either no more than 1000 are drawn for slices whose p is above
+    /// 10 α by then, and fewer where p is known to be large sooner.
     pub relabellings: Option<usize>,
-    /// Level of the intervals of mean cosines and inner products.
+    /// Level of the intervals of inner products of mean gradients, each by itself. Those of mean
+    /// cosines have the levels at which they agree with the verdicts ([`ConflictReport::bounds`](super::ConflictReport::bounds)).
     #[config(default = 0.95)]
     pub level: f64,
     /// Seed of relabellings and of drawn signs.

@@ -81,13 +81,19 @@ impl Dependence {
 fn copies(slices: &[&Slice], rows: &Rows, work: &Work) -> Result<Vec<(usize, usize)>> {
     let mut order = slices.to_vec();
     order.sort_by_key(|slice| std::cmp::Reverse(slice.elements));
-    let all = (0..rows.len()).flat_map(|i| (i + 1..rows.len()).map(move |j| (i, j)));
-    // With the slices in which a pair has a direction.
-    let mut pairs: Vec<(usize, usize, usize)> = all.map(|(i, j)| (i, j, 0)).collect();
+    // Those that may still be copies, with the slices in which they have a direction; all pairs before the
+    // first slice, which are never listed.
+    let mut pairs: Option<Vec<(usize, usize, usize)>> = None;
     for slice in order {
-        let mut members: Vec<usize> = pairs.iter().flat_map(|p| [p.0, p.1]).collect();
-        members.sort_unstable();
-        members.dedup();
+        let members: Vec<usize> = match &pairs {
+            None => (0..rows.len()).collect(),
+            Some(pairs) => {
+                let mut members: Vec<usize> = pairs.iter().flat_map(|p| [p.0, p.1]).collect();
+                members.sort_unstable();
+                members.dedup();
+                members
+            }
+        };
         if members.is_empty() {
             break;
         }
@@ -99,15 +105,21 @@ fn copies(slices: &[&Slice], rows: &Rows, work: &Work) -> Result<Vec<(usize, usi
             .zip(0..)
             .for_each(|(&row, at)| place[row] = at);
         let product = |i: usize, j: usize| gram[0][place[i] * members.len() + place[j]];
-        pairs.retain_mut(|(i, j, directions)| {
-            let [x, y] = [product(*i, *i).sqrt(), product(*j, *j).sqrt()];
-            *directions += usize::from(x > 0.0);
-            let alike = product(*i, *j) > COPY * x * y && (x - y).abs() <= NORM * x.max(y);
-            alike || (x == 0.0 && y == 0.0)
+        let left = |(i, j, directions): (usize, usize, usize)| {
+            let [x, y] = [product(i, i).sqrt(), product(j, j).sqrt()];
+            let alike = product(i, j) > COPY * x * y && (x - y).abs() <= NORM * x.max(y);
+            let stays = alike || (x == 0.0 && y == 0.0);
+            stays.then_some((i, j, directions + usize::from(x > 0.0)))
+        };
+        let all = |i: usize| (i + 1..rows.len()).map(move |j| (i, j, 0));
+        pairs = Some(match pairs {
+            None => (0..rows.len()).flat_map(all).filter_map(left).collect(),
+            Some(pairs) => pairs.into_iter().filter_map(left).collect(),
         });
     }
     let found = pairs
         .into_iter()
+        .flatten()
         .filter(|(_, _, directions)| *directions > 0);
     Ok(found.map(|(i, j, _)| (i, j)).collect())
 }

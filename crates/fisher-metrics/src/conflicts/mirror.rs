@@ -38,6 +38,12 @@ pub(super) struct Pair {
 /// Flips end early once so many have called as much as was observed.
 const ENOUGH: usize = 20;
 
+/// After so many flips a slice is given up that cannot be selected.
+const FIRST: usize = 1000;
+
+/// Which is one whose p is above so many α: relabelling ends there likewise.
+pub(super) const HOPEFUL: f64 = 10.0;
+
 impl<'a> Mirror<'a> {
     /// Of the cosines `cross`, row-major, between samples of these clusters; at the rate `alpha`, with
     /// this `floor` on |cos|. Pairs are ordered by `size`; those that differ by less than `slack` of the larger
@@ -115,10 +121,25 @@ impl<'a> Mirror<'a> {
         self.pairs.iter().filter(called)
     }
 
+    /// How many clusters of either task there are.
+    pub(super) fn independent(&self) -> [usize; 2] {
+        let count = |of: &[usize]| of.iter().max().map_or(0, |last| last + 1);
+        self.clusters.map(count)
+    }
+
+    /// The smallest p that [`Mirror::flipped`] can give.
+    pub(super) fn least(&self, draws: usize) -> f64 {
+        let least = self.independent().map(|count| match counted(count, draws) {
+            true => 0.5f64.powi(count as i32),
+            false => 1.0 / (1 + draws) as f64,
+        });
+        least[0].max(least[1])
+    }
+
     /// The larger p of both tasks: the share of ways to draw the signs of the task's samples, those of a
     /// cluster together, that call as much. All of them where they are at most `draws`.
     pub(super) fn flipped(&self, draws: usize, seed: u64) -> f64 {
-        let none = [0, 1].map(|side| self.clusters[side].iter().max().map_or(0, |last| last + 1));
+        let none = self.independent();
         let plain = [vec![false; none[0]], vec![false; none[1]]];
         let observed = self.weight([&plain[0], &plain[1]]);
         if observed == 0.0 {
@@ -131,7 +152,7 @@ impl<'a> Mirror<'a> {
         };
         let p = |side: usize| {
             let count = none[side];
-            if count < 32 && 1usize << count <= draws {
+            if counted(count, draws) {
                 let all = 0..1usize << count;
                 let signs =
                     |bits: usize| (0..count).map(|k| bits >> k & 1 == 1).collect::<Vec<_>>();
@@ -142,7 +163,8 @@ impl<'a> Mirror<'a> {
             let rng = &mut ChaCha8Rng::seed_from_u64(seed);
             rng.set_stream(1 + side as u64);
             let [mut hits, mut drawn] = [0usize; 2];
-            while drawn < draws && hits < ENOUGH {
+            let hopeless = |hits: usize| (1 + hits) as f64 > HOPEFUL * self.alpha * FIRST as f64;
+            while drawn < draws && hits < ENOUGH && !(drawn == FIRST && hopeless(hits)) {
                 let signs: Vec<bool> = (0..count).map(|_| rng.random()).collect();
                 hits += usize::from(as_much(side, &signs));
                 drawn += 1;
@@ -168,6 +190,11 @@ impl<'a> Mirror<'a> {
         }
         called
     }
+}
+
+/// Whether all ways to draw the signs of so many clusters are counted out.
+fn counted(clusters: usize, draws: usize) -> bool {
+    clusters < 32 && 1usize << clusters <= draws
 }
 
 fn ratio(above: f64, below: f64) -> f64 {

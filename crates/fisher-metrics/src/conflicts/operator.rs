@@ -1,5 +1,7 @@
 //! The operator that asks what of two tasks does not go together.
 
+use std::collections::HashSet;
+
 use burn::module::ParamGroup;
 use fisher_core::grouping::HeadLayout;
 use fisher_core::model::{Catalogue, Parameter};
@@ -45,6 +47,27 @@ impl ConflictsConfig {
     }
 }
 
+/// Relabellings and ways to draw signs for so many slices.
+fn default_draws(config: &ConflictsConfig, slices: usize) -> [usize; 2] {
+    let factor = config.correction.factor(slices);
+    let [many, few] = [20.0, 2.0].map(|k| (k * factor / config.alpha).ceil() as usize);
+    let relabellings = match many {
+        0..=AFFORDABLE => many.max(1000),
+        _ => few.max(AFFORDABLE),
+    };
+    [relabellings, few.max(1000)]
+}
+
+/// Up to so many relabellings the smallest p is a twentieth of what selects a slice; beyond, half of it.
+const AFFORDABLE: usize = 20_000;
+
+/// Whether slices of whole parameters share one. Slices of heads are cut from a parameter, and disjoint.
+fn overlap(slices: &[&Slice]) -> bool {
+    let mut seen = HashSet::new();
+    let mut paths = slices.iter().flat_map(|s| s.parts.iter().map(|p| &p.path));
+    paths.any(|path| !seen.insert(path))
+}
+
 /// Asks what of two tasks does not go together, slice by slice and pair by pair.
 ///
 /// Of a slice three things are asked, each with its own statistic, p, and q over all slices:
@@ -64,7 +87,7 @@ impl ConflictsConfig {
 /// least such rate over all t that call them, or the slice's own q where that is larger: the share of
 /// ways to draw the signs of whole samples that would call as many pairs, the worse of both tasks,
 /// corrected for the number of slices. It takes 1/α such pairs at least, and log₂(m/α) samples of
-/// either task.
+/// either task (pairs and samples of different clusters).
 ///
 /// Pairs can be ordered by inner product instead of |cos| ([`PairOrder`](super::PairOrder)).
 ///
@@ -116,14 +139,15 @@ impl Conflicts {
             .config
             .like_lengths
             .then(|| tokens.each_ref().map(|of| octaves(of)));
-        let per_alpha = |k: f64| (k * slices.len() as f64 / config.alpha).ceil() as usize;
-        let draws = [20.0, 2.0].map(|k| config.relabellings.unwrap_or(per_alpha(k).max(1000)));
+        let draws = default_draws(config, slices.len());
+        let draws = draws.map(|draws| config.relabellings.unwrap_or(draws));
         let mut setting = Setting {
             config,
             dependence: &dependence,
             strata,
             draws,
             slack: work.slack,
+            overlapping: matches!(config.by, SliceBy::Chosen(_)) && overlap(&slices),
             relabellings: None,
         };
         let every = tokens
@@ -225,5 +249,28 @@ impl Conflicts {
                 setting.test(&slice.name, slice.elements, &gram, health)
             });
         Ok(tested.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::correction::Correction;
+
+    /// One slice among them can be selected, at no more draws than can be paid.
+    #[test]
+    fn draws_are_enough_and_not_too_many() {
+        let config = ConflictsConfig::new();
+        assert_eq!(default_draws(&config, 1), [1000, 1000]);
+        assert_eq!(default_draws(&config, 40), [16_000, 1600]);
+        assert_eq!(default_draws(&config, 300), [20_000, 12_000]);
+        assert_eq!(default_draws(&config, 4096), [163_840, 163_840]);
+        let harsh = config.with_correction(Correction::BenjaminiYekutieli);
+        for slices in [1, 7, 300, 4096] {
+            let least = harsh.correction.factor(slices);
+            for draws in default_draws(&harsh, slices) {
+                assert!(least / (1 + draws) as f64 <= harsh.alpha, "{slices}");
+            }
+        }
     }
 }

@@ -63,8 +63,11 @@ pub struct Conflict {
     pub cosine: f64,
     /// `½‖ĝ_i − ĝ_j‖ = √((1 − cos)/2)` of the unit vectors, from 0 to 1.
     pub separation: f64,
-    /// The false discovery rate at which the pair is called: at most α for conflicts. `None` where it
-    /// was only listed.
+    /// At most α for conflicts, `None` where the pair was only listed. The larger of two numbers: the
+    /// least ratio, over all thresholds that call the pair, of decoys (and one) to pairs called in its
+    /// slice, and the slice's q of calling as many pairs. Where no pair of any slice conflicts, calling
+    /// any is as rare as α; the share of false ones among pairs called is held at α only where signs of
+    /// other pairs are independent.
     pub q: Option<f64>,
 }
 
@@ -92,7 +95,9 @@ pub struct SliceConflicts {
     pub verdict: Verdict,
     /// Mean cosine between the tasks; `None` where no sample of one has a direction.
     pub mean_cosine: Option<f64>,
-    /// Its sign; `None` where a task has fewer than two samples with a direction, or nothing varies.
+    /// Its sign, with an interval that lies below 0 where the slice is opposed and above where it is
+    /// aligned ([`ConflictReport::bounds`]); `None` where a task has fewer than two samples with a
+    /// direction, or nothing varies.
     pub sign: Option<Jackknife>,
     /// Whether directions differ by task; `None` where fewer than two samples of a task have one.
     pub apart: Option<Answer>,
@@ -143,9 +148,14 @@ pub struct ConflictReport {
     pub lengths: Lengths,
     /// All slices, in the model's order.
     pub slices: Vec<SliceConflicts>,
-    /// The mean gradients over all slices together.
+    /// One-sided levels of the lower and the upper end of the intervals of mean cosines, the same for
+    /// all slices: those at which a lower end above 0 is an aligned slice and an upper end below 0 an
+    /// opposed one. Of the ends that leave 0 out, at most α are expected to miss the true mean, question
+    /// by question ([`Correction::coverage`](crate::correction::Correction::coverage)).
+    pub bounds: [f64; 2],
+    /// The mean gradients over all slices together; `None` where slices overlap.
     pub together: Option<MeanGradients>,
-    /// Conflicts in all slices.
+    /// Conflicts in all slices: a pair of samples counts in every slice where it conflicts.
     pub total: usize,
     /// The conflicts of smallest q (and then smallest cosine).
     pub conflicts: Vec<Conflict>,
@@ -165,6 +175,30 @@ impl ConflictReport {
     /// How many slices have this verdict.
     pub fn count(&self, verdict: Verdict) -> usize {
         self.slices.iter().filter(|s| s.verdict == verdict).count()
+    }
+
+    /// How many pairs of samples conflict somewhere, each counted once.
+    pub fn pairs(&self) -> usize {
+        self.components.iter().map(|c| c.pairs).sum()
+    }
+
+    /// The conflicts by number, in words: pairs of samples, and in how many slices each.
+    pub fn counted(&self) -> String {
+        let times = |n: usize| match n {
+            1 => "once".to_owned(),
+            n => format!("{n} times"),
+        };
+        match self.pairs() {
+            0 => "no pair of samples conflicts".into(),
+            1 => format!(
+                "1 pair of samples conflicts, {} in all slices",
+                times(self.total)
+            ),
+            n => format!(
+                "{n} pairs of samples conflict, {} in all slices",
+                times(self.total)
+            ),
+        }
     }
 
     /// The slices from the most surely opposed to the most surely aligned, those without a test last.

@@ -4,7 +4,7 @@ use super::collision::Sums;
 use super::config::{ConflictsConfig, PairOrder};
 use super::dependence::Dependence;
 use super::joined::renumbered;
-use super::mirror::Mirror;
+use super::mirror::{HOPEFUL, Mirror};
 use crate::damping::Health;
 use crate::jackknife::Jackknife;
 use crate::permutation::{Relabelled, Relabellings};
@@ -20,8 +20,10 @@ pub(super) struct Tested {
     pub(super) mean: Option<f64>,
     pub(super) sign: Option<Jackknife>,
     pub(super) relabelled: Option<Relabelled>,
-    /// The smallest p that relabelling can give.
-    pub(super) least: f64,
+    /// The smallest p that relabelling can give, and that drawing signs can.
+    pub(super) least: [f64; 2],
+    /// Clusters of each task with a direction.
+    pub(super) independent: [usize; 2],
     pub(super) sums: Option<Sums>,
     /// Pairs that may turn out to conflict.
     pub(super) called: Vec<Candidate>,
@@ -58,6 +60,8 @@ pub(super) struct Setting<'a> {
     /// Relabellings, and ways to draw signs, where there are more.
     pub(super) draws: [usize; 2],
     pub(super) slack: f64,
+    /// Whether an element may be in several slices.
+    pub(super) overlapping: bool,
     /// The relabellings of all samples.
     pub(super) relabellings: Option<Relabellings>,
 }
@@ -81,7 +85,8 @@ impl Setting<'_> {
         let strata = strata.as_ref().map(|of| of.each_ref().map(|of| &of[..]));
         let clusters = clusters.each_ref().map(|of| &of[..]);
         let (draws, seed) = (self.draws[0], self.config.seed);
-        Some(Relabellings::of_clusters(clusters, strata, draws, seed))
+        let relabellings = Relabellings::of_clusters(clusters, strata, draws, seed);
+        Some(relabellings.while_below(HOPEFUL * self.config.alpha))
     }
 
     fn clusters(&self, present: [&[usize]; 2]) -> [Vec<usize>; 2] {
@@ -150,7 +155,11 @@ impl Setting<'_> {
             mean: (!cross.is_empty()).then_some(mean),
             sign: Jackknife::of_pairs(&cross, clusters, config.level),
             relabelled,
-            least: relabellings.as_ref().map_or(1.0, Relabellings::least),
+            least: [
+                relabellings.as_ref().map_or(1.0, Relabellings::least),
+                mirror.least(self.draws[1]),
+            ],
+            independent: mirror.independent(),
             sums: Sums::new(gram, every),
             called: called.collect(),
             flipped: mirror.flipped(self.draws[1], config.seed),

@@ -36,6 +36,13 @@ pub(super) fn summarize(
     let apart = answers(&|s| s.relabelled.map(|t| (t.statistic, t.p_low)));
     let opposed = answers(&|s| s.sign.map(|t| (t.t, t.p_low)));
     let aligned = answers(&|s| s.sign.map(|t| (t.t, t.p_high)));
+    let tests = opposed.iter().flatten().count();
+    let bounds = [&aligned, &opposed].map(|answers| {
+        let selected = answers.iter().flatten().filter(|a| a.q <= config.alpha);
+        config
+            .correction
+            .coverage(config.alpha, tests, selected.count())
+    });
     let flipped: Vec<f64> = tested.iter().map(|s| s.flipped).collect();
     let flipped = config.correction.q_values(&flipped);
 
@@ -98,7 +105,7 @@ pub(super) fn summarize(
             () => Verdict::Unresolved,
         },
         mean_cosine: of.mean,
-        sign: of.sign,
+        sign: of.sign.map(|sign| sign.bounded(bounds)),
         apart: apart[i],
         exact: of.relabelled.is_some_and(|test| test.exact),
         opposed: opposed[i],
@@ -117,7 +124,8 @@ pub(super) fn summarize(
     };
     let slices: Vec<SliceConflicts> = tested.iter().enumerate().map(slice).collect();
     let mut together: Option<Sums> = None;
-    for sums in tested.iter().filter_map(|of| of.sums.as_ref()) {
+    let added = tested.iter().filter(|_| !setting.overlapping);
+    for sums in added.filter_map(|of| of.sums.as_ref()) {
         match &mut together {
             Some(all) => all.add(sums),
             None => together = Some(sums.clone()),
@@ -135,6 +143,7 @@ pub(super) fn summarize(
         independent: clusters.map(|of| of.iter().max().map_or(0, |last| last + 1)),
         copies: copies.collect(),
         lengths,
+        bounds,
         together: together.as_ref().and_then(gradients),
         total: hits.len(),
         conflicts: hits
@@ -149,7 +158,7 @@ pub(super) fn summarize(
         warnings: Vec::new(),
         slices,
     };
-    report.warnings = warnings(&report, tested, setting.dependence.shared);
+    report.warnings = warnings(&report, tested, setting);
     report
 }
 

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use super::config::SliceBy;
 use super::report::{Conflict, ConflictReport, SliceConflicts, Verdict};
-use super::slice::Tested;
+use super::slice::{Setting, Tested};
 use crate::picture::{ColorScale, HeatMap, Picture};
 
 impl fmt::Display for Conflict {
@@ -32,7 +33,11 @@ fn significant(x: f64) -> String {
     }
 }
 
-pub(super) fn warnings(report: &ConflictReport, tested: &[Tested], shared: bool) -> Vec<String> {
+pub(super) fn warnings(
+    report: &ConflictReport,
+    tested: &[Tested],
+    setting: &Setting,
+) -> Vec<String> {
     let mut warnings = Vec::new();
     let (alpha, slices) = (report.settings.alpha, &report.slices);
     let [a, b] = &report.tasks;
@@ -44,8 +49,13 @@ pub(super) fn warnings(report: &ConflictReport, tested: &[Tested], shared: bool)
     }
     if let Some(first) = report.copies.first() {
         let names: Vec<String> = first.iter().take(3).map(ToString::to_string).collect();
+        let more = match first.len() - names.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
         warnings.push(format!(
-            "{} groups of samples are copies (cosine above 0.999 in every slice), such as {}",
+            "{} groups of samples are copies (in every slice cosine above 0.999 and norms within 1 %), \
+             such as {}{more}",
             report.copies.len(),
             names.join(" and ")
         ));
@@ -61,7 +71,7 @@ pub(super) fn warnings(report: &ConflictReport, tested: &[Tested], shared: bool)
              independent of each other"
         ));
     }
-    if shared {
+    if setting.dependence.shared {
         warnings.push(format!(
             "some clusters are in both tasks, and the tests take samples of {a} and of {b} as \
              independent of each other"
@@ -87,25 +97,32 @@ pub(super) fn warnings(report: &ConflictReport, tested: &[Tested], shared: bool)
         let both = slices.iter().zip(tested);
         both.filter(|(s, t)| fits(s, t)).map(|(s, _)| s).collect()
     };
-    let asked = slices.iter().filter(|s| s.apart.is_some()).count() as f64;
+    let correction = report.settings.correction;
+    let asked = slices.iter().filter(|s| s.apart.is_some()).count();
+    let [asked, all] = [asked, slices.len()].map(|tests| correction.factor(tests));
     warnings.extend(of_slices(
-        "by relabelling no single slice can be told apart, because the smallest p there is, times the \
-         number of slices, is above α,",
-        &of(&|s, t| s.apart.is_some() && asked * t.least > alpha),
+        "by relabelling no single slice can be told apart, because the smallest p there is, corrected for \
+         the number of slices, is above α,",
+        &of(&|s, t| s.apart.is_some() && asked * t.least[0] > alpha),
     ));
     let needed = (1.0 / alpha).ceil();
     warnings.extend(of_slices(
-        &format!("no pair can conflict, because it takes {needed} pairs at least,"),
-        &of(&|_, t| (t.pairs() as f64) < needed),
+        &format!(
+            "no pair can conflict, because it takes {needed} pairs of independent samples at least,"
+        ),
+        &of(&|_, t| (t.independent.iter().product::<usize>() as f64) < needed),
     ));
-    let [n_a, n_b] = report.independent;
-    let bits = (slices.len() as f64 / alpha).log2().ceil();
-    if (n_a.min(n_b) as f64) < bits {
-        warnings.push(format!(
-            "no pair can conflict in one slice alone, because among {} slices that takes {bits} \
-             independent samples of either task",
-            slices.len()
-        ));
+    warnings.extend(of_slices(
+        "no pair can conflict in one slice alone, because the smallest p that drawing signs of samples can \
+         give, corrected for the number of slices, is above α,",
+        &of(&|_, t| all * t.least[1] > alpha),
+    ));
+    if setting.overlapping {
+        warnings.push(
+            "the chosen sets overlap: a conflict in what two of them share counts in both, and there is no \
+             inner product over all slices together"
+                .into(),
+        );
     }
     warnings.extend(of_slices(
         "the damping is more than 1 % of the median F, so that it decides more than F does,",
@@ -180,15 +197,16 @@ impl ConflictReport {
         let conflicts = self.conflicts.iter().take(limit).map(ToString::to_string);
         let involved = self.involved.iter().take(limit.div_ceil(3)).map(|i| {
             format!(
-                "{} is part of {} of the {} conflicts, with {} samples of the other task: a \
-                 candidate to look at, to leave out or to weigh less",
+                "{} has part in {} of the {} conflicts (each a pair in a slice), with {} samples of the \
+                 other task: a candidate to look at, to leave out or to weigh less",
                 i.sample, i.conflicts, self.total, i.partners
             )
         });
         conflicts.chain(involved).collect()
     }
 
-    /// The tasks as wholes, in a sentence: what the mean gradients say of a small step.
+    /// The tasks as wholes, in a sentence: what the mean gradients say of a small step on the elements
+    /// compared. `None` where slices overlap, or where nothing varies.
     pub fn collision(&self) -> Option<String> {
         let [a, b] = &self.tasks;
         let all = self.together?;
@@ -198,17 +216,28 @@ impl ConflictReport {
             let error = error.map_or_else(String::new, |e| format!(" ± {e:.2}"));
             format!(", cosine {:.2}{error}", cosine.value)
         });
+        let over = match self.settings.by {
+            SliceBy::Parameter | SliceBy::Layer => "all parameters compared",
+            SliceBy::Head => "the attention heads alone",
+            SliceBy::Chosen(_) => "the chosen sets alone",
+        };
+        let step = match self.settings.whitening {
+            None => "a small step along one task's mean gradient",
+            Some(_) => {
+                "a small step along one task's mean gradient, divided by the damped Fisher of both,"
+            }
+        };
         let said = match () {
             () if high < 0.0 => {
-                "negative: to first order, a small step that helps one costs the other"
+                format!("negative: to first order, {step} on {over}, raises the other's loss")
             }
             () if low > 0.0 => {
-                "positive: to first order, a small step that helps one helps the other"
+                format!("positive: to first order, {step} on {over}, lowers the other's loss")
             }
-            () => "its sign is not resolved",
+            () => "its sign is not resolved".to_owned(),
         };
         Some(format!(
-            "the mean gradients of {a} and {b} ({}, all slices) have inner product {:.2e} ({} % interval \
+            "the mean gradients of {a} and {b} ({}, over {over}) have inner product {:.2e} ({} % interval \
              {low:.2e} … {high:.2e}){cosine}; {said}",
             self.space(),
             all.inner.mean,
@@ -224,7 +253,7 @@ impl fmt::Display for ConflictReport {
         writeln!(
             f,
             "{a} ({n_a} samples) against {b} ({n_b}), {}: of {} slices {} opposed, {} aligned, {} apart \
-             without a sign, {} unresolved (q ≤ {}); {} conflicting pairs",
+             without a sign, {} unresolved (q ≤ {}); {}",
             self.space(),
             self.slices.len(),
             self.count(Verdict::Opposed),
@@ -232,7 +261,7 @@ impl fmt::Display for ConflictReport {
             self.count(Verdict::Apart),
             self.count(Verdict::Unresolved),
             self.settings.alpha,
-            self.total
+            self.counted()
         )?;
         let order = self.by_evidence();
         let shown = 12;
@@ -276,6 +305,12 @@ impl fmt::Display for ConflictReport {
                 order.len() - shown
             )?;
         }
+        let [lower, upper] = self.bounds.map(|level| 100.0 * level);
+        writeln!(
+            f,
+            "  Ends of intervals of the mean cosine are one-sided bounds, the lower at {lower:.4} % and the \
+             upper at {upper:.4} %: below 0 is opposed, above 0 is aligned."
+        )?;
         if let Some(collision) = self.collision() {
             writeln!(f, "  {collision}.")?;
         }

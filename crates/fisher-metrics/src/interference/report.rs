@@ -30,7 +30,8 @@ pub struct SliceScores {
     pub layer: usize,
     /// The query heads that use it: more than one where a key/value head is shared.
     pub heads: Vec<usize>,
-    /// Mean score over all pairs of samples.
+    /// Mean score over all pairs of samples. Where a sign was tested, maps show the mean of the test,
+    /// which has its bias taken off: [`SliceScores::shown`].
     pub mean: f64,
     /// State of F, and λ; `None` where a task has no samples.
     pub health: Option<Health>,
@@ -45,13 +46,25 @@ pub struct SliceScores {
     pub scores: Option<Vec<f64>>,
 }
 
+impl SliceScores {
+    /// The mean that verdict and interval are of: that of the test, or the plain one where nothing was
+    /// tested.
+    pub fn shown(&self) -> f64 {
+        self.significance.map_or(self.mean, |of| of.test.mean)
+    }
+}
+
 /// What the sign of a cell's mean score says.
+///
+/// The mean score is, but for the weight of each sample, `Σ_k ḡ_Ak ḡ_Bk / Î_k` over the slice (for the
+/// full variant with the inverse of its damped Fisher): to first order, what a small step along the one
+/// task's mean gradient, divided by Î and on this slice alone, does to the other's loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// The mean is below 0: on average a step for one task costs the other.
+    /// The mean is below 0: such a step for one task raises the other's loss.
     Conflict,
-    /// It is above 0: on average a step for one task serves the other.
+    /// It is above 0: such a step for one task lowers the other's loss.
     Synergy,
     /// Its sign is not known.
     Unresolved,
@@ -59,8 +72,8 @@ pub enum Verdict {
 
 /// Whether the sign of a cell's mean score is known, by the two-sample jackknife.
 ///
-/// It does not change when all losses of a task are multiplied, nor with the number of their tokens,
-/// as long as Î does not weigh one task's Fisher against the other's ([`Pool::Pooled`]).
+/// While F is above ε, it does not change when the losses of a task are multiplied by a factor common to
+/// them, as long as Î does not weigh one task's Fisher against the other's ([`Pool::Pooled`]).
 ///
 /// For the signed variant a sample that is left out leaves Î too, λ aside, and what is tested is the
 /// mean of scores by the Î of all samples, less its bias of order 1/n; for the full variant the Fisher
@@ -327,12 +340,12 @@ impl InterferenceReport {
         })
     }
 
-    /// Mean scores of a block, layer by head; layers may differ in their heads. Empty when the
-    /// block was not looked at.
+    /// Mean scores of a block as they are [shown](SliceScores::shown), layer by head; layers may differ
+    /// in their heads. Empty when the block was not looked at.
     pub fn map(&self, block: Block) -> Vec<Vec<f64>> {
         let row = |(layer, heads): (usize, &Vec<usize>)| {
             let heads = 0..heads.len();
-            let means = heads.map(|head| self.slice(block, layer, head).map(|s| s.mean));
+            let means = heads.map(|head| self.slice(block, layer, head).map(SliceScores::shown));
             means.collect::<Option<Vec<f64>>>()
         };
         let rows = self.kv_heads.iter().enumerate().map(row);
@@ -383,7 +396,10 @@ impl InterferenceReport {
             self.samples[1].len()
         );
         if let Some(tested) = self.tested() {
-            note += &format!(" {tested}. Framed (*): the sign is resolved.");
+            note += &format!(
+                " Where a sign was tested its bias of order 1/n is taken off. {tested}. Framed (*): the \
+                 sign is resolved."
+            );
         }
         for warning in &self.warnings {
             note += &format!(" Note: {warning}.");
@@ -416,7 +432,10 @@ impl fmt::Display for InterferenceReport {
             self.settings.label(),
         )?;
         if let Some(tested) = self.tested() {
-            writeln!(f, "{tested}; * marks what is resolved")?;
+            writeln!(
+                f,
+                "{tested}; * marks what is resolved; means less their bias of order 1/n"
+            )?;
         }
         for block in self.blocks() {
             for (layer, row) in self.map(block).iter().enumerate() {
