@@ -83,7 +83,7 @@ impl Measured {
 /// Configuration of a [`TruthTable`].
 #[derive(Config, Debug)]
 pub struct TruthTableConfig {
-    /// Level of the intervals; of those of differences, over all of them together.
+    /// Nominal level of the intervals. Those of differences share what it leaves out (Bonferroni).
     #[config(default = 0.95)]
     pub level: f64,
     /// Bootstrap draws.
@@ -113,7 +113,8 @@ impl TruthTableConfig {
 ///
 /// Intervals are over the samples that ablation was measured on: clusters of them are drawn whole, and the scores stay
 /// as they are. All correlations of a draw are of the same samples, so differences of two scores' correlations have
-/// intervals of their own, at a level that Bonferroni keeps over all of them.
+/// intervals of their own, at the level `1 − (1 − level) / pairs`. That is nominal: how often all of them hold at once was
+/// not measured, and where single intervals fall short these do too.
 ///
 /// Noise in what is measured lowers a rank correlation, and resampling lowers it once more, so percentiles of the draws
 /// alone lie too low (they covered 15 to 98 % at a nominal 95 %), and percentiles mirrored about the
@@ -147,8 +148,9 @@ pub struct TruthReport {
     pub draws: usize,
     /// Seed of the draws.
     pub seed: u64,
-    /// The mean rank correlation between ablation measured on two random halves of the clusters: about what a score that
-    /// knew the truth would reach on half of the samples. `None` for fewer than four clusters.
+    /// The mean rank correlation between ablation measured on two random halves of the clusters: how reliable the measured
+    /// order is, on half of the samples. No ceiling for a score: one that knew the truth would agree with a half by
+    /// about the square root of this, which is higher. `None` for fewer than four clusters.
     pub halves: Option<f64>,
     /// The scores, in the order given.
     pub scores: Vec<TruthRow>,
@@ -176,7 +178,7 @@ pub struct TruthDifference {
     pub lower: String,
     /// The difference.
     pub difference: f64,
-    /// Its interval, at a level that is kept over all differences.
+    /// Its interval, nominally at the level over all differences.
     pub interval: Option<ConfidenceInterval>,
     /// Whether the interval leaves out 0.
     pub resolved: bool,
@@ -355,7 +357,7 @@ impl TruthReport {
                 row.score
             ),
             (Some(rho), Some(of)) => format!(
-                "{} ranks the {gates} {what} with Spearman {rho:.2} to measured ablation ({level:.0} % interval over \
+                "{} ranks the {gates} {what} with Spearman {rho:.2} to measured ablation (nominal {level:.0} % interval over \
                  samples {:.2} to {:.2})",
                 row.score, of.lower, of.upper
             ),
@@ -367,12 +369,12 @@ impl TruthReport {
             if *resolved {
                 format!(
                     "{higher} ranks the {what} closer to measured ablation than {lower}: Spearman higher by {difference:.2} \
-                     ({range}; {level:.0} % over all {pairs} pairs of scores)"
+                     ({range}; nominal {level:.0} % over all {pairs} pairs of scores)"
                 )
             } else {
                 format!(
                     "which of {higher} and {lower} ranks the {what} closer to measured ablation is not resolved by these \
-                     samples: Spearman differs by {difference:.2} ({range}; {level:.0} % over all {pairs} pairs of scores)"
+                     samples: Spearman differs by {difference:.2} ({range}; nominal {level:.0} % over all {pairs} pairs of scores)"
                 )
             }
         });
@@ -384,7 +386,7 @@ impl fmt::Display for TruthReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}: rank correlation of scores with measured ablation, {} {}, {} samples ({} clusters), {:.0} % intervals over \
+            "{}: rank correlation of scores with measured ablation, {} {}, {} samples ({} clusters), nominal {:.0} % intervals over \
              samples",
             self.task,
             self.gates,
@@ -401,7 +403,7 @@ impl fmt::Display for TruthReport {
             }
         }
         if let Some(halves) = self.halves {
-            write!(f, "\n  {:<28} {halves:>6.2}", "ablation, half against half")?;
+            write!(f, "\n  {:<28} {halves:>6.2}", "reliability, half by half")?;
         }
         for pair in self.differences.iter().filter(|pair| pair.resolved) {
             let range = pair.interval.map_or(String::new(), |i| {

@@ -373,6 +373,16 @@ pub enum Error {
         sample: String,
     },
 
+    /// A loss that is NaN or infinite, before or after a step.
+    #[error(
+        "the loss of sample `{sample}` is NaN or infinite before or after the step; take a smaller one, or leave \
+         the sample out"
+    )]
+    MovedLoss {
+        /// The sample.
+        sample: String,
+    },
+
     /// A checkpoint that would never be written.
     #[error("a checkpoint every 0 samples is never written; give a number above 0")]
     CheckpointEvery,

@@ -256,6 +256,14 @@ fn contradictions_are_one_sentence() {
     assert_eq!(advice(&[0.1, 0.2]), Some(Advice::Arithmetic));
     assert_eq!(advice(&[0.8, 1.1]), Some(Advice::Surgery));
     assert_eq!(advice(&[0.1, 0.9]), Some(Advice::WeightedArithmetic));
+    // A sparsity without a ceiling says nothing, and then neither do all of them together.
+    let mut without = at(0.1);
+    without.ceiling.as_mut().expect("halves").relative = None;
+    let suggestion = Suggestion::of([&at(0.1), &without]).expect("reports");
+    assert_eq!(suggestion.advice, None);
+    assert_eq!((suggestion.sparsities, suggestion.measured), (2, 1));
+    let sentence = suggestion.to_string();
+    assert!(sentence.contains("at 1 of 2 sparsities"), "{sentence}");
     assert_eq!(Suggestion::of([]), None);
     let error = overlap.forward_with_halves([&a, &b], [&halves(&a), &[]]);
     assert!(matches!(error, Err(Error::Argument { .. })));

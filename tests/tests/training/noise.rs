@@ -398,6 +398,38 @@ fn equal_gradients_have_no_noise(
     }
 }
 
+/// Copies of every sample, a cluster each, have the interval of the samples alone or a wider one.
+#[test]
+fn copies_in_clusters_do_not_narrow_the_interval() {
+    let mut rng = StdRng::seed_from_u64(11);
+    let rows: Vec<f32> = (0..64 * 3).map(|_| rng.random::<f32>() + 0.3).collect();
+    let read = |copies: usize, clustered: bool| {
+        let n = 64 * copies;
+        let sample = |i: usize| {
+            let sample = Sample::new(format!("{i}"), 1).expect("a sample");
+            match clustered {
+                true => sample.with_cluster(format!("{}", i / copies)),
+                false => sample,
+            }
+        };
+        let copied = rows.chunks(3).flat_map(|row| row.repeat(copies));
+        let data = TensorData::new(copied.collect::<Vec<f32>>(), [n, 3]);
+        let gradient = Tensor::<2>::from_data(data, &Device::flex());
+        let mut batch = GradientBatch::new((0..n).map(sample).collect());
+        batch.insert("weight", Gradient::token_sum(gradient));
+        let mut moments = NoiseScaleConfig::new().init().expect("moments");
+        moments.push_batch("task", batch).expect("gradients");
+        let noise = moments.read().expect("sums").expect("samples");
+        let error = noise.signal.expect("noise").standard_error;
+        error.expect("blocks")
+    };
+    let (alone, clustered, apart) = (read(1, true), read(4, true), read(4, false));
+    assert_eq!(alone, read(1, false));
+    assert!(clustered > 0.9 * alone, "{clustered} {alone}");
+    // Pieces dealt to different blocks hide what they share.
+    assert!(apart < clustered, "{apart} {clustered}");
+}
+
 #[test]
 fn what_is_not_finite_is_named_and_changes_nothing() {
     let mut moments = NoiseScaleConfig::new().init().expect("moments");

@@ -18,18 +18,22 @@ const ITSELF: f64 = 0.1;
 /// beside what halves of one task reach. Nothing was merged to find it.
 ///
 /// Below a quarter of the ceiling at every sparsity the tasks are said to need different weights, from
-/// three quarters on the same; where a task's halves agree by a κ below 0.1, or there are none,
-/// nothing is suggested. The limits are a choice.
+/// three quarters on the same; where, at any sparsity, a task's halves agree by a κ below 0.1 or by one that is
+/// undefined, or there are no halves, nothing is suggested. The limits are a choice.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Suggestion {
     /// The tasks.
     pub tasks: [String; 2],
     /// The lowest and highest stratified κ between the tasks; `None` where all are undefined.
     pub kappa: Option<[f64; 2]>,
-    /// The lowest stratified κ between halves of one task; `None` without halves.
+    /// How many sparsities were compared.
+    pub sparsities: usize,
+    /// At how many of them the ceiling is defined ([`relative`](Suggestion::relative)).
+    pub measured: usize,
+    /// The lowest stratified κ between halves of one task, of those that are defined; `None` without any.
     pub itself: Option<f64>,
     /// The lowest and highest κ between halves of both tasks relative to the ceiling
-    /// ([`Ceiling::relative`](super::Ceiling::relative)).
+    /// ([`Ceiling::relative`](super::Ceiling::relative)), where that is defined.
     pub relative: Option<[f64; 2]>,
     /// What is suggested.
     pub advice: Option<Advice>,
@@ -43,11 +47,15 @@ impl Suggestion {
         let ceilings: Vec<_> = reports.iter().filter_map(|r| r.ceiling.as_ref()).collect();
         let within = ceilings.iter().flat_map(|ceiling| ceiling.within).flatten();
         let itself = within.reduce(f64::min);
-        let relative = range(ceilings.iter().filter_map(|ceiling| ceiling.relative));
-        let advice = relative.filter(|_| itself.is_some_and(|kappa| kappa >= ITSELF));
+        let relatives = || ceilings.iter().filter_map(|ceiling| ceiling.relative);
+        let (relative, measured) = (range(relatives()), relatives().count());
+        let told = itself.is_some_and(|kappa| kappa >= ITSELF);
+        let advice = relative.filter(|_| told && measured == reports.len());
         Some(Self {
             tasks: first.tasks.clone(),
             kappa: range(reports.iter().filter_map(|r| r.all.stratified)),
+            sparsities: reports.len(),
+            measured,
             itself,
             relative,
             advice: advice.map(|[low, high]| match () {
@@ -101,6 +109,24 @@ impl fmt::Display for Suggestion {
                      nothing was merged to test it"
                 )
             }
+            (Some(itself), Some(relative), None) if itself >= ITSELF => {
+                let (relative, undefined) = (
+                    span(relative, 100.0, 0, " %"),
+                    self.sparsities - self.measured,
+                );
+                write!(
+                    f,
+                    "Masks of {a} and {b} agree beyond chance by {relative} of what halves of one task do at {} of {} \
+                     sparsities; at the other {undefined} this is undefined, so that nothing is suggested",
+                    self.measured, self.sparsities
+                )
+            }
+            (Some(itself), None, _) if itself >= ITSELF => write!(
+                f,
+                "Whether {a} and {b} need the same weights cannot be said: at none of {} sparsities is the agreement of \
+                 halves of both defined",
+                self.sparsities
+            ),
             (Some(itself), ..) => write!(
                 f,
                 "Whether {a} and {b} need the same weights cannot be said: masks of two halves of one task \

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::SampleLoss;
 use crate::capture::{CaptureConfig, deterministic};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Configuration of [`Transfer`].
 #[derive(Config, Debug)]
@@ -100,7 +100,8 @@ impl Transfer {
     ///
     /// # Errors
     /// Those of [`Capture::accumulate`](crate::capture::Capture::accumulate) and of a store that is full,
-    /// [`fisher_core::Error::NoSamples`] when a task has none.
+    /// [`fisher_core::Error::NoSamples`] when a task has none, [`Error::BatchLosses`] when a task has not one loss for each
+    /// sample, [`Error::MovedLoss`] for a loss that is not finite.
     pub fn forward<M: SampleLoss>(
         &self,
         model: &M,
@@ -124,17 +125,22 @@ impl Transfer {
             }
         }
         let (moved, predicted) = self.step(model, &store)?;
-        let change = |batches: &[M::Batch]| -> Result<Vec<f64>> {
-            let before = losses(model, batches)?;
-            let after = losses(&moved, batches)?;
-            Ok(after
-                .iter()
-                .zip(before)
-                .map(|(after, before)| after - before)
-                .collect())
-        };
-        let (own, measured) = (change(a)?, change(b)?);
         let [of_a, of_b] = [A, B].map(|task| store.samples(task));
+        let change = |batches: &[M::Batch], samples: &[Sample]| -> Result<Vec<f64>> {
+            let before = losses(model, batches, samples)?;
+            let after = losses(&moved, batches, samples)?;
+            let changes = after.iter().zip(before).zip(samples);
+            changes
+                .map(|((after, before), sample)| {
+                    let change = after - before;
+                    let wrong = || Error::MovedLoss {
+                        sample: sample.id().into(),
+                    };
+                    change.is_finite().then_some(change).ok_or_else(wrong)
+                })
+                .collect()
+        };
+        let (own, measured) = (change(a, of_a)?, change(b, of_b)?);
         let missed: Vec<f64> = measured
             .iter()
             .zip(&predicted)
@@ -190,11 +196,20 @@ const A: &str = "a";
 const B: &str = "b";
 
 /// The loss of every sample.
-fn losses<M: SampleLoss>(model: &M, batches: &[M::Batch]) -> Result<Vec<f64>> {
+///
+/// # Errors
+/// [`Error::BatchLosses`] unless there is one for each.
+fn losses<M: SampleLoss>(model: &M, batches: &[M::Batch], samples: &[Sample]) -> Result<Vec<f64>> {
     let model = deterministic(model, |_| false);
     let mut all = Vec::new();
     for batch in batches {
         all.extend(read(model.sample_losses(batch).sums().clone())?);
+    }
+    if all.len() != samples.len() {
+        return Err(Error::BatchLosses {
+            samples: samples.len(),
+            found: all.len(),
+        });
     }
     Ok(all)
 }

@@ -134,7 +134,9 @@ impl<'a, M: SampleLoss> Rounds<'a, M> {
         } else {
             None
         };
-        spread.add(&traces, data.as_ref());
+        let samples = chosen.iter().map(|(index, _)| &self.samples[*index]);
+        let samples: Vec<&Sample> = samples.collect();
+        spread.add(&samples, &traces, data.as_ref());
         Ok(())
     }
 

@@ -1,5 +1,8 @@
 //! How far draws of labels carry, beside samples.
 
+use std::collections::HashMap;
+
+use fisher_core::sample::Sample;
 use fisher_core::statistics::SampleTraces;
 use fisher_metrics::kinds::{KindRatio, PairMoments};
 use serde::{Deserialize, Serialize};
@@ -8,7 +11,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// The mean of `K` draws of sample `i` has, given the sample, the variance `V_i / K`, with `V_i` the variance of its
 /// contribution over draws. So of the variance of `F` over `n` samples, `(1/n²) Σ_i V_i / K` is of the draws; the standard error
-/// over samples holds both. More draws make the one smaller, more samples both.
+/// over samples, with clusters of them taken whole, holds both. More draws make the one smaller, more samples both.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DrawSpread {
     /// `K`.
@@ -28,7 +31,7 @@ pub struct DrawError {
     pub name: String,
     /// `F`.
     pub mean: f64,
-    /// Its standard error over samples, draws included; `None` for fewer than two samples.
+    /// Its standard error over samples, draws included and clusters taken whole; `None` for fewer than two clusters.
     pub standard_error: Option<f64>,
     /// What is of the draws: how far `F` is from the exact one of the same samples. `None` for a single draw.
     pub of_draws: Option<f64>,
@@ -43,6 +46,8 @@ pub(crate) struct Spread {
     layers: Vec<(String, Cell)>,
     heads: Vec<(String, Cell)>,
     compared: bool,
+    /// Numbers of the clusters that samples name.
+    clusters: HashMap<String, usize>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -61,14 +66,26 @@ impl Spread {
             layers: cells(layers).collect(),
             heads: cells(heads).collect(),
             compared: false,
+            clusters: HashMap::new(),
         }
     }
 
     /// Take in some samples: their draws, and what the labels of the data contribute, where that is known.
-    pub(crate) fn add(&mut self, draws: &[SampleTraces], data: Option<&SampleTraces>) {
+    pub(crate) fn add(
+        &mut self,
+        samples: &[&Sample],
+        draws: &[SampleTraces],
+        data: Option<&SampleTraces>,
+    ) {
         self.compared |= data.is_some();
-        add(&mut self.layers, draws, data, |traces| &traces.layers);
-        add(&mut self.heads, draws, data, |traces| &traces.heads);
+        let numbers = samples.iter().map(|sample| {
+            let name = sample.cluster()?.to_owned();
+            let next = self.clusters.len();
+            Some(*self.clusters.entry(name).or_insert(next))
+        });
+        let numbers: Vec<Option<usize>> = numbers.collect();
+        add(&mut self.layers, &numbers, draws, data, |of| &of.layers);
+        add(&mut self.heads, &numbers, draws, data, |of| &of.heads);
     }
 
     /// What was seen; `None` where that is nothing.
@@ -76,7 +93,7 @@ impl Spread {
         let samples = self.layers.first()?.1.pair.samples();
         let error = |(name, cell): &(String, Cell)| {
             let n = samples as f64;
-            let variance = cell.pair.variance(1).map(|variance| variance / n);
+            let variance = cell.pair.covariance(1, 1);
             let of_draws = cell.within / (self.draws as f64 * n * n);
             let of_draws = (self.draws > 1).then_some(of_draws);
             let share = variance.zip(of_draws).filter(|(all, _)| *all > 0.0);
@@ -109,12 +126,12 @@ impl Spread {
 /// Take in some samples' layers, or heads.
 fn add(
     cells: &mut [(String, Cell)],
+    clusters: &[Option<usize>],
     draws: &[SampleTraces],
     data: Option<&SampleTraces>,
     of: impl Fn(&SampleTraces) -> &Vec<Vec<f64>>,
 ) {
-    let samples = draws.first().map_or(0, |draw| of(draw).len());
-    for sample in 0..samples {
+    for (sample, cluster) in clusters.iter().enumerate() {
         for (at, (_, cell)) in cells.iter_mut().enumerate() {
             let values = draws.iter().map(|draw| of(draw)[sample][at]);
             let values: Vec<f64> = values.collect();
@@ -125,7 +142,7 @@ fn add(
                 cell.within += squares / (count - 1.0);
             }
             let data = data.map_or(0.0, |data| of(data)[sample][at]);
-            cell.pair.push([data, mean]);
+            cell.pair.push([data, mean], *cluster);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The gradient noise scale.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use burn::config::Config;
@@ -46,7 +46,7 @@ pub struct NoiseScaleConfig {
     #[config(default = "SampleWeight::TokenSum")]
     pub weight: SampleWeight,
     /// Groups of samples for the error: a sum of gradients each, as large as the model (in float32
-    /// where gradients are half precision), of every task.
+    /// where gradients are half precision), of every task. Samples of a cluster are of one block.
     #[config(default = 8)]
     pub blocks: usize,
 }
@@ -60,7 +60,8 @@ impl NoiseScaleConfig {
         check_argument(self.blocks >= 2, "blocks", "at least 2", self.blocks)?;
         Ok(GradientMoments {
             weight: self.weight,
-            seen: 0,
+            units: 0,
+            clusters: HashMap::new(),
             blocks: vec![Block::default(); self.blocks],
             pending: None,
             squares: None,
@@ -76,7 +77,10 @@ impl NoiseScaleConfig {
 #[derive(Debug, Clone)]
 pub struct GradientMoments {
     weight: SampleWeight,
-    seen: usize,
+    /// Clusters that were seen, a sample without one being one of its own: they go to the blocks in turn.
+    units: usize,
+    /// The block of every cluster that has a name.
+    clusters: HashMap<String, usize>,
     blocks: Vec<Block>,
     /// The batch that was begun, and `|g_i|²` of its samples once they are known.
     pending: Option<GradientBatch>,
@@ -113,7 +117,7 @@ pub struct NoiseEstimate {
 /// What is estimated is the inverse, `r = |G|² / tr Σ`: it is always a number, where the estimate of `B` is none or
 /// anything as soon as noise drowns the gradient. `B` is given as the inverse of `r`'s interval.
 ///
-/// Standard errors are of the jackknife that leaves out one block of samples at a time:
+/// Standard errors are of the jackknife that leaves out one block of samples at a time, clusters whole:
 /// `√((K − 1)/K Σ_k a_k²)`, with `a_k = r_k − r̄`. With few blocks they are themselves rough.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct NoiseScale {
@@ -204,19 +208,33 @@ impl GradientSink for GradientMoments {
         let pending = self.pending.take().zip(self.squares.take());
         let (batch, squares) = pending.ok_or(CoreError::NoBatch)?;
         let samples = batch.samples().to_vec();
+        let blocks: Vec<usize> = samples.iter().map(|sample| self.block_of(sample)).collect();
         for (path, gradient) in batch {
-            self.add(&samples, &path, &gradient);
+            self.add(&samples, &blocks, &path, &gradient);
         }
-        self.count(&squares);
+        self.count(&blocks, &squares);
         Ok(())
     }
 }
 
 impl GradientMoments {
-    fn add(&mut self, samples: &[Sample], path: &str, gradient: &SampleGradient) {
-        let of_blocks = self.blocks.len();
+    /// The block of a sample: that of its cluster, or the next.
+    fn block_of(&mut self, sample: &Sample) -> usize {
+        let known = sample.cluster().and_then(|name| self.clusters.get(name));
+        if let Some(block) = known {
+            return *block;
+        }
+        let block = self.units % self.blocks.len();
+        self.units += 1;
+        if let Some(name) = sample.cluster() {
+            self.clusters.insert(name.to_owned(), block);
+        }
+        block
+    }
+
+    fn add(&mut self, samples: &[Sample], of: &[usize], path: &str, gradient: &SampleGradient) {
         for (k, block) in self.blocks.iter_mut().enumerate() {
-            let chosen = (0..samples.len()).filter(|i| (self.seen + i) % of_blocks == k);
+            let chosen = (0..samples.len()).filter(|i| of[*i] == k);
             let chosen: Vec<usize> = chosen.collect();
             if chosen.is_empty() {
                 continue;
@@ -261,23 +279,25 @@ impl GradientMoments {
         Ok(squares)
     }
 
-    fn count(&mut self, squares: &[f64]) {
-        let of_blocks = self.blocks.len();
-        for square in squares {
-            let block = &mut self.blocks[self.seen % of_blocks];
+    fn count(&mut self, blocks: &[usize], squares: &[f64]) {
+        for (block, square) in blocks.iter().zip(squares) {
+            let block = &mut self.blocks[*block];
             block.count += 1;
             block.squares += square;
-            self.seen += 1;
         }
     }
 
-    /// Take in what another accumulator of as many blocks has seen: other samples of the same model.
+    /// Take in what another accumulator of as many blocks has seen: other samples of the same model. A cluster that
+    /// both have seen may be in two blocks then.
     ///
     /// # Errors
     /// [`fisher_core::Error::Incompatible`] when weight or blocks differ.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         self.alike(other)?;
-        self.seen += other.seen;
+        self.units += other.units;
+        for (name, block) in &other.clusters {
+            self.clusters.entry(name.clone()).or_insert(*block);
+        }
         for (block, theirs) in self.blocks.iter_mut().zip(&other.blocks) {
             block.count += theirs.count;
             block.squares += theirs.squares;
