@@ -537,7 +537,7 @@ mod tests {
         assert_eq!(noise.signal(), None);
         assert!(Moments::of(2, f64::INFINITY, 1.0).is_none());
         assert!(Moments::of(2, 1.0, f64::NAN).is_none());
-        assert!(Jackknife::of(&[f64::MAX, -f64::MAX]).is_none());
+        assert!(Jackknife::of(&[f64::MAX, -f64::MAX, f64::MAX, -f64::MAX]).is_none());
         assert!(Jackknife::of(&[1.0]).is_none());
     }
 
