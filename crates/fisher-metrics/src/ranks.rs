@@ -59,6 +59,35 @@ const ROUNDING: f64 = 1e-7;
 /// own relative errors above 0. `None` for fewer than two units, and for more than 1024 values, of which all
 /// pairs would be too many.
 pub fn rank_sets(units: &UnitSums, level: f64, draws: usize, seed: u64) -> Option<Vec<RankSet>> {
+    sets(Scale::Logarithm, units, level, draws, seed)
+}
+
+/// The same of means of either sign, such as rises of a loss: two are told apart by their difference, with
+/// `u_cj = S_cj − n_c m_j` the sums of a unit less its size times the mean, and the standard error
+/// `√(G/(G−1) Σ_c (u_cj − u_ck)²) / n`, taken again in every draw.
+pub fn rank_sets_of_differences(
+    units: &UnitSums,
+    level: f64,
+    draws: usize,
+    seed: u64,
+) -> Option<Vec<RankSet>> {
+    sets(Scale::Plain, units, level, draws, seed)
+}
+
+/// On which scale two means are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scale {
+    Logarithm,
+    Plain,
+}
+
+fn sets(
+    scale: Scale,
+    units: &UnitSums,
+    level: f64,
+    draws: usize,
+    seed: u64,
+) -> Option<Vec<RankSet>> {
     let values = units.sums.first()?.len();
     if values > MOST_VALUES {
         return None;
@@ -76,13 +105,13 @@ pub fn rank_sets(units: &UnitSums, level: f64, draws: usize, seed: u64) -> Optio
     if count < 2 {
         return None;
     }
-    let observed = Ratios::of(units, &vec![1.0; count]);
+    let observed = Ratios::of(scale, units, &vec![1.0; count]);
     let largest = |draw: usize| {
         let rng = &mut ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(draw as u64);
         let mut weights = vec![0.0; count];
         (0..count).for_each(|_| weights[rng.random_range(0..count)] += 1.0);
-        Ratios::of(units, &weights).farthest_from(&observed)
+        Ratios::of(scale, units, &weights).farthest_from(&observed)
     };
     let mut farthest: Vec<f64> = (0..draws).into_par_iter().map(largest).collect();
     farthest.sort_by(f64::total_cmp);
@@ -133,17 +162,19 @@ fn halved(units: &UnitSums) -> UnitSums {
     }
 }
 
-/// Ratios of the means of all values in a draw, and their errors.
+/// Ratios of the means of all values in a draw, or their differences, and their errors.
 struct Ratios {
-    /// `log F`; `None` where F is 0.
+    /// `log F`, `None` where F is 0; or F itself.
     logs: Vec<Option<f64>>,
     /// `Σ_c w_c u_cj u_ck / n²` times `G/(G−1)`, `[values, values]`.
     products: Vec<f64>,
+    /// Errors below this are rounding.
+    rounding: f64,
 }
 
 impl Ratios {
     /// Units weighed by how often they were drawn.
-    fn of(units: &UnitSums, weights: &[f64]) -> Self {
+    fn of(scale: Scale, units: &UnitSums, weights: &[f64]) -> Self {
         let values = units.sums[0].len();
         let count = units.sizes.len() as f64;
         let drawn = || weights.iter().enumerate().filter(|(_, w)| **w > 0.0);
@@ -161,7 +192,11 @@ impl Ratios {
         for (c, weight) in drawn() {
             let size = units.sizes[c] as f64;
             for (u, (sum, mean)) in u.iter_mut().zip(units.sums[c].iter().zip(&means)) {
-                *u = if *mean > 0.0 { sum / mean - size } else { 0.0 };
+                *u = match scale {
+                    Scale::Plain => sum - size * mean,
+                    Scale::Logarithm if *mean > 0.0 => sum / mean - size,
+                    Scale::Logarithm => 0.0,
+                };
             }
             for j in 0..values {
                 let left = weight * u[j];
@@ -169,12 +204,20 @@ impl Ratios {
                 row.iter_mut().zip(&u).for_each(|(sum, u)| *sum += left * u);
             }
         }
-        let scale = count / (count - 1.0) / (samples * samples);
-        products.iter_mut().for_each(|product| *product *= scale);
-        let logs = means.iter().map(|mean| (*mean > 0.0).then(|| mean.ln()));
+        let factor = count / (count - 1.0) / (samples * samples);
+        products.iter_mut().for_each(|product| *product *= factor);
+        let logs = means.iter().map(|mean| match scale {
+            Scale::Plain => Some(*mean),
+            Scale::Logarithm => (*mean > 0.0).then(|| mean.ln()),
+        });
+        let largest = means.iter().fold(0.0, |m: f64, mean| m.max(mean.abs()));
         Self {
             logs: logs.collect(),
             products,
+            rounding: match scale {
+                Scale::Plain => ROUNDING * largest,
+                Scale::Logarithm => ROUNDING,
+            },
         }
     }
 
@@ -185,7 +228,7 @@ impl Ratios {
     /// Of the logarithm of `F_j / F_k`.
     fn error(&self, j: usize, k: usize) -> f64 {
         let variance = self.product(j, j) + self.product(k, k) - 2.0 * self.product(j, k);
-        variance.max(0.0).sqrt().max(ROUNDING)
+        variance.max(0.0).sqrt().max(self.rounding)
     }
 
     /// The logarithm of `F_j / F_k`; 1 beside a value that is 0.
@@ -204,7 +247,7 @@ impl Ratios {
         for j in 0..self.logs.len() {
             for k in 0..j {
                 // What moves together to the last digit has no error to be drawn.
-                if observed.error(j, k) <= ROUNDING {
+                if observed.error(j, k) <= observed.rounding {
                     continue;
                 }
                 let vanished = |at: usize| self.logs[at].is_none() && observed.logs[at].is_some();
@@ -271,6 +314,31 @@ mod tests {
         let found = rank_sets(&units(rows.clone()), 0.95, 200, 1);
         rows.reverse();
         assert_eq!(rank_sets(&units(rows), 0.95, 200, 1), found);
+    }
+
+    /// Of either sign: what clusters of copies say is what their samples say, and noise about 0 is not ranked.
+    #[test]
+    fn differences_are_ranked_over_clusters() {
+        let rng = &mut ChaCha8Rng::seed_from_u64(7);
+        let means = [-1.0, 0.0, 0.0, 2.0];
+        let row = |_| means.map(|mean| mean + rng.random::<f64>() - 0.5).to_vec();
+        let rows: Vec<Vec<f64>> = (0..40).map(row).collect();
+        let alone = units(rows.clone());
+        let sets = |of: &UnitSums| rank_sets_of_differences(of, 0.95, 400, 1).expect("units");
+        let found = sets(&alone);
+        let ranks: Vec<String> = found.iter().map(RankSet::to_string).collect();
+        assert_eq!(ranks, ["4", "2-3", "2-3", "1"]);
+        let times = |x: &f64| 4.0 * x;
+        let copied = UnitSums {
+            sums: rows
+                .iter()
+                .map(|row| row.iter().map(times).collect())
+                .collect(),
+            sizes: vec![4; 40],
+        };
+        assert_eq!(sets(&copied), found);
+        let nothing = sets(&units(vec![vec![0.0; 3]; 8]));
+        assert!(nothing.iter().all(|set| (set.best, set.worst) == (1, 3)));
     }
 
     #[test]

@@ -388,5 +388,11 @@ fn copies_in_clusters_do_not_help(
             ]
         };
         assert_close("gate", &numbers(c), &numbers(a), 1e-6, 1.0);
+        let set = a.ranks.expect("clusters");
+        assert!(1 <= set.best && set.best <= set.worst && set.worst <= alone.gates.len());
+        // As much is left open by copies as by what they are of, but for rounding.
+        let copied = c.ranks.expect("clusters");
+        assert!(copied.best.abs_diff(set.best) <= 1, "{copied} {set}");
+        assert!(copied.worst.abs_diff(set.worst) <= 1, "{copied} {set}");
     }
 }

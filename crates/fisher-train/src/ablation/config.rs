@@ -70,7 +70,8 @@ pub struct AblationConfig {
     /// How intervals are had.
     #[config(default = "AblationInterval::StudentT")]
     pub interval: AblationInterval,
-    /// Draws for [`AblationInterval::Bootstrap`].
+    /// Draws of clusters for [`AblationInterval::Bootstrap`] and for the ranks of gates; too few for the level leave every
+    /// rank open.
     #[config(default = 2000)]
     pub bootstraps: usize,
     /// Seed of all draws.

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use fisher_core::clusters::{clustered_errors, clusters_of, column_means};
-use fisher_core::gates::GateSet;
+use fisher_core::gates::{GateKind, GateSet};
 use fisher_core::gradient::at_least_single;
 use fisher_core::model::{Catalogue, hash_weights};
 use fisher_core::moments::{ConfidenceInterval, student_quantile};
 use fisher_core::sample::SampleRecord;
+use fisher_core::statistics::UnitSums;
 use fisher_core::{check_argument, read};
 use fisher_metrics::progress::styled;
+use fisher_metrics::ranks::{RankSet, rank_sets_of_differences};
 use fisher_metrics::truth::resampled_means;
 use fisher_metrics::weights::Weights;
 use indicatif::ProgressBar;
@@ -24,6 +26,8 @@ use crate::error::{Error, Result};
 
 /// Version of the form of [`AblationReport`].
 const SCHEMA: u64 = 1;
+/// Gates of a kind up to which ranks are drawn: every two are told apart in every draw.
+const MOST_RANKED: usize = 512;
 
 impl AblationConfig {
     /// The operator.
@@ -187,6 +191,8 @@ impl Ablation {
             }
             _ => None,
         };
+        let kinds: Vec<GateKind> = labels.iter().map(|(kind, _)| *kind).collect();
+        let ranks = self.ranks(&kinds, rows, &clusters);
         let gates = labels.into_iter().enumerate().map(|(at, (kind, name))| {
             let standard_error = errors.as_ref().map(|errors| errors[at]);
             let interval = match &drawn {
@@ -208,9 +214,41 @@ impl Ablation {
                 increase: means[at],
                 standard_error,
                 interval: interval.map(|(lower, upper)| ConfidenceInterval { lower, upper }),
+                ranks: ranks[at],
             }
         });
         Ok(gates.collect())
+    }
+
+    /// The ranks of every gate among those of its kind.
+    fn ranks(&self, kinds: &[GateKind], rows: &[f64], clusters: &[usize]) -> Vec<Option<RankSet>> {
+        let mut ranks = vec![None; kinds.len()];
+        for (first, kind) in kinds.iter().enumerate() {
+            if kinds[..first].contains(kind) {
+                continue;
+            }
+            let places = (0..kinds.len()).filter(|at| kinds[*at] == *kind);
+            let places: Vec<usize> = places.collect();
+            if places.len() < 2 || places.len() > MOST_RANKED {
+                continue;
+            }
+            let count = clusters.iter().max().map_or(0, |last| last + 1);
+            let mut units = UnitSums {
+                sums: vec![vec![0.0; places.len()]; count],
+                sizes: vec![0; count],
+            };
+            for (row, &cluster) in rows.chunks(kinds.len()).zip(clusters) {
+                units.sizes[cluster] += 1;
+                let sums = units.sums[cluster].iter_mut().zip(&places);
+                sums.for_each(|(sum, &at)| *sum += row[at]);
+            }
+            let (level, draws) = (self.config.level, self.config.bootstraps);
+            let sets = rank_sets_of_differences(&units, level, draws, self.config.seed);
+            for (at, set) in places.into_iter().zip(sets.into_iter().flatten()) {
+                ranks[at] = Some(set);
+            }
+        }
+        ranks
     }
 
     fn bar(&self, task: &str, gates: usize) -> ProgressBar {

@@ -5,6 +5,7 @@ use std::fmt;
 use fisher_core::gates::GateKind;
 use fisher_core::moments::ConfidenceInterval;
 use fisher_core::sample::SampleRecord;
+use fisher_metrics::ranks::RankSet;
 use fisher_metrics::truth::Measured;
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +28,8 @@ pub struct AblationReport {
     pub draws: Option<usize>,
     /// Seed of draws.
     pub seed: u64,
-    /// Level of the intervals.
+    /// Level of the intervals and of the ranks. For [`AblationKind::Resample`] both are over samples alone, for the weights
+    /// that were drawn: what other draws would come to is not in them.
     pub level: f64,
     /// How intervals were had.
     pub interval: AblationInterval,
@@ -57,6 +59,11 @@ pub struct AblatedGate {
     pub standard_error: Option<f64>,
     /// Its interval, of this gate alone: over many gates some miss.
     pub interval: Option<ConfidenceInterval>,
+    /// Its rank among the gates of its kind, 1 for the largest increase, as far as the samples tell
+    /// ([`rank_sets_of_differences`](fisher_metrics::ranks::rank_sets_of_differences)): the sets of all gates of the
+    /// kind are to hold at once, at the level of the report. `None` for fewer than two clusters, for a gate that is the only one
+    /// of its kind, and for more than 512 of it.
+    pub ranks: Option<RankSet>,
 }
 
 impl AblationReport {
@@ -94,20 +101,31 @@ impl fmt::Display for AblationReport {
             AblationUnit::TokenSum => "nats per sample",
         };
         let what = match self.kind {
-            AblationKind::Zero => "its weights 0",
-            AblationKind::Mean => "its outputs at their mean",
-            AblationKind::Resample => "its weights drawn from the rest of their tensor",
+            AblationKind::Zero => "its weights 0".to_owned(),
+            AblationKind::Mean => "its outputs at their mean".to_owned(),
+            AblationKind::Resample => format!(
+                "its weights drawn from the rest of their tensor (the mean of {} draws; what is said of errors is for \
+                 these draws, not for others)",
+                self.draws.unwrap_or(1)
+            ),
         };
+        let level = 100.0 * self.level;
         writeln!(
             f,
-            "{}: what the loss of {} samples ({} clusters) rises by with {what}; {unit}, {:.0} % intervals of each \
+            "{}: what the loss of {} samples ({} clusters) rises by with {what}; {unit}, {level:.0} % intervals of each \
              gate alone; the whole model has {:.4}",
             self.task,
             self.samples.len(),
             self.clusters,
-            100.0 * self.level,
             self.loss
         )?;
+        if self.gates.iter().any(|gate| gate.ranks.is_some()) {
+            writeln!(
+                f,
+                "The order of the lines is that of the means. Ranks are among the gates of a kind, as far as these samples \
+                 tell them apart (nominal {level:.0} % for all of a kind at once)"
+            )?;
+        }
         let mut order: Vec<&AblatedGate> = self.gates.iter().collect();
         order.sort_by(|a, b| {
             b.increase
@@ -118,6 +136,9 @@ impl fmt::Display for AblationReport {
             write!(f, "\n  {:<40} {:>10.4}", gate.name, gate.increase)?;
             if let Some(ConfidenceInterval { lower, upper }) = gate.interval {
                 write!(f, "  {lower:.4} to {upper:.4}")?;
+            }
+            if let Some(ranks) = gate.ranks {
+                write!(f, "  rank {ranks}")?;
             }
         }
         Ok(())
