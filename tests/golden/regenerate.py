@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Float64 reference numbers for the golden tests.
 
-    pip install torch transformers safetensors numpy
+    pip install torch transformers safetensors numpy scipy
     python3 regenerate.py                  # every case beside this file
 
 Each case is a tiny Hugging Face checkpoint (config.json, model.safetensors) with two tasks as
@@ -22,14 +22,15 @@ JSON lines (id, input_ids, optional labels). From them this writes
                            by the second model). A key is `{parameter}|{label}`.
                            health.{block}.{layer}.{head} of the default settings
 
-Further numbers are made of these by the modules in oracles/.
-
 in the checkpoint's own orientation: Linear [out, in], GPT-2's Conv1D [in, out]. Head and channel
-slices are cut here with plain indexing, independent of the library's plans.
+slices are cut here with plain indexing, independent of the library's plans. What may be said of
+these numbers, and other kinds of them, is written by oracles/ to expected-{topic}.json, of two cases
+(scipy is needed too).
 """
-import itertools
+import importlib
 import json
 import pathlib
+import sys
 
 import numpy as np
 import torch
@@ -143,23 +144,6 @@ def ridge(f, least=RIDGE, relative=RIDGE_REL):
 
 def damped(f, **kwargs):
     return np.maximum(f, EPSILON) + ridge(f, **kwargs)
-
-
-def relabel(matrix, n_a):
-    """The statistic (cross mean less half the sum of the within means) and the shares of all
-    relabellings whose statistic is not above, not below it."""
-    n = len(matrix)
-    off = matrix - np.diag(np.diag(matrix))
-
-    def statistic(a):
-        z = np.isin(np.arange(n), a)
-        within = lambda m: off[np.ix_(m, m)].sum() / (m.sum() * (m.sum() - 1))
-        return off[np.ix_(z, ~z)].mean() - (within(z) + within(~z)) / 2
-
-    observed = statistic(range(n_a))
-    every = np.array([statistic(a) for a in itertools.combinations(range(n), n_a)])
-    slack = 1e-12 * max(1, abs(off).max())
-    return observed, (every <= observed + slack).mean(), (every >= observed - slack).mean()
 
 
 SETTINGS = [
@@ -301,5 +285,10 @@ def regenerate(folder):
 
 
 if __name__ == "__main__":
-    for config in sorted(pathlib.Path(__file__).parent.glob("*/config.json")):
+    here = pathlib.Path(__file__).parent
+    for config in sorted(here.glob("*/config.json")):
         regenerate(config.parent)
+    sys.path.insert(0, str(here / "oracles"))
+    for oracle in ("importance", "conflicts", "interference", "overlap", "gates", "kinds"):
+        for case in ("llama-gqa", "gpt2-fused"):
+            importlib.import_module(oracle).write(here / case)
