@@ -63,13 +63,14 @@ fn markdown(what: &str, reports: &[TruthReport]) -> String {
         });
         let [above, resolved] = [above.count(), resolved.count()];
         lines.push(format!(
-            "| {name} | {} | {above} of {seeds} | {resolved} of {seeds} |",
+            "| {} | {} | {above} of {seeds} | {resolved} of {seeds} |",
+            name.replace('|', "\\|"),
             median_and_range(&values, 2)
         ));
     }
     let halves: Vec<f64> = reports.iter().filter_map(|report| report.halves).collect();
     lines.push(format!(
-        "| ablation, half against half | {} | | |",
+        "| reliability of the ablation, half by half | {} | | |",
         median_and_range(&halves, 2)
     ));
     lines.join("\n")

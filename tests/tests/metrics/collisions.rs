@@ -163,7 +163,7 @@ fn one_pair_is_listed_and_not_called(
     assert!((first.cosine + 1.0).abs() < 1e-6 && first.q.is_none());
     assert!(format!("{report}").contains("sample 2 of b and sample 1 of a on p01: cos −1.00"));
     assert_eq!(
-        warned(&report, "it takes 20 pairs at least"),
+        warned(&report, "it takes 20 pairs of independent samples at least"),
         counts == [4, 4]
     );
 }

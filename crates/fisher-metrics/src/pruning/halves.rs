@@ -34,7 +34,9 @@ impl Scores {
             });
         }
         let samples = store.samples(task);
-        let clusters = members(&clusters(samples));
+        let mut clusters = members(&clusters(samples));
+        // By name, so that halves do not depend on the order in which samples came.
+        clusters.sort_by_key(|of| of.iter().map(|&i| samples[i].id()).min());
         if clusters.len() < 2 {
             return Err(Error::too_few_samples(store, task));
         }
