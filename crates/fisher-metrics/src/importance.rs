@@ -61,7 +61,7 @@ impl ImportanceConfig {
 /// or head, in the unit of the contributions. Its error is that of a mean over samples, or over
 /// clusters where samples name them. `share = F_G / Σ F` over all layers. Rows fall with F; ties keep the
 /// order of the statistics' totals. Which ranks the samples leave open is said by
-/// [`rank_sets`](crate::ranks::rank_sets).
+/// [`rank_sets`].
 #[derive(Module, Debug)]
 pub struct Importance {
     level: f64,

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 /// [centred](FisherKind::Centred) Fisher is about.
 ///
 /// Had by [`Collector::mean_gradient`](crate::collect::Collector::mean_gradient), given to
-/// [`Collector::with_centre`](crate::collect::Collector::with_centre). Two passes over the data, since `F − ū ⊙ ū` would leave
+/// [`Collector::collect_centred`](crate::collect::Collector::collect_centred). Two passes over the data, since `F − ū ⊙ ū` would leave
 /// no digit where gradients hardly vary, and since only deviations of single samples have error bars.
 #[derive(Debug, Clone)]
 pub struct MeanGradient<C: ContributionUnit> {
