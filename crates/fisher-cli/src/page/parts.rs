@@ -112,8 +112,8 @@ pub(super) fn share(share: Option<Share>) -> String {
         return percent(None);
     };
     let interval = share.interval.map(|of| {
-        let [lower, upper] = [of.lower, of.upper].map(|end| percent(Some(end)));
-        format!(" <small>({lower} to {upper})</small>")
+        let [lower, upper] = [of.lower, of.upper].map(|end| format!("{:.1}", 100.0 * end));
+        format!(" <small>({lower}\u{2009}to\u{2009}{upper})</small>")
     });
     percent(Some(share.value)) + &interval.unwrap_or_default()
 }

@@ -98,14 +98,14 @@ impl fmt::Display for Suggestion {
             (Some(itself), Some(relative), Some(advice)) => {
                 let relative = span(relative, 100.0, 0, " %");
                 let says = match advice {
-                    Advice::Surgery => "that they need the same weights, which suggests",
-                    Advice::WeightedArithmetic => "that they share some weights, which suggests",
-                    Advice::Arithmetic => "that they need different weights, which suggests",
+                    Advice::Surgery => "as if both needed the same weights, which suggests",
+                    Advice::WeightedArithmetic => "as if they shared some weights, which suggests",
+                    Advice::Arithmetic => "as if they needed different weights, which suggests",
                 };
                 write!(
                     f,
                     "Masks of {a} and {b} agree beyond chance by {relative} of what halves of one task do \
-                     (κ = {kappa} between the tasks, {itself:.2} or more between halves), {says} {advice}; \
+                     (κ = {kappa} between the tasks, {itself:.2} or more between halves): {says} {advice}; \
                      nothing was merged to test it"
                 )
             }
