@@ -14,7 +14,7 @@ use crate::measure::{
     Tensors, changes, report, second, uses, write,
 };
 use crate::memory::resident;
-use crate::models::{Architecture, Checkpoint};
+use crate::models::Checkpoint;
 use crate::page::Page;
 
 /// What was measured, and what is to be made of it.
@@ -125,7 +125,7 @@ impl Work<'_> {
             "model": {
                 "name": folder.file_name().map(|name| name.to_string_lossy()),
                 "type": config.kind,
-                "layers": layers(self.checkpoint),
+                "layers": config.layers(),
                 "heads": heads,
                 "kv_heads": kv_heads,
                 "head_width": head_width,
@@ -178,17 +178,10 @@ pub(crate) fn load(folder: &Path, device: &Device) -> Result<Checkpoint> {
          weights",
         folder.display(),
         checkpoint.config.kind,
-        layers(&checkpoint),
+        checkpoint.config.layers(),
         parameters.map(|p| p.elements()).sum::<usize>() as f64 / 1e6
     );
     Ok(checkpoint)
-}
-
-fn layers(checkpoint: &Checkpoint) -> usize {
-    match &checkpoint.config.architecture {
-        Architecture::Llama(config) => config.layers,
-        Architecture::Gpt2(config) => config.layers,
-    }
 }
 
 pub(crate) fn done(out: &Path, start: Instant) {

@@ -20,7 +20,7 @@ use super::inputs::Inputs;
 use super::jsonl::{TaskData, batches};
 use super::measured::Measured;
 use super::outcome::Result;
-use crate::models::{Checkpoint, Model, Sequence, Sequences};
+use crate::models::{Checkpoint, Sequence, Sequences};
 
 /// Gradients of single samples, in a run's folder.
 pub const GRADIENTS: &str = "gradients";
@@ -51,21 +51,7 @@ pub fn collect(
     keep: bool,
     device: &Device,
 ) -> Result<Collection> {
-    match &checkpoint.model {
-        Model::Llama(model) => of(model, checkpoint, data, inputs, run, keep, device),
-        Model::Gpt2(model) => of(model, checkpoint, data, inputs, run, keep, device),
-    }
-}
-
-fn of<M: SampleLoss<Batch = Sequences>>(
-    model: &M,
-    checkpoint: &Checkpoint,
-    data: &[TaskData],
-    inputs: &Inputs,
-    run: &MeasureArgs,
-    keep: bool,
-    device: &Device,
-) -> Result<Collection> {
+    let model = &checkpoint.model;
     let hash = hash_weights(model)?;
     let fresh = statistics(checkpoint, run, hash.clone(), device)?;
     let non_finite = if run.skip_bad {
@@ -264,10 +250,7 @@ pub(super) fn losses_of(
     tokens: usize,
     device: &Device,
 ) -> Result<Vec<f64>> {
-    match &checkpoint.model {
-        Model::Llama(model) => losses(model, task, tokens, device),
-        Model::Gpt2(model) => losses(model, task, tokens, device),
-    }
+    losses(&checkpoint.model, task, tokens, device)
 }
 
 /// `L_i` of every sample, in the order of the file.

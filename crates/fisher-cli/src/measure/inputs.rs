@@ -98,7 +98,7 @@ impl Inputs {
 
 /// What config.json says of a model.
 pub fn model(config: &ModelConfig) -> String {
-    format!("{:?}", config.architecture)
+    format!("{:?}", config.shape)
 }
 
 fn hash(sample: &Sequence) -> String {

@@ -265,6 +265,7 @@ impl Reader<'_> {
             document,
             tokens,
             labels,
+            class: None,
         };
         self.check(&sequence)?;
         Ok((id, sequence))

@@ -30,11 +30,14 @@ pub enum Error {
     /// Another architecture.
     #[error(
         "the architecture `{found}` (model_type in config.json) is not supported; supported are \
-         llama, mistral, qwen2 and gpt2"
+         {supported}. Any other model can be measured by fisher-train: write it as a Burn module, load \
+         its weights by burn-store, and give it to a `Collector`"
     )]
     Architecture {
         /// `model_type`.
         found: String,
+        /// What is.
+        supported: String,
     },
 
     /// A field of `config.json` that is missing or asks for what is not supported.
@@ -46,6 +49,18 @@ pub enum Error {
         found: String,
         /// What is supported.
         supported: String,
+    },
+
+    /// A field of `config.json` of which it is not known what it changes.
+    #[error(
+        "config.json: `{field}` is {found}, and it is not known whether that changes what the model computes; \
+         take it out of config.json if it does not"
+    )]
+    UnknownField {
+        /// The field.
+        field: String,
+        /// Its value.
+        found: String,
     },
 
     /// No weights in the folder.
@@ -101,21 +116,14 @@ pub enum Error {
 
     /// An output head beside a tied embedding that is not the embedding.
     #[error(
-        "`lm_head.weight` differs from `{embedding}`, but config.json ties them \
+        "`{head}` differs from `{embedding}`, but config.json ties them \
          (tie_word_embeddings)"
     )]
     NotTied {
+        /// The output head.
+        head: String,
         /// The embedding.
         embedding: String,
-    },
-
-    /// Loading failed.
-    #[error("cannot load {}: {reason}", path.display())]
-    Load {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: String,
     },
 
     /// An error of the statistics.

@@ -1,45 +1,32 @@
-//! A decoder from a Hugging Face folder.
+//! A model from a Hugging Face folder.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use burn::module::Module;
-use burn::tensor::{DType, Device, TensorData};
-use burn_store::burn_pack::Tensor as Packed;
-use burn_store::{
-    FloatCastAdapter, ModuleAdapter, ModuleContext, ModuleSnapshot, PyTorchToBurnAdapter,
-    SafetensorsStore,
-};
-use fisher_core::grouping::{AttentionConfig, HeadLayout};
-use fisher_core::model::{Catalogue, for_each_weight, hash_weights};
+use burn::module::Param;
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use fisher_core::grouping::HeadLayout;
+use fisher_core::model::{Catalogue, PathMapper, for_each_weight, hash_weights, map_paths};
 use fisher_metrics::weights::Weights;
 use safetensors::tensor::Dtype;
 
-use super::config::{Architecture, ModelConfig};
+use super::config::ModelConfig;
 use super::error::{Error, Result};
+use super::families::Family;
 use super::files::{self, Stored};
-use super::gpt2::Gpt2;
-use super::llama::Llama;
-use super::names::{HEAD, Naming};
+use super::names::{Named, Naming};
+use super::shape::Output;
+use super::transformer::Transformer;
 
-/// A decoder.
-#[derive(Debug, Clone)]
-pub enum Model {
-    /// LLaMA, Mistral, Qwen2.
-    Llama(Llama),
-    /// GPT-2.
-    Gpt2(Gpt2),
-}
-
-/// A decoder with its weights, and what it is called.
+/// A model with its weights, and what it is called.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
     /// The folder.
     pub folder: PathBuf,
     /// What config.json says.
     pub config: ModelConfig,
-    /// The decoder, in float32.
-    pub model: Model,
+    /// The model, in float32.
+    pub model: Transformer,
     /// What its parameters are called in the module and in the files.
     pub naming: Naming,
     /// Its parameters, as the files have them.
@@ -55,28 +42,21 @@ impl Checkpoint {
     /// When the device does not give them.
     pub fn weights(&self) -> Result<Weights> {
         let mut weights = BTreeMap::new();
-        let mut take = |path: &str, data: TensorData| {
+        for_each_weight(&self.model, |path, data| {
             if let Some(named) = self.naming.get(path) {
                 let values = named.to_checkpoint(data.iter::<f64>().collect());
                 weights.insert(named.name.clone(), values);
             }
-        };
-        match &self.model {
-            Model::Llama(model) => for_each_weight(model, &mut take)?,
-            Model::Gpt2(model) => for_each_weight(model, &mut take)?,
-        }
+        })?;
         Ok(weights.into())
     }
 
-    /// [`hash_weights`] of the decoder.
+    /// [`hash_weights`] of the model.
     ///
     /// # Errors
     /// When the device does not give the weights.
     pub fn hash(&self) -> Result<String> {
-        Ok(match &self.model {
-            Model::Llama(model) => hash_weights(model)?,
-            Model::Gpt2(model) => hash_weights(model)?,
-        })
+        Ok(hash_weights(&self.model)?)
     }
 
     /// Read `config.json` and the weights of `folder` to `device`, which has autodiff. Weights in
@@ -85,132 +65,136 @@ impl Checkpoint {
     /// # Errors
     /// Those of [`ModelConfig::read`]; [`Error::NoWeights`], [`Error::Missing`], [`Error::Extra`],
     /// [`Error::Shape`] or [`Error::Type`] when the tensors are not those that config.json asks
-    /// for; [`Error::Io`], [`Error::Json`] or [`Error::Load`] when a file cannot be read.
+    /// for; [`Error::Io`] or [`Error::Json`] when a file cannot be read.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         let config = ModelConfig::read(folder)?;
-        let tensors = files::tensors(folder)?;
-        match config.architecture.clone() {
-            Architecture::Llama(shape) => {
-                let adapter = PyTorchToBurnAdapter.chain(FloatCastAdapter::to(DType::F32));
-                Self::fill(
-                    folder,
-                    config,
-                    shape.init(device),
-                    tensors,
-                    adapter,
-                    Model::Llama,
-                )
-            }
-            Architecture::Gpt2(shape) => {
-                let adapter = Conv1dToBurn.chain(FloatCastAdapter::to(DType::F32));
-                Self::fill(
-                    folder,
-                    config,
-                    shape.init(device),
-                    tensors,
-                    adapter,
-                    Model::Gpt2,
-                )
-            }
-        }
-    }
-
-    fn fill<M: Module + ModuleSnapshot>(
-        folder: &Path,
-        config: ModelConfig,
-        mut model: M,
-        mut tensors: BTreeMap<String, Stored>,
-        adapter: impl ModuleAdapter + Clone + 'static,
-        wrap: impl FnOnce(M) -> Model,
-    ) -> Result<Self> {
+        let family = Family::of(&config.kind)?;
+        let model = config.shape.init(device);
         let own = Catalogue::of(&model)?;
-        let gpt2 = matches!(config.architecture, Architecture::Gpt2(_));
-        let naming = Naming::of(&own, gpt2);
-        let bare = gpt2 && !tensors.keys().any(|name| name.starts_with(PREFIX));
-        if bare {
-            let prefixed = |name: String| {
-                if &*name == HEAD {
-                    name
-                } else {
-                    format!("{PREFIX}{name}")
-                }
-            };
-            tensors = tensors.into_iter().map(|(n, t)| (prefixed(n), t)).collect();
-        }
-        drop_buffers(&mut tensors, &own)?;
+        let naming = Naming::of(&own, family, &config);
+        let mut tensors = files::tensors(folder)?;
+        prefixed(&mut tensors, family);
+        drop_buffers(&mut tensors, &naming, &config, family)?;
         check(&naming, &tensors)?;
-
-        let files: BTreeSet<&PathBuf> = tensors.values().map(|stored| &stored.file).collect();
-        let mut loaded = BTreeSet::new();
-        for file in files {
-            let fail = |reason: String| Error::Load {
-                path: file.clone(),
-                reason,
-            };
-            // What is missing from one file is in another; `check` has seen that all are there.
-            let mut store = SafetensorsStore::from_file(file)
-                .allow_partial(true)
-                .with_from_adapter(adapter.clone());
-            if bare {
-                store = store.with_key_remapping(r"^(wte|wpe|h|ln_f)\.", format!("{PREFIX}$1."));
-            }
-            let result = model
-                .load_from(&mut store)
-                .map_err(|e| fail(e.to_string()))?;
-            loaded.extend(result.applied);
-        }
-        let unfilled = naming.iter().find(|named| !loaded.contains(&named.path));
-        if let Some(named) = unfilled {
-            return Err(Error::Load {
-                path: folder.into(),
-                reason: format!("`{}` was not filled", named.name),
-            });
+        let mut filler = Filler {
+            naming: &naming,
+            tensors: &tensors,
+            error: None,
+        };
+        let model = map_paths(model, &mut filler);
+        if let Some(error) = filler.error {
+            return Err(error);
         }
         let catalogue = naming.names().catalogue(&model)?;
-        let [heads, kv_heads, width] = config.heads();
-        let attention = AttentionConfig::new(heads)
-            .with_kv_heads(Some(kv_heads))
-            .with_d_k(Some(width))
-            .with_d_v(Some(width));
         Ok(Self {
             folder: folder.into(),
-            heads: HeadLayout::recognize(&catalogue, &attention)?,
+            heads: naming.heads(&catalogue, &config)?,
             config,
-            model: wrap(model),
+            model,
             naming,
             catalogue,
         })
     }
 }
 
-/// What every parameter of a GPT-2 begins with; some files leave it out.
-const PREFIX: &str = "transformer.";
+/// Puts the tensors of files in the place of a module's parameters.
+struct Filler<'a> {
+    naming: &'a Naming,
+    tensors: &'a BTreeMap<String, Stored>,
+    error: Option<Error>,
+}
 
-/// Tensors in old files that are no weights: causal masks, wave lengths; and an output head that
-/// repeats the embedding it is tied to.
-fn drop_buffers(tensors: &mut BTreeMap<String, Stored>, catalogue: &Catalogue) -> Result<()> {
-    let buffer = |name: &str| {
-        [".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"]
-            .iter()
-            .any(|end| name.ends_with(end))
+impl PathMapper for Filler<'_> {
+    fn map<const D: usize>(&mut self, path: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let named = self.naming.get(path);
+        let read = named.map(|named| values(named, &self.tensors[&named.name]));
+        match read {
+            Some(Ok(values)) => {
+                let data = TensorData::new(values, param.lazy_shape());
+                let tensor = Tensor::from_data(data, &param.lazy_device());
+                let id = param.id;
+                param.transform_for_load(tensor, id)
+            }
+            Some(Err(error)) => {
+                self.error.get_or_insert(error);
+                param
+            }
+            None => param,
+        }
+    }
+}
+
+/// The values of a tensor in the module's order, as float32.
+fn values(named: &Named, stored: &Stored) -> Result<Vec<f32>> {
+    let dtype = match stored.dtype {
+        Dtype::F32 => DType::F32,
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::BF16,
+        Dtype::F64 => DType::F64,
+        other => {
+            return Err(Error::Type {
+                tensor: named.name.clone(),
+                found: format!("{other:?}"),
+            });
+        }
     };
-    tensors.retain(|name, _| !buffer(name));
-    if catalogue.get(HEAD).is_some() {
+    let data = TensorData::from_bytes_vec(stored.read()?, stored.shape.clone(), dtype);
+    Ok(named.to_module(data.iter::<f32>().collect()))
+}
+
+/// Give names the prefix that some files leave out.
+fn prefixed(tensors: &mut BTreeMap<String, Stored>, family: &Family) {
+    // Of OPT's `model.decoder.` only the first is left out.
+    let prefix = family.prefix;
+    let first = prefix.split_inclusive('.').next().unwrap_or(prefix);
+    if tensors.keys().any(|name| name.starts_with(first)) {
+        return;
+    }
+    let named = |name: String| match family.is_head(&name) {
+        true => name,
+        false => format!("{first}{name}"),
+    };
+    let bare = std::mem::take(tensors);
+    *tensors = bare.into_iter().map(|(n, t)| (named(n), t)).collect();
+}
+
+/// Tensors that are no weights: causal masks, wave lengths, numbers of positions; and an output head
+/// that repeats the embedding it is tied to, or stands for it.
+fn drop_buffers(
+    tensors: &mut BTreeMap<String, Stored>,
+    naming: &Naming,
+    config: &ModelConfig,
+    family: &Family,
+) -> Result<()> {
+    const BUFFERS: [&str; 6] = [
+        ".attn.bias",
+        ".attention.bias",
+        ".masked_bias",
+        ".rotary_emb.inv_freq",
+        "embeddings.position_ids",
+        ".embed_positions.position_ids",
+    ];
+    tensors.retain(|name, _| !BUFFERS.iter().any(|end| name.ends_with(end)));
+    if !matches!(config.shape.output, Output::NextToken { tied: true, .. }) {
         return Ok(());
     }
-    let Some(head) = tensors.remove(HEAD) else {
+    let name = family.name("head.weight", config.shape.order);
+    let Some(head) = tensors.remove(&name) else {
         return Ok(());
     };
-    let names = ["model.embed_tokens.weight", "transformer.wte.weight"];
-    let Some((name, embedding)) = names.iter().find_map(|name| tensors.get_key_value(*name)) else {
-        return Ok(()); // `check` tells that there is none
+    let Some(embedding) = naming.get("embedding.weight") else {
+        return Ok(());
     };
-    if head.read()? == embedding.read()? {
-        Ok(())
-    } else {
-        Err(Error::NotTied {
-            embedding: name.clone(),
-        })
+    match tensors.get(&embedding.name) {
+        None => {
+            tensors.insert(embedding.name.clone(), head);
+            Ok(())
+        }
+        Some(stored) if stored.read()? == head.read()? => Ok(()),
+        Some(_) => Err(Error::NotTied {
+            head: name,
+            embedding: embedding.name.clone(),
+        }),
     }
 }
 
@@ -240,15 +224,6 @@ fn check(naming: &Naming, tensors: &BTreeMap<String, Stored>) -> Result<()> {
                 expected: named.shape.clone(),
             });
         }
-        if !matches!(
-            stored.dtype,
-            Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64
-        ) {
-            return Err(Error::Type {
-                tensor: named.name.clone(),
-                found: format!("{:?}", stored.dtype),
-            });
-        }
     }
     Ok(())
 }
@@ -260,26 +235,5 @@ fn few(names: &[&str]) -> String {
     match names.len().saturating_sub(SHOWN) {
         0 => shown,
         more => format!("{shown} and {more} more"),
-    }
-}
-
-/// As [`PyTorchToBurnAdapter`], but for linear layers that are `Conv1D` in the file.
-#[derive(Debug, Clone)]
-struct Conv1dToBurn;
-
-impl ModuleAdapter for Conv1dToBurn {
-    fn adapt(&self, tensor: Packed, context: ModuleContext<'_>) -> Packed {
-        match context.module_type() {
-            Some("Struct:Linear") if tensor.name != HEAD => tensor,
-            _ => PyTorchToBurnAdapter.adapt(tensor, context),
-        }
-    }
-
-    fn get_alternative_param_name(&self, parameter: &str, module: &str) -> Option<String> {
-        PyTorchToBurnAdapter.get_alternative_param_name(parameter, module)
-    }
-
-    fn clone_box(&self) -> Box<dyn ModuleAdapter> {
-        Box::new(self.clone())
     }
 }

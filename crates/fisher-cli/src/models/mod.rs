@@ -1,21 +1,35 @@
-//! Decoders of Hugging Face checkpoints on Burn: LLaMA, Mistral, Qwen2 and GPT-2. A folder's
-//! config.json and weights become a module, and its parameters keep the names that the files have.
+//! Models of Hugging Face checkpoints on Burn. A folder's config.json and weights become one transformer,
+//! put together from parts, and its parameters keep the names that the files have. A family of models is
+//! data: what its parts are called, and which ones its config.json asks for.
 
 mod attention;
 mod config;
 mod error;
+mod families;
+mod fields;
 mod files;
-mod gpt2;
-mod llama;
 mod load;
+mod mlp;
 mod names;
+mod norm;
+mod rope;
 mod sequences;
+mod shape;
+mod shapes;
+mod transformer;
 
-pub use attention::{Rotation, causal_attention, split_heads};
-pub use config::{Architecture, Gpt2Config, LlamaConfig, Longest, ModelConfig};
+pub use attention::{Attention, Positions};
+pub use config::ModelConfig;
 pub use error::{Error, Result};
-pub use gpt2::Gpt2;
-pub use llama::Llama;
-pub use load::{Checkpoint, Model};
+pub use families::Longest;
+pub use load::Checkpoint;
+pub use mlp::Mlp;
 pub use names::{Named, Naming};
+pub use norm::{HeadNorm, Norm};
+pub use rope::Rope;
 pub use sequences::{Sequence, Sequences};
+pub use shape::{
+    Activation, Alibi, AttentionShape, EmbeddingShape, Gate, LayerShape, MlpShape, NormKind,
+    NormShape, Order, Output, QkNorm, Shape,
+};
+pub use transformer::Transformer;

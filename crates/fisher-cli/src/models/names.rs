@@ -1,9 +1,15 @@
-//! What a checkpoint calls the parameters of a decoder, and how it lays them out.
+//! What a checkpoint calls the parameters of a model, how it lays them out, and where heads are in them.
 
 use std::collections::BTreeMap;
 
+use fisher_core::grouping::{Attention, AttentionConfig, HeadLayout};
 use fisher_core::model::{Catalogue, Role};
 use fisher_train::capture::Names;
+
+use super::config::ModelConfig;
+use super::error::Result;
+use super::families::Family;
+use super::shape::AttentionShape;
 
 /// One parameter in both worlds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,13 +28,34 @@ impl Named {
     /// A parameter's values from the module's order to the checkpoint's.
     pub fn to_checkpoint<T: Copy>(&self, values: Vec<T>) -> Vec<T> {
         match (self.transposed, &*self.shape) {
-            (true, &[rows, columns]) => {
-                let at = |k: usize| values[k % columns * rows + k / columns];
-                (0..rows * columns).map(at).collect()
-            }
+            (true, &[rows, columns]) => transposed(&values, [columns, rows]),
             _ => values,
         }
     }
+
+    /// And back.
+    pub fn to_module<T: Copy>(&self, values: Vec<T>) -> Vec<T> {
+        match (self.transposed, &*self.shape) {
+            (true, &[rows, columns]) => transposed(&values, [rows, columns]),
+            _ => values,
+        }
+    }
+}
+
+/// `[rows, columns]` to `[columns, rows]`, in squares that stay in a cache.
+fn transposed<T: Copy>(values: &[T], [rows, columns]: [usize; 2]) -> Vec<T> {
+    const SIDE: usize = 32;
+    let mut out = values.to_vec();
+    for row in (0..rows).step_by(SIDE) {
+        for column in (0..columns).step_by(SIDE) {
+            for r in row..rows.min(row + SIDE) {
+                for c in column..columns.min(column + SIDE) {
+                    out[c * rows + r] = values[r * columns + c];
+                }
+            }
+        }
+    }
+    out
 }
 
 /// All parameters, by their path in the module.
@@ -36,23 +63,18 @@ impl Named {
 pub struct Naming(BTreeMap<String, Named>);
 
 impl Naming {
-    /// Burn's layers and Hugging Face's differ in two things: norms have `weight` and `bias` where
-    /// Burn has `gamma` and `beta`, and the weights of PyTorch's `Linear` are `[out, in]`. GPT-2's
-    /// `Conv1D` is `[in, out]` as Burn's is; only its output head is a `Linear`.
-    pub fn of(module: &Catalogue, conv1d: bool) -> Self {
+    /// Of a module of `family`. The weights of PyTorch's `Linear` are `[out, in]`, Burn's and those of
+    /// GPT-2's `Conv1D` are `[in, out]`.
+    pub(super) fn of(module: &Catalogue, family: &Family, config: &ModelConfig) -> Self {
         let named = module.parameters().iter().map(|parameter| {
             let path = parameter.path();
-            let linear = !conv1d || path == HEAD;
-            let transposed = linear && parameter.role() == Role::Matrix;
+            let name = family.name(path, config.shape.order);
+            let linear = parameter.role() == Role::Matrix && path.ends_with(".weight");
+            let transposed = linear && (!family.conv1d || family.is_head(&name));
             let mut shape = parameter.shape().to_vec();
             if transposed {
                 shape.reverse();
             }
-            let name = match path.rsplit_once('.') {
-                Some((layer, "gamma")) => format!("{layer}.weight"),
-                Some((layer, "beta")) => format!("{layer}.bias"),
-                _ => path.into(),
-            };
             let named = Named {
                 path: path.into(),
                 name,
@@ -80,7 +102,46 @@ impl Naming {
             names.with(&named.path, &named.name, named.transposed)
         })
     }
+
+    /// Where the heads of every layer are in the files' parameters, `catalogue`.
+    pub(super) fn heads(&self, catalogue: &Catalogue, config: &ModelConfig) -> Result<HeadLayout> {
+        let AttentionShape {
+            heads,
+            kv_heads,
+            head_width,
+            fused,
+            ..
+        } = config.shape.attention;
+        let attention = AttentionConfig::new(heads)
+            .with_kv_heads(Some(kv_heads))
+            .with_d_k(Some(head_width))
+            .with_d_v(Some(head_width));
+        let layer = |layer: usize| {
+            let name = |part: &str| {
+                let path = format!("layers.{layer}.attention.{part}.weight");
+                self.get(&path).map_or("", |named| &*named.name)
+            };
+            let output = name("output");
+            Ok(match fused {
+                Some(fused) => {
+                    let paths = [name("fused"), output];
+                    Attention::fused(shared(paths), paths, fused, &attention, catalogue)?
+                }
+                None => {
+                    let paths = [name("query"), name("key"), name("value"), output];
+                    let shared = shared([paths[0], output]);
+                    Attention::separate(shared, paths, &attention, catalogue)?
+                }
+            })
+        };
+        let layers: Result<Vec<Attention>> = (0..config.layers()).map(layer).collect();
+        Ok(HeadLayout::new(layers?)?)
+    }
 }
 
-/// The output head.
-pub(super) const HEAD: &str = "lm_head.weight";
+/// The modules that two parameters are both in.
+fn shared([a, b]: [&str; 2]) -> String {
+    let both = a.split('.').zip(b.split('.'));
+    let shared: Vec<&str> = both.take_while(|(a, b)| a == b).map(|(a, _)| a).collect();
+    shared.join(".")
+}

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use fisher_train::batch::{SampleBatch, SampleMapper};
-use fisher_train::labels::{IGNORE, Labels, NextToken};
+use fisher_train::labels::{Class, IGNORE, Labels, NextToken};
 
 /// One sample: tokens, and for each what counts of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,11 +16,16 @@ pub struct Sequence {
     /// The same, or [`IGNORE`] where the token is not to be predicted. Position `t` is predicted
     /// from the positions before it.
     pub labels: Vec<i64>,
+    /// Its class, where the model tells classes apart; no label counts then.
+    pub class: Option<usize>,
 }
 
 impl Sequence {
-    /// `T_i`: labels that count after the first.
+    /// `T_i`: labels that count after the first; 1 for a class.
     pub fn active(&self) -> usize {
+        if self.class.is_some() {
+            return 1;
+        }
         let labels = self.labels.iter().skip(1);
         labels.filter(|label| **label != IGNORE).count()
     }
@@ -33,16 +38,20 @@ pub struct Sequences {
     pub tokens: Tensor<2, Int>,
     /// `[samples, positions]`
     pub labels: Labels<NextToken>,
+    /// Positions of each that are no padding, `[samples, 1]`.
+    pub lengths: Tensor<2, Int>,
+    /// Classes, `[samples]`, where all samples have one.
+    pub classes: Option<Labels<Class>>,
     ids: Vec<String>,
     documents: Vec<Option<String>>,
-    lengths: Vec<usize>,
+    widths: Vec<usize>,
 }
 
 impl Sequences {
     /// A batch on `device`.
     pub fn new(samples: &[Sequence], device: &Device) -> Self {
-        let lengths: Vec<usize> = samples.iter().map(|s| s.tokens.len()).collect();
-        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let widths: Vec<usize> = samples.iter().map(|s| s.tokens.len()).collect();
+        let longest = widths.iter().copied().max().unwrap_or(0);
         let matrix = |of: fn(&Sequence) -> &Vec<i64>, padding: i64| {
             let rows = samples.iter().flat_map(|sample| {
                 let padded = of(sample).iter().copied().chain(std::iter::repeat(padding));
@@ -51,12 +60,20 @@ impl Sequences {
             let data = TensorData::new(rows.collect::<Vec<i64>>(), [samples.len(), longest]);
             Tensor::from_data(data, device)
         };
+        let lengths: Vec<i64> = widths.iter().map(|w| *w as i64).collect();
+        let lengths = TensorData::new(lengths, [samples.len(), 1]);
+        let classes = samples.iter().map(|s| s.class.map(|class| class as i64));
+        let classes: Option<Vec<i64>> = classes.collect();
+        let classes = classes.filter(|classes| !classes.is_empty());
+        let classes = classes.map(|of| Tensor::<1, Int>::from_data(of.as_slice(), device));
         Self {
             tokens: matrix(|s| &s.tokens, 0),
             labels: matrix(|s| &s.labels, IGNORE).into(),
+            lengths: Tensor::from_data(lengths, device),
+            classes: classes.map(Into::into),
             ids: samples.iter().map(|s| s.id.clone()).collect(),
             documents: samples.iter().map(|s| s.document.clone()).collect(),
-            lengths,
+            widths,
         }
     }
 }
@@ -80,14 +97,16 @@ impl SampleBatch for Sequences {
             labels: mapper.tensor(&self.labels),
             ids: mapper.list(&self.ids),
             documents: mapper.list(&self.documents),
-            lengths: mapper.list(&self.lengths),
+            lengths: mapper.tensor(&self.lengths),
+            classes: self.classes.as_ref().map(|of| mapper.tensor(of)),
+            widths: mapper.list(&self.widths),
         }
     }
 
     fn sample(&self, index: usize) -> Self {
-        // Without its padding: attention is causal, so what comes after changes nothing.
+        // Without its padding, which changes nothing: no position of a sample sees it.
         let sample = SampleMapper::cut(self, index);
-        let length = self.lengths[index];
+        let length = self.widths[index];
         Self {
             tokens: sample.tokens.narrow(1, 0, length),
             labels: sample.labels.first(length),

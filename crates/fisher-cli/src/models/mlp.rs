@@ -1,0 +1,76 @@
+//! The feed-forward part of a layer.
+
+use burn::module::Module;
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::activation::{gelu, relu, silu};
+use burn::tensor::{Device, Tensor};
+
+use super::shape::{Activation, Gate, MlpShape};
+
+/// The feed-forward part of a layer.
+#[derive(Module, Debug)]
+pub struct Mlp {
+    gate: Option<Linear>,
+    up: Option<Linear>,
+    /// The gate's rows, then those of `up`.
+    gate_up: Option<Linear>,
+    down: Linear,
+    #[module(skip)]
+    shape: MlpShape,
+}
+
+impl MlpShape {
+    /// One whose weights are still to be loaded.
+    pub fn init(&self, width: usize, inner: usize, device: &Device) -> Mlp {
+        let linear = |input, output| {
+            let config = LinearConfig::new(input, output).with_bias(self.bias);
+            config.init(device)
+        };
+        let fused = self.gate == Gate::Fused;
+        Mlp {
+            gate: (self.gate == Gate::Apart).then(|| linear(width, inner)),
+            up: (!fused).then(|| linear(width, inner)),
+            gate_up: fused.then(|| linear(width, 2 * inner)),
+            down: linear(inner, width),
+            shape: *self,
+        }
+    }
+}
+
+impl Mlp {
+    /// `[samples, positions, width]` to the same.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let act = |x| self.shape.activation.forward(x);
+        let inside = match (&self.gate, &self.up, &self.gate_up) {
+            (Some(gate), Some(up), _) => act(gate.forward(x.clone())) * up.forward(x),
+            (None, Some(up), _) => act(up.forward(x)),
+            (_, _, Some(both)) => {
+                let both = both.forward(x);
+                let inner = both.dims()[2] / 2;
+                act(both.clone().narrow(2, 0, inner)) * both.narrow(2, inner, inner)
+            }
+            _ => x,
+        };
+        self.down.forward(inside)
+    }
+}
+
+impl Activation {
+    /// Apply it to every element.
+    pub fn forward(self, x: Tensor<3>) -> Tensor<3> {
+        match self {
+            Self::Silu => silu(x),
+            Self::Gelu => gelu(x),
+            Self::GeluTanh => gelu_tanh(x),
+            Self::Relu => relu(x),
+        }
+    }
+}
+
+/// The cube is a product: a power of a negative number is undefined on some devices.
+fn gelu_tanh(x: Tensor<3>) -> Tensor<3> {
+    let cube = x.clone() * x.clone() * x.clone();
+    let inner =
+        (x.clone() + cube.mul_scalar(0.044_715)).mul_scalar((2.0 / std::f64::consts::PI).sqrt());
+    (inner.tanh() + 1.0) * x.mul_scalar(0.5)
+}
