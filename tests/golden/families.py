@@ -33,7 +33,7 @@ from float64 import Watch, patched
 HERE = pathlib.Path(__file__).parent / "families"
 TASKS = ("alpha", "beta")
 IGNORE = -100
-SMALL = dict(vocab_size=29, hidden_size=16, intermediate_size=20, num_hidden_layers=2, num_attention_heads=4,
+SMALL = dict(vocab_size=23, hidden_size=16, intermediate_size=12, num_hidden_layers=2, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=32)
 
 
@@ -41,27 +41,98 @@ def rope(kind, theta=100.0, **more):
     return {"rope_parameters": {"rope_type": kind, "rope_theta": theta} | more}
 
 
-LLAMA = SMALL | {"model_type": "llama", "head_dim": 8}
+def without(fields, *names):
+    return {name: value for name, value in fields.items() if name not in names}
+
+
+NO_PAD = {"pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2}
+BASE = SMALL | rope("default") | NO_PAD
+WIDE = BASE | {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+HALF = BASE | {"num_attention_heads": 2, "num_key_value_heads": 2}
+LLAMA = WIDE | {"model_type": "llama"}
+ORIGINAL = {"original_max_position_embeddings": 8}
+SLIDING = ["sliding_attention", "sliding_attention", "full_attention"]
+GEMMA2 = WIDE | {"model_type": "gemma2", "query_pre_attn_scalar": 12, "sliding_window": 4, "attn_logit_softcapping": 3.0,
+                 "final_logit_softcapping": 4.0}
+GEMMA3 = without(WIDE, "rope_parameters") | {
+    "model_type": "gemma3_text", "num_hidden_layers": 3, "query_pre_attn_scalar": 12, "sliding_window": 4, "layer_types": SLIDING}
+PHI = HALF | rope("default", partial_rotary_factor=0.5) | {"model_type": "phi"}
+PHI3 = BASE | {"model_type": "phi3", "tie_word_embeddings": False}
+LONG = dict(short_factor=[1.0, 1.5, 2.0, 3.0], long_factor=[1.0, 3.0, 8.0, 16.0])
+PHI3_LONG = PHI3 | {"num_attention_heads": 2, "num_key_value_heads": 1} | rope("longrope", **LONG)
+NEOX = without(HALF, "num_key_value_heads") | {"model_type": "gpt_neox"}
+STABLELM = HALF | rope("default", partial_rotary_factor=0.25) | {"model_type": "stablelm"}
+OPT = without(SMALL, "intermediate_size", "num_key_value_heads") | NO_PAD | {"model_type": "opt", "ffn_dim": 12}
+BLOOM = NO_PAD | {"model_type": "bloom", "vocab_size": 23, "hidden_size": 16, "n_layer": 2, "n_head": 4}
+FALCON = without(BASE, "intermediate_size", "num_key_value_heads") | {"model_type": "falcon", "ffn_hidden_size": 12}
+COHERE = BASE | {"model_type": "cohere", "logit_scale": 0.7}
+
+# Positions, biases and windows of LLaMA's relatives.
 CASES = {
-    "llama-rope-llama3": LLAMA | rope("llama3", factor=8.0, low_freq_factor=0.25, high_freq_factor=1.25,
-                                      original_max_position_embeddings=8),
+    "llama-rope-llama3": LLAMA | rope("llama3", factor=8.0, low_freq_factor=0.25, high_freq_factor=1.25, **ORIGINAL),
     "llama-rope-linear": LLAMA | rope("linear", factor=4.0),
     "llama-rope-dynamic": LLAMA | rope("dynamic", factor=4.0),
     # Longer than max_position_embeddings: each sample turns by its own length.
     "llama-rope-dynamic-beyond": LLAMA | rope("dynamic", factor=4.0) | {"max_position_embeddings": 6},
-    "llama-rope-yarn": LLAMA | rope("yarn", factor=4.0, original_max_position_embeddings=8, beta_fast=2.0, beta_slow=0.25),
-    "llama-rope-yarn-attention": LLAMA | rope("yarn", factor=4.0, original_max_position_embeddings=8, attention_factor=0.7,
-                                              truncate=False, beta_fast=2.0, beta_slow=0.25),
-    "llama-rope-yarn-mscale": LLAMA | rope("yarn", factor=4.0, original_max_position_embeddings=8, mscale=0.8,
-                                           mscale_all_dim=0.5),
-    "llama-bias": LLAMA | rope("default") | {"head_dim": 6, "attention_bias": True, "mlp_bias": True},
-    "mistral-default-heads": {k: v for k, v in SMALL.items() if k != "num_key_value_heads"} | rope("default")
-        | {"model_type": "mistral", "num_attention_heads": 8, "head_dim": 4, "sliding_window": None},
-    "mistral-sliding": SMALL | rope("default") | {"model_type": "mistral", "sliding_window": 4},
-    "qwen2-sliding": SMALL | rope("default") | {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 4,
-        "num_hidden_layers": 3, "max_window_layers": 1, "layer_types": ["full_attention", "sliding_attention", "sliding_attention"]},
-    "qwen3": SMALL | rope("default") | {"model_type": "qwen3", "head_dim": 8, "tie_word_embeddings": True},
+    "llama-rope-yarn": LLAMA | rope("yarn", factor=4.0, beta_fast=2.0, beta_slow=0.25, **ORIGINAL),
+    "llama-rope-yarn-attention": LLAMA | rope("yarn", factor=4.0, attention_factor=0.7, truncate=False, beta_fast=2.0,
+                                              beta_slow=0.25, **ORIGINAL),
+    "llama-rope-yarn-mscale": LLAMA | rope("yarn", factor=4.0, mscale=0.8, mscale_all_dim=0.5, **ORIGINAL),
+    "llama-bias": LLAMA | {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6, "attention_bias": True, "mlp_bias": True},
+    "mistral-default-heads": without(WIDE, "num_key_value_heads") | {
+        "model_type": "mistral", "num_attention_heads": 8, "head_dim": 4, "sliding_window": None,
+        "absent": ["num_key_value_heads"]},
+    "mistral-sliding": BASE | {"model_type": "mistral", "sliding_window": 4},
+    "qwen2-sliding": BASE | {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 4, "num_hidden_layers": 3,
+                             "max_window_layers": 1, "layer_types": SLIDING[::-1]},
+    "qwen3": LLAMA | {"num_attention_heads": 4, "num_key_value_heads": 2} | {"model_type": "qwen3", "tie_word_embeddings": True},
 }
+
+# Other families of decoders.
+CASES |= {
+    "gemma": WIDE | {"model_type": "gemma"},
+    "gemma2": GEMMA2,
+    "gemma3": GEMMA3 | {"rope_parameters": {"sliding_attention": {"rope_type": "default", "rope_theta": 20.0},
+                                            "full_attention": {"rope_type": "default", "rope_theta": 400.0}}},
+    "gemma3-linear": GEMMA3 | {"final_logit_softcapping": 4.0, "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 20.0},
+        "full_attention": {"rope_type": "linear", "rope_theta": 400.0, "factor": 4.0}}},
+    "phi": PHI,
+    "phi-norm": PHI | {"num_key_value_heads": 1, "qk_layernorm": True},
+    "phi3": PHI3,
+    "phi3-partial": PHI3 | rope("default", partial_rotary_factor=0.5) | {"num_attention_heads": 2, "sliding_window": 4},
+    "phi3-longrope-short": PHI3_LONG | {"original_max_position_embeddings": 16},
+    # Samples of at most 6 tokens turn by the short factors, the others by the long ones.
+    "phi3-longrope-long": PHI3_LONG | {"original_max_position_embeddings": 6},
+    "gpt_neox": NEOX | rope("default", partial_rotary_factor=0.25),
+    "gpt_neox-sequential": NEOX | rope("default", partial_rotary_factor=0.5) | {"use_parallel_residual": False},
+    "olmo": BASE | {"model_type": "olmo", "clip_qkv": 0.8},
+    "olmo2": BASE | {"model_type": "olmo2"},
+    "olmo3": BASE | {"model_type": "olmo3", "num_hidden_layers": 3, "sliding_window": 4, "layer_types": SLIDING},
+    "smollm3": BASE | {"model_type": "smollm3", "no_rope_layers": [1, 0]},
+    "granite": BASE | {"model_type": "granite", "embedding_multiplier": 3.0, "logits_scaling": 2.0,
+                       "residual_multiplier": 0.4, "attention_multiplier": 0.3},
+    "stablelm": STABLELM,
+    "stablelm-parallel": STABLELM | {"num_key_value_heads": 1, "use_qkv_bias": True, "qk_layernorm": True,
+                                     "use_parallel_residual": True},
+    "starcoder2": BASE | {"model_type": "starcoder2", "sliding_window": 4},
+    "gptj": NO_PAD | {"model_type": "gptj", "vocab_size": 23, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_inner": 12,
+                      "n_positions": 32, "rotary_dim": 4},
+    "opt": OPT,
+    "opt-after": OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 12},
+    "bloom": BLOOM,
+    "bloom-residual": BLOOM | {"apply_residual_connection_post_layernorm": True},
+    "falcon-multi-query": FALCON,
+    "falcon-new": FALCON | {"new_decoder_architecture": True, "num_kv_heads": 2},
+    "falcon-new-one-norm": FALCON | {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1},
+    "falcon-alibi": FALCON | {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True},
+    "cohere": COHERE,
+    "cohere-norm": COHERE | {"use_qk_norm": True},
+    "cohere2": COHERE | {"model_type": "cohere2", "num_hidden_layers": 3, "sliding_window": 4, "layer_types": SLIDING},
+}
+
+# transformers' eager attention of Falcon adds the biases of positions twice, its default does not.
+ATTENTION = {"falcon-alibi": "sdpa"}
 
 
 def auto(config):
@@ -70,14 +141,14 @@ def auto(config):
 
 def build(folder, seed, model_type, classes=0, absent=(), **fields):
     """Random weights, none of them at a special value, and two tasks."""
-    config = AutoConfig.for_model(model_type, **fields)
+    config = AutoConfig.for_model(model_type, **copy.deepcopy(fields))
     torch.manual_seed(seed)
     model = (AutoModelForSequenceClassification if classes else AutoModelForCausalLM).from_config(config).float().eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for _, p in sorted(model.named_parameters()):
+        for name, p in sorted(model.named_parameters()):
             noise = torch.randn(p.shape, generator=generator)
-            p.copy_(p + 0.1 * noise if p.ndim == 1 else 0.25 * noise)
+            p.copy_(p + 0.1 * noise if p.ndim == 1 or "norm" in name else 0.25 * noise)
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     write = json.loads((folder / "config.json").read_text())
@@ -88,7 +159,8 @@ def build(folder, seed, model_type, classes=0, absent=(), **fields):
 def tasks(folder, vocabulary, seed, classes):
     draw = np.random.default_rng(seed)
     for task in TASKS:
-        low, high = (0, vocabulary * 2 // 3) if task == "alpha" else (vocabulary // 3, vocabulary)
+        # Not the first three: transformers gives the row of the padding token no gradient.
+        low, high = (3, vocabulary * 2 // 3) if task == "alpha" else (vocabulary // 3, vocabulary)
         lines = []
         # One sample of each length class at least: shorter and longer than windows and original positions.
         for i, length in enumerate((12, int(draw.integers(5, 8)), 4, int(draw.integers(9, 12)))):
@@ -127,7 +199,7 @@ def gradient(model, row):
 
 def load(folder, dtype):
     config = AutoConfig.from_pretrained(folder)
-    return auto(config).from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
+    return auto(config).from_pretrained(folder, dtype=dtype, attn_implementation=ATTENTION.get(folder.name, "eager")).eval()
 
 
 def moments(model, folder):
