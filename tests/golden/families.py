@@ -108,7 +108,10 @@ CASES |= {
     "gpt_neox-sequential": NEOX | rope("default", partial_rotary_factor=0.5) | {"use_parallel_residual": False},
     "olmo": BASE | {"model_type": "olmo", "clip_qkv": 0.8},
     "olmo2": BASE | {"model_type": "olmo2"},
-    "olmo3": BASE | {"model_type": "olmo3", "num_hidden_layers": 3, "sliding_window": 4, "layer_types": SLIDING},
+    "olmo3": BASE | {
+        "model_type": "olmo3", "num_hidden_layers": 3, "sliding_window": 4, "layer_types": SLIDING, "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+            "full_attention": {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "beta_fast": 2.0, "beta_slow": 0.25} | ORIGINAL}},
     "smollm3": BASE | {"model_type": "smollm3", "no_rope_layers": [1, 0]},
     "granite": BASE | {"model_type": "granite", "embedding_multiplier": 3.0, "logits_scaling": 2.0,
                        "residual_multiplier": 0.4, "attention_multiplier": 0.3},
