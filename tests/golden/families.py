@@ -134,6 +134,24 @@ CASES |= {
     "cohere2": COHERE | {"model_type": "cohere2", "num_hidden_layers": 3, "sliding_window": 4, "layer_types": SLIDING},
 }
 
+# Experts, at least one of which no token of a task reaches.
+EXPERTS = BASE | {"moe_intermediate_size": 6, "num_experts_per_tok": 2}
+CASES |= {
+    "mixtral": BASE | {"model_type": "mixtral", "intermediate_size": 6, "num_local_experts": 8, "num_experts_per_tok": 2},
+    "qwen2_moe": EXPERTS | {"model_type": "qwen2_moe", "num_experts": 6, "shared_expert_intermediate_size": 8},
+    "qwen3_moe": EXPERTS | {"model_type": "qwen3_moe", "num_experts": 6, "norm_topk_prob": True, "mlp_only_layers": [0]},
+}
+
+# Encoders with a head that tells three classes apart.
+ENCODER = without(BASE, "num_key_value_heads", "rope_parameters") | {"classes": 3}
+CASES |= {
+    "bert": ENCODER | {"model_type": "bert", "pad_token_id": 0},
+    "roberta": ENCODER | {"model_type": "roberta", "pad_token_id": 1, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
+    "distilbert": {"model_type": "distilbert", "vocab_size": 23, "dim": 16, "hidden_dim": 12, "n_layers": 2, "n_heads": 4,
+                   "max_position_embeddings": 32, "pad_token_id": 0, "classes": 3},
+    "electra": ENCODER | {"model_type": "electra", "pad_token_id": 0, "embedding_size": 8},
+}
+
 # transformers' eager attention of Falcon adds the biases of positions twice, its default does not.
 ATTENTION = {"falcon-alibi": "sdpa"}
 
@@ -142,9 +160,9 @@ def auto(config):
     return AutoModelForSequenceClassification if config.architectures and "Sequence" in config.architectures[0] else AutoModelForCausalLM
 
 
-def build(folder, seed, model_type, classes=0, absent=(), **fields):
+def build(folder, model_type, seed, classes=0, absent=(), **fields):
     """Random weights, none of them at a special value, and two tasks."""
-    config = AutoConfig.for_model(model_type, **copy.deepcopy(fields))
+    config = AutoConfig.for_model(model_type, **copy.deepcopy(fields) | ({"num_labels": classes} if classes else {}))
     torch.manual_seed(seed)
     model = (AutoModelForSequenceClassification if classes else AutoModelForCausalLM).from_config(config).float().eval()
     generator = torch.Generator().manual_seed(seed)
@@ -152,6 +170,8 @@ def build(folder, seed, model_type, classes=0, absent=(), **fields):
         for name, p in sorted(model.named_parameters()):
             noise = torch.randn(p.shape, generator=generator)
             p.copy_(p + 0.1 * noise if p.ndim == 1 or "norm" in name else 0.25 * noise)
+            if name.endswith("mlp.gate.weight"):
+                p[-1] *= 0.05  # an expert that is seldom chosen
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     write = json.loads((folder / "config.json").read_text())
@@ -202,7 +222,8 @@ def gradient(model, row):
 
 def load(folder, dtype):
     config = AutoConfig.from_pretrained(folder)
-    return auto(config).from_pretrained(folder, dtype=dtype, attn_implementation=ATTENTION.get(folder.name, "eager")).eval()
+    attention = ATTENTION.get(folder.name, "eager")
+    return auto(config).from_pretrained(folder, dtype=dtype, attn_implementation=attention, experts_implementation="eager").eval()
 
 
 def moments(model, folder):
@@ -289,13 +310,13 @@ def main():
     logging.disable_progress_bar()
     named = [a for a in sys.argv[1:] if not a.startswith("-")]
     print("| case | float32 operations | finite differences | float32 means | loss per token | KiB |\n|---|---|---|---|---|---|")
-    for seed, (case, fields) in enumerate(CASES.items()):
+    for case, fields in CASES.items():
         if named and case not in named:
             continue
         folder = HERE / case
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        build(folder, sum(map(ord, case)), **fields)
+        build(folder, **{"seed": sum(map(ord, case))} | fields)
         write(folder)
         if "--prove" in sys.argv:
             line, found = prove(folder)
