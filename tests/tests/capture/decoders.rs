@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use fisher_cli::measure::{Reader, TaskFile, Text, batches};
-use fisher_cli::models::{Checkpoint, Error, Model, ModelConfig, Sequence, Sequences};
+use fisher_cli::models::{Checkpoint, Error, ModelConfig, Sequence, Sequences};
 use fisher_tests::backend::Backend;
 use fisher_tests::golden::{Golden, TASKS, folder};
 use fisher_tests::tolerance::{GOLDEN, assert_close};
@@ -58,10 +58,7 @@ fn losses(
     let mut found = BTreeMap::new();
     for batch in batches(&data, tokens) {
         let batch = Sequences::new(&batch, &device.clone().autodiff());
-        let losses = match &checkpoint.model {
-            Model::Llama(model) => model.sample_losses(&batch),
-            Model::Gpt2(model) => model.sample_losses(&batch),
-        };
+        let losses = checkpoint.model.sample_losses(&batch);
         let sums = losses.sums().clone().inner().into_data();
         let sums = sums.iter::<f64>().zip(losses.tokens().expect("tokens"));
         let ids = (0..batch.len()).map(|index| batch.id(index).expect("an id"));
@@ -112,11 +109,7 @@ fn decoders_are_traced(#[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)]
         let checkpoint = load(&folder(case), &device).expect("a checkpoint");
         let data = samples(&checkpoint, TASKS[0]);
         let batch = Sequences::new(&data[..3], &device.clone().autodiff());
-        let checkup = match &checkpoint.model {
-            Model::Llama(model) => check(model, &batch),
-            Model::Gpt2(model) => check(model, &batch),
-        };
-        let checkup = checkup.expect("a checkup");
+        let checkup = check(&checkpoint.model, &batch).expect("a checkup");
         assert!(checkup.is_sound() && checkup.is_fast(), "{case}: {checkup}");
     }
 }

@@ -7,7 +7,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use fisher_cli::measure::{Reader, TaskFile};
-use fisher_cli::models::{Checkpoint, Model, Sequence, Sequences};
+use fisher_cli::models::{Checkpoint, Sequence, Sequences};
 use fisher_core::gradient::{ContributionUnit, PerToken, Raw};
 use fisher_core::kind::FisherKind;
 use fisher_core::statistics::{Mixture, Statistics, StatisticsConfig};
@@ -467,16 +467,6 @@ impl Decoder {
     }
 }
 
-/// With a decoder's model, whichever it is.
-macro_rules! with_model {
-    ($decoder:expr, $model:ident => $body:expr) => {
-        match &$decoder.checkpoint.model {
-            Model::Llama($model) => $body,
-            Model::Gpt2($model) => $body,
-        }
-    };
-}
-
 /// Exact, token-level and centred Fishers of transformers, masked labels and unequal lengths, against float64.
 #[rstest]
 #[case(Backend::Flex, Engine::Trace, 4)]
@@ -511,30 +501,36 @@ fn decoders_have_the_golden_kinds(
                     .with_names(names.clone())
             };
             let batches = || decoder.batches(task, size);
+            let model = &decoder.checkpoint.model;
             for (fisher, name) in [
                 (Fisher::Exact, "exact"),
                 (Fisher::TokenLevel, "token_level"),
             ] {
                 let mut found = decoder.statistics::<PerToken>(fisher.kind().expect("a kind"));
-                let collected = with_model!(decoder, model => {
-                    collector(fisher).collect_batches(model, task, batches(), &mut found)
-                });
+                let collector = collector(fisher);
+                let collected = collector.collect_batches(model, task, batches(), &mut found);
                 let collected = collected.expect("a collection");
                 let tokens = decoder.expected[task]["tokens"].as_u64().expect("tokens");
                 assert_eq!(collected.tokens, tokens);
                 decoder.check(&found, task, name);
             }
-            with_model!(decoder, model => {
-                let given = collector(Fisher::AsGiven);
-                let mut found = decoder.statistics::<PerToken>(FisherKind::Centred);
-                let mean = given.mean_gradient(model, task, batches(), &found).expect("a mean");
-                given.collect_centred(model, task, batches(), &mean, &mut found).expect("a collection");
-                decoder.check(&found, task, "centred");
-                let mut found = decoder.statistics::<Raw>(FisherKind::Centred);
-                let mean = given.mean_gradient(model, task, batches(), &found).expect("a mean");
-                given.collect_centred(model, task, batches(), &mean, &mut found).expect("a collection");
-                decoder.check(&found, task, "centred_raw");
-            });
+            let given = collector(Fisher::AsGiven);
+            let mut found = decoder.statistics::<PerToken>(FisherKind::Centred);
+            let mean = given
+                .mean_gradient(model, task, batches(), &found)
+                .expect("a mean");
+            given
+                .collect_centred(model, task, batches(), &mean, &mut found)
+                .expect("a collection");
+            decoder.check(&found, task, "centred");
+            let mut found = decoder.statistics::<Raw>(FisherKind::Centred);
+            let mean = given
+                .mean_gradient(model, task, batches(), &found)
+                .expect("a mean");
+            given
+                .collect_centred(model, task, batches(), &mean, &mut found)
+                .expect("a collection");
+            decoder.check(&found, task, "centred_raw");
         }
     }
 }
@@ -547,36 +543,48 @@ fn given_draws_have_the_golden_fisher(#[values(Engine::Loop, Engine::Trace)] eng
         for task in TASKS {
             let mut found = decoder.statistics::<PerToken>(FisherKind::MonteCarlo);
             let names = decoder.checkpoint.naming.names();
-            with_model!(decoder, model => {
-                let capture = CaptureConfig::new().with_engine(engine);
-                let paths: Vec<String> = found.paths().map(Into::into).collect();
-                let paths = paths.iter().map(String::as_str);
-                let mut capture = capture.init_named(model, paths, &names).expect("a model");
-                for batch in decoder.batches(task, 3) {
-                    let ids: Vec<String> = (0..batch.len()).filter_map(|i| batch.id(i)).collect();
-                    let samples = model.sample_losses(&batch).samples(&ids).expect("samples");
-                    let mut mixture = Mixture::new(&found, samples);
-                    let longest = batch.tokens.dims()[1];
-                    for draw in 0..3 {
-                        let rows = ids.iter().flat_map(|id| {
-                            let row = decoder.expected[task]["draws"][id][draw].as_array().expect("labels");
-                            let row = row.iter().skip(1).map(|label| label.as_i64().expect("a label"));
-                            let row: Vec<i64> = row.collect();
-                            row.into_iter().chain(std::iter::repeat(IGNORE)).take(longest - 1).collect::<Vec<_>>()
-                        });
-                        let labels = Replacement {
-                            kind: FisherKind::MonteCarlo,
-                            values: Values::Classes(rows.collect()),
-                        };
-                        let drawn = SampleMapper::replace(&batch, labels).expect("labels");
-                        capture.accumulate(&drawn, task, &mut mixture).expect("gradients");
-                        mixture.end_round(&vec![1.0 / 3.0; ids.len()]).expect("a round");
-                    }
-                    let mixed = mixture.into_batch();
-                    assert!(mixed.skipped.is_empty());
-                    found.push(task, mixed.batch).expect("a batch");
+            let model = &decoder.checkpoint.model;
+            let capture = CaptureConfig::new().with_engine(engine);
+            let paths: Vec<String> = found.paths().map(Into::into).collect();
+            let paths = paths.iter().map(String::as_str);
+            let mut capture = capture.init_named(model, paths, &names).expect("a model");
+            for batch in decoder.batches(task, 3) {
+                let ids: Vec<String> = (0..batch.len()).filter_map(|i| batch.id(i)).collect();
+                let samples = model.sample_losses(&batch).samples(&ids).expect("samples");
+                let mut mixture = Mixture::new(&found, samples);
+                let longest = batch.tokens.dims()[1];
+                for draw in 0..3 {
+                    let rows = ids.iter().flat_map(|id| {
+                        let row = decoder.expected[task]["draws"][id][draw]
+                            .as_array()
+                            .expect("labels");
+                        let row = row
+                            .iter()
+                            .skip(1)
+                            .map(|label| label.as_i64().expect("a label"));
+                        let row: Vec<i64> = row.collect();
+                        row.into_iter()
+                            .chain(std::iter::repeat(IGNORE))
+                            .take(longest - 1)
+                            .collect::<Vec<_>>()
+                    });
+                    let labels = Replacement {
+                        kind: FisherKind::MonteCarlo,
+                        values: Values::Classes(rows.collect()),
+                    };
+                    let drawn = SampleMapper::replace(&batch, labels).expect("labels");
+                    capture
+                        .accumulate(&drawn, task, &mut mixture)
+                        .expect("gradients");
+                    mixture
+                        .end_round(&vec![1.0 / 3.0; ids.len()])
+                        .expect("a round");
                 }
-            });
+                let mixed = mixture.into_batch();
+                assert!(mixed.skipped.is_empty());
+                found.push(task, mixed.batch).expect("a batch");
+            }
+
             decoder.check(&found, task, "monte_carlo");
         }
     }
@@ -647,9 +655,7 @@ fn tokens_are_samples() {
     let saving = config
         .clone()
         .with_checkpoint(Some(CheckpointConfig::new(path, 5)));
-    let Model::Llama(model) = &decoder.checkpoint.model else {
-        panic!("a llama");
-    };
+    let model = &decoder.checkpoint.model;
     let names = decoder.checkpoint.naming.names();
     let collect = |config: &CollectorConfig, count: usize| {
         let collector = config

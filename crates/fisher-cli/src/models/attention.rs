@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use burn::module::Module;
-use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use fisher_core::grouping::Fused;
 
 use super::norm::HeadNorm;
+use super::projection::Projection;
 use super::rope::Rope;
 use super::shape::{Alibi, AttentionShape, LayerShape};
 
@@ -18,12 +18,12 @@ const NEVER: f64 = -1e30;
 /// Attention of one layer.
 #[derive(Module, Debug)]
 pub struct Attention {
-    query: Option<Linear>,
-    key: Option<Linear>,
-    value: Option<Linear>,
+    query: Option<Projection>,
+    key: Option<Projection>,
+    value: Option<Projection>,
     /// Q, K and V in one matrix.
-    fused: Option<Linear>,
-    output: Linear,
+    fused: Option<Projection>,
+    output: Projection,
     query_norm: Option<HeadNorm>,
     key_norm: Option<HeadNorm>,
     #[module(skip)]
@@ -35,10 +35,7 @@ pub struct Attention {
 impl AttentionShape {
     /// Attention of a model of this width whose weights are still to be loaded.
     pub fn init(&self, width: usize, layer: LayerShape, device: &Device) -> Attention {
-        let linear = |input, output, bias| {
-            let config = LinearConfig::new(input, output).with_bias(bias);
-            config.init(device)
-        };
+        let linear = |input, output, bias| Projection::new([input, output], bias, device);
         let (queries, keys) = (
             self.heads * self.head_width,
             self.kv_heads * self.head_width,
@@ -67,6 +64,18 @@ impl AttentionShape {
 }
 
 impl Attention {
+    /// A projection by its field.
+    pub(super) fn projection(&mut self, field: &str) -> Option<&mut Projection> {
+        match field {
+            "query" => self.query.as_mut(),
+            "key" => self.key.as_mut(),
+            "value" => self.value.as_mut(),
+            "fused" => self.fused.as_mut(),
+            "output" => Some(&mut self.output),
+            _ => None,
+        }
+    }
+
     /// `[samples, positions, width]` to the same.
     pub fn forward(&self, x: Tensor<3>, positions: &Positions) -> Tensor<3> {
         let shape = &self.shape;
@@ -130,13 +139,7 @@ impl Attention {
     /// - q: `[samples, H, positions, d]`
     /// - k, v: `[samples, H_kv, positions, d]`
     /// - output: `[samples, positions, H·d]`
-    fn attend(
-        &self,
-        q: Tensor<4>,
-        k: Tensor<4>,
-        v: Tensor<4>,
-        positions: &Positions,
-    ) -> Tensor<3> {
+    fn attend(&self, q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, positions: &Positions) -> Tensor<3> {
         let [samples, heads, length, width] = q.dims();
         let kv_heads = k.dims()[1];
         // The queries of one kv head as more rows of it: keys and values are not repeated.
@@ -211,7 +214,9 @@ impl Positions {
         Self {
             rotations: rotations.collect(),
             masks: windows.map(mask).collect(),
-            alibi: shape.alibi.map(|alibi| alibi.scores(shape, positions, &device)),
+            alibi: shape
+                .alibi
+                .map(|alibi| alibi.scores(shape, positions, &device)),
         }
     }
 }
@@ -225,7 +230,10 @@ fn causal(positions: usize, window: Option<usize>, device: &Device) -> Tensor<4,
         key > query || key + window <= query
     };
     let hidden: Vec<bool> = (0..positions * positions).map(hidden).collect();
-    Tensor::from_data(TensorData::new(hidden, [1, 1, positions, positions]), device)
+    Tensor::from_data(
+        TensorData::new(hidden, [1, 1, positions, positions]),
+        device,
+    )
 }
 
 /// All positions see all others but padding.
@@ -280,9 +288,8 @@ impl Rotation {
     fn new(rope: &Rope, positions: usize, lengths: &Tensor<2, Int>, device: &Device) -> Self {
         let pairs = rope.frequencies.len();
         let table = |frequencies: &[f64], of: fn(f64) -> f64| {
-            let value = |k: usize| {
-                (rope.factor * of((k / pairs) as f64 * frequencies[k % pairs])) as f32
-            };
+            let value =
+                |k: usize| (rope.factor * of((k / pairs) as f64 * frequencies[k % pairs])) as f32;
             let values: Vec<f32> = (0..positions * pairs).map(value).collect();
             let data = TensorData::new(values, [1, 1, positions, pairs]);
             Tensor::<4>::from_data(data, device)

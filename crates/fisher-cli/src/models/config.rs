@@ -52,7 +52,7 @@ impl ModelConfig {
         let (shape, longest) = (family.shape)(&fields)?;
         fields.nothing_else()?;
         let classes = match shape.output {
-            Output::Classes(classes) => names(json, classes),
+            Output::Classes { count, .. } => names(json, count),
             Output::NextToken { .. } => Vec::new(),
         };
         Ok(Self {
@@ -82,7 +82,7 @@ impl ModelConfig {
     /// How many classes it tells apart, if it does.
     pub fn class_count(&self) -> Option<usize> {
         match self.shape.output {
-            Output::Classes(classes) => Some(classes),
+            Output::Classes { count, .. } => Some(count),
             Output::NextToken { .. } => None,
         }
     }

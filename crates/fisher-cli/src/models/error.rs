@@ -91,6 +91,15 @@ pub enum Error {
         tensors: String,
     },
 
+    /// A folder that is no low-rank adapter of the model.
+    #[error("{} is no adapter that can be used: {reason}", folder.display())]
+    Adapter {
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        reason: String,
+    },
+
     /// A tensor of another shape.
     #[error("tensor `{tensor}` has shape {found:?}, but config.json makes it {expected:?}")]
     Shape {

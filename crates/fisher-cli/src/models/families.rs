@@ -135,7 +135,6 @@ const BLOOM: Parts = &[
     ("attention.output", "self_attention.dense"),
 ];
 
-
 const FALCON: Parts = &[
     ("attention_norms.before", "ln_attn"),
     ("mlp_norms.before", "ln_mlp"),
@@ -177,10 +176,25 @@ const BERT: Parts = &[
     ("head", "classifier"),
 ];
 
-const ROBERTA: Parts = &[("pooler", "classifier.dense"), ("head", "classifier.out_proj")];
+const ROBERTA: Parts = &[
+    ("pooler", "classifier.dense"),
+    ("head", "classifier.out_proj"),
+];
+
+const DISTILBERT: Parts = &[
+    ("attention.query", "attention.q_lin"),
+    ("attention.key", "attention.k_lin"),
+    ("attention.value", "attention.v_lin"),
+    ("attention.output", "attention.out_lin"),
+    ("attention_norms.sum", "sa_layer_norm"),
+    ("mlp.up", "ffn.lin1"),
+    ("mlp.down", "ffn.lin2"),
+    ("mlp_norms.sum", "output_layer_norm"),
+    ("pooler", "pre_classifier"),
+];
 
 /// Names that never have a family's prefix.
-const HEADS: [&str; 3] = ["lm_head", "embed_out", "classifier"];
+const HEADS: [&str; 4] = ["lm_head", "embed_out", "classifier", "pre_classifier"];
 
 const fn family(
     kind: &'static str,
@@ -212,7 +226,7 @@ const fn transformer(
 }
 
 /// All of them.
-pub(super) const FAMILIES: [Family; 26] = [
+pub(super) const FAMILIES: [Family; 27] = [
     family("llama", &[LLAMA], shapes::llama),
     family("mistral", &[LLAMA], shapes::mistral),
     family("qwen2", &[LLAMA], shapes::qwen2),
@@ -259,6 +273,11 @@ pub(super) const FAMILIES: [Family; 26] = [
         layers: "encoder.layer",
         ..family("roberta", &[ROBERTA, BERT], shapes::roberta)
     },
+    Family {
+        prefix: "distilbert.",
+        layers: "transformer.layer",
+        ..family("distilbert", &[DISTILBERT, BERT], shapes::distilbert)
+    },
 ];
 
 impl Family {
@@ -294,6 +313,7 @@ impl Family {
             rest.starts_with('.').then(|| format!("{name}{rest}"))
         });
         let name = found.next().unwrap_or_else(|| inside.into());
+        let name = name.replace(".linear.", ".");
         let name = match name.rsplit_once('.') {
             Some((module, "gamma")) => format!("{module}.weight"),
             Some((module, "beta")) => format!("{module}.bias"),

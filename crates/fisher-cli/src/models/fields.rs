@@ -74,7 +74,14 @@ const HARMLESS: [&str; 59] = [
 const NOTES: [&str; 4] = ["_", "summary_", "transformers_", "unsloth_"];
 
 /// How they end: what only counts in training, and tokens.
-const ASIDE: [&str; 6] = ["_token_id", "_token_ids", "_pdrop", "_version", "dropout", "dropout_prob"];
+const ASIDE: [&str; 6] = [
+    "_token_id",
+    "_token_ids",
+    "_pdrop",
+    "_version",
+    "dropout",
+    "dropout_prob",
+];
 
 /// Fields that change what a model computes, and their values that do not.
 const NEUTRAL: [(&str, &[&str]); 10] = [
@@ -127,7 +134,10 @@ impl<'a> Fields<'a> {
     pub(super) fn unsupported(&self, field: &str, supported: &str) -> Error {
         Error::Field {
             field: format!("{}{field}", self.place),
-            found: self.json.get(field).map_or("nothing".into(), Value::to_string),
+            found: self
+                .json
+                .get(field)
+                .map_or("nothing".into(), Value::to_string),
             supported: supported.into(),
         }
     }

@@ -72,7 +72,7 @@ fn sharded(folder: &Path, index: &Path) -> Result<BTreeMap<String, Stored>> {
 }
 
 /// The tensors of one file, from its header.
-fn header(path: &Path) -> Result<BTreeMap<String, Stored>> {
+pub(super) fn header(path: &Path) -> Result<BTreeMap<String, Stored>> {
     let io = |e| Error::io(path, e);
     let mut file = File::open(path).map_err(io)?;
     let size = file.metadata().map_err(io)?.len();

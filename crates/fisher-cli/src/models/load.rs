@@ -10,6 +10,7 @@ use fisher_core::model::{Catalogue, PathMapper, for_each_weight, hash_weights, m
 use fisher_metrics::weights::Weights;
 use safetensors::tensor::Dtype;
 
+use super::adapter::Adapter;
 use super::config::ModelConfig;
 use super::error::{Error, Result};
 use super::families::Family;
@@ -67,24 +68,46 @@ impl Checkpoint {
     /// [`Error::Shape`] or [`Error::Type`] when the tensors are not those that config.json asks
     /// for; [`Error::Io`] or [`Error::Json`] when a file cannot be read.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        Self::load_with(folder, None, device)
+    }
+
+    /// The same with a low-rank adapter. Its two factors of each matrix are all that trains, unless it
+    /// is merged.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load`]; [`Error::Adapter`] when the adapter is none of this model.
+    pub fn load_with(folder: &Path, adapter: Option<&Adapter>, device: &Device) -> Result<Self> {
         let config = ModelConfig::read(folder)?;
         let family = Family::of(&config.kind)?;
         let model = config.shape.init(device);
-        let own = Catalogue::of(&model)?;
-        let naming = Naming::of(&own, family, &config);
+        let naming = Naming::of(&Catalogue::of(&model)?, family, &config);
         let mut tensors = files::tensors(folder)?;
         prefixed(&mut tensors, family);
         drop_buffers(&mut tensors, &naming, &config, family)?;
         check(&naming, &tensors)?;
-        let mut filler = Filler {
-            naming: &naming,
-            tensors: &tensors,
-            error: None,
+        let mut model = filled(model, &naming, &tensors)?;
+        let Some(adapter) = adapter else {
+            return Self::of(folder, config, model, naming);
         };
-        let model = map_paths(model, &mut filler);
-        if let Some(error) = filler.error {
-            return Err(error);
+        let factors = adapter.attach(&mut model, &naming, family.conv1d)?;
+        let all = Naming::of(&Catalogue::of(&model)?, family, &config).adapted();
+        let own = all.only(|path| path.contains(".lora."));
+        check(&own, &factors)?;
+        let mut model = filled(model, &own, &factors)?;
+        if adapter.merged {
+            for named in naming.iter() {
+                let path = named.path.strip_suffix(".linear.weight");
+                if let Some(projection) = path.and_then(|path| model.projection(path)) {
+                    projection.absorb();
+                }
+            }
+            return Self::of(folder, config, model, naming);
         }
+        let model = map_paths(model, &mut Freezer);
+        Self::of(folder, config, model, all)
+    }
+
+    fn of(folder: &Path, config: ModelConfig, model: Transformer, naming: Naming) -> Result<Self> {
         let catalogue = naming.names().catalogue(&model)?;
         Ok(Self {
             folder: folder.into(),
@@ -95,6 +118,31 @@ impl Checkpoint {
             catalogue,
         })
     }
+}
+
+/// Leaves gradients to adapters alone.
+struct Freezer;
+
+impl PathMapper for Freezer {
+    fn map<const D: usize>(&mut self, path: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let trains = path.contains(".lora.");
+        param.set_require_grad(trains)
+    }
+}
+
+/// A module with the tensors of files in the place of the parameters that `naming` names.
+fn filled(
+    model: Transformer,
+    naming: &Naming,
+    tensors: &BTreeMap<String, Stored>,
+) -> Result<Transformer> {
+    let mut filler = Filler {
+        naming,
+        tensors,
+        error: None,
+    };
+    let model = map_paths(model, &mut filler);
+    filler.error.map_or(Ok(model), Err)
 }
 
 /// Puts the tensors of files in the place of a module's parameters.

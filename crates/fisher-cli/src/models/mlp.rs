@@ -1,20 +1,20 @@
 //! The feed-forward part of a layer.
 
 use burn::module::Module;
-use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::{gelu, relu, silu};
 use burn::tensor::{Device, Tensor};
 
+use super::projection::Projection;
 use super::shape::{Activation, Gate, MlpShape};
 
 /// The feed-forward part of a layer.
 #[derive(Module, Debug)]
 pub struct Mlp {
-    gate: Option<Linear>,
-    up: Option<Linear>,
+    gate: Option<Projection>,
+    up: Option<Projection>,
     /// The gate's rows, then those of `up`.
-    gate_up: Option<Linear>,
-    down: Linear,
+    gate_up: Option<Projection>,
+    down: Projection,
     #[module(skip)]
     shape: MlpShape,
 }
@@ -22,10 +22,7 @@ pub struct Mlp {
 impl MlpShape {
     /// One whose weights are still to be loaded.
     pub fn init(&self, width: usize, inner: usize, device: &Device) -> Mlp {
-        let linear = |input, output| {
-            let config = LinearConfig::new(input, output).with_bias(self.bias);
-            config.init(device)
-        };
+        let linear = |input, output| Projection::new([input, output], self.bias, device);
         let fused = self.gate == Gate::Fused;
         Mlp {
             gate: (self.gate == Gate::Apart).then(|| linear(width, inner)),
@@ -38,6 +35,17 @@ impl MlpShape {
 }
 
 impl Mlp {
+    /// A projection by its field.
+    pub(super) fn projection(&mut self, field: &str) -> Option<&mut Projection> {
+        match field {
+            "gate" => self.gate.as_mut(),
+            "up" => self.up.as_mut(),
+            "gate_up" => self.gate_up.as_mut(),
+            "down" => Some(&mut self.down),
+            _ => None,
+        }
+    }
+
     /// `[samples, positions, width]` to the same.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let act = |x| self.shape.activation.forward(x);
@@ -63,6 +71,7 @@ impl Activation {
             Self::Gelu => gelu(x),
             Self::GeluTanh => gelu_tanh(x),
             Self::Relu => relu(x),
+            Self::Tanh => x.tanh(),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! put together from parts, and its parameters keep the names that the files have. A family of models is
 //! data: what its parts are called, and which ones its config.json asks for.
 
+mod adapter;
 mod attention;
 mod config;
 mod error;
@@ -12,12 +13,14 @@ mod load;
 mod mlp;
 mod names;
 mod norm;
+mod projection;
 mod rope;
 mod sequences;
 mod shape;
 mod shapes;
 mod transformer;
 
+pub use adapter::Adapter;
 pub use attention::{Attention, Positions};
 pub use config::ModelConfig;
 pub use error::{Error, Result};
@@ -26,6 +29,7 @@ pub use load::Checkpoint;
 pub use mlp::Mlp;
 pub use names::{Named, Naming};
 pub use norm::{HeadNorm, Norm};
+pub use projection::{Lora, Projection};
 pub use rope::Rope;
 pub use sequences::{Sequence, Sequences};
 pub use shape::{

@@ -6,6 +6,7 @@ use fisher_core::grouping::{Attention, AttentionConfig, HeadLayout};
 use fisher_core::model::{Catalogue, Role};
 use fisher_train::capture::Names;
 
+use super::adapter::adapted;
 use super::config::ModelConfig;
 use super::error::Result;
 use super::families::Family;
@@ -86,6 +87,22 @@ impl Naming {
         Self(named.collect())
     }
 
+    /// As PEFT calls them where low-rank adapters are beside.
+    pub(super) fn adapted(mut self) -> Self {
+        let all = self.0.values_mut();
+        all.for_each(|named| named.name = adapted(&named.name));
+        self
+    }
+
+    /// Those whose path is `wanted`.
+    pub(super) fn only(&self, wanted: impl Fn(&str) -> bool) -> Self {
+        let some = self.0.iter().filter(|(path, _)| wanted(path));
+        Self(
+            some.map(|(path, named)| (path.clone(), named.clone()))
+                .collect(),
+        )
+    }
+
     /// The parameter at `path` of the module.
     pub fn get(&self, path: &str) -> Option<&Named> {
         self.0.get(path)
@@ -118,7 +135,7 @@ impl Naming {
             .with_d_v(Some(head_width));
         let layer = |layer: usize| {
             let name = |part: &str| {
-                let path = format!("layers.{layer}.attention.{part}.weight");
+                let path = format!("layers.{layer}.attention.{part}.linear.weight");
                 self.get(&path).map_or("", |named| &*named.name)
             };
             let output = name("output");

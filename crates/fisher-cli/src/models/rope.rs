@@ -124,6 +124,9 @@ impl RopeDefaults {
             factor: 1.0,
             neighbours: self.neighbours,
         };
+        let field = "original_max_position_embeddings";
+        let trained = [fields.maybe_number(field)?, inside.maybe_number(field)?];
+        let trained = trained.into_iter().flatten().next().unwrap_or(longest);
         match &*kind {
             "default" => {}
             "linear" => {
@@ -134,16 +137,14 @@ impl RopeDefaults {
             "dynamic" => {
                 inside.real("factor", 1.0)?;
             }
-            "llama3" => llama3(inside, &mut rope)?,
-            "yarn" => yarn(inside, &mut rope, theta, longest)?,
-            "longrope" | "su" => longrope(inside, fields, &mut rope, longest)?,
+            "llama3" => llama3(inside, &mut rope, trained)?,
+            "yarn" => yarn(inside, &mut rope, theta, [trained, longest])?,
+            "longrope" | "su" => longrope(inside, &mut rope, [trained, longest])?,
             _ => {
                 let known = "default, linear, dynamic, yarn, longrope or llama3";
                 return Err(inside.unsupported("rope_type", known));
             }
         }
-        // Several families repeat it here.
-        inside.get("original_max_position_embeddings");
         inside.nothing_else()?;
         Ok(rope)
     }
@@ -161,14 +162,13 @@ fn parameters<'a>(fields: &Fields<'a>, nothing: &'a Value) -> (&'a Value, &'stat
 }
 
 /// Slow turns are slowed further, fast ones are left, and in between both are mixed.
-fn llama3(inside: &Fields, rope: &mut Rope) -> Result<()> {
+fn llama3(inside: &Fields, rope: &mut Rope, trained: usize) -> Result<()> {
     let factor = inside.real("factor", 1.0)?;
     let low = inside.real("low_freq_factor", 1.0)?;
     let high = inside.real("high_freq_factor", 4.0)?;
-    let trained = inside.number("original_max_position_embeddings", None)? as f64;
     for frequency in &mut rope.frequencies {
         // How often it turns within the trained length.
-        let turns = trained * *frequency / std::f64::consts::TAU;
+        let turns = trained as f64 * *frequency / std::f64::consts::TAU;
         let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
         *frequency *= (1.0 - kept) / factor + kept;
     }
@@ -176,13 +176,18 @@ fn llama3(inside: &Fields, rope: &mut Rope) -> Result<()> {
 }
 
 /// Peng et al. 2023, YaRN: as `llama3`, by the number of the pair, and all is scaled.
-fn yarn(inside: &Fields, rope: &mut Rope, theta: f64, longest: usize) -> Result<()> {
-    let trained = inside.maybe_number("original_max_position_embeddings")?;
-    let trained = trained.unwrap_or(longest) as f64;
-    let factor = inside.real("factor", longest as f64 / trained)?;
+fn yarn(inside: &Fields, rope: &mut Rope, theta: f64, lengths: [usize; 2]) -> Result<()> {
+    let [trained, longest] = lengths.map(|n| n as f64);
+    let factor = inside.real("factor", longest / trained)?;
     let [fast, slow] = [("beta_fast", 32.0), ("beta_slow", 1.0)].map(|(f, d)| inside.real(f, d));
     let [all, one] = ["mscale_all_dim", "mscale"].map(|field| inside.maybe_real(field));
-    let scale = |by: f64| if factor <= 1.0 { 1.0 } else { 0.1 * by * factor.ln() + 1.0 };
+    let scale = |by: f64| {
+        if factor <= 1.0 {
+            1.0
+        } else {
+            0.1 * by * factor.ln() + 1.0
+        }
+    };
     let natural = match (one?, all?) {
         (Some(one), Some(all)) => scale(one) / scale(all),
         _ => scale(1.0),
@@ -209,12 +214,7 @@ fn yarn(inside: &Fields, rope: &mut Rope, theta: f64, longest: usize) -> Result<
 }
 
 /// Ding et al. 2024, LongRoPE: a factor for each pair, other ones in long sequences, and all is scaled.
-fn longrope(inside: &Fields, fields: &Fields, rope: &mut Rope, longest: usize) -> Result<()> {
-    let field = "original_max_position_embeddings";
-    let trained = match fields.maybe_number(field)? {
-        Some(trained) => trained,
-        None => inside.number(field, None)?,
-    };
+fn longrope(inside: &Fields, rope: &mut Rope, [trained, longest]: [usize; 2]) -> Result<()> {
     let factor = inside.real("factor", longest as f64 / trained as f64)?;
     let natural = if factor <= 1.0 {
         1.0
@@ -228,7 +228,9 @@ fn longrope(inside: &Fields, fields: &Fields, rope: &mut Rope, longest: usize) -
             return Err(inside.unsupported(field, "a factor for each pair of elements that turns"));
         }
         let pairs = rope.frequencies.iter().zip(factors);
-        Ok(pairs.map(|(frequency, factor)| frequency / factor).collect())
+        Ok(pairs
+            .map(|(frequency, factor)| frequency / factor)
+            .collect())
     };
     let (short, long) = (slowed("short_factor")?, slowed("long_factor")?);
     rope.frequencies = short;

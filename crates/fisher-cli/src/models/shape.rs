@@ -195,6 +195,8 @@ pub enum Activation {
     GeluTanh,
     /// `max(x, 0)`
     Relu,
+    /// `tanh(x)`
+    Tanh,
 }
 
 /// What comes out.
@@ -211,6 +213,11 @@ pub enum Output {
         /// And then `cap · tanh(logit / cap)`.
         cap: Option<f64>,
     },
-    /// Logits of classes, from the first position by a layer with tanh and one without.
-    Classes(usize),
+    /// Logits of classes, from the first position by a layer with an activation and one without.
+    Classes {
+        /// Classes.
+        count: usize,
+        /// The first layer's.
+        activation: Activation,
+    },
 }

@@ -69,6 +69,12 @@ fn longest(fields: &Fields, field: &'static str, default: usize) -> Result<Longe
 
 /// The field of a number of key/value heads, and what it is.
 fn kv_heads(fields: &Fields, field: &str, default: usize, heads: usize) -> Result<usize> {
+    // Null is not missing.
+    let default = if fields.is_null(field) {
+        heads
+    } else {
+        default
+    };
     let kv_heads = fields.number(field, Some(default))?;
     if heads.is_multiple_of(kv_heads) {
         Ok(kv_heads)
@@ -326,7 +332,9 @@ pub(super) fn gemma(fields: &Fields) -> Known {
         kv_heads: Some(16),
         ..GEMMA
     };
-    let (shape, longest) = gemma_like(fields, &defaults)?;
+    let (mut shape, longest) = gemma_like(fields, &defaults)?;
+    // Its first files say `gelu` and mean the other one.
+    shape.mlp.activation = Activation::GeluTanh;
     let other = fields.get("hidden_activation");
     if other.is_some() && activation(fields, ("hidden_activation", ""))? != shape.mlp.activation {
         return Err(fields.unsupported("hidden_activation", "the same as hidden_act"));
@@ -377,6 +385,8 @@ pub(super) fn gemma3(fields: &Fields) -> Known {
     };
     let (mut shape, longest) = gemma_like(fields, &defaults)?;
     capped(&mut shape, fields, [None, None])?;
+    // It is read and not used.
+    shape.attention.cap = None;
     shape.attention.qk_norm = Some((QkNorm::Each, shape.norm));
     let every = fields.number("_sliding_window_pattern", Some(6))?;
     let every = fields.number("sliding_window_pattern", Some(every))?;
@@ -437,9 +447,8 @@ pub(super) fn olmo3(fields: &Fields) -> Known {
     shape.attention.qk_norm = Some((QkNorm::Whole, shape.norm));
     let width = window(fields, Some(4096))?;
     windows(&mut shape, fields, width, |layer| (layer + 1) % 4 != 0)?;
-    let theta = fields.real("rope_theta", 500_000.0)?;
-    let rope = RopeDefaults::theta(theta);
-    two_rotations(&mut shape, fields, rope, theta, longest.tokens)?;
+    let rope = RopeDefaults::theta(500_000.0);
+    two_rotations(&mut shape, fields, rope, 500_000.0, longest.tokens)?;
     Ok((shape, longest))
 }
 
@@ -692,7 +701,10 @@ pub(super) fn gpt2(fields: &Fields) -> Known {
 
 pub(super) fn gptj(fields: &Fields) -> Known {
     let (mut shape, longest) = gpt_like(fields, [4096, 28, 16, 2048], false)?;
-    let (width, turned) = (shape.attention.head_width, fields.number("rotary_dim", None)?);
+    let (width, turned) = (
+        shape.attention.head_width,
+        fields.number("rotary_dim", None)?,
+    );
     let rope = RopeDefaults {
         share: turned as f64 / width as f64,
         ..RopeDefaults::neighbours(10_000.0)
@@ -774,7 +786,12 @@ pub(super) fn bloom(fields: &Fields) -> Known {
         shape.order = Order::FromNorm;
     }
     // They say how it was trained.
-    for field in ["seq_length", "skip_bias_add", "skip_bias_add_qkv", "offset_alibi"] {
+    for field in [
+        "seq_length",
+        "skip_bias_add",
+        "skip_bias_add_qkv",
+        "offset_alibi",
+    ] {
         fields.get(field);
     }
     Ok((shape, UNBOUNDED))
@@ -855,7 +872,7 @@ fn bert_like(fields: &Fields, unused: usize) -> Known {
     shape.embedding.norm = true;
     shape.order = Order::Sum;
     shape.last_norm = false;
-    shape.output = Output::Classes(classes(fields)?);
+    shape.output = classes(fields, Activation::Tanh)?;
     if fields.flag("is_decoder", false)? {
         return Err(fields.unsupported("is_decoder", "false"));
     }
@@ -867,8 +884,10 @@ fn bert_like(fields: &Fields, unused: usize) -> Known {
 }
 
 /// Classes, of which every sample has one.
-fn classes(fields: &Fields) -> Result<usize> {
-    let names = fields.get("id2label").and_then(serde_json::Value::as_object);
+fn classes(fields: &Fields, activation: Activation) -> Result<Output> {
+    let names = fields
+        .get("id2label")
+        .and_then(serde_json::Value::as_object);
     let count = fields.number("num_labels", Some(names.map_or(2, |names| names.len())))?;
     let architecture = fields.get("architectures");
     let first = architecture.and_then(|all| all.get(0)?.as_str());
@@ -880,14 +899,42 @@ fn classes(fields: &Fields) -> Result<usize> {
         let supported = "single_label_classification of two classes or more";
         return Err(fields.unsupported("problem_type", supported));
     }
-    Ok(count)
+    Ok(Output::Classes { count, activation })
 }
 
 pub(super) fn bert(fields: &Fields) -> Known {
     bert_like(fields, 0)
 }
 
+pub(super) fn distilbert(fields: &Fields) -> Known {
+    let width = fields.number("dim", Some(768))?;
+    let heads = fields.number("n_heads", Some(12))?;
+    let longest = longest(fields, "max_position_embeddings", 512)?;
+    let old = Old {
+        vocabulary: fields.number("vocab_size", None)?,
+        width,
+        inner: fields.number("hidden_dim", Some(4 * width))?,
+        layers: fields.number("n_layers", Some(6))?,
+        heads,
+        epsilon: 1e-12,
+        activation: activation(fields, ("activation", "gelu"))?,
+        tied: fields.flag("tie_word_embeddings", true)?,
+    };
+    let mut shape = old.shape(head_width(fields, "n_heads", width, heads)?);
+    shape.attention.causal = false;
+    // How the table was begun; it is in the file all the same.
+    fields.get("sinusoidal_pos_embds");
+    shape.embedding.positions = Some([longest.tokens, 0]);
+    shape.embedding.norm = true;
+    shape.order = Order::Sum;
+    shape.last_norm = false;
+    shape.output = classes(fields, Activation::Relu)?;
+    Ok((shape, longest))
+}
+
 pub(super) fn roberta(fields: &Fields) -> Known {
-    let padding = fields.get("pad_token_id").and_then(serde_json::Value::as_u64);
+    let padding = fields
+        .get("pad_token_id")
+        .and_then(serde_json::Value::as_u64);
     bert_like(fields, padding.unwrap_or(1) as usize + 1)
 }

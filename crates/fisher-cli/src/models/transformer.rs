@@ -10,6 +10,7 @@ use fisher_train::losses::SampleLosses;
 use super::attention::{Attention, Positions};
 use super::mlp::Mlp;
 use super::norm::Norm;
+use super::projection::Projection;
 use super::sequences::Sequences;
 use super::shape::{LayerShape, Order, Output, Shape};
 
@@ -64,9 +65,9 @@ impl Shape {
         let outside = self.embedding.width;
         let narrow = outside.unwrap_or(self.width);
         let (pooler, head) = match self.output {
-            Output::Classes(classes) => (
+            Output::Classes { count, .. } => (
                 Some(linear(self.width, self.width, true)),
-                Some(linear(self.width, classes, true)),
+                Some(linear(self.width, count, true)),
             ),
             Output::NextToken { tied, bias, .. } => {
                 let head = || linear(narrow, self.vocabulary, bias);
@@ -81,7 +82,11 @@ impl Shape {
             types: types.map(|rows| table(rows, self.width)),
             embedding_norm: self.embedding.norm.then(norm),
             project_in: outside.map(|narrow| linear(narrow, self.width, false)),
-            layers: self.layers.iter().map(|of| self.layer(*of, device)).collect(),
+            layers: self
+                .layers
+                .iter()
+                .map(|of| self.layer(*of, device))
+                .collect(),
             norm: self.last_norm.then(norm),
             project_out: outside.map(|narrow| linear(self.width, narrow, false)),
             pooler,
@@ -133,15 +138,15 @@ impl Transformer {
         if let Some(project) = &self.project_out {
             x = project.forward(x);
         }
-        if let Some(pooler) = &self.pooler {
-            x = pooler.forward(x.narrow(1, 0, 1)).tanh();
+        if let (Some(pooler), Output::Classes { activation, .. }) = (&self.pooler, shape.output) {
+            x = activation.forward(pooler.forward(x.narrow(1, 0, 1)));
         }
         let logits = match &self.head {
             Some(head) => head.forward(x),
             None => linear(x, self.embedding.weight.val().transpose(), None),
         };
         match shape.output {
-            Output::Classes(_) => logits,
+            Output::Classes { .. } => logits,
             Output::NextToken { scale, cap, .. } => {
                 let logits = scaled(logits, scale);
                 match cap {
@@ -170,6 +175,19 @@ impl Transformer {
         match &self.embedding_norm {
             Some(norm) => norm.forward(x),
             None => x,
+        }
+    }
+}
+
+impl Transformer {
+    /// The projection of a layer at a path of the module, such as `layers.0.attention.query`.
+    pub(super) fn projection(&mut self, path: &str) -> Option<&mut Projection> {
+        let (layer, inside) = path.strip_prefix("layers.")?.split_once('.')?;
+        let layer = self.layers.get_mut(layer.parse::<usize>().ok()?)?;
+        match inside.split_once('.')? {
+            ("attention", field) => layer.attention.projection(field),
+            ("mlp", field) => layer.mlp.projection(field),
+            _ => None,
         }
     }
 }
