@@ -283,18 +283,22 @@ fn files_that_are_cut_short_or_not_there_are_named() {
 
 #[rstest]
 #[case("llama-gqa", json!({"model_type": "mamba"}), "mamba")]
-#[case("llama-gqa", json!({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}), "rope_scaling")]
-#[case("llama-gqa", json!({"rope_scaling": {"factor": 4.0}}), "rope_scaling")]
+#[case("llama-gqa", json!({"rope_scaling": {"rope_type": "spiral", "factor": 8.0}}), "rope_scaling.rope_type")]
+#[case("llama-gqa", json!({"rope_scaling": {"factor": 4.0}}), "rope_scaling.factor")]
 #[case("llama-gqa", json!({"rope_scaling": "linear"}), "rope_scaling")]
-#[case("llama-gqa", json!({"rope_scaling": {"type": 1}}), "rope_scaling")]
-#[case("llama-gqa", json!({"rope_parameters": {"rope_type": "yarn"}}), "rope_parameters")]
+#[case("llama-gqa", json!({"rope_scaling": {"type": 1}}), "rope_scaling.type")]
+#[case("llama-gqa", json!({"rope_parameters": {"rope_type": "longrope"}}), "rope_parameters.short_factor")]
+#[case("llama-gqa", json!({"is_causal": false}), "is_causal")]
+#[case("llama-gqa", json!({"residual_multiplier": 0.5}), "residual_multiplier")]
+#[case("llama-gqa", json!({"attention_bias": 1}), "attention_bias")]
+#[case("llama-gqa", json!({"model_type": "gemma3", "rope_scaling": {"type": 1}}), "gemma3")]
 #[case("llama-gqa", json!({"quantization_config": {"bits": 4}}), "quantization_config")]
-#[case("llama-gqa", json!({"hidden_act": "gelu"}), "hidden_act")]
+#[case("llama-gqa", json!({"hidden_act": "snake"}), "hidden_act")]
 #[case("llama-gqa", json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor")]
 #[case("llama-gqa", json!({"num_key_value_heads": 3}), "num_key_value_heads")]
 #[case("llama-gqa", json!({"hidden_size": null}), "hidden_size")]
 #[case("llama-gqa", json!({"vocab_size": "many"}), "vocab_size")]
-#[case("gpt2-fused", json!({"activation_function": "relu"}), "activation_function")]
+#[case("gpt2-fused", json!({"activation_function": "snake"}), "activation_function")]
 #[case("gpt2-fused", json!({"scale_attn_by_inverse_layer_idx": true}), "scale_attn_by_inverse_layer_idx")]
 #[case("gpt2-fused", json!({"n_head": 5}), "n_head")]
 fn what_is_not_supported_is_named(#[case] case: &str, #[case] with: Value, #[case] field: &str) {
@@ -309,18 +313,19 @@ fn what_is_not_supported_is_named(#[case] case: &str, #[case] with: Value, #[cas
 }
 
 #[rstest]
-#[case(json!({"sliding_window": 16}), 16, "sliding_window")]
-#[case(json!({"sliding_window": 4096}), 24, "max_position_embeddings")]
-#[case(json!({"sliding_window": null}), 24, "max_position_embeddings")]
-#[case(json!({"max_position_embeddings": 9999}), 4096, "sliding_window")]
-fn a_window_bounds_sequences(#[case] with: Value, #[case] tokens: usize, #[case] field: &str) {
+#[case(json!({"sliding_window": 16}), Some(16))]
+#[case(json!({"sliding_window": null}), None)]
+#[case(json!({}), Some(4096))]
+fn windows_are_those_of_transformers(#[case] with: Value, #[case] window: Option<usize>) {
     let text = std::fs::read_to_string(folder("mistral-sharded").join("config.json"));
     let mut config: Value = serde_json::from_str(&text.expect("a config")).expect("JSON");
-    // Where there is none, transformers takes 4096.
     let config = config.as_object_mut().expect("fields");
     config.remove("sliding_window");
     config.extend(with.as_object().expect("fields").clone());
-    let config = Value::Object(config.clone());
-    let longest = ModelConfig::parse(&config).expect("supported").longest;
-    assert_eq!((longest.tokens, longest.field), (tokens, field));
+    let config = ModelConfig::parse(&Value::Object(config.clone())).expect("supported");
+    let layers = &config.shape.layers;
+    assert!(
+        layers.iter().all(|layer| layer.window == window),
+        "{layers:?}"
+    );
 }

@@ -18,6 +18,8 @@ pub(super) struct Family {
     pub(super) parts: &'static [Parts],
     /// Parts of a layer whose two norms are of the same input.
     pub(super) two_norms: Parts,
+    /// Gate, up and down of an expert.
+    pub(super) expert: [&'static str; 3],
     /// Whether matrices of layers are `[in, out]` in files, GPT-2's `Conv1D`.
     pub(super) conv1d: bool,
     /// What its `config.json` means, and the longest sequence.
@@ -64,6 +66,18 @@ const SANDWICH: Parts = &[
     ("attention_norms.after", "post_attention_layernorm"),
     ("mlp_norms.before", "pre_feedforward_layernorm"),
     ("mlp_norms.after", "post_feedforward_layernorm"),
+];
+
+const MIXTRAL: Parts = &[
+    ("experts.router", "block_sparse_moe.gate"),
+    ("experts.experts", "block_sparse_moe.experts"),
+];
+
+const QWEN_MOE: Parts = &[
+    ("experts.router", "mlp.gate"),
+    ("experts.experts", "mlp.experts"),
+    ("experts.shared_gate", "mlp.shared_expert_gate"),
+    ("experts.shared", "mlp.shared_expert"),
 ];
 
 const PHI: Parts = &[
@@ -207,6 +221,7 @@ const fn family(
         layers: "layers",
         parts,
         two_norms: &[],
+        expert: ["gate_proj", "up_proj", "down_proj"],
         conv1d: false,
         shape,
     }
@@ -226,11 +241,17 @@ const fn transformer(
 }
 
 /// All of them.
-pub(super) const FAMILIES: [Family; 27] = [
+pub(super) const FAMILIES: [Family; 30] = [
     family("llama", &[LLAMA], shapes::llama),
     family("mistral", &[LLAMA], shapes::mistral),
     family("qwen2", &[LLAMA], shapes::qwen2),
     family("qwen3", &[LLAMA], shapes::qwen3),
+    Family {
+        expert: ["w1", "w3", "w2"],
+        ..family("mixtral", &[MIXTRAL, LLAMA], shapes::mixtral)
+    },
+    family("qwen2_moe", &[QWEN_MOE, LLAMA], shapes::qwen2_moe),
+    family("qwen3_moe", &[QWEN_MOE, LLAMA], shapes::qwen3_moe),
     family("smollm3", &[LLAMA], shapes::smollm3),
     family("granite", &[LLAMA], shapes::granite),
     family("gemma", &[LLAMA], shapes::gemma),
@@ -313,6 +334,11 @@ impl Family {
             rest.starts_with('.').then(|| format!("{name}{rest}"))
         });
         let name = found.next().unwrap_or_else(|| inside.into());
+        let [gate, up, down] = self.expert;
+        let leaves = [("gate", gate), ("up", up), ("down", down)];
+        let name = leaves.iter().fold(name, |name, (from, to)| {
+            name.replace(&format!(".{from}.linear."), &format!(".{to}."))
+        });
         let name = name.replace(".linear.", ".");
         let name = match name.rsplit_once('.') {
             Some((module, "gamma")) => format!("{module}.weight"),

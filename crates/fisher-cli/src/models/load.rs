@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use burn::module::Param;
+use burn::module::{Param, ParamGroup};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use fisher_core::grouping::HeadLayout;
 use fisher_core::model::{Catalogue, PathMapper, for_each_weight, hash_weights, map_paths};
@@ -87,7 +87,7 @@ impl Checkpoint {
         check(&naming, &tensors)?;
         let mut model = filled(model, &naming, &tensors)?;
         let Some(adapter) = adapter else {
-            return Self::of(folder, config, model, naming);
+            return Self::of(folder, config, model, naming, None);
         };
         let factors = adapter.attach(&mut model, &naming, family.conv1d)?;
         let all = Naming::of(&Catalogue::of(&model)?, family, &config).adapted();
@@ -101,10 +101,9 @@ impl Checkpoint {
                     projection.absorb();
                 }
             }
-            return Self::of(folder, config, model, naming);
+            return Self::of(folder, config, model, naming, None);
         }
-        let model = map_paths(model, &mut Freezer);
-        Self::of(folder, config, model, all)
+        Self::of(folder, config, model, all, Some(own))
     }
 
     fn of(folder: &Path, config: ModelConfig, model: Transformer, naming: Naming) -> Result<Self> {

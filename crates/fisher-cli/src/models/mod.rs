@@ -6,6 +6,7 @@ mod adapter;
 mod attention;
 mod config;
 mod error;
+mod experts;
 mod families;
 mod fields;
 mod files;
@@ -24,6 +25,7 @@ pub use adapter::Adapter;
 pub use attention::{Attention, Positions};
 pub use config::ModelConfig;
 pub use error::{Error, Result};
+pub use experts::Experts;
 pub use families::Longest;
 pub use load::Checkpoint;
 pub use mlp::Mlp;
@@ -33,7 +35,7 @@ pub use projection::{Lora, Projection};
 pub use rope::Rope;
 pub use sequences::{Sequence, Sequences};
 pub use shape::{
-    Activation, Alibi, AttentionShape, EmbeddingShape, Gate, LayerShape, MlpShape, NormKind,
-    NormShape, Order, Output, QkNorm, Shape,
+    Activation, Alibi, AttentionShape, EmbeddingShape, ExpertsShape, Gate, LayerShape, MlpShape,
+    NormKind, NormShape, Order, Output, QkNorm, Shape,
 };
 pub use transformer::Transformer;

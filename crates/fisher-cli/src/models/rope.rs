@@ -23,8 +23,8 @@ pub struct Rope {
 pub(super) struct RopeDefaults {
     /// `rope_theta` where none is given.
     pub(super) theta: f64,
-    /// The share of a head that turns where none is given.
-    pub(super) share: f64,
+    /// The share of a head that turns where none is given; `None` where it is always all of it.
+    pub(super) share: Option<f64>,
     /// Whether neighbours turn together.
     pub(super) neighbours: bool,
 }
@@ -32,7 +32,7 @@ pub(super) struct RopeDefaults {
 impl RopeDefaults {
     pub(super) const PLAIN: Self = Self {
         theta: 10_000.0,
-        share: 1.0,
+        share: None,
         neighbours: false,
     };
 
@@ -53,7 +53,7 @@ impl RopeDefaults {
 
     pub(super) const fn share(share: f64) -> Self {
         Self {
-            share,
+            share: Some(share),
             ..Self::PLAIN
         }
     }
@@ -61,8 +61,12 @@ impl RopeDefaults {
     /// Of a model with heads of `width` and `longest` positions.
     pub(super) fn read(self, fields: &Fields, width: usize, longest: usize) -> Result<Rope> {
         let nothing = Value::Object(Default::default());
-        let (scaling, place) = parameters(fields, &nothing);
-        self.of(&Fields::inside(scaling, place), fields, width, longest)
+        let (scaling, place) = parameters(fields, &nothing)?;
+        let outside = Self {
+            theta: fields.real("rope_theta", self.theta)?,
+            ..self
+        };
+        outside.of(&Fields::inside(scaling, place), fields, width, longest)
     }
 
     /// Of layers that see all positions, and of those with a window, whose base is `local`. What is
@@ -75,7 +79,7 @@ impl RopeDefaults {
         longest: usize,
     ) -> Result<[Rope; 2]> {
         let nothing = Value::Object(Default::default());
-        let (scaling, place) = parameters(fields, &nothing);
+        let (scaling, place) = parameters(fields, &nothing)?;
         let local = fields.real("rope_local_base_freq", local)?;
         let local = Self {
             theta: local,
@@ -102,10 +106,18 @@ impl RopeDefaults {
     }
 
     fn of(self, inside: &Fields, fields: &Fields, width: usize, longest: usize) -> Result<Rope> {
-        let outside = fields.real("rope_theta", self.theta)?;
-        let theta = inside.real("rope_theta", outside)?;
-        let share = fields.real("partial_rotary_factor", self.share)?;
-        let share = inside.real("partial_rotary_factor", share)?;
+        let theta = inside.real("rope_theta", self.theta)?;
+        let field = "partial_rotary_factor";
+        let share = fields.real(field, self.share.unwrap_or(1.0))?;
+        let share = inside.real(field, share)?;
+        if self.share.is_none() && share != 1.0 {
+            let place = if inside.get(field).is_some() {
+                inside
+            } else {
+                fields
+            };
+            return Err(place.unsupported(field, "1 in this family"));
+        }
         let turned = (width as f64 * share) as usize;
         if turned == 0 || turned % 2 == 1 || turned > width {
             return Err(inside.unsupported(
@@ -113,8 +125,8 @@ impl RopeDefaults {
                 "a share that makes an even number of elements of each head",
             ));
         }
-        let old = inside.get("type").and_then(Value::as_str);
-        let kind = inside.text("rope_type", Some(old.unwrap_or("default")))?;
+        let old = inside.text("type", Some("default"))?;
+        let kind = inside.text("rope_type", Some(&old))?;
         let plain: Vec<f64> = (0..turned / 2)
             .map(|i| theta.powf(-2.0 * i as f64 / turned as f64))
             .collect();
@@ -151,13 +163,16 @@ impl RopeDefaults {
 }
 
 /// `rope_scaling`, or `rope_parameters` as newer files have it.
-fn parameters<'a>(fields: &Fields<'a>, nothing: &'a Value) -> (&'a Value, &'static str) {
-    let old = fields.get("rope_scaling");
-    let new = fields.get("rope_parameters");
-    match (old, new) {
-        (Some(old), _) => (old, "rope_scaling."),
-        (_, Some(new)) => (new, "rope_parameters."),
-        _ => (nothing, ""),
+fn parameters<'a>(fields: &Fields<'a>, nothing: &'a Value) -> Result<(&'a Value, &'static str)> {
+    let old = fields.get("rope_scaling").map(|old| (old, "rope_scaling."));
+    let new = fields
+        .get("rope_parameters")
+        .map(|new| (new, "rope_parameters."));
+    let (found, place) = old.or(new).unwrap_or((nothing, ""));
+    if found.is_object() {
+        Ok((found, place))
+    } else {
+        Err(fields.unsupported(place.trim_end_matches('.'), "an object"))
     }
 }
 

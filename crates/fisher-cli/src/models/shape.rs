@@ -27,6 +27,8 @@ pub struct Shape {
     pub attention: AttentionShape,
     /// The feed-forward part.
     pub mlp: MlpShape,
+    /// What takes its place in layers of experts.
+    pub experts: Option<ExpertsShape>,
     /// What comes out.
     pub output: Output,
 }
@@ -38,6 +40,8 @@ pub struct LayerShape {
     pub window: Option<usize>,
     /// Which of the rotations turns its queries and keys.
     pub rotation: Option<usize>,
+    /// Whether its feed-forward part is made of experts.
+    pub experts: bool,
 }
 
 /// How tokens come in.
@@ -171,6 +175,21 @@ pub struct MlpShape {
     pub activation: Activation,
     /// Biases.
     pub bias: bool,
+}
+
+/// A feed-forward part of several, of which each token uses a few.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpertsShape {
+    /// How many there are.
+    pub count: usize,
+    /// How many a token uses.
+    pub chosen: usize,
+    /// Width inside each.
+    pub inner: usize,
+    /// Width inside one that all tokens use.
+    pub shared: Option<usize>,
+    /// Whether the weights of those that are chosen add up to 1.
+    pub renormalized: bool,
 }
 
 /// A gate of the feed-forward part.

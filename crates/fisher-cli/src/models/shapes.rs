@@ -7,8 +7,8 @@ use super::families::Longest;
 use super::fields::Fields;
 use super::rope::RopeDefaults;
 use super::shape::{
-    Activation, Alibi, AttentionShape, EmbeddingShape, Gate, LayerShape, MlpShape, NormKind,
-    NormShape, Order, Output, QkNorm, Shape,
+    Activation, Alibi, AttentionShape, EmbeddingShape, ExpertsShape, Gate, LayerShape, MlpShape,
+    NormKind, NormShape, Order, Output, QkNorm, Shape,
 };
 
 const ACTIVATIONS: [(&str, Activation); 8] = [
@@ -118,6 +118,7 @@ fn llama_like(fields: &Fields, of: &Defaults) -> Known {
             LayerShape {
                 window: None,
                 rotation: Some(0),
+                experts: false,
             };
             layers
         ],
@@ -149,6 +150,7 @@ fn llama_like(fields: &Fields, of: &Defaults) -> Known {
             activation: activation(fields, of.activation)?,
             bias: false,
         },
+        experts: None,
         output: Output::NextToken {
             tied: fields.flag("tie_word_embeddings", of.tied)?,
             bias: false,
@@ -260,6 +262,104 @@ pub(super) fn qwen3(fields: &Fields) -> Known {
     attention_bias(&mut shape, fields)?;
     shape.attention.qk_norm = Some((QkNorm::Each, shape.norm));
     window_on_request(&mut shape, fields)?;
+    Ok((shape, longest))
+}
+
+pub(super) fn mixtral(fields: &Fields) -> Known {
+    let defaults = Defaults {
+        longest: 131_072,
+        kv_heads: Some(8),
+        epsilon: ("rms_norm_eps", 1e-5),
+        rope: Some(RopeDefaults::theta(1_000_000.0)),
+        ..LLAMA
+    };
+    let (mut shape, longest) = llama_like(fields, &defaults)?;
+    let width = window(fields, None)?;
+    windows(&mut shape, fields, width, |_| true)?;
+    shape.experts = Some(ExpertsShape {
+        count: fields.number("num_local_experts", Some(8))?,
+        chosen: fields.number("num_experts_per_tok", Some(2))?,
+        inner: shape.inner,
+        shared: None,
+        renormalized: true,
+    });
+    shape.layers.iter_mut().for_each(|l| l.experts = true);
+    trained_only(fields);
+    Ok((shape, longest))
+}
+
+/// What only counts in training.
+fn trained_only(fields: &Fields) {
+    for field in ["router_aux_loss_coef", "router_jitter_noise"] {
+        fields.get(field);
+    }
+}
+
+/// Qwen's experts: in every `decoder_sparse_step`-th layer but those of `mlp_only_layers`.
+fn qwen_experts(
+    shape: &mut Shape,
+    fields: &Fields,
+    [count, chosen, inner]: [usize; 3],
+    shared: Option<usize>,
+) -> Result<()> {
+    let name = named(fields, ["num_experts", "num_local_experts"]);
+    shape.experts = Some(ExpertsShape {
+        count: fields.number(name, Some(count))?,
+        chosen: fields.number("num_experts_per_tok", Some(chosen))?,
+        inner: fields.number("moe_intermediate_size", Some(inner))?,
+        shared,
+        renormalized: fields.flag("norm_topk_prob", false)?,
+    });
+    let every = fields.number("decoder_sparse_step", Some(1))?;
+    let dense = fields
+        .get("mlp_only_layers")
+        .and_then(serde_json::Value::as_array);
+    let dense: Vec<u64> = dense
+        .into_iter()
+        .flatten()
+        .filter_map(serde_json::Value::as_u64)
+        .collect();
+    for (l, layer) in shape.layers.iter_mut().enumerate() {
+        layer.experts = (l + 1) % every == 0 && !dense.contains(&(l as u64));
+    }
+    trained_only(fields);
+    Ok(())
+}
+
+pub(super) fn qwen2_moe(fields: &Fields) -> Known {
+    let defaults = Defaults {
+        longest: 32_768,
+        kv_heads: Some(16),
+        ..LLAMA
+    };
+    let (mut shape, longest) = llama_like(fields, &defaults)?;
+    shape.attention.qkv_bias = fields.flag("qkv_bias", true)?;
+    let slides = fields.flag("use_sliding_window", false)?;
+    let until = fields
+        .get("max_window_layers")
+        .and_then(serde_json::Value::as_u64);
+    let until = until.unwrap_or(28) as usize;
+    let width = window(fields, None)?.filter(|_| slides);
+    windows(&mut shape, fields, width, |l| l < until && l % 2 == 0)?;
+    let shared = fields.number("shared_expert_intermediate_size", Some(5632))?;
+    qwen_experts(&mut shape, fields, [60, 4, 1408], Some(shared))?;
+    Ok((shape, longest))
+}
+
+pub(super) fn qwen3_moe(fields: &Fields) -> Known {
+    let defaults = Defaults {
+        longest: 32_768,
+        kv_heads: Some(4),
+        ..LLAMA
+    };
+    let (mut shape, longest) = llama_like(fields, &defaults)?;
+    attention_bias(&mut shape, fields)?;
+    shape.attention.qk_norm = Some((QkNorm::Each, shape.norm));
+    let slides = fields.flag("use_sliding_window", false)?;
+    fields.get("max_window_layers");
+    let width = window(fields, None)?.filter(|_| slides);
+    windows(&mut shape, fields, width, |_| true)?;
+    qwen_experts(&mut shape, fields, [128, 8, 768], None)?;
     Ok((shape, longest))
 }
 
@@ -480,6 +580,7 @@ pub(super) fn phi3(fields: &Fields) -> Known {
         longest: 4096,
         epsilon: ("rms_norm_eps", 1e-5),
         gate: Gate::Fused,
+        rope: Some(RopeDefaults::share(1.0)),
         ..LLAMA
     };
     // Other types of positions read it.
@@ -590,7 +691,7 @@ pub(super) fn gpt_neox(fields: &Fields) -> Known {
         gate: Gate::None,
         rope: Some(RopeDefaults {
             theta,
-            share,
+            share: Some(share),
             neighbours: false,
         }),
         ..LAYER
@@ -628,6 +729,7 @@ impl Old {
                 LayerShape {
                     window: None,
                     rotation: None,
+                    experts: false,
                 };
                 self.layers
             ],
@@ -659,6 +761,7 @@ impl Old {
                 activation: self.activation,
                 bias: true,
             },
+            experts: None,
             output: Output::NextToken {
                 tied: self.tied,
                 bias: false,
@@ -706,7 +809,7 @@ pub(super) fn gptj(fields: &Fields) -> Known {
         fields.number("rotary_dim", None)?,
     );
     let rope = RopeDefaults {
-        share: turned as f64 / width as f64,
+        share: Some(turned as f64 / width as f64),
         ..RopeDefaults::neighbours(10_000.0)
     };
     shape.attention.rotations = vec![rope.read(fields, width, longest.tokens)?];

@@ -8,6 +8,7 @@ use fisher_train::batch::SampleLoss;
 use fisher_train::losses::SampleLosses;
 
 use super::attention::{Attention, Positions};
+use super::experts::Experts;
 use super::mlp::Mlp;
 use super::norm::Norm;
 use super::projection::Projection;
@@ -38,7 +39,9 @@ struct Layer {
     attention_norms: Norms,
     attention: Attention,
     mlp_norms: Norms,
-    mlp: Mlp,
+    mlp: Option<Mlp>,
+    /// In the place of it.
+    experts: Option<Experts>,
     #[module(skip)]
     order: Order,
     residual: f64,
@@ -106,11 +109,15 @@ impl Shape {
             after: norm(matches!(self.order, Order::After | Order::Both)),
             sum: norm(self.order == Order::Sum),
         };
+        let experts = self.experts.filter(|_| of.experts);
         Layer {
             attention_norms: norms(true),
             attention: self.attention.init(self.width, of, device),
             mlp_norms: norms(false),
-            mlp: self.mlp.init(self.width, self.inner, device),
+            mlp: experts
+                .is_none()
+                .then(|| self.mlp.init(self.width, self.inner, device)),
+            experts: experts.map(|of| of.init(self.width, self.mlp, device)),
             order: self.order,
             residual: self.residual,
         }
@@ -186,7 +193,7 @@ impl Transformer {
         let layer = self.layers.get_mut(layer.parse::<usize>().ok()?)?;
         match inside.split_once('.')? {
             ("attention", field) => layer.attention.projection(field),
-            ("mlp", field) => layer.mlp.projection(field),
+            ("mlp", field) => layer.mlp.as_mut()?.projection(field),
             _ => None,
         }
     }
@@ -208,7 +215,12 @@ impl Layer {
             let x = self.attention_norms.sum(start + attended);
             self.mlp_norms.begin(&x, self.order)
         };
-        let inside = scaled(self.mlp_norms.end(self.mlp.forward(input)), self.residual);
+        let inside = match (&self.mlp, &self.experts) {
+            (Some(mlp), _) => mlp.forward(input),
+            (_, Some(experts)) => experts.forward(input),
+            _ => input,
+        };
+        let inside = scaled(self.mlp_norms.end(inside), self.residual);
         self.mlp_norms.sum(x + inside)
     }
 }

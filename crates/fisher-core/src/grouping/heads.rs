@@ -68,9 +68,12 @@ impl HeadLayout {
     /// | names | layout |
     /// |---|---|
     /// | `query`, `key`, `value`, `output` | separate (Burn's `MultiHeadAttention`) |
-    /// | `q_proj`, `k_proj`, `v_proj`, `o_proj` | separate (LLaMA, Mistral, Qwen2) |
+    /// | `q_proj`, `k_proj`, `v_proj`, and `o_proj`, `out_proj` or `dense` | separate (LLaMA and its kin; OPT, GPT-J; Phi) |
+    /// | `self.query`, `self.key`, `self.value`, `output.dense` | separate (BERT, RoBERTa) |
+    /// | `q_lin`, `k_lin`, `v_lin`, `out_lin` | separate (DistilBERT) |
     /// | `c_attn`, `c_proj` | fused, concatenated (GPT-2) |
-    /// | `query_key_value`, `dense` | fused, interleaved (GPT-NeoX) |
+    /// | `qkv_proj`, `o_proj` | fused, concatenated (Phi-3) |
+    /// | `query_key_value`, `dense` | fused, interleaved (GPT-NeoX, BLOOM, Falcon) |
     ///
     /// Each with `.weight`, or `.base_layer.weight` where PEFT wraps it; adapters as in
     /// [`Attention`]. Every layer must have the head counts of `config`; build the layout by hand
