@@ -18,7 +18,6 @@ central differences of the loss, and that of plain float32 transformers' means (
 import copy
 import json
 import pathlib
-import shutil
 import sys
 import tempfile
 
@@ -316,8 +315,9 @@ def main():
         if named and case not in named:
             continue
         folder = HERE / case
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in filter(pathlib.Path.is_file, folder.iterdir()):
+            file.unlink()
         build(folder, **{"seed": sum(map(ord, case))} | fields)
         write(folder)
         if "--prove" in sys.argv:
