@@ -18,6 +18,7 @@ use safetensors::tensor::Dtype;
 use super::config::{Architecture, ModelConfig};
 use super::error::{Error, Result};
 use super::files::{self, Stored};
+use super::folder::recognize;
 use super::gpt2::Gpt2;
 use super::llama::Llama;
 use super::names::{HEAD, Naming};
@@ -83,10 +84,11 @@ impl Checkpoint {
     /// half precision become float32.
     ///
     /// # Errors
-    /// Those of [`ModelConfig::read`]; [`Error::NoWeights`], [`Error::Missing`], [`Error::Extra`],
+    /// Those of [`ModelConfig::read`]; [`Error::NoCheckpoint`], [`Error::Missing`], [`Error::Extra`],
     /// [`Error::Shape`] or [`Error::Type`] when the tensors are not those that config.json asks
     /// for; [`Error::Io`], [`Error::Json`] or [`Error::Load`] when a file cannot be read.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        recognize(folder)?;
         let config = ModelConfig::read(folder)?;
         let tensors = files::tensors(folder)?;
         match config.architecture.clone() {
@@ -151,6 +153,11 @@ impl Checkpoint {
             let mut store = SafetensorsStore::from_file(file)
                 .allow_partial(true)
                 .with_from_adapter(adapter.clone());
+            // A file may have copies of what the index takes from another.
+            let here = naming
+                .iter()
+                .filter(|named| tensors[&named.name].file == *file);
+            store = store.with_full_paths(here.map(|named| &*named.path));
             if bare {
                 store = store.with_key_remapping(r"^(wte|wpe|h|ln_f)\.", format!("{PREFIX}$1."));
             }

@@ -5,6 +5,7 @@ mod attention;
 mod config;
 mod error;
 mod files;
+mod folder;
 mod gpt2;
 mod llama;
 mod load;

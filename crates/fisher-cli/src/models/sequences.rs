@@ -16,11 +16,16 @@ pub struct Sequence {
     /// The same, or [`IGNORE`] where the token is not to be predicted. Position `t` is predicted
     /// from the positions before it.
     pub labels: Vec<i64>,
+    /// The class of the whole, if it is a classifier's sample. Then no label counts.
+    pub class: Option<usize>,
 }
 
 impl Sequence {
-    /// `T_i`: labels that count after the first.
+    /// `T_i`: labels that count after the first; one of a classifier's sample.
     pub fn active(&self) -> usize {
+        if self.class.is_some() {
+            return 1;
+        }
         let labels = self.labels.iter().skip(1);
         labels.filter(|label| **label != IGNORE).count()
     }
