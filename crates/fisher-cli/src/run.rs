@@ -11,7 +11,7 @@ use crate::measure::{
 };
 use crate::models::Checkpoint;
 use crate::out::Out;
-use crate::samples::{Chat, Form, Reader, TaskData, Text};
+use crate::samples::{Form, Reader, TaskData};
 use crate::say::say;
 use crate::words::count;
 
@@ -151,13 +151,10 @@ fn possible(
 /// Read the tasks, and say how text became tokens, if there was any.
 fn read(run: &MeasureArgs, checkpoint: &Checkpoint) -> Result<(Vec<TaskData>, Option<String>)> {
     let reader = Reader {
-        config: &checkpoint.config,
-        text: Text::read(&run.model),
-        chat: Chat::read(&run.model),
-        classes: None,
         skip_bad: run.skip_bad,
         samples: run.samples,
         part: run.part,
+        ..Reader::new(&checkpoint.config, &run.model)
     };
     let mut tasks = Vec::new();
     for file in &run.tasks {

@@ -160,29 +160,6 @@ fn what_is_added_is_said(#[case] name: &str, #[case] said: &str) {
     assert_eq!(Case::new(name).text().added().to_string(), said);
 }
 
-/// Where tokens stand nowhere in the text, one part of it cannot be told from another.
-#[test]
-fn a_tokenizer_without_offsets_cannot_split() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = Case::new("bytes").folder.join("tokenizer.json");
-    let text = std::fs::read(path).expect("a tokenizer");
-    let mut tokenizer: Value = serde_json::from_slice(&text).expect("JSON");
-    // All of the text is replaced by something that is not in it.
-    tokenizer["normalizer"] = json!({
-        "type": "Sequence",
-        "normalizers": [
-            {"type": "Replace", "pattern": {"Regex": "(?s)^.*$"}, "content": ""},
-            {"type": "Prepend", "prepend": "x"},
-        ],
-    });
-    std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).expect("a file");
-    let text = Text::read(folder.path()).expect("a tokenizer");
-    match text.completed("the cat", " sat") {
-        Ok((tokens, labels)) => panic!("{tokens:?} {labels:?}"),
-        Err(error) => assert!(error.contains("no offsets"), "{error}"),
-    }
-}
-
 /// Read a file of samples for a model by a tokenizer.
 fn read(tokens: &Path, classes: Option<Classes>, bytes: &[u8]) -> Result<TaskData, String> {
     // Its vocabulary is small: words are checked against it elsewhere.
@@ -195,14 +172,10 @@ fn read(tokens: &Path, classes: Option<Classes>, bytes: &[u8]) -> Result<TaskDat
     std::fs::write(model.path().join("config.json"), config.to_string()).expect("a file");
     let path = model.path().join("lines.jsonl");
     std::fs::write(&path, bytes).expect("a file");
+    let config = ModelConfig::read(model.path()).expect("a model");
     let reader = Reader {
-        config: &ModelConfig::read(model.path()).expect("a model"),
-        text: Text::read(tokens),
-        chat: Chat::read(tokens),
         classes,
-        skip_bad: false,
-        samples: None,
-        part: None,
+        ..Reader::new(&config, tokens)
     };
     let name = "alpha".into();
     let task = TaskFile { name, path };

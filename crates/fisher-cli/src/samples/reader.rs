@@ -26,6 +26,7 @@
 //! out. Other keys are passed over.
 
 use std::collections::{BTreeSet, HashSet};
+use std::path::Path;
 
 use fisher_train::labels::IGNORE;
 use serde_json::{Map, Value};
@@ -66,7 +67,21 @@ struct Line {
     sequence: Sequence,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    /// Reads all samples, by the tokenizer and the template of the model's folder, and stops at a bad
+    /// line.
+    pub fn new(config: &'a ModelConfig, folder: &Path) -> Self {
+        Self {
+            config,
+            text: Text::read(folder),
+            chat: Chat::read(folder),
+            classes: None,
+            skip_bad: false,
+            samples: None,
+            part: None,
+        }
+    }
+
     /// Read a task.
     ///
     /// # Errors

@@ -236,26 +236,46 @@ fn tokens(tokenizer: &Tokenizer, text: &str, special: bool) -> Result<Tokens, St
     let of_text = |at: &usize| mask[*at] == 0;
     let first = (0..mask.len()).find(of_text).unwrap_or(mask.len());
     let last = (0..mask.len()).rfind(of_text).unwrap_or(0);
-    let mut spans = Vec::new();
-    let (mut end, mut ordered) = (0, true);
-    for (at, (from, to)) in encoding.get_offsets().iter().enumerate() {
-        spans.push(match at {
-            _ if at < first => 0..0,
-            _ if at > last => text.len()..text.len() + 1,
-            _ if mask[at] == 1 => end..end,
-            _ => {
-                ordered &= *to >= end;
-                end = *to;
-                *from..*to
-            }
-        });
-    }
-    // Something stands somewhere.
-    ordered &= end > 0 || first == mask.len();
+    let offsets = encoding.get_offsets();
+    let spans = (0..offsets.len()).map(|at| match at {
+        _ if at < first => 0..0,
+        _ if at > last => text.len()..text.len() + 1,
+        _ => offsets[at].0..offsets[at].1,
+    });
+    let inside = offsets.get(first..=last).unwrap_or_default();
     Ok(Tokens {
         ids: encoding.get_ids().iter().map(|id| i64::from(*id)).collect(),
-        spans,
+        spans: spans.collect(),
         length: text.len(),
-        ordered,
+        ordered: run_along(inside.iter().map(|(_, end)| *end)),
     })
+}
+
+/// Whether tokens that end so stand one after the other in a text, and not all nowhere.
+#[cfg(any(feature = "tokenizers", test))]
+fn run_along(ends: impl Iterator<Item = usize>) -> bool {
+    let ends: Vec<usize> = ends.collect();
+    ends.is_sorted() && ends.last().is_none_or(|end| *end > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A tokenizer without offsets puts every token at the beginning.
+    #[test]
+    fn where_tokens_stand_nowhere_nothing_is_split() {
+        let tokens = |ends: [usize; 3]| Tokens {
+            ids: vec![5, 6, 7],
+            spans: ends.map(|end| end.saturating_sub(2)..end).into(),
+            length: 6,
+            ordered: run_along(ends.into_iter()),
+        };
+        let part = std::slice::from_ref(&(4..6));
+        assert_eq!(tokens([2, 4, 6]).labels(part), Ok(vec![IGNORE, IGNORE, 7]));
+        for ends in [[0, 0, 0], [2, 6, 4]] {
+            let error = tokens(ends).labels(part).expect_err("no offsets");
+            assert!(error.contains("no offsets"), "{error}");
+        }
+    }
 }
