@@ -10,12 +10,15 @@ use fisher_core::store::GradientStore;
 use serde_json::{Value, json};
 
 use crate::measure::{
-    Analysis, Change, Collection, Findings, MERGED, Measured, Phases, Plan, Result, TaskData,
-    Tensors, changes, report, second, uses, write,
+    Analysis, Change, Collection, Findings, MERGED, Measured, Phases, Plan, REPORT, RESULTS,
+    Result, Tensors, changes, report, second, uses, write,
 };
 use crate::memory::resident;
 use crate::models::Checkpoint;
-use crate::page::Page;
+use crate::page::{PAGE, Page};
+use crate::samples::TaskData;
+use crate::say::say;
+use crate::words::count;
 
 /// What was measured, and what is to be made of it.
 pub(crate) struct Work<'a> {
@@ -42,13 +45,13 @@ impl Work<'_> {
             let folder = out.join(MERGED);
             let saved = merged.save(self.checkpoint, &folder);
             saved.map_err(|e| format!("cannot write {}: {e}", folder.display()))?;
-            println!("The merged model is in {}.", folder.display());
+            say!("The merged model is in {}.", folder.display());
             merged.measured = self.changes(&folder, device)?;
         }
         let run = self.about(statistics);
         write(
             out,
-            "report.json",
+            REPORT,
             &serde_json::to_string(&report(run.clone(), tasks, &findings))?,
         )?;
         let page = Page {
@@ -57,11 +60,11 @@ impl Work<'_> {
             statistics,
             findings: &findings,
         };
-        write(out, "report.html", &page.html())?;
+        write(out, PAGE, &page.html())?;
         let gradients = store.as_ref().filter(|_| self.analysis.save_gradients);
         let moments = Some(statistics).filter(|_| self.phases.contains(&1));
         let tensors = Tensors::of(moments, gradients, tasks, &findings)?;
-        tensors.save(&out.join("results.safetensors"))?;
+        tensors.save(&out.join(RESULTS))?;
         Ok(())
     }
 
@@ -173,12 +176,12 @@ pub(crate) fn load(folder: &Path, device: &Device) -> Result<Checkpoint> {
     let checkpoint = Checkpoint::load(folder, &device.clone().autodiff())?;
     let [heads, kv_heads, width] = checkpoint.config.heads();
     let parameters = checkpoint.catalogue.parameters().iter();
-    println!(
-        "{}: {}, {} layers of {heads} heads of width {width} ({kv_heads} key/value), {:.1} million \
-         weights",
+    say!(
+        "{}: {}, {} of {} of width {width} ({kv_heads} key/value), {:.1} million weights",
         folder.display(),
         checkpoint.config.kind,
-        checkpoint.config.layers(),
+        count(checkpoint.config.layers(), "layer"),
+        count(heads, "head"),
         parameters.map(|p| p.elements()).sum::<usize>() as f64 / 1e6
     );
     Ok(checkpoint)
@@ -188,9 +191,9 @@ pub(crate) fn done(out: &Path, start: Instant) {
     let peak = resident("VmHWM:").map_or(String::new(), |gb| {
         format!(", at most {gb:.1} GB of memory")
     });
-    println!(
+    say!(
         "Wrote {} in {:.0} s{peak}.",
-        out.join("report.html").display(),
+        out.join(PAGE).display(),
         start.elapsed().as_secs_f64()
     );
 }

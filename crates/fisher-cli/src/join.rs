@@ -15,6 +15,9 @@ use crate::measure::{
     Collection, GRADIENTS, Inputs, JoinArgs, Measured, Result, STATISTICS, key, model,
     only_measured,
 };
+use crate::out::Out;
+use crate::say::say;
+use crate::words::count;
 
 /// Join the runs and analyze them together.
 ///
@@ -24,15 +27,6 @@ use crate::measure::{
 pub(crate) fn join(merge: &JoinArgs) -> Result {
     let start = Instant::now();
     let out = &merge.out;
-    let mut there = [STATISTICS, GRADIENTS].iter();
-    if !merge.resume && there.any(|file| out.join(file).exists()) {
-        return Err(format!(
-            "{} holds a run already: go on with it by --resume, or give another folder",
-            out.display()
-        )
-        .into());
-    }
-    std::fs::create_dir_all(out).map_err(|e| format!("cannot make {}: {e}", out.display()))?;
     let place = |path: &std::path::Path| path.canonicalize().ok();
     if let Some(run) = merge.runs.iter().find(|run| place(run) == place(out)) {
         return Err(format!(
@@ -41,6 +35,7 @@ pub(crate) fn join(merge: &JoinArgs) -> Result {
         )
         .into());
     }
+    let _held = Out::claim(out, merge.resume)?;
     let device = merge.analysis.device.device()?;
     let checkpoint = load(&merge.model, &device)?;
 
@@ -94,7 +89,7 @@ pub(crate) fn join(merge: &JoinArgs) -> Result {
     for task in &tasks {
         only_measured(&statistics, store.as_ref(), &task.name, out)?;
     }
-    println!("Joined {} runs.", merge.runs.len());
+    say!("Joined {}.", count(merge.runs.len(), "run"));
     let collection = Collection {
         tasks,
         statistics,
@@ -148,10 +143,10 @@ fn complete(run: &Path, statistics: &Statistics, task: &Measured) -> Result {
         Ok(())
     } else {
         Err(format!(
-            "{} was not finished: its statistics count {} samples of task `{}`, its report {}; go on with \
-             it by --resume",
+            "{} was not finished: its statistics count {} of task `{}`, its report {}; go on with it by \
+             --resume",
             run.display(),
-            counted.len(),
+            count(counted.len(), "sample"),
             task.name,
             told.len()
         )

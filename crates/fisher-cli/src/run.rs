@@ -1,18 +1,19 @@
 //! `fisher measure`: read, measure, analyze, write.
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use burn::tensor::Device;
-use fisher_core::model::Catalogue;
 use serde_json::json;
 
 use crate::finish::{Work, done, load, phases};
 use crate::measure::{
-    GRADIENTS, Inputs, Kind, MeasureArgs, Reader, Result, STATISTICS, Selection, TaskData, Text,
-    collect, own_statistics, second,
+    Inputs, Kind, MeasureArgs, Result, Selection, collect, own_statistics, second,
 };
 use crate::models::Checkpoint;
+use crate::out::Out;
+use crate::samples::{Form, Reader, TaskData};
+use crate::say::say;
+use crate::words::count;
 
 /// Measure a model on one or two tasks.
 ///
@@ -26,10 +27,10 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
     if names.len() < run.tasks.len() || run.tasks.len() > 2 {
         return Err("give one task, or two with different names".into());
     }
-    claim(run)?;
+    let out = Out::claim(&run.out, run.resume)?;
     let device = run.analysis.device.device()?;
     let checkpoint = load(&run.model, &device)?;
-    let data = read(run, &checkpoint)?;
+    let (data, encoding) = read(run, &checkpoint)?;
     let keep = run.analysis.keeps_gradients(&phases);
     if keep && run.kind != Kind::Empirical {
         return Err(
@@ -41,15 +42,15 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
     possible(run, &phases, &checkpoint, &data, &device)?;
     let inputs = Inputs::of(&checkpoint.config, &data);
     // What is asked for now, on top of what was: a run may go on with fewer samples.
-    let inputs = if there(run).any(|path| path.exists()) {
+    let inputs = if out.holds_run() {
         Inputs::read(&run.out)?.and(inputs)?
     } else {
         inputs.write(&run.out)?;
         inputs
     };
-    println!(
-        "Measuring, in batches of up to {} tokens.",
-        run.batch_tokens
+    say!(
+        "Measuring, in batches of up to {}.",
+        count(run.batch_tokens, "token")
     );
     let collection = collect(&checkpoint, &data, &inputs, run, keep, &device)?;
     let settings = json!({
@@ -62,6 +63,7 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
         "compare": run.compare,
         "batch_tokens": run.batch_tokens,
         "skip_bad": run.skip_bad,
+        "encoding": encoding,
     });
     let work = Work {
         checkpoint: &checkpoint,
@@ -88,13 +90,13 @@ fn possible(
         catalogue, heads, ..
     } = checkpoint;
     let kept = match run.compare.of(catalogue, heads)? {
-        Some(kept) => catalogue.filter(&kept)?,
+        Some(kept) => Some(catalogue.filter(&kept)?),
         None if run.analysis.keeps_gradients(phases) => {
             return Err(
                 "--compare none leaves nothing to compare; leave phases 5 and 6 out".into(),
             );
         }
-        None => Catalogue::new(Vec::new())?,
+        None => None,
     };
     let compares = phases.iter().any(|phase| [5, 6].contains(phase));
     let single = data.iter().find(|task| task.samples.len() < 2);
@@ -105,7 +107,7 @@ fn possible(
         )
         .into());
     }
-    if phases.contains(&6) {
+    if let (true, Some(kept)) = (phases.contains(&6), &kept) {
         let mut paths = heads.attention().iter().flat_map(|layer| layer.paths());
         if let Some(path) = paths.find(|path| kept.get(path).is_none()) {
             return Err(format!(
@@ -115,7 +117,7 @@ fn possible(
             .into());
         }
     }
-    if run.analysis.save_gradients {
+    if let (true, Some(kept)) = (run.analysis.save_gradients, &kept) {
         let elements: usize = kept.parameters().iter().map(|p| p.elements()).sum();
         let samples: usize = data.iter().map(|task| task.samples.len()).sum();
         let bytes = 8 * elements * samples;
@@ -146,46 +148,50 @@ fn possible(
     Ok(())
 }
 
-/// What a run leaves in its folder.
-fn there(run: &MeasureArgs) -> impl Iterator<Item = PathBuf> {
-    let files = [STATISTICS, GRADIENTS, "report.json"];
-    files.into_iter().map(|file| run.out.join(file))
-}
-
-/// A folder of its own, unless an earlier run is to go on.
-fn claim(run: &MeasureArgs) -> Result {
-    let out = run.out.display();
-    if !run.resume && there(run).any(|path| path.exists()) {
-        return Err(format!(
-            "{out} holds a run already: go on with it by --resume, or give another folder"
-        )
-        .into());
-    }
-    std::fs::create_dir_all(&run.out).map_err(|e| format!("cannot make {out}: {e}").into())
-}
-
-fn read(run: &MeasureArgs, checkpoint: &Checkpoint) -> Result<Vec<TaskData>> {
+/// Read the tasks, and say how text became tokens, if there was any.
+fn read(run: &MeasureArgs, checkpoint: &Checkpoint) -> Result<(Vec<TaskData>, Option<String>)> {
     let reader = Reader {
-        config: &checkpoint.config,
-        text: Text::read(&run.model),
         skip_bad: run.skip_bad,
         samples: run.samples,
         part: run.part,
+        ..Reader::new(&checkpoint.config, &run.model)
     };
     let mut tasks = Vec::new();
     for file in &run.tasks {
         let task = reader.read(file)?;
         let tokens: usize = task.samples.iter().map(|sample| sample.active()).sum();
-        println!(
-            "{}: {} samples, {tokens} active tokens",
+        say!(
+            "{}: {}, {}",
             task.name,
-            task.samples.len()
+            count(task.samples.len(), "sample"),
+            count(tokens, "active token")
         );
         if let Some(first) = task.bad.first() {
-            let (count, line, reason) = (task.bad.len(), first.line, &first.reason);
-            println!("  {count} bad lines left out, the first is line {line}: {reason}");
+            let (bad, line, reason) =
+                (count(task.bad.len(), "bad line"), first.line, &first.reason);
+            say!("  left out: {bad}, the first is line {line}: {reason}");
         }
         tasks.push(task);
     }
-    Ok(tasks)
+    let encoding = encoding(&reader, &tasks);
+    if let Some(said) = &encoding {
+        say!("Text to tokens: {said}.");
+    }
+    Ok((tasks, encoding))
+}
+
+/// What became of text beside its words.
+fn encoding(reader: &Reader, tasks: &[TaskData]) -> Option<String> {
+    let used = |form| tasks.iter().any(|task| task.forms.contains(&form));
+    let mut said = Vec::new();
+    if let (true, Ok(text)) = (used(Form::Text) || used(Form::Completion), &reader.text) {
+        said.push(text.added().to_string());
+    }
+    if let (true, Ok(chat)) = (used(Form::Chat), &reader.chat) {
+        said.push(format!(
+            "chats are written by the template of {}, and only what the assistant says in them counts",
+            chat.source
+        ));
+    }
+    Some(said.join("; ")).filter(|said| !said.is_empty())
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::Device;
-use fisher_cli::measure::{Reader, TaskFile, Text, batches};
 use fisher_cli::models::{Checkpoint, Error, ModelConfig, Sequence, Sequences};
+use fisher_cli::samples::{Reader, TaskFile, Text, batches};
 use fisher_tests::backend::Backend;
 use fisher_tests::golden::{Golden, TASKS, folder};
 use fisher_tests::tolerance::{GOLDEN, assert_close};
@@ -33,13 +33,7 @@ fn flex() -> Device {
 }
 
 fn samples(checkpoint: &Checkpoint, task: &str) -> Vec<Sequence> {
-    let reader = Reader {
-        config: &checkpoint.config,
-        text: Err("none".into()),
-        skip_bad: false,
-        samples: None,
-        part: None,
-    };
+    let reader = Reader::new(&checkpoint.config, &checkpoint.folder);
     let file = TaskFile {
         name: task.into(),
         path: checkpoint.folder.join(format!("{task}.jsonl")),
@@ -278,7 +272,7 @@ fn files_that_are_cut_short_or_not_there_are_named() {
     );
     std::fs::remove_file(copy.path().join("model.safetensors.index.json")).expect("removed");
     let error = load(copy.path(), &flex()).expect_err("no weights");
-    assert!(matches!(error, Error::NoWeights { .. }), "{error}");
+    assert!(matches!(error, Error::NoCheckpoint { .. }), "{error}");
 }
 
 #[rstest]

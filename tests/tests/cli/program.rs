@@ -855,17 +855,17 @@ fn text_is_encoded_by_the_folders_tokenizer() {
     std::fs::write(model.join("tokenizer.json"), tokenizer.to_string()).expect("a tokenizer");
     let text = [
         r#"{"id": 1, "text": "to be or not"}"#,
-        r#"{"id": 2, "prompt": "to be", "completion": "or not"}"#,
+        r#"{"id": 2, "prompt": "to be ", "completion": "or not"}"#,
     ];
     lines(&mut case, &text);
     case.run("text", &["--phases", "1-2"]).expect("a run");
     let tokens = [
         r#"{"id": 1, "input_ids": [1, 2, 3, 4, 5, 6, 0, 0], "attention_mask": [1, 1, 1, 1, 1, 1, 0, 0]}"#,
-        r#"{"id": 2, "input_ids": [1, 2, 3, 4, 5], "labels": [-100, -100, -100, 4, 5]}"#,
+        r#"{"id": 2, "input_ids": [1, 2, 3, 4, 5, 6], "labels": [-100, -100, -100, 4, 5, 6]}"#,
     ];
     lines(&mut case, &tokens);
     case.run("tokens", &["--phases", "1-2"]).expect("a run");
     let [text, tokens] = ["text", "tokens"].map(|out| case.report(out));
     near("", &text["tasks"]["alpha"], &tokens["tasks"]["alpha"]);
-    assert_eq!(text["tasks"]["alpha"]["tokens"], serde_json::json!([5, 2]));
+    assert_eq!(text["tasks"]["alpha"]["tokens"], serde_json::json!([5, 3]));
 }

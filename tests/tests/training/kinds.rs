@@ -6,8 +6,8 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use fisher_cli::measure::{Reader, TaskFile};
 use fisher_cli::models::{Checkpoint, Sequence, Sequences};
+use fisher_cli::samples::{Reader, TaskFile};
 use fisher_core::gradient::{ContributionUnit, PerToken, Raw};
 use fisher_core::kind::FisherKind;
 use fisher_core::statistics::{Mixture, Statistics, StatisticsConfig};
@@ -408,13 +408,7 @@ impl Decoder {
     }
 
     fn samples(&self, task: &str) -> Vec<Sequence> {
-        let reader = Reader {
-            config: &self.checkpoint.config,
-            text: Err("none".into()),
-            skip_bad: false,
-            samples: None,
-            part: None,
-        };
+        let reader = Reader::new(&self.checkpoint.config, &self.checkpoint.folder);
         let file = TaskFile {
             name: task.into(),
             path: self.checkpoint.folder.join(format!("{task}.jsonl")),

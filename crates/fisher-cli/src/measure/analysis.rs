@@ -16,6 +16,7 @@ use fisher_metrics::ranking::{RankingConfig, RankingReport};
 use fisher_metrics::weights::Weights;
 
 use super::uses::Uses;
+use crate::say::say;
 
 /// What to analyze, and how.
 #[derive(Debug, Clone)]
@@ -145,7 +146,7 @@ impl Plan {
                 Err(why) => why,
             };
             let said = format!("halves of tasks are left out of the overlap: {why}");
-            println!("  {said}");
+            say!("  {said}");
             findings.without_halves = Some(said);
             None
         });
@@ -276,7 +277,7 @@ impl Plan {
         let fits = 8 * numbers <= self.memory;
         if !fits && self.compares_samples() {
             let size = 8.0 * numbers as f64 / 1e9;
-            println!("  {what} are left out of the results: {size:.1} GB, more than --memory");
+            say!("  {what} are left out of the results: {size:.1} GB, more than --memory");
         }
         fits
     }

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::jsonl::{Part, TaskFile};
 use super::selection::Selection;
 use super::values::{Bytes, Kind, Phases, Scale, Settings};
 use crate::device::Backend;
+use crate::samples::{Part, TaskFile};
 
 /// How the two commands are used together.
 pub(crate) const EXAMPLES: &str = "\
@@ -62,8 +62,11 @@ pub struct JoinArgs {
 ///   {"input_ids": [1, 5, 9], "labels": [-100, 5, 9]}   tokens; labels are optional
 ///   {"text": "..."}                                    by the folder's tokenizer.json
 ///   {"prompt": "...", "completion": "..."}             only the completion counts
+///   {"messages": [{"role": "...", "content": "..."}]}  a chat, by the folder's chat template; only
+///                                                      what the assistant says counts
 ///
-/// each with an optional "id". Written to --out: report.html to read, report.json and
+/// each with an optional "id". Text is encoded whole, with the tokens that the tokenizer adds before and
+/// behind it, which count as any. Written to --out: report.html to read, report.json and
 /// results.safetensors to compute with, statistics.safetensors to merge with others.
 ///
 /// `fisher join --help` tells how to join runs on several machines.

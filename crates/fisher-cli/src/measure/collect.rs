@@ -17,10 +17,12 @@ use indicatif::ProgressBar;
 
 use super::args::MeasureArgs;
 use super::inputs::Inputs;
-use super::jsonl::{TaskData, batches};
 use super::measured::Measured;
 use super::outcome::Result;
 use crate::models::{Checkpoint, Sequence, Sequences};
+use crate::samples::{TaskData, batches};
+use crate::say::say;
+use crate::words::count;
 
 /// Gradients of single samples, in a run's folder.
 pub const GRADIENTS: &str = "gradients";
@@ -79,10 +81,10 @@ pub fn collect(
     for task in data {
         let losses = losses(model, task, run.batch_tokens, device)?;
         if complete(&statistics, store.as_ref(), task) {
-            println!(
-                "  {}: all {} samples were there",
+            say!(
+                "  {}: all there before ({})",
                 task.name,
-                task.samples.len()
+                count(task.samples.len(), "sample")
             );
         } else {
             let start = Instant::now();
@@ -105,17 +107,17 @@ pub fn collect(
             bar.finish_and_clear();
             let resumed = match collected.resumed {
                 0 => String::new(),
-                n => format!("; {n} were there"),
+                n => format!("; {n} there before"),
             };
-            println!(
-                "  {}: gradients of {} samples, {} tokens, in {:.1} s{resumed}",
+            say!(
+                "  {}: gradients of {}, {}, in {:.1} s{resumed}",
                 task.name,
-                collected.samples,
-                collected.tokens,
+                count(collected.samples, "sample"),
+                count(collected.tokens as usize, "token"),
                 start.elapsed().as_secs_f64(),
             );
             if let Some(line) = collected.draws.as_ref().and_then(draws) {
-                println!("  {}: {line}", task.name);
+                say!("  {}: {line}", task.name);
             }
         }
         only_measured(&statistics, store.as_ref(), &task.name, &run.out)?;
@@ -154,10 +156,10 @@ pub fn only_measured(
         Ok(())
     } else {
         Err(format!(
-            "{} holds gradients of {} samples of task `{task}`, and {} are counted: it is half of another \
-             run; go on with that one, or give another folder",
+            "{} holds gradients of {} of task `{task}`, and {} are counted: it is half of another run; go on \
+             with that one, or give another folder",
             folder.join(GRADIENTS).display(),
-            stored.len(),
+            count(stored.len(), "sample"),
             counted.len()
         )
         .into())
@@ -201,9 +203,9 @@ fn store(
     let store = store
         .with_heads(checkpoint.heads.clone())
         .with_device(device);
-    println!(
-        "Gradients of {} parameters are kept to compare samples: {} a sample, on disk.",
-        store.catalogue().parameters().len(),
+    say!(
+        "Gradients of {} are kept to compare samples: {} a sample, on disk.",
+        count(store.catalogue().parameters().len(), "parameter"),
         size(store.bytes_per_sample())
     );
     Ok(store)
@@ -216,7 +218,9 @@ fn draws(spread: &DrawSpread) -> Option<String> {
     let (draws, samples) = (spread.draws, spread.samples);
     let percent = 100.0 * largest.min(1.0);
     Some(format!(
-        "{draws} draws of labels for each of {samples} samples are up to {percent:.0} % of the variance of a layer's trace"
+        "{} of labels for each of {} are up to {percent:.0} % of the variance of a layer's trace",
+        count(draws, "draw"),
+        count(samples as usize, "sample")
     ))
 }
 

@@ -6,10 +6,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::jsonl::TaskData;
 use super::outcome::Result;
 use super::replace::write;
 use crate::models::{ModelConfig, Sequence};
+use crate::samples::TaskData;
 
 /// The file, in a run's folder.
 pub const INPUTS: &str = "inputs.json";
@@ -106,6 +106,9 @@ fn hash(sample: &Sequence) -> String {
     for numbers in [&sample.tokens, &sample.labels] {
         hash.update((numbers.len() as u64).to_le_bytes());
         numbers.iter().for_each(|n| hash.update(n.to_le_bytes()));
+    }
+    if let Some(class) = sample.class {
+        hash.update((class as u64).to_le_bytes());
     }
     hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }

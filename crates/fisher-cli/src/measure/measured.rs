@@ -6,8 +6,8 @@ use fisher_core::statistics::Statistics;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::jsonl::BadLine;
 use super::outcome::Result;
+use crate::samples::BadLine;
 
 /// A task as it was measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

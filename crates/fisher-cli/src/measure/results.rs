@@ -33,6 +33,11 @@ use super::outcome::Result;
 use super::replace::replace;
 use super::uses::Cost;
 
+/// The findings, in a run's folder.
+pub const REPORT: &str = "report.json";
+/// The numbers, in a run's folder.
+pub const RESULTS: &str = "results.safetensors";
+
 /// Numbers in float64 with their shape, by name.
 #[derive(Debug, Default)]
 pub struct Tensors(BTreeMap<String, (Vec<usize>, Vec<u8>)>);

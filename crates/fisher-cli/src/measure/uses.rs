@@ -15,12 +15,12 @@ use serde::Serialize;
 
 use super::args::Analysis;
 use super::collect::{STATISTICS, losses_of};
-use super::jsonl::TaskData;
 use super::measured::{Measured, key};
 use super::outcome::Result;
 use super::replace::replace;
 use super::values::Scale;
 use crate::models::Checkpoint;
+use crate::samples::TaskData;
 
 /// The folder of the merged model, in a run's folder.
 pub const MERGED: &str = "merged";

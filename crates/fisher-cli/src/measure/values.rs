@@ -187,8 +187,8 @@ pub fn parse_interference(text: &str) -> Result<InterferenceConfig, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::jsonl::{Part, TaskFile};
     use super::*;
+    use crate::samples::{Part, TaskFile};
 
     #[test]
     fn values_are_read_or_refused() {

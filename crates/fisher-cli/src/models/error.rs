@@ -63,15 +63,15 @@ pub enum Error {
         found: String,
     },
 
-    /// No weights in the folder.
-    #[error(
-        "{} has neither model.safetensors nor model.safetensors.index.json; other formats are not \
-         read",
-        folder.display()
-    )]
-    NoWeights {
-        /// The folder.
-        folder: PathBuf,
+    /// No checkpoint folder, or a file in it that is something else.
+    #[error("{} {what}: {advice}", path.display())]
+    NoCheckpoint {
+        /// The folder or file.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+        /// What to do about it.
+        advice: String,
     },
 
     /// Tensors that config.json asks for and the files do not have.

@@ -1,6 +1,6 @@
 //! The safetensors files of a folder: which tensors are where.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use safetensors::tensor::{Dtype, Metadata};
 use serde_json::Value;
 
 use super::error::{Error, Result};
+use super::folder::{INDEX, SINGLE, readable};
 
 /// A tensor in a file.
 #[derive(Debug, Clone)]
@@ -37,42 +38,57 @@ impl Stored {
 
 /// The tensors of `model.safetensors`, or of the shards that `model.safetensors.index.json` lists.
 pub(super) fn tensors(folder: &Path) -> Result<BTreeMap<String, Stored>> {
-    let single = folder.join("model.safetensors");
-    let index = folder.join("model.safetensors.index.json");
-    match (single.exists(), index.exists()) {
-        (true, _) => header(&single),
-        (false, true) => sharded(folder, &index),
-        (false, false) => Err(Error::NoWeights {
-            folder: folder.into(),
-        }),
+    let single = folder.join(SINGLE);
+    if single.exists() {
+        header(&single)
+    } else {
+        sharded(folder, &folder.join(INDEX))
     }
 }
 
+/// Each tensor from the shard that the index names. What shards have beside that is not of the model: the
+/// index decides.
 fn sharded(folder: &Path, index: &Path) -> Result<BTreeMap<String, Stored>> {
     let text = std::fs::read_to_string(index).map_err(|e| Error::io(index, e))?;
     let json: Value = serde_json::from_str(&text).map_err(|e| Error::json(index, e))?;
     let map = json["weight_map"].as_object();
     let map = map.ok_or_else(|| Error::json(index, "it has no `weight_map`"))?;
-    let mut files = BTreeSet::new();
+    let mut shards = BTreeMap::new();
     for file in map.values() {
         let name = file.as_str().filter(|name| !name.contains(['/', '\\']));
-        files.insert(name.ok_or_else(|| Error::json(index, format!("{file} is no file name")))?);
+        let name = name.ok_or_else(|| Error::json(index, format!("{file} is no file name")))?;
+        if !shards.contains_key(name) {
+            shards.insert(name, header(&folder.join(name))?);
+        }
     }
     let mut all = BTreeMap::new();
-    for file in files {
-        all.extend(header(&folder.join(file))?);
+    for (tensor, file) in map {
+        let shard = file.as_str().and_then(|file| shards.get_mut(file));
+        let stored = shard.and_then(|shard| shard.remove(tensor));
+        let stored = stored.ok_or_else(|| {
+            Error::json(
+                index,
+                format!("it takes `{tensor}` from {file}, which does not have it"),
+            )
+        })?;
+        all.insert(tensor.clone(), stored);
     }
-    match map.keys().find(|name| !all.contains_key(*name)) {
-        None => Ok(all),
-        Some(name) => Err(Error::json(
-            index,
-            format!("no file has the tensor `{name}` that it lists"),
-        )),
+    for (file, tensor) in shards
+        .iter()
+        .flat_map(|(file, rest)| rest.keys().map(move |t| (file, t)))
+    {
+        tracing::info!(
+            file,
+            tensor,
+            "left out: the index does not take it from there"
+        );
     }
+    Ok(all)
 }
 
 /// The tensors of one file, from its header.
 pub(super) fn header(path: &Path) -> Result<BTreeMap<String, Stored>> {
+    readable(path)?;
     let io = |e| Error::io(path, e);
     let mut file = File::open(path).map_err(io)?;
     let size = file.metadata().map_err(io)?.len();

@@ -15,6 +15,7 @@ use super::config::ModelConfig;
 use super::error::{Error, Result};
 use super::families::Family;
 use super::files::{self, Stored};
+use super::folder::recognize;
 use super::names::{Named, Naming};
 use super::shape::Output;
 use super::transformer::Transformer;
@@ -64,7 +65,7 @@ impl Checkpoint {
     /// half precision become float32.
     ///
     /// # Errors
-    /// Those of [`ModelConfig::read`]; [`Error::NoWeights`], [`Error::Missing`], [`Error::Extra`],
+    /// Those of [`ModelConfig::read`]; [`Error::NoCheckpoint`], [`Error::Missing`], [`Error::Extra`],
     /// [`Error::Shape`] or [`Error::Type`] when the tensors are not those that config.json asks
     /// for; [`Error::Io`] or [`Error::Json`] when a file cannot be read.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
@@ -77,6 +78,7 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::load`]; [`Error::Adapter`] when the adapter is none of this model.
     pub fn load_with(folder: &Path, adapter: Option<&Adapter>, device: &Device) -> Result<Self> {
+        recognize(folder)?;
         let config = ModelConfig::read(folder)?;
         let family = Family::of(&config.kind)?;
         let model = config.shape.init(device);
@@ -106,14 +108,26 @@ impl Checkpoint {
         Self::of(folder, config, model, all, Some(own))
     }
 
-    fn of(folder: &Path, config: ModelConfig, model: Transformer, naming: Naming) -> Result<Self> {
-        let catalogue = naming.names().catalogue(&model)?;
+    /// Where only its `own` parameters train, those are all that it is of.
+    fn of(
+        folder: &Path,
+        config: ModelConfig,
+        mut model: Transformer,
+        naming: Naming,
+        own: Option<Naming>,
+    ) -> Result<Self> {
+        let mut catalogue = naming.names().catalogue(&model)?;
+        if let Some(own) = &own {
+            let names = own.iter().map(|named| named.name.clone()).collect();
+            catalogue = catalogue.filter(&ParamGroup::from_paths(names))?;
+            model = map_paths(model, &mut Freezer);
+        }
         Ok(Self {
             folder: folder.into(),
             heads: naming.heads(&catalogue, &config)?,
             config,
             model,
-            naming,
+            naming: own.unwrap_or(naming),
             catalogue,
         })
     }

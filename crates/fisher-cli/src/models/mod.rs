@@ -10,6 +10,7 @@ mod experts;
 mod families;
 mod fields;
 mod files;
+mod folder;
 mod load;
 mod mlp;
 mod names;

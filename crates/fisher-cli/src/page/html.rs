@@ -10,9 +10,15 @@ use fisher_metrics::picture::ColorScale;
 use fisher_metrics::picture::HeatMap;
 use serde_json::Value;
 
-use super::parts::{count, escaped, figure, maybe, note, number, percent, ranking, share};
+use super::parts::{escaped, figure, maybe, note, number, percent, ranking, share};
 use super::samples::{collisions, state, worst};
 use crate::measure::{Cost, Findings, MERGED, Measured, Merged};
+use crate::words::count;
+
+/// The page, in a run's folder.
+pub const PAGE: &str = "report.html";
+/// How a page of this program begins to say so.
+pub const GENERATOR: &str = "<meta name=generator content=\"fisher ";
 
 const STYLE: &str = include_str!("style.css");
 
@@ -56,6 +62,7 @@ impl Page<'_> {
         }
         format!(
             "<!doctype html>\n<html lang=en>\n<head>\n<meta charset=utf-8>\n\
+             {GENERATOR}{4}\">\n\
              <meta name=viewport content=\"width=device-width,initial-scale=1\">\n\
              <title>{0}: Fisher information</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
              <header><p class=kicker>Fisher information</p><h1>{0}</h1><p class=lead>{1}</p>{2}\
@@ -66,6 +73,7 @@ impl Page<'_> {
             self.lead(),
             self.glance(),
             escaped(self.run["program"].as_str().unwrap_or_default()),
+            env!("CARGO_PKG_VERSION"),
         )
     }
 

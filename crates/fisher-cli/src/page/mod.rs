@@ -4,4 +4,4 @@ mod html;
 mod parts;
 mod samples;
 
-pub use html::Page;
+pub use html::{GENERATOR, PAGE, Page};

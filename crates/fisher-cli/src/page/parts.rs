@@ -40,15 +40,6 @@ pub(super) fn percent(share: Option<f64>) -> String {
     text.unwrap_or_else(|| "–".into())
 }
 
-/// `1 sample`, `2 samples`.
-pub(super) fn count(n: usize, what: &str) -> String {
-    match n {
-        0 => format!("no {what}s"),
-        1 => format!("1 {what}"),
-        n => format!("{n} {what}s"),
-    }
-}
-
 /// Rows shown before the rest is folded away.
 const SHOWN: usize = 10;
 /// Rows at all: more are in report.json.

@@ -5,8 +5,9 @@ use std::fmt::Write;
 use fisher_metrics::conflicts::{ConflictReport, SliceConflicts, Verdict};
 use fisher_metrics::interference::{InterferenceReport, Variant};
 
-use super::parts::{count, escaped, figure, maybe, number, percent, sentence};
+use super::parts::{escaped, figure, maybe, number, percent, sentence};
 use crate::measure::SENTENCES;
+use crate::words::count;
 
 /// Conflicts: in numbers, in words, by parameter, and every pair of the first of those.
 pub(super) fn collisions(text: &mut String, report: &ConflictReport) {
