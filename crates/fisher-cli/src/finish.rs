@@ -10,8 +10,8 @@ use fisher_core::store::GradientStore;
 use serde_json::{Value, json};
 
 use crate::measure::{
-    Analysis, Change, Collection, Findings, MERGED, Measured, Phases, Plan, Result, TaskData,
-    Tensors, changes, report, second, uses, write,
+    Analysis, Change, Collection, Findings, MERGED, Measured, Phases, Plan, Result, SampleTokens,
+    TaskData, Tensors, changes, report, second, uses, write,
 };
 use crate::memory::resident;
 use crate::models::{Architecture, Checkpoint};
@@ -25,6 +25,8 @@ pub(crate) struct Work<'a> {
     pub(crate) phases: &'a [u8],
     /// The samples of the tasks, where they are at hand, and how many tokens a batch may have.
     pub(crate) data: Option<(&'a [TaskData], usize)>,
+    /// Samples token by token.
+    pub(crate) tokens: &'a [SampleTokens],
     /// What else was asked for.
     pub(crate) settings: Value,
 }
@@ -56,6 +58,7 @@ impl Work<'_> {
             tasks,
             statistics,
             findings: &findings,
+            tokens: self.tokens,
         };
         write(out, "report.html", &page.html())?;
         let gradients = store.as_ref().filter(|_| self.analysis.save_gradients);
