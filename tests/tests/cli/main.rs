@@ -1,5 +1,8 @@
 //! The program `fisher`, and pictures as it and others write them. Needs the feature `cli`.
 
+mod check;
 mod page;
+mod per_token;
 mod pictures;
+mod plan;
 mod program;
