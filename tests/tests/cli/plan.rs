@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use fisher_cli::Cli;
 use fisher_cli::measure::Selection;
 use fisher_cli::models::Checkpoint;
-use fisher_cli::plan::{By, Item, Rounding, Source, bits, choose, rank, resolve, tie_groups};
+use fisher_cli::plan::{By, Item, Source, bits, choose, rank, resolve, tie_groups};
 use fisher_tests::golden::{CASES, Golden, TASKS, folder};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -210,13 +210,13 @@ fn predicted_rises_are_those_of_golden_fishers() {
                         .sum::<f64>();
                     let found = scored.items[at].costs[level];
                     assert!(
-                        (found - expected).abs() <= 2e-5 * expected,
+                        (found - expected).abs() <= 1e-4 * expected,
                         "{case} {name}: {found} {expected}"
                     );
                     let each = sums.costs.iter().map(|costs| costs[at][level]);
                     let mean = each.sum::<f64>() / sums.costs.len() as f64;
                     assert!(
-                        (mean - expected).abs() <= 2e-5 * expected,
+                        (mean - expected).abs() <= 1e-4 * expected,
                         "{case} {name}: {mean} {expected}"
                     );
                 }
@@ -416,7 +416,7 @@ fn plans_are_written_and_measured() {
 
     let plan = run.plan(&["--rank", "2"]).expect("a plan");
     let peft = &plan["peft"];
-    assert_eq!(peft["r"], 2.0);
+    assert_eq!(peft["r"], 2);
     assert_eq!(peft["rank_pattern"], peft["alpha_pattern"]);
     let config = |name: &str| {
         let ranks = peft["rank_pattern"].as_object().expect("ranks");

@@ -92,7 +92,14 @@ fn look<M: SampleLoss<Batch = Sequences>>(
         findings.push(Finding::new("batch: gradients", Judged::Untested, said));
     } else {
         let longest = checkpoint.config.longest.tokens;
-        findings.extend(gradients(model, &few, longest, run.batch_tokens, device)?);
+        findings.extend(gradients(
+            model,
+            &checkpoint.naming,
+            &few,
+            longest,
+            run.batch_tokens,
+            device,
+        )?);
     }
     let verdict = findings.iter().map(|finding| finding.judged).max();
     Ok(Findings {

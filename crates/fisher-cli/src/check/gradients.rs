@@ -10,7 +10,7 @@ use fisher_train::capture::{Checkup, Difference, PerSample, check};
 
 use super::finding::{Finding, Judged};
 use crate::measure::{Result, TaskData, batches};
-use crate::models::{Sequence, Sequences};
+use crate::models::{Naming, Sequence, Sequences};
 
 /// Compare the gradients and losses of some samples in batches with the same samples alone.
 ///
@@ -18,6 +18,7 @@ use crate::models::{Sequence, Sequences};
 /// What the library refused: see [`fisher_train::capture::check`].
 pub(super) fn gradients<M: SampleLoss<Batch = Sequences>>(
     model: &M,
+    naming: &Naming,
     tasks: &[TaskData],
     longest: usize,
     batch_tokens: usize,
@@ -27,10 +28,16 @@ pub(super) fn gradients<M: SampleLoss<Batch = Sequences>>(
     let (mut in_batches, mut padded) = (Vec::new(), Vec::new());
     for task in tasks {
         for batch in pairs(task, batch_tokens) {
-            in_batches.push(check(model, &Sequences::new(&batch, &tracked))?);
+            in_batches.push(named(
+                check(model, &Sequences::new(&batch, &tracked))?,
+                naming,
+            ));
         }
         if let Some(batch) = with_padding(task, longest) {
-            padded.push(check(model, &Sequences::new(&batch, &tracked))?);
+            padded.push(named(
+                check(model, &Sequences::new(&batch, &tracked))?,
+                naming,
+            ));
         }
     }
     let mut findings = Vec::new();
@@ -54,6 +61,23 @@ pub(super) fn gradients<M: SampleLoss<Batch = Sequences>>(
         findings.extend(rounded_weights(model, sample, &tracked)?);
     }
     Ok(findings)
+}
+
+/// With parameters under the names of the checkpoint.
+fn named(mut checkup: Checkup, naming: &Naming) -> Checkup {
+    let name = |path: &str| {
+        naming
+            .get(path)
+            .map_or(path, |named| &named.name)
+            .to_owned()
+    };
+    if let Some(engines) = &mut checkup.engines {
+        engines.what = name(&engines.what);
+    }
+    checkup.unreached = checkup.unreached.iter().map(|path| name(path)).collect();
+    let by_loop = std::mem::take(&mut checkup.by_loop).into_iter();
+    checkup.by_loop = by_loop.map(|(path, why)| (name(&path), why)).collect();
+    checkup
 }
 
 /// Batches of at least two samples.

@@ -64,7 +64,7 @@ impl Made {
         let [asked, spent] = self.budget;
         let _ = writeln!(
             text,
-            "{} matrices, {asked} {unit} on average asked for, {spent:.3} planned; by the loss of {}.",
+            "{} matrices, {unit} {asked} on average asked for, {spent:.3} planned; by the loss of {}.",
             self.rows.len(),
             self.tasks.join(" and ")
         );
@@ -123,6 +123,7 @@ impl Made {
     fn predicted(&self) -> String {
         let costs = &self.costs;
         let less = match costs.less {
+            Some([0.0, 0.0]) => ", which is this plan".into(),
             Some([lower, upper]) if upper < 0.0 => {
                 format!(", less by [{:.2e}, {:.2e}] over samples", -upper, -lower)
             }
@@ -204,8 +205,8 @@ impl Made {
             None => {
                 let ranks: BTreeMap<_, _> = levels.collect();
                 json["peft"] = json!({
-                    "r": self.budget[0],
-                    "lora_alpha": self.budget[0],
+                    "r": self.budget[0] as u64,
+                    "lora_alpha": self.budget[0] as u64,
                     "target_modules": ranks.keys().collect::<Vec<_>>(),
                     "rank_pattern": ranks,
                     // alpha / r stays 1.
