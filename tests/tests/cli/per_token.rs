@@ -54,12 +54,12 @@ fn checkpoint(case: &str) -> Checkpoint {
     Checkpoint::load(&folder(case), &Device::flex().autodiff()).expect("a model")
 }
 
+/// The loss of a sample, and its gradient by parameter.
+type OfSample = (f64, Vec<(String, Vec<f64>)>);
+
 /// By the loop, parameter by parameter: gradients and loss of each of some samples.
-fn by_loop(case: &str, samples: &[Sequence]) -> Vec<(f64, Vec<(String, Vec<f64>)>)> {
-    fn of<M: SampleLoss<Batch = Sequences>>(
-        model: &M,
-        samples: &[Sequence],
-    ) -> Vec<(f64, Vec<(String, Vec<f64>)>)> {
+fn by_loop(case: &str, samples: &[Sequence]) -> Vec<OfSample> {
+    fn of<M: SampleLoss<Batch = Sequences>>(model: &M, samples: &[Sequence]) -> Vec<OfSample> {
         let catalogue = Catalogue::of(model).expect("parameters");
         let paths = catalogue.parameters().iter().map(|p| p.path());
         let loops = PerSample::new(model, paths).expect("a loop");

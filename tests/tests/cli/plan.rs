@@ -10,6 +10,8 @@ use fisher_cli::models::Checkpoint;
 use fisher_cli::plan::{By, Item, Source, bits, choose, rank, resolve, tie_groups};
 use fisher_tests::golden::{CASES, Golden, TASKS, folder};
 use proptest::prelude::*;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -426,7 +428,8 @@ fn plans_are_written_and_measured() {
     assert!(number(&plan["average"]) <= 2.0);
 }
 
-/// Eight bits move losses by next to nothing, and as predicted to an order of magnitude; two by much.
+/// Eight bits move losses by little, two by much. (A model of random weights is at no minimum: its first order falls with the step, not
+/// with its square.)
 #[test]
 fn more_bits_move_losses_less() {
     let run = Run::new("gpt2-fused", &["--phases", "1,5"]);
@@ -446,7 +449,89 @@ fn more_bits_move_losses_less() {
         number(&plan["measured"][0]["rises"][0]["mean"]).abs()
     };
     let [two, eight] = ["2", "8"].map(rise);
-    assert!(eight < 0.01 * two, "{eight} {two}");
+    assert!(eight < 0.1 * two, "{eight} {two}");
+}
+
+/// The rise that is measured is that of a folder whose weights were rounded by hand.
+#[test]
+fn measured_rises_are_those_of_rounded_files() {
+    for case in CASES {
+        let run = Run::new(case, &["--phases", "1"]);
+        let alpha = run.task("alpha");
+        let only = ["--bits", "3", "--widths", "3", "--group-size", "5"];
+        let plan = run.plan(&[&only[..], &["--verify", &alpha]].concat());
+        let plan = plan.expect("a plan");
+        let bits = plan["bits"].as_object().expect("bits");
+        let golden = Golden::load(case);
+        let rounded = tempfile::tempdir().expect("a folder");
+        let copy = |file: &str| {
+            let to = rounded.path().join(file);
+            std::fs::copy(folder(case).join(file), to).expect("a copy");
+        };
+        copy("config.json");
+        let bytes = std::fs::read(folder(case).join("model.safetensors")).expect("weights");
+        let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+        let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = file
+            .tensors()
+            .into_iter()
+            .map(|(name, view)| {
+                let theta = &golden.weights()[&name];
+                let shape = view.shape().to_vec();
+                let inputs = usize::from(case != "gpt2-fused" || name == "lm_head.weight");
+                let values = match bits.contains_key(&name) {
+                    true => by_hand(theta, &shape, inputs, 3, 5),
+                    false => theta.clone(),
+                };
+                let data = values.iter().flat_map(|&w| (w as f32).to_le_bytes());
+                (name, shape, data.collect())
+            })
+            .collect();
+        let views = tensors.iter().map(|(name, shape, data)| {
+            let view = TensorView::new(Dtype::F32, shape.clone(), data).expect("a tensor");
+            (name.clone(), view)
+        });
+        let bytes = safetensors::serialize(views, None).expect("safetensors");
+        std::fs::write(rounded.path().join("model.safetensors"), bytes).expect("a file");
+        let (before, after) = (
+            mean_loss(&folder(case), case),
+            mean_loss(rounded.path(), case),
+        );
+        let found = number(&plan["measured"][0]["rises"][0]["mean"]);
+        assert!((number(&plan["measured"][0]["loss"]) - before).abs() < 1e-5);
+        assert!(
+            (found - (after - before)).abs() < 1e-5,
+            "{case}: {found} {}",
+            after - before
+        );
+    }
+}
+
+/// The mean over alpha's samples of the loss of a token, sample by sample.
+fn mean_loss(model: &Path, case: &str) -> f64 {
+    let out = tempfile::tempdir().expect("a folder");
+    let (model, to) = (
+        model.display().to_string(),
+        out.path().display().to_string(),
+    );
+    let task = format!("alpha={}/alpha.jsonl", folder(case).display());
+    program(&[
+        "measure", "--model", &model, "--task", &task, "--out", &to, "--phases", "1",
+    ])
+    .expect("a run");
+    let bytes = std::fs::read(out.path().join("report.json")).expect("a report");
+    let report: Value = serde_json::from_slice(&bytes).expect("JSON");
+    let list = |key: &str| {
+        report["tasks"]["alpha"][key]
+            .as_array()
+            .expect("a list")
+            .clone()
+    };
+    let (losses, tokens) = (list("loss_sum"), list("tokens"));
+    let each = losses
+        .iter()
+        .zip(&tokens)
+        .map(|(loss, t)| number(loss) / number(t));
+    each.sum::<f64>() / losses.len() as f64
 }
 
 #[test]
