@@ -189,6 +189,20 @@ fn a_loss_above_that_of_knowing_nothing_is_a_warning() {
     assert!(loss["found"].as_f64() > loss["bound"].as_f64());
 }
 
+/// Where no line is a sample, the first says why.
+#[test]
+fn files_without_samples_say_why() {
+    let here = tempfile::tempdir().expect("a folder");
+    let path = here.path().join("data.jsonl");
+    std::fs::write(&path, r#"{"text": "no tokenizer here"}"#).expect("a file");
+    let (_, result) = check(&folder("llama-gqa"), &[("data", &path)]);
+    let error = result.expect_err("no samples");
+    assert!(
+        error.contains("line 1: there is no") && error.contains("tokenizer.json"),
+        "{error}"
+    );
+}
+
 #[test]
 fn special_tokens_are_those_of_the_folder() {
     let special = special_tokens(&folder("llama-gqa"));

@@ -10,7 +10,7 @@ use super::gradients::gradients;
 use super::losses::losses;
 use super::special::special_tokens;
 use super::weights::weights;
-use crate::measure::{Reader, Result, TaskData, Text, write};
+use crate::measure::{InputError, Reader, Result, TaskData, Text, write};
 use crate::models::{Checkpoint, Model, Sequences};
 
 /// Samples of a task whose tokens are looked at.
@@ -23,14 +23,18 @@ const LOOKED: usize = 10_000;
 pub(crate) fn check(run: &CheckArgs) -> Result {
     let device = run.device.device()?;
     let checkpoint = Checkpoint::load(&run.model, &device.clone().autodiff())?;
-    let reader = Reader {
+    let reader = |skip_bad| Reader {
         config: &checkpoint.config,
         text: Text::read(&run.model),
-        skip_bad: true,
+        skip_bad,
         samples: Some(LOOKED),
         part: None,
     };
-    let tasks = run.tasks.iter().map(|file| reader.read(file));
+    let tasks = run.tasks.iter().map(|file| match reader(true).read(file) {
+        // Where no line is a sample, what is wrong with the first says more.
+        Err(InputError::Empty { bad: 1.., .. }) => reader(false).read(file),
+        read => read,
+    });
     let tasks = tasks.collect::<std::result::Result<Vec<_>, _>>()?;
     let found = match &checkpoint.model {
         Model::Llama(model) => look(run, model, &checkpoint, &tasks, &device)?,
