@@ -2,8 +2,10 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::check::{CheckArgs, check};
 use crate::join::join;
 use crate::measure::{JoinArgs, MeasureArgs, Result};
+use crate::plan::{PlanArgs, plan};
 use crate::run::measure;
 
 /// Fisher information of Hugging Face checkpoints: what a task depends on, and where two tasks collide.
@@ -16,11 +18,13 @@ pub struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Check(Box<CheckArgs>),
     #[command(
         about = "Measure a checkpoint: what each task depends on, and where two tasks collide"
     )]
     Measure(Box<MeasureArgs>),
     Join(Box<JoinArgs>),
+    Plan(Box<PlanArgs>),
 }
 
 impl Cli {
@@ -40,8 +44,10 @@ impl Cli {
     /// Whatever kept it from being done, in words.
     pub fn run(&self) -> Result {
         match &self.command {
+            Command::Check(arguments) => check(arguments),
             Command::Measure(arguments) => measure(arguments),
             Command::Join(arguments) => join(arguments),
+            Command::Plan(arguments) => plan(arguments),
         }
     }
 }

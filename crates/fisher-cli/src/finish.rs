@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::measure::{
     Analysis, Change, Collection, Findings, MERGED, Measured, Phases, Plan, REPORT, RESULTS,
-    Result, Tensors, changes, report, second, uses, write,
+    Result, SampleTokens, Tensors, changes, report, second, uses, write,
 };
 use crate::memory::resident;
 use crate::models::Checkpoint;
@@ -28,6 +28,8 @@ pub(crate) struct Work<'a> {
     pub(crate) phases: &'a [u8],
     /// The samples of the tasks, where they are at hand, and how many tokens a batch may have.
     pub(crate) data: Option<(&'a [TaskData], usize)>,
+    /// Samples token by token.
+    pub(crate) tokens: &'a [SampleTokens],
     /// What else was asked for.
     pub(crate) settings: Value,
 }
@@ -59,6 +61,7 @@ impl Work<'_> {
             tasks,
             statistics,
             findings: &findings,
+            tokens: self.tokens,
         };
         write(out, PAGE, &page.html())?;
         let gradients = store.as_ref().filter(|_| self.analysis.save_gradients);

@@ -106,6 +106,7 @@ pub(crate) fn join(merge: &JoinArgs) -> Result {
         analysis: &merge.analysis,
         phases: &phases,
         data: None,
+        tokens: &[],
         settings: json!({ "merged": runs }),
     };
     work.finish(out, &device)?;

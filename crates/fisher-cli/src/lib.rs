@@ -2,10 +2,12 @@
 //! # Rooms
 //!
 //! [`models`] has the decoders, [`samples`] what goes into them, [`measure`] what is measured of them and
-//! made of it, [`page`] the report. [`Cli`] is the program.
+//! made of it, [`page`] the report, [`check`] what is looked at before, [`plan`] what follows for who makes models
+//! smaller. [`Cli`] is the program.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+pub mod check;
 mod command;
 pub mod content;
 pub mod device;
@@ -16,6 +18,7 @@ pub mod memory;
 pub mod models;
 mod out;
 pub mod page;
+pub mod plan;
 mod run;
 pub mod samples;
 mod say;

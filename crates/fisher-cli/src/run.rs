@@ -7,7 +7,8 @@ use serde_json::json;
 
 use crate::finish::{Work, done, load, phases};
 use crate::measure::{
-    Inputs, Kind, MeasureArgs, Result, Selection, collect, own_statistics, second,
+    Inputs, Kind, MeasureArgs, Result, Selection, TOKENS, collect, own_statistics, per_token,
+    second, write,
 };
 use crate::models::Checkpoint;
 use crate::out::Out;
@@ -31,6 +32,9 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
     let device = run.analysis.device.device()?;
     let checkpoint = load(&run.model, &device)?;
     let (data, encoding) = read(run, &checkpoint)?;
+    run.per_token
+        .iter()
+        .try_for_each(|which| which.is_in(&data))?;
     let keep = run.analysis.keeps_gradients(&phases);
     if keep && run.kind != Kind::Empirical {
         return Err(
@@ -53,6 +57,10 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
         count(run.batch_tokens, "token")
     );
     let collection = collect(&checkpoint, &data, &inputs, run, keep, &device)?;
+    let tokens = per_token(&checkpoint, &data, run, &device)?;
+    if !tokens.is_empty() {
+        write(&run.out, TOKENS, &serde_json::to_string(&tokens)?)?;
+    }
     let settings = json!({
         "kind": run.kind,
         "draws": run.draws,
@@ -71,6 +79,7 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
         analysis: &run.analysis,
         phases: &phases,
         data: Some((&data, run.batch_tokens)),
+        tokens: &tokens,
         settings,
     };
     work.finish(&run.out, &device)?;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::per_token::PerToken;
 use super::selection::Selection;
 use super::values::{Bytes, Kind, Phases, Scale, Settings};
 use crate::device::Backend;
@@ -137,6 +138,10 @@ pub struct MeasureArgs {
     /// Only a part of the lines of each file, INDEX/OF: every OF-th, from line INDEX, counted from 0
     #[arg(long, value_name = "INDEX/OF", help_heading = "Samples")]
     pub part: Option<Part>,
+    /// Look at some samples token by token, into tokens.json and the report: a number, for the first of each task, or
+    /// id: and an id; as often as wanted. A pass a token
+    #[arg(long, value_name = "N|id:ID", help_heading = "Samples")]
+    pub per_token: Vec<PerToken>,
     /// Leave bad lines and samples without a finite gradient out and count them, instead of stopping
     #[arg(long, help_heading = "Samples")]
     pub skip_bad: bool,

@@ -248,7 +248,7 @@ fn complete(statistics: &Statistics, store: Option<&GradientStore>, task: &TaskD
 ///
 /// # Errors
 /// When the device does not give them.
-pub(super) fn losses_of(
+pub(crate) fn losses_of(
     checkpoint: &Checkpoint,
     task: &TaskData,
     tokens: usize,

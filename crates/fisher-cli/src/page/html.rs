@@ -12,13 +12,14 @@ use serde_json::Value;
 
 use super::parts::{escaped, figure, maybe, note, number, percent, ranking, share};
 use super::samples::{collisions, state, worst};
-use crate::measure::{Cost, Findings, MERGED, Measured, Merged};
 use crate::words::count;
 
 /// The page, in a run's folder.
 pub const PAGE: &str = "report.html";
 /// How a page of this program begins to say so.
 pub const GENERATOR: &str = "<meta name=generator content=\"fisher ";
+use super::tokens::tokens;
+use crate::measure::{Cost, Findings, MERGED, Measured, Merged, SampleTokens};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -33,6 +34,8 @@ pub struct Page<'a> {
     pub statistics: &'a Statistics,
     /// What was found.
     pub findings: &'a Findings,
+    /// Samples token by token.
+    pub tokens: &'a [SampleTokens],
 }
 
 impl Page<'_> {
@@ -42,11 +45,12 @@ impl Page<'_> {
         let model = self.run["model"]["name"].as_str().unwrap_or("a model");
         let title = format!("{} in {model}", names.join(" and "));
         let mut body = String::new();
-        let sections: [(&str, &str, String); 7] = [
+        let sections: [(&str, &str, String); 8] = [
             ("importance", "What each task depends on", self.importance()),
             ("overlap", "Where the tasks overlap", self.overlap()),
             ("conflicts", "Which samples collide", self.conflicts()),
             ("interference", "Which heads interfere", self.interference()),
+            ("tokens", "Token by token", tokens(self.tokens)),
             ("merge", "What merging costs", self.merging()),
             ("health", "Health and warnings", self.health()),
             ("settings", "What was run", self.settings()),

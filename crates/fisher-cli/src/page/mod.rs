@@ -3,5 +3,6 @@
 mod html;
 mod parts;
 mod samples;
+mod tokens;
 
 pub use html::{GENERATOR, PAGE, Page};

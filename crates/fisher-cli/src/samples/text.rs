@@ -279,3 +279,34 @@ mod tests {
         }
     }
 }
+
+impl Text {
+    /// What each token of a text adds to it.
+    pub fn pieces(&self, ids: &[i64]) -> Vec<String> {
+        // How a token reads depends on the one before it, and hardly on more.
+        const BEFORE: usize = 8;
+        let piece = |at: usize| {
+            let start = at.saturating_sub(BEFORE);
+            let before = decoded(&self.tokenizer, &ids[start..at]);
+            let with = decoded(&self.tokenizer, &ids[start..=at]);
+            with.strip_prefix(&before)
+                .map_or_else(|| decoded(&self.tokenizer, &ids[at..=at]), str::to_owned)
+        };
+        (0..ids.len()).map(piece).collect()
+    }
+}
+
+/// The text of tokens; nothing where the tokenizer has none for them.
+#[cfg(feature = "tokenizers")]
+fn decoded(tokenizer: &Tokenizer, ids: &[i64]) -> String {
+    let ids: Vec<u32> = ids
+        .iter()
+        .filter_map(|&id| u32::try_from(id).ok())
+        .collect();
+    tokenizer.decode(&ids, false).unwrap_or_default()
+}
+
+#[cfg(not(feature = "tokenizers"))]
+fn decoded(tokenizer: &Tokenizer, _ids: &[i64]) -> String {
+    match *tokenizer {}
+}

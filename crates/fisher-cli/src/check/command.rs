@@ -1,0 +1,129 @@
+//! `fisher check`: look, judge, tell.
+
+use burn::tensor::Device;
+use fisher_train::batch::SampleLoss;
+
+use super::args::CheckArgs;
+use super::data::data;
+use super::finding::{Finding, Findings, Judged};
+use super::gradients::gradients;
+use super::losses::losses;
+use super::special::special_tokens;
+use super::weights::weights;
+use crate::measure::{Result, write};
+use crate::models::{Checkpoint, Sequences};
+use crate::samples::{InputError, Reader, TaskData};
+use crate::say::say;
+use crate::words::count;
+
+/// Samples of a task whose tokens are looked at.
+const LOOKED: usize = 10_000;
+
+/// Check a model and its tasks.
+///
+/// # Errors
+/// What could not be read; and, when all was told, that something is wrong.
+pub(crate) fn check(run: &CheckArgs) -> Result {
+    let device = run.device.device()?;
+    let checkpoint = Checkpoint::load(&run.model, &device.clone().autodiff())?;
+    let reader = |skip_bad| Reader {
+        skip_bad,
+        samples: Some(LOOKED),
+        ..Reader::new(&checkpoint.config, &run.model)
+    };
+    let tasks = run.tasks.iter().map(|file| match reader(true).read(file) {
+        // Where no line is a sample, what is wrong with the first says more.
+        Err(InputError::Empty { bad: 1.., .. }) => reader(false).read(file),
+        read => read,
+    });
+    let tasks = tasks.collect::<std::result::Result<Vec<_>, _>>()?;
+    let found = look(run, &checkpoint.model, &checkpoint, &tasks, &device)?;
+    let json = serde_json::to_string_pretty(&found)?;
+    if run.json {
+        say!("{json}");
+    } else {
+        say!("{}", found.to_string().trim_end());
+    }
+    if let Some(path) = &run.out {
+        let name = path
+            .file_name()
+            .ok_or("--out is no file")?
+            .to_string_lossy();
+        let folder = path.parent().unwrap_or(std::path::Path::new(""));
+        write(folder, &name, &json)?;
+    }
+    let (wrong, warnings) = (found.count(Judged::Wrong), found.count(Judged::Warning));
+    if wrong > 0 {
+        return Err(format!(
+            "not fit to be measured: {wrong} of {} tests",
+            found.findings.len()
+        )
+        .into());
+    }
+    if !run.json {
+        let warnings = match warnings {
+            0 => "nothing was found".into(),
+            n => count(n, "warning"),
+        };
+        say!("\nFit to be measured, by what was tested: {warnings}.");
+    }
+    Ok(())
+}
+
+fn look<M: SampleLoss<Batch = Sequences>>(
+    run: &CheckArgs,
+    model: &M,
+    checkpoint: &Checkpoint,
+    tasks: &[TaskData],
+    device: &Device,
+) -> Result<Findings> {
+    let mut findings = weights(model, &checkpoint.naming)?;
+    let broken = findings
+        .iter()
+        .any(|finding| finding.judged == Judged::Wrong);
+    findings.extend(data(tasks, &special_tokens(&run.model)));
+    let few: Vec<TaskData> = tasks
+        .iter()
+        .map(|task| spread(task, run.samples as usize))
+        .collect();
+    let (losses, said) = losses(checkpoint, &few, run.batch_tokens, device)?;
+    findings.extend(said);
+    if broken {
+        let said = "weights that are no numbers have no gradients to compare";
+        findings.push(Finding::new("batch: gradients", Judged::Untested, said));
+    } else {
+        let longest = checkpoint.config.longest.tokens;
+        findings.extend(gradients(
+            model,
+            &checkpoint.naming,
+            &few,
+            longest,
+            run.batch_tokens,
+            device,
+        )?);
+    }
+    let verdict = findings.iter().map(|finding| finding.judged).max();
+    Ok(Findings {
+        model: run.model.display().to_string(),
+        verdict: verdict.unwrap_or(Judged::Untested),
+        ln_vocabulary: (checkpoint.config.vocabulary() as f64).ln(),
+        tasks: losses,
+        findings,
+    })
+}
+
+/// Some of the samples of a task, evenly spread over the file.
+fn spread(task: &TaskData, count: usize) -> TaskData {
+    let all = task.samples.len();
+    let few = count.min(all);
+    let places = (0..few).map(|k| k * all / few);
+    let (samples, ids) = places
+        .map(|at| (task.samples[at].clone(), task.ids[at].clone()))
+        .unzip();
+    TaskData {
+        name: task.name.clone(),
+        samples,
+        ids,
+        bad: Vec::new(),
+    }
+}

@@ -1,0 +1,126 @@
+//! Samples that are not what they should be.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::finding::{Finding, Judged};
+use super::weights::few;
+use crate::models::Sequence;
+use crate::samples::TaskData;
+
+/// Look at the samples of all tasks.
+pub(super) fn data(tasks: &[TaskData], special: &BTreeMap<i64, String>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for task in tasks {
+        findings.push(lines(task));
+        findings.push(ends(task, special));
+    }
+    findings.push(copies(tasks));
+    findings
+}
+
+fn lines(task: &TaskData) -> Finding {
+    let looked = format!("{}: {} samples", task.name, task.samples.len());
+    match task.bad.first() {
+        None => Finding::new("lines", Judged::Fine, format!("{looked}, none left out")),
+        Some(first) => {
+            let said = format!(
+                "{looked}, {} more left out; the first is line {}: {}",
+                task.bad.len(),
+                first.line,
+                first.reason
+            );
+            Finding::new("lines", Judged::Warning, said)
+        }
+    }
+}
+
+/// The special token that a sample has twice in a row at its start, and at its end.
+pub fn doubled(tokens: &[i64], special: &BTreeMap<i64, String>) -> [Option<i64>; 2] {
+    let pair = |pair: &[i64]| match *pair {
+        [a, b] if a == b && special.contains_key(&a) => Some(a),
+        _ => None,
+    };
+    match tokens.len() {
+        0 | 1 => [None; 2],
+        n => [pair(&tokens[..2]), pair(&tokens[n - 2..])],
+    }
+}
+
+fn ends(task: &TaskData, special: &BTreeMap<i64, String>) -> Finding {
+    const TEST: &str = "special tokens";
+    let name = &task.name;
+    if special.is_empty() {
+        let said = format!("{name}: neither config.json nor tokenizer.json names any");
+        return Finding::new(TEST, Judged::Untested, said);
+    }
+    let all = task.samples.len();
+    let with = |at: fn(&[i64]) -> Option<&i64>| {
+        let found = task.samples.iter().filter_map(|sample| at(&sample.tokens));
+        found.filter(|token| special.contains_key(token)).count()
+    };
+    let (begin, end) = (with(|t| t.first()), with(|t| t.last()));
+    let twice = task.samples.iter().filter_map(|sample| {
+        let [start, end] = doubled(&sample.tokens, special);
+        let place = start
+            .map(|token| (token, "start"))
+            .or(end.map(|token| (token, "end")));
+        place.map(|(token, place)| {
+            let called = special.get(&token).map_or("", |name| name);
+            format!("`{}` ({called} {token} at its {place})", sample.id)
+        })
+    });
+    let twice: Vec<String> = twice.collect();
+    let counts = format!("{name}: {begin} of {all} samples begin with one, {end} end with one");
+    if !twice.is_empty() {
+        let said = format!("{counts}; the same TWICE in {}", few(&twice));
+        return Finding::new(TEST, Judged::Warning, said);
+    }
+    let mixed = |count: usize| count > 0 && count < all;
+    if mixed(begin) || mixed(end) {
+        return Finding::new(TEST, Judged::Warning, format!("{counts}: not all alike"));
+    }
+    Finding::new(
+        TEST,
+        Judged::Fine,
+        format!("{counts}; none has one twice in a row there"),
+    )
+}
+
+/// Samples with the same tokens and labels as one that came before, with that one, as `task: id`.
+pub fn repeated(tasks: &[TaskData]) -> Vec<[String; 2]> {
+    let mut known: HashMap<(&[i64], &[i64]), String> = HashMap::new();
+    let mut found = Vec::new();
+    for task in tasks {
+        for sample in &task.samples {
+            let Sequence { tokens, labels, .. } = sample;
+            let name = format!("{}: {}", task.name, sample.id);
+            match known.get(&(&tokens[..], &labels[..])) {
+                Some(first) => found.push([first.clone(), name]),
+                None => {
+                    known.insert((tokens, labels), name);
+                }
+            }
+        }
+    }
+    found
+}
+
+fn copies(tasks: &[TaskData]) -> Finding {
+    const TEST: &str = "copies";
+    let found = repeated(tasks);
+    let all: usize = tasks.iter().map(|task| task.samples.len()).sum();
+    if found.is_empty() {
+        let said = format!("no two of {all} samples have the same tokens and labels");
+        return Finding::new(TEST, Judged::Fine, said);
+    }
+    let pairs: Vec<String> = found
+        .iter()
+        .map(|[a, b]| format!("`{a}` = `{b}`"))
+        .collect();
+    let said = format!(
+        "{} of {all} samples are copies of another, which makes errors look smaller than they are: {}",
+        found.len(),
+        few(&pairs)
+    );
+    Finding::new(TEST, Judged::Warning, said)
+}
