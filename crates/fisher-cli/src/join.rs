@@ -1,28 +1,95 @@
 //! `fisher join`: the results of several runs as those of one.
 
-use std::collections::HashSet;
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use burn::tensor::{Device, Tensor, TensorData};
-use fisher_core::gradient::{Gradient, GradientBatch};
 use fisher_core::statistics::Statistics;
-use fisher_core::store::{GradientStore, GradientStoreConfig};
-use serde_json::{Value, json};
+use fisher_core::store::GradientStore;
+use serde_json::json;
 
 use crate::finish::{Work, done, load, phases};
 use crate::measure::{
-    Collection, GRADIENTS, Inputs, JoinArgs, Measured, Result, STATISTICS, key, model,
-    only_measured,
+    Collection, GRADIENTS, Inputs, JoinArgs, Measured, Result, STATISTICS, model, only_measured,
+    said,
 };
+use crate::runs::{Run, Unfinished};
+
+/// The runs that are joined, as one.
+struct Joined {
+    folders: Vec<PathBuf>,
+    left_out: Vec<PathBuf>,
+    inputs: Inputs,
+    tasks: Vec<Measured>,
+}
 
 /// Join the runs and analyze them together.
 ///
 /// # Errors
-/// When a run is of another model or measured otherwise, a sample is in two runs, or a file cannot be
-/// read or written.
+/// When a run is of another model or measured otherwise, is not finished, a sample is in two runs, or a file
+/// cannot be read or written.
 pub(crate) fn join(merge: &JoinArgs) -> Result {
     let start = Instant::now();
+    let out = &merge.out;
+    claim(merge)?;
+    let device = merge.analysis.device.device()?;
+    let checkpoint = load(&merge.model, &device)?;
+    let kept = merge.runs.iter().all(|run| run.join(GRADIENTS).exists());
+    let joined = look(merge, &checkpoint.hash()?, model(&checkpoint.config), kept)?;
+    let tasks = joined.tasks;
+    let phases = phases(&merge.analysis, tasks.len())?;
+    let wanted = merge.analysis.keeps_gradients(&phases);
+    if wanted && !kept {
+        return Err("a run kept no gradients to compare samples by; give --phases 1-4".into());
+    }
+    let files: Vec<PathBuf> = joined.folders.iter().map(|run| run.join(STATISTICS)).collect();
+    Statistics::<fisher_core::gradient::PerToken>::join_files(&files, out.join(STATISTICS))?;
+    joined.inputs.write(out)?;
+    let statistics = Statistics::load(out.join(STATISTICS), &device)?;
+    let store = if wanted {
+        let store = match earlier(merge, &statistics, &tasks) {
+            Some(store) => store,
+            None => gradients(out, &joined.folders)?,
+        };
+        Some(store.with_heads(checkpoint.heads.clone()).with_device(&device))
+    } else {
+        None
+    };
+    for task in &tasks {
+        only_measured(&statistics, store.as_ref(), &task.name, out)?;
+    }
+    println!(
+        "Joined {} runs in {:.1} s.",
+        joined.folders.len(),
+        start.elapsed().as_secs_f64()
+    );
+    let collection = Collection {
+        tasks,
+        statistics,
+        store,
+    };
+    let names = |folders: &[PathBuf]| -> Vec<String> {
+        let names = folders.iter().filter_map(|run| run.file_name());
+        names.map(|name| name.to_string_lossy().into()).collect()
+    };
+    let work = Work {
+        checkpoint: &checkpoint,
+        collection: &collection,
+        analysis: &merge.analysis,
+        phases: &phases,
+        data: None,
+        settings: json!({
+            "merged": names(&joined.folders),
+            "left_out": names(&joined.left_out),
+        }),
+    };
+    work.finish(out, &device)?;
+    done(out, start);
+    Ok(())
+}
+
+/// A folder of its own, or one that was joined into before.
+fn claim(merge: &JoinArgs) -> Result {
     let out = &merge.out;
     let mut there = [STATISTICS, GRADIENTS].iter();
     if !merge.resume && there.any(|file| out.join(file).exists()) {
@@ -33,130 +100,81 @@ pub(crate) fn join(merge: &JoinArgs) -> Result {
         .into());
     }
     std::fs::create_dir_all(out).map_err(|e| format!("cannot make {}: {e}", out.display()))?;
-    let place = |path: &std::path::Path| path.canonicalize().ok();
-    if let Some(run) = merge.runs.iter().find(|run| place(run) == place(out)) {
-        return Err(format!(
+    let place = |path: &Path| path.canonicalize().ok();
+    match merge.runs.iter().find(|run| place(run) == place(out)) {
+        None => Ok(()),
+        Some(run) => Err(format!(
             "{} is one of the runs: what is merged would take its place; give another folder",
             run.display()
         )
-        .into());
+        .into()),
     }
-    let device = merge.analysis.device.device()?;
-    let checkpoint = load(&merge.model, &device)?;
+}
 
-    let hash = checkpoint.hash()?;
-    let mut inputs = Inputs {
-        model: model(&checkpoint.config),
-        tasks: Default::default(),
+/// Look at all runs, and tell everything that is wrong with them at once.
+fn look(merge: &JoinArgs, hash: &str, config: String, gradients: bool) -> Result<Joined> {
+    let mut joined = Joined {
+        folders: Vec::new(),
+        left_out: Vec::new(),
+        inputs: Inputs::empty(config),
+        tasks: Vec::new(),
     };
-    let mut statistics: Option<Statistics> = None;
-    let mut tasks: Vec<Measured> = Vec::new();
-    for run in &merge.runs {
-        let of_run = Statistics::load(run.join(STATISTICS), &device)?;
-        if of_run.provenance().model != hash {
-            let [run, model] = [run, &merge.model].map(|path| path.display());
+    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut unfinished: Vec<Unfinished> = Vec::new();
+    for folder in &merge.runs {
+        let run = match Run::of(folder, gradients) {
+            Ok(run) => run,
+            Err(run) => {
+                unfinished.push(run);
+                continue;
+            }
+        };
+        if run.model != hash {
+            let [run, model] = [folder, &merge.model].map(|path| path.display());
             return Err(
                 format!("{run} is of another model than {model}: its weights differ").into(),
             );
         }
-        inputs = inputs.and(Inputs::read(run)?)?;
-        for task in measured(run)? {
-            complete(run, &of_run, &task)?;
-            match tasks.iter_mut().find(|known| known.name == task.name) {
-                Some(known) => extend(known, task),
-                None => tasks.push(task),
+        let inputs = joined.inputs.and(run.inputs);
+        joined.inputs = inputs.map_err(|e| format!("{}: {e}", folder.display()))?;
+        for task in run.tasks {
+            match places.get(&task.name) {
+                Some(place) => extend(&mut joined.tasks[*place], task),
+                None => {
+                    places.insert(task.name.clone(), joined.tasks.len());
+                    joined.tasks.push(task);
+                }
             }
         }
-        match &mut statistics {
-            Some(statistics) => statistics.merge(of_run)?,
-            None => statistics = Some(of_run),
+        joined.folders.push(folder.clone());
+    }
+    let mut wrong: Vec<String> = unfinished.iter().map(Unfinished::to_string).collect();
+    for (task, parts) in joined.inputs.missing() {
+        // What is not finished is missing for that reason, and was named.
+        let parts: Vec<_> = parts
+            .into_iter()
+            .filter(|part| !unfinished.iter().any(|run| run.is(task, *part)))
+            .collect();
+        if !parts.is_empty() {
+            wrong.push(format!(
+                "of task `{task}` there is no run of {} {}",
+                if parts.len() == 1 { "part" } else { "parts" },
+                said(&parts)
+            ));
         }
     }
-    let statistics = statistics.ok_or("there is nothing to merge")?;
-    let phases = phases(&merge.analysis, tasks.len())?;
-    let kept = merge.runs.iter().all(|run| run.join(GRADIENTS).exists());
-    let wanted = merge.analysis.keeps_gradients(&phases);
-    if wanted && !kept {
-        return Err("a run kept no gradients to compare samples by; give --phases 1-4".into());
+    if joined.folders.is_empty() || !wrong.is_empty() && !merge.partial {
+        let advice = match joined.folders.len() {
+            0 => "There is nothing to join.".into(),
+            n => format!("The other {n} can be joined without them by --partial."),
+        };
+        return Err(format!("{}\n{advice}", wrong.join("\n")).into());
     }
-    statistics.save(out.join(STATISTICS))?;
-    inputs.write(out)?;
-    let store = if wanted {
-        match earlier(merge, &statistics, &tasks) {
-            Some(store) => Some(store),
-            None => Some(gradients(merge, &tasks)?),
-        }
-    } else {
-        None
-    };
-    let heads = &checkpoint.heads;
-    let store = store.map(|store| store.with_heads(heads.clone()).with_device(&device));
-    for task in &tasks {
-        only_measured(&statistics, store.as_ref(), &task.name, out)?;
+    for wrong in &wrong {
+        println!("  left out: {wrong}");
     }
-    println!("Joined {} runs.", merge.runs.len());
-    let collection = Collection {
-        tasks,
-        statistics,
-        store,
-    };
-    let runs: Vec<_> = merge
-        .runs
-        .iter()
-        .map(|run| run.file_name().map(|n| n.to_string_lossy()))
-        .collect();
-    let work = Work {
-        checkpoint: &checkpoint,
-        collection: &collection,
-        analysis: &merge.analysis,
-        phases: &phases,
-        data: None,
-        settings: json!({ "merged": runs }),
-    };
-    work.finish(out, &device)?;
-    done(out, start);
-    Ok(())
-}
-
-/// The tasks of a run, as its report has them.
-fn measured(run: &Path) -> Result<Vec<Measured>> {
-    let path = run.join("report.json");
-    let read = || -> Result<Vec<Measured>> {
-        let json: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
-        let order: Vec<String> = serde_json::from_value(json["order"].clone())?;
-        let of = |task: &String| Ok(serde_json::from_value(json["tasks"][task].clone())?);
-        order.iter().map(of).collect()
-    };
-    read().map_err(|e| {
-        format!(
-            "{} is not the report of a finished run: {e}",
-            path.display()
-        )
-        .into()
-    })
-}
-
-/// Whether a run's report is of all that its statistics count.
-fn complete(run: &Path, statistics: &Statistics, task: &Measured) -> Result {
-    let counted = statistics.task(&task.name)?.samples().iter();
-    let counted: HashSet<&str> = counted
-        .filter(|sample| sample.skipped.is_none())
-        .map(|sample| &*sample.id)
-        .collect();
-    let told: Vec<String> = task.ids.iter().map(key).collect();
-    if counted == told.iter().map(String::as_str).collect() {
-        Ok(())
-    } else {
-        Err(format!(
-            "{} was not finished: its statistics count {} samples of task `{}`, its report {}; go on with \
-             it by --resume",
-            run.display(),
-            counted.len(),
-            task.name,
-            told.len()
-        )
-        .into())
-    }
+    joined.left_out = unfinished.into_iter().map(|run| run.folder).collect();
+    Ok(joined)
 }
 
 fn extend(task: &mut Measured, other: Measured) {
@@ -183,38 +201,12 @@ fn earlier(merge: &JoinArgs, statistics: &Statistics, tasks: &[Measured]) -> Opt
 }
 
 /// The gradients of all runs, in one store.
-fn gradients(merge: &JoinArgs, tasks: &[Measured]) -> Result<GradientStore> {
-    let mut joined: Option<GradientStore> = None;
-    let folder = merge.out.join(GRADIENTS);
+fn gradients(out: &Path, runs: &[PathBuf]) -> Result<GradientStore> {
+    let folder = out.join(GRADIENTS);
     if folder.exists() {
         std::fs::remove_dir_all(&folder)
             .map_err(|e| format!("cannot remove {}: {e}", folder.display()))?;
     }
-    for run in &merge.runs {
-        let store = GradientStore::open(run.join(GRADIENTS))?;
-        let mut into = match joined.take() {
-            Some(joined) if joined.catalogue() == store.catalogue() => joined,
-            Some(_) => return Err("the runs kept gradients of different parameters".into()),
-            None => {
-                let config = GradientStoreConfig::new(merge.analysis.memory.0);
-                let config = config.with_folder(Some(folder.clone()));
-                config.init_for(store.catalogue(), store.model().into())?
-            }
-        };
-        for task in tasks {
-            for sample in store.samples(&task.name) {
-                let mut batch = GradientBatch::new(vec![sample.clone()]);
-                for parameter in store.catalogue().parameters() {
-                    let path = parameter.path();
-                    let row = store.gradient(&task.name, sample.id(), path)?.into_owned();
-                    let data = TensorData::new(row, [1, parameter.elements()]);
-                    let tensor = Tensor::<2>::from_data(data, &Device::flex());
-                    batch.insert(path, Gradient::token_sum(tensor));
-                }
-                into.push(&task.name, &batch)?;
-            }
-        }
-        joined = Some(into);
-    }
-    Ok(joined.ok_or("there is nothing to merge")?)
+    let runs: Vec<PathBuf> = runs.iter().map(|run| run.join(GRADIENTS)).collect();
+    Ok(GradientStore::join_folders(&runs, folder)?)
 }

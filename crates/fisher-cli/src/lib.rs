@@ -13,5 +13,6 @@ pub mod memory;
 pub mod models;
 pub mod page;
 mod run;
+mod runs;
 
 pub use command::Cli;

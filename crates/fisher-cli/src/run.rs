@@ -26,23 +26,27 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
     if names.len() < run.tasks.len() || run.tasks.len() > 2 {
         return Err("give one task, or two with different names".into());
     }
+    if let Some(part) = run.part {
+        let source = part.source.map_or(String::new(), |name| format!(", by {name}"));
+        println!("Part {part} of the lines{source}, into {}.", run.out.display());
+    }
     claim(run)?;
     let device = run.analysis.device.device()?;
     let checkpoint = load(&run.model, &device)?;
     let data = read(run, &checkpoint)?;
-    let keep = run.analysis.keeps_gradients(&phases);
+    let keep = run.keep_gradients || run.analysis.keeps_gradients(&phases);
     if keep && run.kind != Kind::Empirical {
         return Err(
             "gradients that are kept are those of the data's labels, and --kind is not empirical: leave phases 5 \
-             and 6, --scale and --save-gradients out (--phases 1-4)"
+             and 6, --scale, --save-gradients and --keep-gradients out (--phases 1-4)"
                 .into(),
         );
     }
     possible(run, &phases, &checkpoint, &data, &device)?;
-    let inputs = Inputs::of(&checkpoint.config, &data);
+    let inputs = Inputs::of(&checkpoint.config, &data, run.part);
     // What is asked for now, on top of what was: a run may go on with fewer samples.
     let inputs = if there(run).any(|path| path.exists()) {
-        Inputs::read(&run.out)?.and(inputs)?
+        Inputs::read(&run.out)?.go_on(inputs)?
     } else {
         inputs.write(&run.out)?;
         inputs
@@ -89,7 +93,7 @@ fn possible(
     } = checkpoint;
     let kept = match run.compare.of(catalogue, heads)? {
         Some(kept) => catalogue.filter(&kept)?,
-        None if run.analysis.keeps_gradients(phases) => {
+        None if run.keep_gradients || run.analysis.keeps_gradients(phases) => {
             return Err(
                 "--compare none leaves nothing to compare; leave phases 5 and 6 out".into(),
             );

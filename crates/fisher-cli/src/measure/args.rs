@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::jobs::part;
 use super::jsonl::{Part, TaskFile};
 use super::selection::Selection;
 use super::values::{Bytes, Kind, Phases, Scale, Settings};
@@ -19,10 +20,9 @@ Examples:
   Go on after an interruption, or look again with other settings:
     fisher measure .. --resume --interference variant=signed,pool=pooled
 
-  On two machines, then joined; the result is that of one run:
-    fisher measure .. --part 0/2 --out out/first
-    fisher measure .. --part 1/2 --out out/second
-    fisher join --model ./SmolLM-135M --out out/all out/first out/second
+  On many machines, as jobs of an array, then joined; the result is that of one run:
+    fisher measure .. --part auto --phases 1 --keep-gradients --out out/part-{part}
+    fisher join --model ./SmolLM-135M --out out/all out/part-*
 
   Merge two fine-tuned models by their Fisher, each by its own; the result is in out/code/merged:
     fisher measure --model ./chat-tuned --task chat=chat.jsonl --out out/chat
@@ -33,7 +33,8 @@ Examples:
 ///
 /// The runs must have measured the same parameters. The result is that of one run over all of their
 /// samples: means and variances merge exactly, and gradients are taken over where every run kept
-/// them.
+/// them. Any number of runs takes the memory of one. Runs that are not finished, and parts (--part) that are
+/// missing, are named with the command that makes up for them.
 #[derive(Args, Debug)]
 pub struct JoinArgs {
     /// The model that the runs were of
@@ -45,7 +46,10 @@ pub struct JoinArgs {
     /// Go on with what --out already holds, such as to look again with other settings
     #[arg(long)]
     pub resume: bool,
-    /// Folders that runs wrote (their --out)
+    /// Join what there is: without runs that are not finished, and without parts that are missing
+    #[arg(long)]
+    pub partial: bool,
+    /// Folders that runs wrote (their --out), such as out/part-*
     #[arg(required = true, num_args = 1.., value_name = "RUN")]
     pub runs: Vec<PathBuf>,
     /// What to look at
@@ -131,9 +135,21 @@ pub struct MeasureArgs {
         help_heading = "Samples"
     )]
     pub samples: Option<usize>,
-    /// Only a part of the lines of each file, INDEX/OF: every OF-th, from line INDEX, counted from 0
-    #[arg(long, value_name = "INDEX/OF", help_heading = "Samples")]
+    /// Only a part of the lines of each file, INDEX/OF: every OF-th, from line INDEX, counted from 0. `auto`,
+    /// or no value, takes it from the job array that this is a job of (Slurm, PBS, Grid Engine, LSF, AWS
+    /// Batch, Kubernetes..), or from FISHER_PART; `{part}` in --out becomes INDEX
+    #[arg(
+        long,
+        value_name = "INDEX/OF",
+        num_args = 0..=1,
+        default_missing_value = "auto",
+        value_parser = part,
+        help_heading = "Samples"
+    )]
     pub part: Option<Part>,
+    /// Keep gradients of samples although no phase here compares any, for the run that parts are joined to
+    #[arg(long, help_heading = "What is measured")]
+    pub keep_gradients: bool,
     /// Leave bad lines and samples without a finite gradient out and count them, instead of stopping
     #[arg(long, help_heading = "Samples")]
     pub skip_bad: bool,
@@ -239,5 +255,22 @@ impl Analysis {
             .iter()
             .filter_map(|text| text.parse().ok())
             .collect()
+    }
+}
+
+impl MeasureArgs {
+    /// Put the number of the part where `--out` has `{part}`, with as many digits as the last part's, so that
+    /// names sort as numbers do.
+    ///
+    /// # Errors
+    /// When there is no part.
+    pub fn place(&mut self) -> Result<(), String> {
+        let Some(out) = self.out.to_str().filter(|out| out.contains("{part}")) else {
+            return Ok(());
+        };
+        let part = self.part.ok_or("--out has {part} in it, and there is no --part")?;
+        let digits = (part.of - 1).to_string().len();
+        self.out = out.replace("{part}", &format!("{:0digits$}", part.index)).into();
+        Ok(())
     }
 }

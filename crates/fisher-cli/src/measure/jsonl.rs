@@ -17,6 +17,7 @@
 //! out. Other keys are passed over.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -58,6 +59,9 @@ pub struct Part {
     pub index: usize,
     /// Of how many.
     pub of: usize,
+    /// The variable of the environment that said so, if one did.
+    #[serde(skip)]
+    pub source: Option<&'static str>,
 }
 
 impl FromStr for Part {
@@ -67,9 +71,19 @@ impl FromStr for Part {
         let parts = text.split_once('/');
         let parts = parts.and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
         match parts {
-            Some((index, of)) if index < of => Ok(Self { index, of }),
-            _ => Err("a part is INDEX/OF with INDEX from 0, such as 0/4 to 3/4".into()),
+            Some((index, of)) if index < of => Ok(Self {
+                index,
+                of,
+                source: None,
+            }),
+            _ => Err("a part is INDEX/OF with INDEX from 0, such as 0/4 to 3/4, or auto".into()),
         }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.index, self.of)
     }
 }
 
