@@ -7,11 +7,12 @@ use std::time::Instant;
 use burn::tensor::Device;
 use fisher_core::statistics::Statistics;
 use fisher_core::store::GradientStore;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use crate::date::now;
 use crate::measure::{
     Analysis, Change, Collection, Findings, MERGED, Measured, Phases, Plan, Result, TaskData,
-    Tensors, changes, report, second, uses, write,
+    Tensors, TokenLoss, changes, report, second, uses, write,
 };
 use crate::memory::resident;
 use crate::models::{Architecture, Checkpoint};
@@ -27,6 +28,10 @@ pub(crate) struct Work<'a> {
     pub(crate) data: Option<(&'a [TaskData], usize)>,
     /// What else was asked for.
     pub(crate) settings: Value,
+    /// The file of each task, where samples were read from files.
+    pub(crate) files: Value,
+    /// When work began.
+    pub(crate) start: Instant,
 }
 
 impl Work<'_> {
@@ -45,7 +50,7 @@ impl Work<'_> {
             println!("The merged model is in {}.", folder.display());
             merged.measured = self.changes(&folder, device)?;
         }
-        let run = self.about(statistics);
+        let run = self.about(tasks, statistics)?;
         write(
             out,
             "report.json",
@@ -109,7 +114,7 @@ impl Work<'_> {
     }
 
     /// What was run, for the record.
-    fn about(&self, statistics: &Statistics) -> Value {
+    fn about(&self, tasks: &[Measured], statistics: &Statistics) -> Result<Value> {
         let Checkpoint {
             config,
             folder,
@@ -120,7 +125,11 @@ impl Work<'_> {
         let analysis = self.analysis;
         let folder = folder.canonicalize().unwrap_or_else(|_| folder.clone());
         let elements = catalogue.parameters().iter().map(|p| p.elements());
-        json!({
+        let mut losses = Map::new();
+        for task in tasks {
+            losses.insert(task.name.clone(), json!(TokenLoss::of(task, statistics)?));
+        }
+        Ok(json!({
             "program": concat!("fisher ", env!("CARGO_PKG_VERSION")),
             "model": {
                 "name": folder.file_name().map(|name| name.to_string_lossy()),
@@ -143,7 +152,11 @@ impl Work<'_> {
             "memory": analysis.memory.0,
             "device": format!("{:?}", analysis.device).to_lowercase(),
             "collection": self.settings,
-        })
+            "files": self.files,
+            "loss_per_token": losses,
+            "date": now(),
+            "seconds": self.start.elapsed().as_secs_f64(),
+        }))
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use fisher_core::statistics::Statistics;
 use fisher_core::store::GradientStore;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::finish::{Work, done, load, phases};
 use crate::measure::{
@@ -42,7 +42,11 @@ pub(crate) fn join(merge: &JoinArgs) -> Result {
     if wanted && !kept {
         return Err("a run kept no gradients to compare samples by; give --phases 1-4".into());
     }
-    let files: Vec<PathBuf> = joined.folders.iter().map(|run| run.join(STATISTICS)).collect();
+    let files: Vec<PathBuf> = joined
+        .folders
+        .iter()
+        .map(|run| run.join(STATISTICS))
+        .collect();
     Statistics::<fisher_core::gradient::PerToken>::join_files(&files, out.join(STATISTICS))?;
     joined.inputs.write(out)?;
     let statistics = Statistics::load(out.join(STATISTICS), &device)?;
@@ -51,7 +55,11 @@ pub(crate) fn join(merge: &JoinArgs) -> Result {
             Some(store) => store,
             None => gradients(out, &joined.folders)?,
         };
-        Some(store.with_heads(checkpoint.heads.clone()).with_device(&device))
+        Some(
+            store
+                .with_heads(checkpoint.heads.clone())
+                .with_device(&device),
+        )
     } else {
         None
     };
@@ -82,6 +90,8 @@ pub(crate) fn join(merge: &JoinArgs) -> Result {
             "merged": names(&joined.folders),
             "left_out": names(&joined.left_out),
         }),
+        files: Value::Null,
+        start,
     };
     work.finish(out, &device)?;
     done(out, start);

@@ -5,6 +5,7 @@
 //! report. [`Cli`] is the program.
 
 mod command;
+mod date;
 pub mod device;
 mod finish;
 mod join;

@@ -5,12 +5,12 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use fisher_core::model::Catalogue;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::finish::{Work, done, load, phases};
 use crate::measure::{
-    GRADIENTS, Inputs, Kind, MeasureArgs, Reader, Result, STATISTICS, Selection, TaskData, Text,
-    collect, own_statistics, second,
+    GRADIENTS, Inputs, Kind, MeasureArgs, Reader, Result, STATISTICS, Selection, TaskData,
+    TaskFile, Text, collect, own_statistics, second,
 };
 use crate::models::Checkpoint;
 
@@ -27,8 +27,13 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
         return Err("give one task, or two with different names".into());
     }
     if let Some(part) = run.part {
-        let source = part.source.map_or(String::new(), |name| format!(", by {name}"));
-        println!("Part {part} of the lines{source}, into {}.", run.out.display());
+        let source = part
+            .source
+            .map_or(String::new(), |name| format!(", by {name}"));
+        println!(
+            "Part {part} of the lines{source}, into {}.",
+            run.out.display()
+        );
     }
     claim(run)?;
     let device = run.analysis.device.device()?;
@@ -74,10 +79,21 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
         phases: &phases,
         data: Some((&data, run.batch_tokens)),
         settings,
+        files: run.tasks.iter().map(file).collect(),
+        start,
     };
     work.finish(&run.out, &device)?;
     done(&run.out, start);
     Ok(())
+}
+
+/// A task and its file, for the record.
+fn file(task: &TaskFile) -> (String, Value) {
+    let path = task
+        .path
+        .canonicalize()
+        .unwrap_or_else(|_| task.path.clone());
+    (task.name.clone(), path.display().to_string().into())
 }
 
 /// What would fail after hours of work, before it.

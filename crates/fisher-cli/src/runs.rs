@@ -63,7 +63,9 @@ impl Run {
         let statistics = SavedSamples::read(statistics)?;
         if !folder.join("report.json").exists() {
             let counted = statistics.count();
-            return Err(format!("{counted} of {all} samples are counted, and it has no report").into());
+            return Err(
+                format!("{counted} of {all} samples are counted, and it has no report").into(),
+            );
         }
         let tasks = report(&folder.join("report.json"))?;
         let store = if gradients {
@@ -126,7 +128,10 @@ fn complete(statistics: &SavedSamples, store: Option<&GradientStore>, task: &Mea
 impl Unfinished {
     /// Whether this is what was to measure a part of a task.
     pub(crate) fn is(&self, task: &str, part: Part) -> bool {
-        let parts = self.inputs.as_ref().and_then(|inputs| inputs.parts.get(task));
+        let parts = self
+            .inputs
+            .as_ref()
+            .and_then(|inputs| inputs.parts.get(task));
         parts.is_some_and(|parts| parts.contains(&part))
     }
 
@@ -136,7 +141,10 @@ impl Unfinished {
         if config.exists() {
             return format!("fisher measure --config {} --resume", config.display());
         }
-        let parts = self.inputs.iter().flat_map(|inputs| inputs.parts.values().flatten());
+        let parts = self
+            .inputs
+            .iter()
+            .flat_map(|inputs| inputs.parts.values().flatten());
         let part = parts.take(1).map(|part| format!("--part {part} "));
         format!(
             "fisher measure .. {}--out {} --resume",

@@ -24,7 +24,11 @@ fn samples(folder: &Path) {
 
 fn measure(folder: &Path, out: &str) -> Command {
     let mut command = Command::new(PROGRAM);
-    command.current_dir(folder).arg("measure").arg("--model").arg(model());
+    command
+        .current_dir(folder)
+        .arg("measure")
+        .arg("--model")
+        .arg(model());
     command.args(["--task", "alpha=task.jsonl", "--phases", "1", "--out", out]);
     command
 }
@@ -38,8 +42,17 @@ fn done(output: std::io::Result<Output>) -> String {
 
 fn join(folder: &Path, parts: impl Iterator<Item = String>) -> String {
     let mut command = Command::new(PROGRAM);
-    command.current_dir(folder).arg("join").arg("--model").arg(model());
-    done(command.args(["--phases", "1", "--out", "all"]).args(parts).output())
+    command
+        .current_dir(folder)
+        .arg("join")
+        .arg("--model")
+        .arg(model());
+    done(
+        command
+            .args(["--phases", "1", "--out", "all"])
+            .args(parts)
+            .output(),
+    )
 }
 
 /// Whether both runs counted the same samples and found the same.
@@ -50,11 +63,19 @@ fn same(folder: &Path) {
         let statistics: Statistics = Statistics::load(path, &device).expect("statistics");
         let task = statistics.task("alpha").expect("a task");
         let layers = task.layers();
-        (task.count(), layers.mean.expect("means"), layers.variance.expect("variances"))
+        (
+            task.count(),
+            layers.mean.expect("means"),
+            layers.variance.expect("variances"),
+        )
     };
     let ((n, mean, variance), (m, of_mean, of_variance)) = (numbers("all"), numbers("whole"));
     assert_eq!((n, m), (10, 10));
-    for (x, y) in mean.iter().chain(&variance).zip(of_mean.iter().chain(&of_variance)) {
+    for (x, y) in mean
+        .iter()
+        .chain(&variance)
+        .zip(of_mean.iter().chain(&of_variance))
+    {
         assert!((x - y).abs() <= 1e-6 * y.abs(), "{x:e} against {y:e}");
     }
 }
@@ -69,10 +90,16 @@ fn jobs_of_an_array_join_to_one_run() {
     for pair in [[1, 2], [3, 4]] {
         let jobs = pair.map(|job| {
             let mut command = measure(folder, "part-{part}");
-            command.arg("--part").env("SLURM_ARRAY_TASK_ID", job.to_string());
-            command.env("SLURM_ARRAY_TASK_MIN", "1").env("SLURM_ARRAY_TASK_MAX", "4");
+            command
+                .arg("--part")
+                .env("SLURM_ARRAY_TASK_ID", job.to_string());
+            command
+                .env("SLURM_ARRAY_TASK_MIN", "1")
+                .env("SLURM_ARRAY_TASK_MAX", "4");
             command.env("SLURM_ARRAY_TASK_COUNT", "4");
-            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+            command
+                .stdout(std::process::Stdio::piped())
+                .stderr(std::process::Stdio::piped());
             command.spawn().expect("a process")
         });
         for (job, number) in jobs.into_iter().zip(pair) {
@@ -130,6 +157,12 @@ fn a_shell_runs_the_parts() {
          {PROGRAM} join --model {model} --phases 1 --out all part-*",
         model = model().display()
     );
-    done(Command::new("sh").arg("-c").arg(line).current_dir(folder).output());
+    done(
+        Command::new("sh")
+            .arg("-c")
+            .arg(line)
+            .current_dir(folder)
+            .output(),
+    );
     same(folder);
 }

@@ -49,7 +49,15 @@ impl Case {
     fn run(&self, out: &str, more: &[&str]) -> Result<(), String> {
         let task = format!("alpha={}", self.text("task.jsonl"));
         let out = self.text(out);
-        let fixed = ["measure", "--model", &self.model, "--task", &task, "--out", &out];
+        let fixed = [
+            "measure",
+            "--model",
+            &self.model,
+            "--task",
+            &task,
+            "--out",
+            &out,
+        ];
         let phases = ["--phases", "1", "--keep-gradients"];
         program(&[&fixed[..], &phases, more].concat())
     }
@@ -130,9 +138,12 @@ fn joining_is_associative_and_takes_any_order() {
     case.join("all", &[a, b, c, d], &[]).expect("joined");
     case.join("other", &[d, b, a, c], &[]).expect("joined");
     case.join("first", &[a, b], &["--partial"]).expect("joined");
-    case.join("second", &[c, d], &["--partial"]).expect("joined");
-    case.join("nested", &["first", "second"], &[]).expect("joined runs");
-    case.join("left", &["first", c], &["--partial"]).expect("joined");
+    case.join("second", &[c, d], &["--partial"])
+        .expect("joined");
+    case.join("nested", &["first", "second"], &[])
+        .expect("joined runs");
+    case.join("left", &["first", c], &["--partial"])
+        .expect("joined");
     case.join("left2", &["left", d], &[]).expect("joined");
     let whole = case.statistics("whole");
     let all = case.statistics("all");
@@ -146,15 +157,19 @@ fn joining_is_associative_and_takes_any_order() {
     }
     assert_eq!(numbers(&merged), numbers(&all), "to the bit");
     // Gradients came along, byte by byte.
-    let [stores, of_parts] = [["nested"; 4], [a, b, c, d]]
-        .map(|runs| runs.map(|run| GradientStore::open(case.at(run).join("gradients")).expect("it")));
+    let [stores, of_parts] = [["nested"; 4], [a, b, c, d]].map(|runs| {
+        runs.map(|run| GradientStore::open(case.at(run).join("gradients")).expect("it"))
+    });
     let mut count = 0;
     for (part, joined) in of_parts.iter().zip(&stores) {
         joined.verify().expect("whole");
         for sample in part.samples("alpha") {
             for path in part.catalogue().parameters().iter().map(|p| p.path()) {
                 let of = |store: &GradientStore| {
-                    store.gradient("alpha", sample.id(), path).expect("it").into_owned()
+                    store
+                        .gradient("alpha", sample.id(), path)
+                        .expect("it")
+                        .into_owned()
                 };
                 assert_eq!(of(part), of(joined));
             }
@@ -166,7 +181,13 @@ fn joining_is_associative_and_takes_any_order() {
     // Losses, tokens and ids of all.
     let report = case.report("nested");
     for what in ["ids", "tokens", "loss_sum"] {
-        assert_eq!(report["tasks"]["alpha"][what].as_array().expect("a list").len(), 13);
+        assert_eq!(
+            report["tasks"]["alpha"][what]
+                .as_array()
+                .expect("a list")
+                .len(),
+            13
+        );
     }
 }
 
@@ -201,26 +222,38 @@ fn what_is_not_finished_or_missing_is_named() {
     );
     assert!(error.contains(&again), "{error}");
 
-    case.join("some", &runs, &["--partial"]).expect("two of four");
+    case.join("some", &runs, &["--partial"])
+        .expect("two of four");
     let report = case.report("some");
-    assert_eq!(report["tasks"]["alpha"]["ids"].as_array().expect("ids").len(), 4);
+    assert_eq!(
+        report["tasks"]["alpha"]["ids"]
+            .as_array()
+            .expect("ids")
+            .len(),
+        4
+    );
     let left = &report["run"]["collection"]["left_out"];
     assert_eq!(left, &serde_json::json!(["part-1", "part-2"]));
 
     // What they say is done, and all is there.
-    let part = |part: &str, more: &[&str]| {
-        case.run("part-{part}", &[&["--part", part], more].concat())
-    };
+    let part =
+        |part: &str, more: &[&str]| case.run("part-{part}", &[&["--part", part], more].concat());
     part("1/4", &["--resume"]).expect("it goes on");
     part("2/4", &["--resume"]).expect("it begins");
     case.join("all", &runs, &[]).expect("all of them");
     // A joined run that lacks parts says so when it is joined again.
     let error = case.join("again", &["some"], &[]).expect_err("half");
-    assert!(error.contains("there is no run of parts 1/4, 2/4"), "{error}");
+    assert!(
+        error.contains("there is no run of parts 1/4, 2/4"),
+        "{error}"
+    );
     // The folder of one part is not that of another.
     let error = case.run("part-1", &["--part", "0/4", "--resume"]);
     let error = error.expect_err("another part");
-    assert!(error.contains("holds part 1/4") && error.contains("part 0/4"), "{error}");
+    assert!(
+        error.contains("holds part 1/4") && error.contains("part 0/4"),
+        "{error}"
+    );
 }
 
 /// A file that was damaged on its way is named, and nothing is written.
@@ -238,7 +271,10 @@ fn damage_is_found_before_anything_is_written() {
     let statistics = case.at("part-1").join("statistics.safetensors");
     damage(&statistics);
     let error = case.join("all", &runs, &[]).expect_err("damaged");
-    assert!(error.contains("part-1") && error.contains("statistics"), "{error}");
+    assert!(
+        error.contains("part-1") && error.contains("statistics"),
+        "{error}"
+    );
     assert!(!case.at("all").join("statistics.safetensors").exists());
     damage(&statistics);
     damage(&case.at("part-1").join("gradients/shard-00000.bin"));
@@ -255,8 +291,14 @@ fn a_part_may_be_one_sample() {
     let parts = case.parts(48);
     let runs: Vec<&str> = parts.iter().map(String::as_str).collect();
     assert_eq!(runs[7], "part-07");
-    case.join("all", &runs, &["--phases", "1-3"]).expect("joined");
-    same("48 parts", &case.statistics("all"), &case.statistics("whole"), 1e-6);
+    case.join("all", &runs, &["--phases", "1-3"])
+        .expect("joined");
+    same(
+        "48 parts",
+        &case.statistics("all"),
+        &case.statistics("whole"),
+        1e-6,
+    );
     let device = Backend::Flex.device().expect("a CPU");
     let folders: Vec<PathBuf> = runs
         .iter()

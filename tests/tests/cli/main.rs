@@ -1,5 +1,6 @@
 //! The program `fisher`, and pictures as it and others write them. Needs the feature `cli`.
 
+mod edges;
 mod join;
 mod page;
 mod parts;

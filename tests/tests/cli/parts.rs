@@ -27,9 +27,17 @@ fn a_part_is_said_or_refused() {
         assert!(error.contains("INDEX/OF"), "{error}");
     }
     // Nothing sets them where tests run.
-    for auto in [&["--part", "--out", "o"][..], &["--out", "o", "--part", "auto"]] {
+    for auto in [
+        &["--part", "--out", "o"][..],
+        &["--out", "o", "--part", "auto"],
+    ] {
         let error = read(auto).expect_err("no array");
-        for said in ["no job array", "FISHER_PART", "SLURM_ARRAY_TASK_ID", "Kubernetes"] {
+        for said in [
+            "no job array",
+            "FISHER_PART",
+            "SLURM_ARRAY_TASK_ID",
+            "Kubernetes",
+        ] {
             assert!(error.contains(said), "{said}: {error}");
         }
     }

@@ -268,9 +268,13 @@ impl MeasureArgs {
         let Some(out) = self.out.to_str().filter(|out| out.contains("{part}")) else {
             return Ok(());
         };
-        let part = self.part.ok_or("--out has {part} in it, and there is no --part")?;
+        let part = self
+            .part
+            .ok_or("--out has {part} in it, and there is no --part")?;
         let digits = (part.of - 1).to_string().len();
-        self.out = out.replace("{part}", &format!("{:0digits$}", part.index)).into();
+        self.out = out
+            .replace("{part}", &format!("{:0digits$}", part.index))
+            .into();
         Ok(())
     }
 }

@@ -222,7 +222,11 @@ mod tests {
             (&*slurm(8, 1, 8, 8), 7, 8),
             ("SGE_TASK_ID=1 SGE_TASK_FIRST=1 SGE_TASK_LAST=4", 0, 4),
             ("LSB_JOBINDEX=4 LSB_JOBINDEX_END=4", 3, 4),
-            ("AWS_BATCH_JOB_ARRAY_INDEX=2 AWS_BATCH_JOB_ARRAY_SIZE=3", 2, 3),
+            (
+                "AWS_BATCH_JOB_ARRAY_INDEX=2 AWS_BATCH_JOB_ARRAY_SIZE=3",
+                2,
+                3,
+            ),
             ("BATCH_TASK_INDEX=0 BATCH_TASK_COUNT=2", 0, 2),
             ("CLOUD_RUN_TASK_INDEX=1 CLOUD_RUN_TASK_COUNT=2", 1, 2),
             ("JOB_COMPLETION_INDEX=5 FISHER_PARTS=6", 5, 6),
@@ -231,7 +235,11 @@ mod tests {
             ("FISHER_PART=1/2 SLURM_ARRAY_TASK_ID=9", 1, 2),
             // Some of the jobs again, with the number of all.
             (&*format!("{} FISHER_PARTS=8", slurm(3, 3, 5, 2)), 3, 8),
-            ("SGE_TASK_ID=8 SGE_TASK_FIRST=8 SGE_TASK_LAST=8 FISHER_PARTS=8", 7, 8),
+            (
+                "SGE_TASK_ID=8 SGE_TASK_FIRST=8 SGE_TASK_LAST=8 FISHER_PARTS=8",
+                7,
+                8,
+            ),
         ] {
             let part = found(set).unwrap_or_else(|e| panic!("{set}: {e}"));
             assert_eq!((part.index, part.of), (index, of), "{set}");
@@ -247,7 +255,10 @@ mod tests {
             ("PBS_ARRAY_INDEX=5", "set FISHER_PARTS"),
             ("JOB_COMPLETION_INDEX=5", "set FISHER_PARTS"),
             ("JOB_COMPLETION_INDEX=6 FISHER_PARTS=6", "no job of 6"),
-            ("AWS_BATCH_JOB_ARRAY_INDEX=2", "AWS_BATCH_JOB_ARRAY_SIZE is not"),
+            (
+                "AWS_BATCH_JOB_ARRAY_INDEX=2",
+                "AWS_BATCH_JOB_ARRAY_SIZE is not",
+            ),
             ("LSB_JOBINDEX=0 LSB_JOBINDEX_END=4", "no job of 4"),
             ("FISHER_PART=3", "FISHER_PART=3"),
             ("FISHER_PART=3/3", "FISHER_PART=3/3"),

@@ -3,5 +3,6 @@
 mod html;
 mod parts;
 mod samples;
+mod tasks;
 
 pub use html::Page;

@@ -110,7 +110,10 @@ impl<'a> Partial<'a> {
     pub(crate) fn read(&mut self, tensor: &TensorInfo, from: u64, bytes: &mut [u8]) -> Result<()> {
         let start = self.data + tensor.data_offsets.0 as u64 + from;
         if start + bytes.len() as u64 > self.length {
-            return Err(format_error(self.path, "it is shorter than its header says"));
+            return Err(format_error(
+                self.path,
+                "it is shorter than its header says",
+            ));
         }
         read_at(&mut self.file, start, bytes).map_err(|e| io_error(self.path, e))
     }

@@ -45,7 +45,11 @@ impl<C: ContributionUnit> Statistics<C> {
         for path in paths {
             let of_file = Self::without_elements(path.as_ref())?;
             let tasks = of_file.tasks.iter();
-            counts.push(tasks.map(|(name, t)| (name.clone(), t.totals.count)).collect());
+            counts.push(
+                tasks
+                    .map(|(name, t)| (name.clone(), t.totals.count))
+                    .collect(),
+            );
             match &mut joined {
                 Some(joined) => joined.merge(of_file)?,
                 None => joined = Some(of_file),
@@ -179,7 +183,10 @@ fn join_runs(
     }
     for (run, joined) in runs.iter().zip(joined) {
         let from = 8 * run.range.start as u64;
-        let parts = [(Some(&run.mean), Some(joined.mean)), (run.m2.as_ref(), joined.m2)];
+        let parts = [
+            (Some(&run.mean), Some(joined.mean)),
+            (run.m2.as_ref(), joined.m2),
+        ];
         for (name, values) in parts {
             if let (Some(name), Some(values)) = (name, values) {
                 let bytes: Vec<u8> = values.into_iter().flat_map(f64::to_le_bytes).collect();
