@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::finish::{Work, done, load, phases};
 use crate::measure::{
-    Collection, GRADIENTS, Inputs, JoinArgs, Measured, Result, STATISTICS, model, only_measured,
+    Collection, GRADIENTS, Inputs, JoinArgs, Measured, Phases, Result, STATISTICS, model, only_measured,
     said,
 };
 use crate::runs::{Run, Unfinished};
@@ -34,13 +34,17 @@ pub(crate) fn join(merge: &JoinArgs) -> Result {
     claim(merge)?;
     let device = merge.analysis.device.device()?;
     let checkpoint = load(&merge.model, &device)?;
-    let kept = merge.runs.iter().all(|run| run.join(GRADIENTS).exists());
-    let joined = look(merge, &checkpoint.hash()?, model(&checkpoint.config), kept)?;
+    let joined = look(merge, &checkpoint.hash()?, model(&checkpoint.config))?;
     let tasks = joined.tasks;
     let phases = phases(&merge.analysis, tasks.len())?;
     let wanted = merge.analysis.keeps_gradients(&phases);
-    if wanted && !kept {
-        return Err("a run kept no gradients to compare samples by; give --phases 1-4".into());
+    let without = |run: &&PathBuf| !run.join(GRADIENTS).exists();
+    if let (true, Some(run)) = (wanted, joined.folders.iter().find(without)) {
+        return Err(format!(
+            "{} kept no gradients to compare samples by; give --phases 1-4, or measure it with --keep-gradients",
+            run.display()
+        )
+        .into());
     }
     let files: Vec<PathBuf> = joined
         .folders
@@ -67,8 +71,11 @@ pub(crate) fn join(merge: &JoinArgs) -> Result {
         only_measured(&statistics, store.as_ref(), &task.name, out)?;
     }
     println!(
-        "Joined {} runs in {:.1} s.",
-        joined.folders.len(),
+        "Joined {} in {:.1} s.",
+        match joined.folders.len() {
+            1 => "1 run".into(),
+            runs => format!("{runs} runs"),
+        },
         start.elapsed().as_secs_f64()
     );
     let collection = Collection {
@@ -122,7 +129,9 @@ fn claim(merge: &JoinArgs) -> Result {
 }
 
 /// Look at all runs, and tell everything that is wrong with them at once.
-fn look(merge: &JoinArgs, hash: &str, config: String, gradients: bool) -> Result<Joined> {
+fn look(merge: &JoinArgs, hash: &str, config: String) -> Result<Joined> {
+    let asked = merge.analysis.phases.as_ref();
+    let gradients = asked.is_none_or(|Phases(phases)| merge.analysis.keeps_gradients(phases));
     let mut joined = Joined {
         folders: Vec::new(),
         left_out: Vec::new(),

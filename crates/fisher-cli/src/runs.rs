@@ -37,7 +37,7 @@ struct Report {
 }
 
 impl Run {
-    /// Look at a run, whose gradients are wanted as well or not.
+    /// Look at a run; if its gradients are wanted and it kept any, at these as well.
     ///
     /// # Errors
     /// Why it is not finished.
@@ -68,7 +68,7 @@ impl Run {
             );
         }
         let tasks = report(&folder.join("report.json"))?;
-        let store = if gradients {
+        let store = if gradients && folder.join(GRADIENTS).exists() {
             Some(GradientStore::open(folder.join(GRADIENTS))?)
         } else {
             None

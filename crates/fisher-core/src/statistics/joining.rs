@@ -16,8 +16,8 @@ use crate::gradient::ContributionUnit;
 use crate::moments::Merged;
 use crate::pieces::pieces;
 
-/// Elements whose mean and M2 are held at once: 64 MB, and as much again of the tensor that is read.
-const HELD: usize = 1 << 22;
+/// Elements whose mean and M2 are held at once: 16 MB, and twice as much of what is read.
+const HELD: usize = 1 << 20;
 
 /// Elements of one accumulator in a file.
 struct Run {
@@ -32,7 +32,7 @@ struct Run {
 impl<C: ContributionUnit> Statistics<C> {
     /// Join the files at `paths` into one at `to`: what [`Statistics::merge`] of all of them in this order
     /// would save, to the bit where they are in float64. The files are read twice, once to compare them with
-    /// their checksums and then some elements at a time. What is held are 128 MB and the records of the
+    /// their checksums and then some elements at a time. What is held are 50 MB and the records of the
     /// samples, whatever the number of files and parameters.
     ///
     /// # Errors
