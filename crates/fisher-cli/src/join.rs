@@ -1,6 +1,6 @@
 //! `fisher join`: the results of several runs as those of one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use crate::finish::{Work, done, load, phases};
 use crate::measure::{
-    Collection, GRADIENTS, Inputs, JoinArgs, Measured, Phases, Result, STATISTICS, model, only_measured,
-    said,
+    Collection, GRADIENTS, Inputs, JoinArgs, Measured, Phases, Result, STATISTICS, key, model,
+    only_measured, said,
 };
 use crate::runs::{Run, Unfinished};
 
@@ -139,6 +139,7 @@ fn look(merge: &JoinArgs, hash: &str, config: String) -> Result<Joined> {
         tasks: Vec::new(),
     };
     let mut places: HashMap<String, usize> = HashMap::new();
+    let mut seen: HashMap<String, HashSet<String>> = HashMap::new();
     let mut unfinished: Vec<Unfinished> = Vec::new();
     for folder in &merge.runs {
         let run = match Run::of(folder, gradients) {
@@ -157,6 +158,16 @@ fn look(merge: &JoinArgs, hash: &str, config: String) -> Result<Joined> {
         let inputs = joined.inputs.and(run.inputs);
         joined.inputs = inputs.map_err(|e| format!("{}: {e}", folder.display()))?;
         for task in run.tasks {
+            let seen = seen.entry(task.name.clone()).or_default();
+            if let Some(twice) = task.ids.iter().map(key).find(|id| !seen.insert(id.clone())) {
+                return Err(format!(
+                    "sample `{twice}` of task `{}` is in {} and in a run before it; counting it twice would \
+                     shrink the error bars",
+                    task.name,
+                    folder.display()
+                )
+                .into());
+            }
             match places.get(&task.name) {
                 Some(place) => extend(&mut joined.tasks[*place], task),
                 None => {
@@ -185,7 +196,10 @@ fn look(merge: &JoinArgs, hash: &str, config: String) -> Result<Joined> {
     if joined.folders.is_empty() || !wrong.is_empty() && !merge.partial {
         let advice = match joined.folders.len() {
             0 => "There is nothing to join.".into(),
-            n => format!("The other {n} can be joined without them by --partial."),
+            n => format!(
+                "The finished runs ({n} of {}) can be joined without the rest by --partial.",
+                merge.runs.len()
+            ),
         };
         return Err(format!("{}\n{advice}", wrong.join("\n")).into());
     }

@@ -39,7 +39,7 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
     let device = run.analysis.device.device()?;
     let checkpoint = load(&run.model, &device)?;
     let data = read(run, &checkpoint)?;
-    let keep = run.keep_gradients || run.analysis.keeps_gradients(&phases);
+    let keep = run.analysis.keeps_gradients(&phases);
     if keep && run.kind != Kind::Empirical {
         return Err(
             "gradients that are kept are those of the data's labels, and --kind is not empirical: leave phases 5 \
@@ -109,7 +109,7 @@ fn possible(
     } = checkpoint;
     let kept = match run.compare.of(catalogue, heads)? {
         Some(kept) => catalogue.filter(&kept)?,
-        None if run.keep_gradients || run.analysis.keeps_gradients(phases) => {
+        None if run.analysis.keeps_gradients(phases) => {
             return Err(
                 "--compare none leaves nothing to compare; leave phases 5 and 6 out".into(),
             );

@@ -75,7 +75,14 @@ impl Case {
 
     fn join(&self, out: &str, runs: &[&str], more: &[&str]) -> Result<(), String> {
         let out = self.text(out);
-        let fixed = ["join", "--model", &self.model, "--out", &out];
+        let fixed = [
+            "join",
+            "--model",
+            &self.model,
+            "--keep-gradients",
+            "--out",
+            &out,
+        ];
         let runs: Vec<String> = runs.iter().map(|run| self.text(run)).collect();
         let runs: Vec<&str> = runs.iter().map(String::as_str).collect();
         program(&[&fixed[..], more, &runs].concat())
@@ -209,7 +216,7 @@ fn what_is_not_finished_or_missing_is_named() {
         "part-2 was not finished: it never began",
         "nowhere was not finished: there is no such folder",
         "there is no run of parts 2/4, 3/4",
-        "The other 1 can be joined without them by --partial",
+        "The finished runs (1 of 4) can be joined without the rest by --partial",
     ] {
         assert!(error.contains(said), "{said}: {error}");
     }
@@ -278,7 +285,7 @@ fn damage_is_found_before_anything_is_written() {
     assert!(!case.at("all").join("statistics.safetensors").exists());
     damage(&statistics);
     damage(&case.at("part-1").join("gradients/shard-00000.bin"));
-    let error = case.join("all", &runs, &["--phases", "1", "--save-gradients"]);
+    let error = case.join("all", &runs, &["--phases", "1"]);
     let error = error.expect_err("damaged");
     assert!(error.contains("shard-00000.bin"), "{error}");
 }

@@ -41,14 +41,28 @@ fn files_are_joined_piece_by_piece(#[case] files: usize) {
             let out = folder.path().join("joined");
             // What making them took at most does not count.
             std::fs::write("/proc/self/clear_refs", "5").expect("the peak begins anew");
-            let bytes = raised(|| Statistics::<PerToken>::join_files(&paths, &out).expect("joined"));
+            let bytes =
+                raised(|| Statistics::<PerToken>::join_files(&paths, &out).expect("joined"));
             println!("{} MiB", bytes / MIB);
             assert!(bytes < 80 * MIB, "{} MiB", bytes / MIB);
             let joined: Statistics = Statistics::load(&out, &device).expect("a file");
-            let moments = joined.task("task").expect("it").parameter("weight").expect("it");
-            let mean = moments.elementwise().expect("elements").read().expect("read").mean;
+            let moments = joined
+                .task("task")
+                .expect("it")
+                .parameter("weight")
+                .expect("it");
+            let mean = moments
+                .elementwise()
+                .expect("elements")
+                .read()
+                .expect("read")
+                .mean;
             let expected = (1..=files).map(|x| (x * x) as f64).sum::<f64>() / files as f64;
-            assert!(mean.expect("means").iter().all(|m| (m - expected).abs() < 1e-12));
+            assert!(
+                mean.expect("means")
+                    .iter()
+                    .all(|m| (m - expected).abs() < 1e-12)
+            );
         },
     );
 }

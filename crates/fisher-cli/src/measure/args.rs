@@ -147,9 +147,6 @@ pub struct MeasureArgs {
         help_heading = "Samples"
     )]
     pub part: Option<Part>,
-    /// Keep gradients of samples although no phase here compares any, for the run that parts are joined to
-    #[arg(long, help_heading = "What is measured")]
-    pub keep_gradients: bool,
     /// Leave bad lines and samples without a finite gradient out and count them, instead of stopping
     #[arg(long, help_heading = "Samples")]
     pub skip_bad: bool,
@@ -199,6 +196,9 @@ pub struct Analysis {
     /// the results. [default: `default` and `variant=signed,pool=pooled`]
     #[arg(long, value_name = "SETTINGS", help_heading = "What is made of it")]
     pub interference: Vec<Settings>,
+    /// Keep gradients of samples although no phase here compares any, for a run that this one is joined to
+    #[arg(long, help_heading = "What is made of it")]
+    pub keep_gradients: bool,
     /// Write every gradient that was kept to results.safetensors
     #[arg(long, help_heading = "What is made of it")]
     pub save_gradients: bool,
@@ -243,7 +243,10 @@ impl Analysis {
     /// Whether these phases need gradients of single samples.
     pub fn keeps_gradients(&self, phases: &[u8]) -> bool {
         let compares = phases.iter().any(|phase| [5, 6].contains(phase));
-        compares || self.save_gradients || phases.contains(&7) && !self.scale.is_empty()
+        compares
+            || self.keep_gradients
+            || self.save_gradients
+            || phases.contains(&7) && !self.scale.is_empty()
     }
 
     /// The settings of the interference to run.

@@ -97,7 +97,7 @@ const LAUNCHERS: [Launcher; 9] = [
 ///
 /// # Errors
 /// What is missing or contradicts itself.
-pub fn part(text: &str) -> Result<Part, String> {
+pub(super) fn part(text: &str) -> Result<Part, String> {
     match text {
         "auto" => of_job(|name| std::env::var(name).ok().filter(|value| !value.is_empty())),
         given => given.parse(),
