@@ -1,6 +1,7 @@
 //! The command line of `fisher`.
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::check::{CheckArgs, check};
 use crate::join::join;
@@ -35,7 +36,12 @@ impl Cli {
     pub fn read(
         arguments: impl IntoIterator<Item = String>,
     ) -> std::result::Result<Self, clap::Error> {
-        Self::try_parse_from(arguments)
+        let mut cli = Self::try_parse_from(arguments)?;
+        if let Command::Measure(measure) = &mut cli.command {
+            let placed = measure.place();
+            placed.map_err(|e| Self::command().error(ErrorKind::ValueValidation, e))?;
+        }
+        Ok(cli)
     }
 
     /// Do what it says.
@@ -55,7 +61,6 @@ impl Cli {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

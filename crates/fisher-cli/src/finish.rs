@@ -7,11 +7,12 @@ use std::time::Instant;
 use burn::tensor::Device;
 use fisher_core::statistics::Statistics;
 use fisher_core::store::GradientStore;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use crate::date::now;
 use crate::measure::{
     Analysis, Change, Collection, Findings, MERGED, Measured, Phases, Plan, REPORT, RESULTS,
-    Result, SampleTokens, Tensors, changes, report, second, uses, write,
+    Result, SampleTokens, Tensors, TokenLoss, changes, report, second, uses, write,
 };
 use crate::memory::resident;
 use crate::models::Checkpoint;
@@ -32,6 +33,10 @@ pub(crate) struct Work<'a> {
     pub(crate) tokens: &'a [SampleTokens],
     /// What else was asked for.
     pub(crate) settings: Value,
+    /// The file of each task, where samples were read from files.
+    pub(crate) files: Value,
+    /// When work began.
+    pub(crate) start: Instant,
 }
 
 impl Work<'_> {
@@ -50,7 +55,7 @@ impl Work<'_> {
             say!("The merged model is in {}.", folder.display());
             merged.measured = self.changes(&folder, device)?;
         }
-        let run = self.about(statistics);
+        let run = self.about(tasks, statistics)?;
         write(
             out,
             REPORT,
@@ -115,7 +120,7 @@ impl Work<'_> {
     }
 
     /// What was run, for the record.
-    fn about(&self, statistics: &Statistics) -> Value {
+    fn about(&self, tasks: &[Measured], statistics: &Statistics) -> Result<Value> {
         let Checkpoint {
             config,
             folder,
@@ -126,7 +131,11 @@ impl Work<'_> {
         let analysis = self.analysis;
         let folder = folder.canonicalize().unwrap_or_else(|_| folder.clone());
         let elements = catalogue.parameters().iter().map(|p| p.elements());
-        json!({
+        let mut losses = Map::new();
+        for task in tasks {
+            losses.insert(task.name.clone(), json!(TokenLoss::of(task, statistics)?));
+        }
+        Ok(json!({
             "program": concat!("fisher ", env!("CARGO_PKG_VERSION")),
             "model": {
                 "name": folder.file_name().map(|name| name.to_string_lossy()),
@@ -149,7 +158,11 @@ impl Work<'_> {
             "memory": analysis.memory.0,
             "device": format!("{:?}", analysis.device).to_lowercase(),
             "collection": self.settings,
-        })
+            "files": self.files,
+            "loss_per_token": losses,
+            "date": now(),
+            "seconds": self.start.elapsed().as_secs_f64(),
+        }))
     }
 }
 

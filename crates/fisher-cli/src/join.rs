@@ -1,105 +1,95 @@
 //! `fisher join`: the results of several runs as those of one.
 
-use std::collections::HashSet;
-use std::path::Path;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use burn::tensor::{Device, Tensor, TensorData};
-use fisher_core::gradient::{Gradient, GradientBatch};
 use fisher_core::statistics::Statistics;
-use fisher_core::store::{GradientStore, GradientStoreConfig};
+use fisher_core::store::GradientStore;
 use serde_json::{Value, json};
 
 use crate::finish::{Work, done, load, phases};
 use crate::measure::{
-    Collection, GRADIENTS, Inputs, JoinArgs, Measured, Result, STATISTICS, key, model,
-    only_measured,
+    Collection, GRADIENTS, Inputs, JoinArgs, Measured, Phases, Result, STATISTICS, key, model,
+    only_measured, said,
 };
 use crate::out::Out;
+use crate::runs::{Run, Unfinished};
 use crate::say::say;
-use crate::words::count;
+
+/// The runs that are joined, as one.
+struct Joined {
+    folders: Vec<PathBuf>,
+    left_out: Vec<PathBuf>,
+    inputs: Inputs,
+    tasks: Vec<Measured>,
+}
 
 /// Join the runs and analyze them together.
 ///
 /// # Errors
-/// When a run is of another model or measured otherwise, a sample is in two runs, or a file cannot be
-/// read or written.
+/// When a run is of another model or measured otherwise, is not finished, a sample is in two runs, or a file
+/// cannot be read or written.
 pub(crate) fn join(merge: &JoinArgs) -> Result {
     let start = Instant::now();
     let out = &merge.out;
-    let place = |path: &std::path::Path| path.canonicalize().ok();
-    if let Some(run) = merge.runs.iter().find(|run| place(run) == place(out)) {
+    apart(merge)?;
+    let _held = Out::claim(out, merge.resume)?;
+    let device = merge.analysis.device.device()?;
+    let checkpoint = load(&merge.model, &device)?;
+    let joined = look(merge, &checkpoint.hash()?, model(&checkpoint.config))?;
+    let tasks = joined.tasks;
+    let phases = phases(&merge.analysis, tasks.len())?;
+    let wanted = merge.analysis.keeps_gradients(&phases);
+    let without = |run: &&PathBuf| !run.join(GRADIENTS).exists();
+    if let (true, Some(run)) = (wanted, joined.folders.iter().find(without)) {
         return Err(format!(
-            "{} is one of the runs: what is merged would take its place; give another folder",
+            "{} kept no gradients to compare samples by; give --phases 1-4, or measure it with --keep-gradients",
             run.display()
         )
         .into());
     }
-    let _held = Out::claim(out, merge.resume)?;
-    let device = merge.analysis.device.device()?;
-    let checkpoint = load(&merge.model, &device)?;
-
-    let hash = checkpoint.hash()?;
-    let mut inputs = Inputs {
-        model: model(&checkpoint.config),
-        tasks: Default::default(),
-    };
-    let mut statistics: Option<Statistics> = None;
-    let mut tasks: Vec<Measured> = Vec::new();
-    for run in &merge.runs {
-        let of_run = Statistics::load(run.join(STATISTICS), &device)?;
-        if of_run.provenance().model != hash {
-            let [run, model] = [run, &merge.model].map(|path| path.display());
-            return Err(
-                format!("{run} is of another model than {model}: its weights differ").into(),
-            );
-        }
-        inputs = inputs.and(Inputs::read(run)?)?;
-        for task in measured(run)? {
-            complete(run, &of_run, &task)?;
-            match tasks.iter_mut().find(|known| known.name == task.name) {
-                Some(known) => extend(known, task),
-                None => tasks.push(task),
-            }
-        }
-        match &mut statistics {
-            Some(statistics) => statistics.merge(of_run)?,
-            None => statistics = Some(of_run),
-        }
-    }
-    let statistics = statistics.ok_or("there is nothing to merge")?;
-    let phases = phases(&merge.analysis, tasks.len())?;
-    let kept = merge.runs.iter().all(|run| run.join(GRADIENTS).exists());
-    let wanted = merge.analysis.keeps_gradients(&phases);
-    if wanted && !kept {
-        return Err("a run kept no gradients to compare samples by; give --phases 1-4".into());
-    }
-    statistics.save(out.join(STATISTICS))?;
-    inputs.write(out)?;
+    let files: Vec<PathBuf> = joined
+        .folders
+        .iter()
+        .map(|run| run.join(STATISTICS))
+        .collect();
+    Statistics::<fisher_core::gradient::PerToken>::join_files(&files, out.join(STATISTICS))?;
+    joined.inputs.write(out)?;
+    let statistics = Statistics::load(out.join(STATISTICS), &device)?;
     let store = if wanted {
-        match earlier(merge, &statistics, &tasks) {
-            Some(store) => Some(store),
-            None => Some(gradients(merge, &tasks)?),
-        }
+        let store = match earlier(merge, &statistics, &tasks) {
+            Some(store) => store,
+            None => gradients(out, &joined.folders)?,
+        };
+        Some(
+            store
+                .with_heads(checkpoint.heads.clone())
+                .with_device(&device),
+        )
     } else {
         None
     };
-    let heads = &checkpoint.heads;
-    let store = store.map(|store| store.with_heads(heads.clone()).with_device(&device));
     for task in &tasks {
         only_measured(&statistics, store.as_ref(), &task.name, out)?;
     }
-    say!("Joined {}.", count(merge.runs.len(), "run"));
+    say!(
+        "Joined {} in {:.1} s.",
+        match joined.folders.len() {
+            1 => "1 run".into(),
+            runs => format!("{runs} runs"),
+        },
+        start.elapsed().as_secs_f64()
+    );
     let collection = Collection {
         tasks,
         statistics,
         store,
     };
-    let runs: Vec<_> = merge
-        .runs
-        .iter()
-        .map(|run| run.file_name().map(|n| n.to_string_lossy()))
-        .collect();
+    let names = |folders: &[PathBuf]| -> Vec<String> {
+        let names = folders.iter().filter_map(|run| run.file_name());
+        names.map(|name| name.to_string_lossy().into()).collect()
+    };
     let work = Work {
         checkpoint: &checkpoint,
         collection: &collection,
@@ -107,52 +97,113 @@ pub(crate) fn join(merge: &JoinArgs) -> Result {
         phases: &phases,
         data: None,
         tokens: &[],
-        settings: json!({ "merged": runs }),
+        settings: json!({
+            "merged": names(&joined.folders),
+            "left_out": names(&joined.left_out),
+        }),
+        files: Value::Null,
+        start,
     };
     work.finish(out, &device)?;
     done(out, start);
     Ok(())
 }
 
-/// The tasks of a run, as its report has them.
-fn measured(run: &Path) -> Result<Vec<Measured>> {
-    let path = run.join("report.json");
-    let read = || -> Result<Vec<Measured>> {
-        let json: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
-        let order: Vec<String> = serde_json::from_value(json["order"].clone())?;
-        let of = |task: &String| Ok(serde_json::from_value(json["tasks"][task].clone())?);
-        order.iter().map(of).collect()
-    };
-    read().map_err(|e| {
-        format!(
-            "{} is not the report of a finished run: {e}",
-            path.display()
+/// What is joined may not take the place of what it is joined from.
+fn apart(merge: &JoinArgs) -> Result {
+    let place = |path: &Path| path.canonicalize().ok();
+    let out = place(&merge.out);
+    let same = |run: &&PathBuf| out.is_some() && place(run) == out;
+    match merge.runs.iter().find(same) {
+        None => Ok(()),
+        Some(run) => Err(format!(
+            "{} is one of the runs: what is merged would take its place; give another folder",
+            run.display()
         )
-        .into()
-    })
+        .into()),
+    }
 }
 
-/// Whether a run's report is of all that its statistics count.
-fn complete(run: &Path, statistics: &Statistics, task: &Measured) -> Result {
-    let counted = statistics.task(&task.name)?.samples().iter();
-    let counted: HashSet<&str> = counted
-        .filter(|sample| sample.skipped.is_none())
-        .map(|sample| &*sample.id)
-        .collect();
-    let told: Vec<String> = task.ids.iter().map(key).collect();
-    if counted == told.iter().map(String::as_str).collect() {
-        Ok(())
-    } else {
-        Err(format!(
-            "{} was not finished: its statistics count {} of task `{}`, its report {}; go on with it by \
-             --resume",
-            run.display(),
-            count(counted.len(), "sample"),
-            task.name,
-            told.len()
-        )
-        .into())
+/// Look at all runs, and tell everything that is wrong with them at once.
+fn look(merge: &JoinArgs, hash: &str, config: String) -> Result<Joined> {
+    let asked = merge.analysis.phases.as_ref();
+    let gradients = asked.is_none_or(|Phases(phases)| merge.analysis.keeps_gradients(phases));
+    let mut joined = Joined {
+        folders: Vec::new(),
+        left_out: Vec::new(),
+        inputs: Inputs::empty(config),
+        tasks: Vec::new(),
+    };
+    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut seen: HashMap<String, HashSet<String>> = HashMap::new();
+    let mut unfinished: Vec<Unfinished> = Vec::new();
+    for folder in &merge.runs {
+        let run = match Run::of(folder, gradients) {
+            Ok(run) => run,
+            Err(run) => {
+                unfinished.push(run);
+                continue;
+            }
+        };
+        if run.model != hash {
+            let [run, model] = [folder, &merge.model].map(|path| path.display());
+            return Err(
+                format!("{run} is of another model than {model}: its weights differ").into(),
+            );
+        }
+        let inputs = joined.inputs.and(run.inputs);
+        joined.inputs = inputs.map_err(|e| format!("{}: {e}", folder.display()))?;
+        for task in run.tasks {
+            let seen = seen.entry(task.name.clone()).or_default();
+            if let Some(twice) = task.ids.iter().map(key).find(|id| !seen.insert(id.clone())) {
+                return Err(format!(
+                    "sample `{twice}` of task `{}` is in {} and in a run before it; counting it twice would \
+                     shrink the error bars",
+                    task.name,
+                    folder.display()
+                )
+                .into());
+            }
+            match places.get(&task.name) {
+                Some(place) => extend(&mut joined.tasks[*place], task),
+                None => {
+                    places.insert(task.name.clone(), joined.tasks.len());
+                    joined.tasks.push(task);
+                }
+            }
+        }
+        joined.folders.push(folder.clone());
     }
+    let mut wrong: Vec<String> = unfinished.iter().map(Unfinished::to_string).collect();
+    for (task, parts) in joined.inputs.missing() {
+        // What is not finished is missing for that reason, and was named.
+        let parts: Vec<_> = parts
+            .into_iter()
+            .filter(|part| !unfinished.iter().any(|run| run.is(task, *part)))
+            .collect();
+        if !parts.is_empty() {
+            wrong.push(format!(
+                "of task `{task}` there is no run of {} {}",
+                if parts.len() == 1 { "part" } else { "parts" },
+                said(&parts)
+            ));
+        }
+    }
+    if joined.folders.is_empty() || !wrong.is_empty() && !merge.partial {
+        let advice = match joined.folders.len() {
+            0 => "There is nothing to join.".into(),
+            n => format!(
+                "The finished runs ({n} of {}) can be joined without the rest by --partial.",
+                merge.runs.len()
+            ),
+        };
+        return Err(format!("{}\n{advice}", wrong.join("\n")).into());
+    }
+    for wrong in &wrong {
+        say!("  left out: {wrong}");
+    }
+    joined.left_out = unfinished.into_iter().map(|run| run.folder).collect();
+    Ok(joined)
 }
 
 fn extend(task: &mut Measured, other: Measured) {
@@ -179,38 +230,12 @@ fn earlier(merge: &JoinArgs, statistics: &Statistics, tasks: &[Measured]) -> Opt
 }
 
 /// The gradients of all runs, in one store.
-fn gradients(merge: &JoinArgs, tasks: &[Measured]) -> Result<GradientStore> {
-    let mut joined: Option<GradientStore> = None;
-    let folder = merge.out.join(GRADIENTS);
+fn gradients(out: &Path, runs: &[PathBuf]) -> Result<GradientStore> {
+    let folder = out.join(GRADIENTS);
     if folder.exists() {
         std::fs::remove_dir_all(&folder)
             .map_err(|e| format!("cannot remove {}: {e}", folder.display()))?;
     }
-    for run in &merge.runs {
-        let store = GradientStore::open(run.join(GRADIENTS))?;
-        let mut into = match joined.take() {
-            Some(joined) if joined.catalogue() == store.catalogue() => joined,
-            Some(_) => return Err("the runs kept gradients of different parameters".into()),
-            None => {
-                let config = GradientStoreConfig::new(merge.analysis.memory.0);
-                let config = config.with_folder(Some(folder.clone()));
-                config.init_for(store.catalogue(), store.model().into())?
-            }
-        };
-        for task in tasks {
-            for sample in store.samples(&task.name) {
-                let mut batch = GradientBatch::new(vec![sample.clone()]);
-                for parameter in store.catalogue().parameters() {
-                    let path = parameter.path();
-                    let row = store.gradient(&task.name, sample.id(), path)?.into_owned();
-                    let data = TensorData::new(row, [1, parameter.elements()]);
-                    let tensor = Tensor::<2>::from_data(data, &Device::flex());
-                    batch.insert(path, Gradient::token_sum(tensor));
-                }
-                into.push(&task.name, &batch)?;
-            }
-        }
-        joined = Some(into);
-    }
-    Ok(joined.ok_or("there is nothing to merge")?)
+    let runs: Vec<PathBuf> = runs.iter().map(|run| run.join(GRADIENTS)).collect();
+    Ok(GradientStore::join_folders(&runs, folder)?)
 }

@@ -10,6 +10,7 @@
 pub mod check;
 mod command;
 pub mod content;
+mod date;
 pub mod device;
 mod finish;
 mod join;
@@ -20,6 +21,7 @@ mod out;
 pub mod page;
 pub mod plan;
 mod run;
+mod runs;
 pub mod samples;
 mod say;
 mod words;

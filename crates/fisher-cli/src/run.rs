@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use burn::tensor::Device;
-use serde_json::json;
+use fisher_core::model::Catalogue;
+use serde_json::{Value, json};
 
 use crate::finish::{Work, done, load, phases};
 use crate::measure::{
@@ -12,7 +13,7 @@ use crate::measure::{
 };
 use crate::models::Checkpoint;
 use crate::out::Out;
-use crate::samples::{Form, Reader, TaskData};
+use crate::samples::{Form, Reader, TaskData, TaskFile};
 use crate::say::say;
 use crate::words::count;
 
@@ -29,6 +30,15 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
         return Err("give one task, or two with different names".into());
     }
     let out = Out::claim(&run.out, run.resume)?;
+    if let Some(part) = run.part {
+        let source = part
+            .source
+            .map_or(String::new(), |name| format!(", by {name}"));
+        say!(
+            "Part {part} of the lines{source}, into {}.",
+            run.out.display()
+        );
+    }
     let device = run.analysis.device.device()?;
     let checkpoint = load(&run.model, &device)?;
     let (data, encoding) = read(run, &checkpoint)?;
@@ -39,15 +49,15 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
     if keep && run.kind != Kind::Empirical {
         return Err(
             "gradients that are kept are those of the data's labels, and --kind is not empirical: leave phases 5 \
-             and 6, --scale and --save-gradients out (--phases 1-4)"
+             and 6, --scale, --save-gradients and --keep-gradients out (--phases 1-4)"
                 .into(),
         );
     }
     possible(run, &phases, &checkpoint, &data, &device)?;
-    let inputs = Inputs::of(&checkpoint.config, &data);
+    let inputs = Inputs::of(&checkpoint.config, &data, run.part);
     // What is asked for now, on top of what was: a run may go on with fewer samples.
     let inputs = if out.holds_run() {
-        Inputs::read(&run.out)?.and(inputs)?
+        Inputs::read(&run.out)?.go_on(inputs)?
     } else {
         inputs.write(&run.out)?;
         inputs
@@ -81,10 +91,21 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
         data: Some((&data, run.batch_tokens)),
         tokens: &tokens,
         settings,
+        files: run.tasks.iter().map(file).collect(),
+        start,
     };
     work.finish(&run.out, &device)?;
     done(&run.out, start);
     Ok(())
+}
+
+/// A task and its file, for the record.
+fn file(task: &TaskFile) -> (String, Value) {
+    let path = task
+        .path
+        .canonicalize()
+        .unwrap_or_else(|_| task.path.clone());
+    (task.name.clone(), path.display().to_string().into())
 }
 
 /// What would fail after hours of work, before it.

@@ -1,10 +1,14 @@
 //! The program `fisher`, and pictures as it and others write them. Needs the feature `cli`.
 
 mod check;
+mod edges;
 mod families;
 mod folders;
 mod inputs;
+mod join;
 mod page;
+mod page;
+mod parts;
 mod per_token;
 mod pictures;
 mod plan;

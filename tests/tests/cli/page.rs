@@ -122,7 +122,7 @@ fn a_browser_shows_maps_and_tables_on_a_desk_and_on_a_phone() {
         assert!(number("wide") <= width as f64, "wider than {width}: {seen}");
         assert_eq!(
             seen["sections"].as_array().expect("sections").len(),
-            6,
+            7,
             "{seen}"
         );
         // Two of heads, two of cosines, and Q, K, V, O for two settings.

@@ -2,6 +2,7 @@
 
 #![cfg(target_os = "linux")]
 
+mod joining;
 mod noise_scale;
 mod statistics;
 mod store;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::jobs::part;
 use super::per_token::PerToken;
 use super::selection::Selection;
 use super::values::{Bytes, Kind, Phases, Scale, Settings};
@@ -20,10 +21,9 @@ Examples:
   Go on after an interruption, or look again with other settings:
     fisher measure .. --resume --interference variant=signed,pool=pooled
 
-  On two machines, then joined; the result is that of one run:
-    fisher measure .. --part 0/2 --out out/first
-    fisher measure .. --part 1/2 --out out/second
-    fisher join --model ./SmolLM-135M --out out/all out/first out/second
+  On many machines, as jobs of an array, then joined; the result is that of one run:
+    fisher measure .. --part auto --phases 1 --keep-gradients --out out/part-{part}
+    fisher join --model ./SmolLM-135M --out out/all out/part-*
 
   Merge two fine-tuned models by their Fisher, each by its own; the result is in out/code/merged:
     fisher measure --model ./chat-tuned --task chat=chat.jsonl --out out/chat
@@ -34,7 +34,8 @@ Examples:
 ///
 /// The runs must have measured the same parameters. The result is that of one run over all of their
 /// samples: means and variances merge exactly, and gradients are taken over where every run kept
-/// them.
+/// them. Any number of runs takes the memory of one. Runs that are not finished, and parts (--part) that are
+/// missing, are named with the command that makes up for them.
 #[derive(Args, Debug)]
 pub struct JoinArgs {
     /// The model that the runs were of
@@ -46,7 +47,10 @@ pub struct JoinArgs {
     /// Go on with what --out already holds, such as to look again with other settings
     #[arg(long)]
     pub resume: bool,
-    /// Folders that runs wrote (their --out)
+    /// Join what there is: without runs that are not finished, and without parts that are missing
+    #[arg(long)]
+    pub partial: bool,
+    /// Folders that runs wrote (their --out), such as out/part-*
     #[arg(required = true, num_args = 1.., value_name = "RUN")]
     pub runs: Vec<PathBuf>,
     /// What to look at
@@ -135,8 +139,17 @@ pub struct MeasureArgs {
         help_heading = "Samples"
     )]
     pub samples: Option<usize>,
-    /// Only a part of the lines of each file, INDEX/OF: every OF-th, from line INDEX, counted from 0
-    #[arg(long, value_name = "INDEX/OF", help_heading = "Samples")]
+    /// Only a part of the lines of each file, INDEX/OF: every OF-th, from line INDEX, counted from 0. `auto`,
+    /// or no value, takes it from the job array that this is a job of (Slurm, PBS, Grid Engine, LSF, AWS
+    /// Batch, Kubernetes..), or from FISHER_PART; `{part}` in --out becomes INDEX
+    #[arg(
+        long,
+        value_name = "INDEX/OF",
+        num_args = 0..=1,
+        default_missing_value = "auto",
+        value_parser = part,
+        help_heading = "Samples"
+    )]
     pub part: Option<Part>,
     /// Look at some samples token by token, into tokens.json and the report: a number, for the first of each task, or
     /// id: and an id; as often as wanted. A pass a token
@@ -191,6 +204,9 @@ pub struct Analysis {
     /// the results. [default: `default` and `variant=signed,pool=pooled`]
     #[arg(long, value_name = "SETTINGS", help_heading = "What is made of it")]
     pub interference: Vec<Settings>,
+    /// Keep gradients of samples although no phase here compares any, for a run that this one is joined to
+    #[arg(long, help_heading = "What is made of it")]
+    pub keep_gradients: bool,
     /// Write every gradient that was kept to results.safetensors
     #[arg(long, help_heading = "What is made of it")]
     pub save_gradients: bool,
@@ -235,7 +251,10 @@ impl Analysis {
     /// Whether these phases need gradients of single samples.
     pub fn keeps_gradients(&self, phases: &[u8]) -> bool {
         let compares = phases.iter().any(|phase| [5, 6].contains(phase));
-        compares || self.save_gradients || phases.contains(&7) && !self.scale.is_empty()
+        compares
+            || self.keep_gradients
+            || self.save_gradients
+            || phases.contains(&7) && !self.scale.is_empty()
     }
 
     /// The settings of the interference to run.
@@ -247,5 +266,26 @@ impl Analysis {
             .iter()
             .filter_map(|text| text.parse().ok())
             .collect()
+    }
+}
+
+impl MeasureArgs {
+    /// Put the number of the part where `--out` has `{part}`, with as many digits as the last part's, so that
+    /// names sort as numbers do.
+    ///
+    /// # Errors
+    /// When there is no part.
+    pub fn place(&mut self) -> Result<(), String> {
+        let Some(out) = self.out.to_str().filter(|out| out.contains("{part}")) else {
+            return Ok(());
+        };
+        let part = self
+            .part
+            .ok_or("--out has {part} in it, and there is no --part")?;
+        let digits = (part.of - 1).to_string().len();
+        self.out = out
+            .replace("{part}", &format!("{:0digits$}", part.index))
+            .into();
+        Ok(())
     }
 }

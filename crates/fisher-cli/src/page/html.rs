@@ -18,6 +18,7 @@ use crate::words::count;
 pub const PAGE: &str = "report.html";
 /// How a page of this program begins to say so.
 pub const GENERATOR: &str = "<meta name=generator content=\"fisher ";
+use super::tasks::tasks;
 use super::tokens::tokens;
 use crate::measure::{Cost, Findings, MERGED, Measured, Merged, SampleTokens};
 
@@ -45,7 +46,9 @@ impl Page<'_> {
         let model = self.run["model"]["name"].as_str().unwrap_or("a model");
         let title = format!("{} in {model}", names.join(" and "));
         let mut body = String::new();
-        let sections: [(&str, &str, String); 8] = [
+        let measured = tasks(self.run, self.tasks, self.statistics);
+        let sections: [(&str, &str, String); 9] = [
+            ("tasks", "What was measured", measured),
             ("importance", "What each task depends on", self.importance()),
             ("overlap", "Where the tasks overlap", self.overlap()),
             ("conflicts", "Which samples collide", self.conflicts()),
@@ -88,16 +91,22 @@ impl Page<'_> {
         let tasks = self.tasks.iter().map(|task| {
             let tokens: u64 = task.tokens.iter().sum();
             let samples = count(task.ids.len(), "sample");
-            format!(
-                "{samples} of {} with {tokens} active tokens",
-                escaped(&task.name)
-            )
+            let tokens = count(tokens as usize, "active token");
+            format!("{samples} of {} with {tokens}", escaped(&task.name))
         });
+        let heads = match (of("heads") as usize, of("kv_heads") as usize) {
+            (0, _) => "no attention heads".into(),
+            (heads, shared) if (1..heads).contains(&shared) => format!(
+                "{}, which share {} in each",
+                count(heads, "query head"),
+                count(shared, "key/value head")
+            ),
+            (heads, _) => format!("{} in each", count(heads, "attention head")),
+        };
         format!(
-            "A {} model of {} layers with {} attention heads each and {} weights; {}.",
+            "A {} model of {} with {heads} and {} weights; {}.",
             escaped(model["type"].as_str().unwrap_or("decoder")),
-            of("layers"),
-            of("heads"),
+            count(of("layers") as usize, "layer"),
             large(of("weights")),
             tasks.collect::<Vec<_>>().join(", ")
         )
@@ -107,20 +116,7 @@ impl Page<'_> {
     fn glance(&self) -> String {
         let mut said: Vec<String> = Vec::new();
         for report in &self.findings.importance {
-            let (layer, head) = (report.layers.first(), report.heads.first());
-            if let Some(layer) = layer {
-                let head = head.map_or(String::new(), |head| {
-                    let (name, sure) = (escaped(&head.name), sure(head));
-                    format!("; of the heads {name} has the largest{sure}")
-                });
-                said.push(format!(
-                    "In these samples of <b>{}</b>, <b>{}</b> has the largest share of the Fisher information, {}{}{head}.",
-                    escaped(&report.task),
-                    escaped(&layer.name),
-                    share(layer.share),
-                    sure(layer),
-                ));
-            }
+            said.extend(most(report));
         }
         if let Some((key, report)) = self.findings.overlap.first() {
             said.push(format!(
@@ -174,6 +170,12 @@ impl Page<'_> {
                 &format!("{task}: attention heads"),
                 &report.heads,
             );
+        }
+        let heads = self.findings.importance.iter();
+        if heads.map(|report| report.heads.len()).max() > Some(0)
+            && let Some(said) = shared(&self.run["model"])
+        {
+            let _ = write!(text, "<p class=soft>{said}</p>");
         }
         let maps = self.findings.importance.iter();
         let maps: Vec<HeatMap> = maps.filter_map(|report| self.heads(report)).collect();
@@ -420,7 +422,12 @@ impl Page<'_> {
         let mut text = String::from("<dl>");
         let mut rows: Vec<(String, &Value)> = Vec::new();
         flatten("", self.run, &mut rows);
-        for (name, value) in rows {
+        // What stands elsewhere on the page.
+        let here = |name: &str| {
+            let said = ["loss per token", "files", "date", "seconds"];
+            !said.iter().any(|said| name.starts_with(said))
+        };
+        for (name, value) in rows.into_iter().filter(|(name, _)| here(name)) {
             let value = escaped(&plain(value));
             let _ = write!(text, "<dt>{}</dt><dd>{value}</dd>", escaped(&name));
         }
@@ -512,7 +519,14 @@ fn large(n: u64) -> String {
 fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
-        Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join(", "),
+        Value::Array(values) => {
+            const SHOWN: usize = 12;
+            let mut words: Vec<String> = values.iter().take(SHOWN).map(plain).collect();
+            if values.len() > SHOWN {
+                words.push(format!("{} more", values.len() - SHOWN));
+            }
+            words.join(", ")
+        }
         other => other.to_string(),
     }
 }
@@ -536,6 +550,69 @@ fn flatten<'a>(prefix: &str, value: &'a Value, rows: &mut Vec<(String, &'a Value
         value => rows.push((prefix.into(), value)),
     }
 }
+
+/// What a task depends on most, in a sentence.
+fn most(report: &ImportanceReport) -> Option<String> {
+    let task = escaped(&report.task);
+    let layer = report.layers.first()?;
+    if report.trace == 0.0 {
+        return Some(format!(
+            "In these samples of <b>{task}</b> every gradient is 0: no layer and no head counts more than \
+             another."
+        ));
+    }
+    let one = report.samples == 1;
+    let name = escaped(&layer.name);
+    let mut said = match (&*report.layers, one) {
+        ([_], _) => {
+            format!("All Fisher information of <b>{task}</b> that was measured is in <b>{name}</b>")
+        }
+        (_, true) => format!(
+            "In the one sample of <b>{task}</b>, <b>{name}</b> has the largest share of the squared gradient, \
+             {}; of other samples that says nothing",
+            share(layer.share)
+        ),
+        (_, false) => format!(
+            "In these samples of <b>{task}</b>, <b>{name}</b> has the largest share of the Fisher \
+             information, {}{}",
+            share(layer.share),
+            sure(layer)
+        ),
+    };
+    match report.heads.first() {
+        Some(head) if head.fisher == 0.0 => {
+            said.push_str("; the gradients of all attention heads are 0");
+        }
+        Some(head) if report.heads.len() > 1 => {
+            let sure = if one { String::new() } else { sure(head) };
+            let name = escaped(&head.name);
+            let _ = write!(said, "; of the heads {name} has the largest{sure}");
+        }
+        _ => {}
+    }
+    Some(said + ".")
+}
+
+/// Which query heads share which key/value head, where they do.
+fn shared(model: &Value) -> Option<String> {
+    let [heads, shared] = ["heads", "kv_heads"].map(|key| model[key].as_u64().unwrap_or(0));
+    if shared == 0 || heads <= shared || heads % shared != 0 {
+        return None;
+    }
+    let each = heads / shared;
+    let group = |head: u64| {
+        let (first, last) = (head * each, (head + 1) * each - 1);
+        format!("{first} to {last} share key/value head {head}")
+    };
+    let groups: Vec<String> = (0..shared.min(4)).map(group).collect();
+    let more = if shared > 4 { ", and so on" } else { "" };
+    Some(format!(
+        "Query heads {}{more}. What a shared key/value head has counts to each of its query heads in equal \
+         parts.",
+        groups.join(", ")
+    ))
+}
+
 /// Whether first place holds, as words after a name.
 fn sure(first: &Ranked) -> String {
     match first.ranks {

@@ -3,6 +3,7 @@
 mod html;
 mod parts;
 mod samples;
+mod tasks;
 mod tokens;
 
 pub use html::{GENERATOR, PAGE, Page};

@@ -43,7 +43,7 @@ pub(super) fn percent(share: Option<f64>) -> String {
 /// Rows shown before the rest is folded away.
 const SHOWN: usize = 10;
 /// Rows at all: more are in report.json.
-const ROWS: usize = 100;
+const ROWS: usize = 50;
 
 /// A ranking with its error bars; `title` is its caption.
 pub(super) fn ranking(page: &mut String, title: &str, ranked: &[Ranked]) {
@@ -145,17 +145,24 @@ fn bar(entry: &Ranked, most: f64) -> String {
 
 /// A heat map, and its numbers as a table for who cannot see it.
 pub(super) fn figure(page: &mut String, map: &HeatMap, caption: &str) {
-    let table = numbers(map);
     let svg = map.svg();
     let _ = write!(page, "<figure class=map>{svg}");
     if !caption.is_empty() {
         let _ = write!(page, "<figcaption>{}</figcaption>", escaped(caption));
     }
+    if map.rows.len() * map.columns.len() > NUMBERS {
+        page.push_str("<p class=soft>Too many cells for a table: the numbers are in report.json.</p></figure>");
+        return;
+    }
     let _ = write!(
         page,
-        "<details><summary>As numbers</summary>{table}</details></figure>"
+        "<details><summary>As numbers</summary>{}</details></figure>",
+        numbers(map)
     );
 }
+
+/// Cells that stand as numbers too.
+const NUMBERS: usize = 600;
 
 fn numbers(map: &HeatMap) -> String {
     let mut table = String::from("<div class=scroll tabindex=0><table><thead><tr><th></th>");

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use fisher_metrics::conflicts::{ConflictReport, SliceConflicts, Verdict};
+use fisher_metrics::damping::Health;
 use fisher_metrics::interference::{InterferenceReport, Variant};
 
 use super::parts::{escaped, figure, maybe, number, percent, sentence};
@@ -53,14 +54,15 @@ pub(super) fn collisions(text: &mut String, report: &ConflictReport) {
 }
 
 /// Pairs that are drawn.
-const CELLS: usize = 64 * 64;
+const CELLS: usize = 48 * 48;
 
 /// The first parameters, and how many more there are.
 fn parameters(text: &mut String, slices: &[&SliceConflicts]) {
     text.push_str(
         "<div class=scroll tabindex=0><table><caption>Parameters, the most surely opposed first</caption>\
          <thead><tr><th scope=col>parameter</th><th scope=col>verdict</th>\
-         <th scope=col class=n>mean cosine</th><th scope=col class=n>q opposed</th>\
+         <th scope=col class=n>mean cosine across the tasks</th><th scope=col class=n>within them</th>\
+         <th scope=col class=n>q opposed</th>\
          <th scope=col class=n>q aligned</th><th scope=col class=n>q apart</th>\
          <th scope=col class=n>conflicting pairs</th></tr></thead><tbody>",
     );
@@ -70,11 +72,12 @@ fn parameters(text: &mut String, slices: &[&SliceConflicts]) {
         let [opposed, aligned, apart] = q.map(|answer| maybe(answer.map(|answer| answer.q)));
         let _ = write!(
             text,
-            "<tr><th scope=row class=name>{}</th><td>{}</td><td class=n>{}</td><td class=n>{opposed}</td>\
-             <td class=n>{aligned}</td><td class=n>{apart}</td><td class=n>{}</td></tr>",
+            "<tr><th scope=row class=name>{}</th><td>{}</td><td class=n>{}</td><td class=n>{}</td>\
+             <td class=n>{opposed}</td><td class=n>{aligned}</td><td class=n>{apart}</td><td class=n>{}</td></tr>",
             escaped(&slice.name),
             slice.verdict,
             maybe(slice.mean_cosine),
+            maybe(within(slice)),
             slice.conflicts
         );
     }
@@ -87,6 +90,12 @@ fn parameters(text: &mut String, slices: &[&SliceConflicts]) {
         );
     }
     text.push_str("</p>");
+}
+
+/// The mean cosine of two samples of one task, on the average of both tasks: `apart` is tested by how far it
+/// lies above that across them.
+fn within(slice: &SliceConflicts) -> Option<f64> {
+    Some(slice.mean_cosine? - slice.apart?.statistic)
 }
 
 /// The pairs of samples with the worst scores.
@@ -115,21 +124,34 @@ pub(super) fn worst(text: &mut String, report: &InterferenceReport) {
     text.push_str("</tbody></table></div></details>");
 }
 
+/// Slices whose F is told.
+const SLICES: usize = 40;
+
 /// F of the heads that the scores are divided by.
 pub(super) fn state(text: &mut String, settings: &str, report: &InterferenceReport) {
     let _ = write!(
         text,
         "<p>The Fisher that interference ({}) divides by, over each slice, and the damping λ that was \
          added. Where λ is more than a hundredth of the median it decides more than F does.</p>\
-         <details><summary>{} slices</summary><div class=scroll tabindex=0><table><thead><tr>\
+         <details><summary>{}</summary><div class=scroll tabindex=0><table><thead><tr>\
          <th scope=col>slice</th><th scope=col class=n>smallest F</th><th scope=col class=n>median</th>\
          <th scope=col class=n>largest</th><th scope=col class=n>below ε</th>\
          <th scope=col class=n>λ</th></tr></thead><tbody>",
         escaped(settings),
-        report.slices.len()
+        match report.slices.len() {
+            all if all > SLICES => format!("The {SLICES} of {all} slices that are damped most"),
+            all => count(all, "slice"),
+        }
     );
-    for slice in &report.slices {
-        let Some(health) = slice.health else { continue };
+    let mut slices: Vec<_> = report
+        .slices
+        .iter()
+        .filter_map(|slice| Some((slice, slice.health?)))
+        .collect();
+    // The most damped first; ties keep the model's order.
+    let damped = |health: &Health| health.ridge_lambda_applied / health.median;
+    slices.sort_by(|(_, x), (_, y)| damped(y).total_cmp(&damped(x)));
+    for (slice, health) in slices.into_iter().take(SLICES) {
         let mark = if health.swamped() {
             " (too much damping)"
         } else {

@@ -1,6 +1,7 @@
 //! A task: a name and a file of samples.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -40,6 +41,9 @@ pub struct Part {
     pub index: usize,
     /// Of how many.
     pub of: usize,
+    /// The variable of the environment that said so, if one did.
+    #[serde(skip)]
+    pub source: Option<&'static str>,
 }
 
 impl FromStr for Part {
@@ -49,9 +53,19 @@ impl FromStr for Part {
         let parts = text.split_once('/');
         let parts = parts.and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
         match parts {
-            Some((index, of)) if index < of => Ok(Self { index, of }),
-            _ => Err("a part is INDEX/OF with INDEX from 0, such as 0/4 to 3/4".into()),
+            Some((index, of)) if index < of => Ok(Self {
+                index,
+                of,
+                source: None,
+            }),
+            _ => Err("a part is INDEX/OF with INDEX from 0, such as 0/4 to 3/4, or auto".into()),
         }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.index, self.of)
     }
 }
 

@@ -6,7 +6,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufWriter, ErrorKind, Write};
 use std::path::Path;
 
-use safetensors::tensor::{Metadata, TensorInfo, TensorView};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
 use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result, format_error, io_error};
@@ -48,22 +48,30 @@ pub(super) fn write_atomically(
     views: BTreeMap<&str, TensorView>,
     header: HashMap<String, String>,
 ) -> Result<()> {
-    let (header, views) = layout(path, &views, header)?;
+    let tensors = views.iter();
+    let tensors = tensors.map(|(name, view)| (*name, (view.dtype(), view.shape().to_vec())));
+    let layout = layout(path, &tensors.collect(), header)?;
     let folder = folder_of(path);
     let io = |e| io_error(path, e);
     remove_stale(folder);
     let temporary = begin(folder).map_err(io)?;
     let mut file = BufWriter::with_capacity(1 << 20, temporary.as_file());
-    file.write_all(&header).map_err(io)?;
-    for view in views {
-        file.write_all(view.data()).map_err(io)?;
+    file.write_all(&layout.header).map_err(io)?;
+    for name in &layout.order {
+        file.write_all(views[&**name].data()).map_err(io)?;
     }
     file.flush().map_err(io)?;
     drop(file);
+    put_in_place(temporary, path)
+}
+
+/// What was written whole, under its own name.
+pub(super) fn put_in_place(temporary: NamedTempFile, path: &Path) -> Result<()> {
+    let io = |e| io_error(path, e);
     temporary.as_file().sync_all().map_err(io)?;
     temporary.persist(path).map_err(|e| io(e.error))?;
     // A rename is durable once its folder is.
-    sync_folder(folder).map_err(io)
+    sync_folder(folder_of(path)).map_err(io)
 }
 
 /// Wait until the names in a folder are on the disk. Not every platform can open one.
@@ -76,27 +84,55 @@ pub fn sync_folder(folder: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The first bytes of a safetensors file, and its tensors in the order in which they follow: by
-/// falling alignment, then by name.
-fn layout<'a, 'data>(
+/// Where the parts of a safetensors file lie.
+pub(super) struct Layout {
+    /// The file's first bytes.
+    pub(super) header: Vec<u8>,
+    /// The tensors, as they follow.
+    order: Vec<String>,
+    /// Where each begins, from the end of the header.
+    starts: HashMap<String, u64>,
+    end: u64,
+}
+
+impl Layout {
+    /// Bytes of the file.
+    pub(super) fn length(&self) -> u64 {
+        self.header.len() as u64 + self.end
+    }
+
+    /// Where a tensor begins in the file.
+    pub(super) fn start(&self, tensor: &str) -> Option<u64> {
+        let start = self.starts.get(tensor)?;
+        Some(self.header.len() as u64 + start)
+    }
+}
+
+/// Tensors follow by falling alignment, then by name.
+pub(super) fn layout<S: AsRef<str> + Ord>(
     path: &Path,
-    views: &'a BTreeMap<&str, TensorView<'data>>,
+    tensors: &BTreeMap<S, (Dtype, Vec<usize>)>,
     header: HashMap<String, String>,
-) -> Result<(Vec<u8>, Vec<&'a TensorView<'data>>)> {
-    let mut order: Vec<(&&str, &TensorView)> = views.iter().collect();
-    order.sort_by_key(|(name, view)| (std::cmp::Reverse(view.dtype()), **name));
+) -> Result<Layout> {
+    let mut order: Vec<(&str, &(Dtype, Vec<usize>))> = tensors
+        .iter()
+        .map(|(name, tensor)| (name.as_ref(), tensor))
+        .collect();
+    order.sort_by_key(|(name, (dtype, _))| (std::cmp::Reverse(*dtype), *name));
     let mut end = 0;
-    let place = |(name, view): &(&&str, &TensorView)| {
+    let mut starts = HashMap::new();
+    let mut places = Vec::new();
+    for (name, (dtype, shape)) in &order {
         let start = end;
-        end += view.data().len();
+        end += shape.iter().product::<usize>() * dtype.bitsize() / 8;
+        starts.insert((*name).to_owned(), start as u64);
         let info = TensorInfo {
-            dtype: view.dtype(),
-            shape: view.shape().to_vec(),
+            dtype: *dtype,
+            shape: shape.clone(),
             data_offsets: (start, end),
         };
-        ((**name).to_owned(), info)
-    };
-    let places = order.iter().map(place).collect();
+        places.push(((*name).to_owned(), info));
+    }
     let metadata = Metadata::new(Some(header), places).map_err(|e| format_error(path, e))?;
     let mut json = serde_json::to_vec(&metadata).map_err(|e| format_error(path, e))?;
     json.resize(json.len().next_multiple_of(8), b' ');
@@ -109,12 +145,17 @@ fn layout<'a, 'data>(
     }
     let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
     bytes.append(&mut json);
-    Ok((bytes, order.into_iter().map(|(_, view)| view).collect()))
+    Ok(Layout {
+        header: bytes,
+        order: order.into_iter().map(|(name, _)| name.into()).collect(),
+        starts,
+        end: end as u64,
+    })
 }
 
 /// A new file in `folder`, locked for as long as it is open: by that [`remove_stale`] tells that
 /// somebody writes to it.
-fn begin(folder: &Path) -> std::io::Result<NamedTempFile> {
+pub(super) fn begin(folder: &Path) -> std::io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(PREFIX).suffix(SUFFIX);
     // Readable as any file of the user's is (the umask applies), not only by its owner.
@@ -134,7 +175,7 @@ fn begin(folder: &Path) -> std::io::Result<NamedTempFile> {
 
 /// Remove the files that programs began in `folder` and were killed over. Whether that works does not
 /// matter to what is written.
-fn remove_stale(folder: &Path) {
+pub(super) fn remove_stale(folder: &Path) {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) => {
@@ -166,7 +207,7 @@ fn is_ours(name: &OsStr) -> bool {
     middle.is_some_and(|m| m.len() == 6 && m.bytes().all(|b| b.is_ascii_alphanumeric()))
 }
 
-fn folder_of(path: &Path) -> &Path {
+pub(super) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -176,7 +217,6 @@ fn folder_of(path: &Path) -> &Path {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use safetensors::Dtype;
 
     fn write(path: &Path) -> Result<()> {
         let view = TensorView::new(Dtype::U8, vec![3], &[1, 2, 3]).expect("a view");

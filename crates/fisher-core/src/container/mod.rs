@@ -2,6 +2,7 @@
 
 mod atomic;
 mod checksum;
+mod filled;
 mod partial;
 mod tensors;
 mod whole;
@@ -12,6 +13,7 @@ pub use atomic::sync_folder;
 
 pub(crate) use atomic::HEADER_LIMIT;
 pub(crate) use checksum::hex;
+pub(crate) use filled::Filled;
 pub(crate) use partial::Partial;
-pub(crate) use tensors::{data, encode, indices};
+pub(crate) use tensors::{data, encode, indices, view};
 pub(crate) use whole::{Contents, WRITER, write};

@@ -1,15 +1,22 @@
-//! Files of which only the metadata and a few tensors are read, however large the rest is.
+//! Files of which a part at a time is read, however large the whole is.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-use safetensors::tensor::Metadata;
+use safetensors::tensor::{Metadata, TensorInfo};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::{Result, format_error, io_error};
+use super::checksum::Digest;
+use crate::error::{Error, Result, format_error, io_error};
 
-/// A file that was opened, and its header. Nothing is compared with a checksum.
+/// Bytes that are read at once.
+const PIECE: u64 = 1 << 20;
+
+/// A file that was opened, and its header. Nothing is compared with a checksum but by
+/// [`Partial::verify`].
 pub(crate) struct Partial<'a> {
     path: &'a Path,
     file: File,
@@ -21,10 +28,18 @@ pub(crate) struct Partial<'a> {
 
 impl<'a> Partial<'a> {
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io); [`Error::Format`](crate::Error::Format) when it has no header.
+    /// [`Error::Io`]; [`Error::Format`] when it has no header.
     pub(crate) fn open(path: &'a Path) -> Result<Self> {
+        Self::of(path, File::open(path).map_err(|e| io_error(path, e))?)
+    }
+
+    /// Of a file that is open already.
+    ///
+    /// # Errors
+    /// As [`Partial::open`].
+    pub(super) fn of(path: &'a Path, mut file: File) -> Result<Self> {
         let io = |e| io_error(path, e);
-        let mut file = File::open(path).map_err(io)?;
+        file.rewind().map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
         let mut size = [0; 8];
         if length < 8 {
@@ -35,11 +50,12 @@ impl<'a> Partial<'a> {
         // Sizes come from the file's length, never from its numbers alone.
         let data = header.checked_add(8).filter(|&data| data <= length);
         let data = data.ok_or_else(|| format_error(path, "its header is longer than the file"))?;
-        let header = bytes(&mut file, 8, header).map_err(io)?;
+        let mut bytes = vec![0; header as usize];
+        read_at(&mut file, 8, &mut bytes).map_err(io)?;
         Ok(Self {
             path,
             file,
-            header: serde_json::from_slice(&header).map_err(|e| format_error(path, e))?,
+            header: serde_json::from_slice(&bytes).map_err(|e| format_error(path, e))?,
             length,
             data,
         })
@@ -48,33 +64,117 @@ impl<'a> Partial<'a> {
     /// The metadata, whose JSON stands under `key`.
     ///
     /// # Errors
-    /// [`Error::Format`](crate::Error::Format).
+    /// [`Error::Format`].
     pub(crate) fn metadata<M: DeserializeOwned>(&self, key: &str) -> Result<M> {
-        let json = self.header.metadata().as_ref().and_then(|all| all.get(key));
-        let json =
-            json.ok_or_else(|| format_error(self.path, format!("it has no `{key}` metadata")))?;
-        serde_json::from_str(json).map_err(|e| format_error(self.path, e))
+        serde_json::from_str(self.json(key)?).map_err(|e| format_error(self.path, e))
     }
 
-    /// The bytes of a tensor, at least one.
+    /// The version of its form.
     ///
     /// # Errors
-    /// [`Error::Format`](crate::Error::Format) when it is not there, [`Error::Io`](crate::Error::Io).
+    /// [`Error::Format`].
+    pub(crate) fn schema(&self, key: &str) -> Result<u64> {
+        #[derive(Deserialize)]
+        struct Version {
+            schema: u64,
+        }
+        let Version { schema } = self.metadata(key)?;
+        Ok(schema)
+    }
+
+    fn json(&self, key: &str) -> Result<&str> {
+        let json = self.header.metadata().as_ref().and_then(|all| all.get(key));
+        let json = json.map(String::as_str);
+        json.ok_or_else(|| format_error(self.path, format!("it has no `{key}` metadata")))
+    }
+
+    /// What its tensors are, by name.
+    pub(crate) fn tensors(&self) -> BTreeMap<String, TensorInfo> {
+        let all = self.header.tensors().into_iter();
+        all.map(|(name, info)| (name, info.clone())).collect()
+    }
+
+    /// What a tensor is.
+    ///
+    /// # Errors
+    /// [`Error::Format`] when it is not there.
+    pub(crate) fn tensor(&self, name: &str) -> Result<TensorInfo> {
+        let info = self.header.info(name).cloned();
+        info.ok_or_else(|| format_error(self.path, format!("no `{name}`")))
+    }
+
+    /// Read so many bytes of a tensor, `from` its beginning.
+    ///
+    /// # Errors
+    /// [`Error::Format`] when the file is shorter, [`Error::Io`].
+    pub(crate) fn read(&mut self, tensor: &TensorInfo, from: u64, bytes: &mut [u8]) -> Result<()> {
+        let start = self.data + tensor.data_offsets.0 as u64 + from;
+        if start + bytes.len() as u64 > self.length {
+            return Err(format_error(
+                self.path,
+                "it is shorter than its header says",
+            ));
+        }
+        read_at(&mut self.file, start, bytes).map_err(|e| io_error(self.path, e))
+    }
+
+    /// The bytes of a tensor.
+    ///
+    /// # Errors
+    /// As [`Partial::read`], and [`Error::Format`] when it is not there.
     pub(crate) fn bytes(&mut self, name: &str) -> Result<Vec<u8>> {
-        let place = self.header.info(name).map(|info| info.data_offsets);
-        let (start, end) = place.unwrap_or_default();
-        let [start, end] = [start, end].map(|at| at as u64);
-        let there = start < end && end <= self.length - self.data;
-        if !there {
+        let tensor = self.tensor(name)?;
+        let (start, end) = tensor.data_offsets;
+        if end as u64 > self.length - self.data {
             return Err(format_error(self.path, format!("no `{name}`")));
         }
-        bytes(&mut self.file, self.data + start, end - start).map_err(|e| io_error(self.path, e))
+        let mut bytes = vec![0; end - start];
+        self.read(&tensor, 0, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Read all of the file and compare it with `sha256`, which stands in the metadata under `key`.
+    ///
+    /// # Errors
+    /// [`Error::Checksum`], and as [`Partial::read`].
+    pub(crate) fn verify(&mut self, key: &str, sha256: &str) -> Result<()> {
+        let undigested = self.json(key)?.replacen(sha256, "", 1);
+        let found = self.digest(&undigested)?;
+        if found == sha256 {
+            return Ok(());
+        }
+        Err(Error::Checksum {
+            path: self.path.into(),
+            expected: sha256.into(),
+            found,
+        })
+    }
+
+    /// The digest of the file, when its metadata without its digest is `metadata`.
+    ///
+    /// # Errors
+    /// As [`Partial::read`].
+    pub(super) fn digest(&mut self, metadata: &str) -> Result<String> {
+        let mut digest = Digest::of(metadata);
+        let mut piece = vec![0; PIECE as usize];
+        for (name, tensor) in self.tensors() {
+            let told = digest.tensor(&name, tensor.dtype, &tensor.shape);
+            told.map_err(|e| format_error(self.path, e))?;
+            let (start, end) = tensor.data_offsets;
+            let length = (end - start) as u64;
+            let mut at = 0;
+            while at < length {
+                let bytes = &mut piece[..PIECE.min(length - at) as usize];
+                self.read(&tensor, at, bytes)?;
+                digest.bytes(bytes);
+                at += bytes.len() as u64;
+            }
+        }
+        Ok(digest.hex())
     }
 }
 
-fn bytes(file: &mut File, start: u64, length: u64) -> std::io::Result<Vec<u8>> {
-    let mut bytes = vec![0; length as usize];
+fn read_at(file: &mut File, start: u64, bytes: &mut [u8]) -> std::io::Result<()> {
     file.seek(SeekFrom::Start(start))?;
-    file.read_exact(&mut bytes)?;
-    Ok(bytes)
+    file.read_exact(bytes)
 }

@@ -31,7 +31,7 @@ pub(crate) fn indices(name: &str, view: &TensorView, shape: &[usize]) -> Result<
     Ok(values.collect())
 }
 
-pub(super) fn view(data: &TensorData) -> Result<TensorView<'_>, String> {
+pub(crate) fn view(data: &TensorData) -> Result<TensorView<'_>, String> {
     let dtype = match data.dtype() {
         DType::F64 => Dtype::F64,
         DType::F32 => Dtype::F32,

@@ -3,6 +3,7 @@
 mod compensated;
 mod ema;
 mod interval;
+mod merged;
 mod skewed;
 mod welford;
 
@@ -15,5 +16,6 @@ pub use interval::{
 pub use welford::{SampleMoments, Welford, effective};
 
 pub(crate) use compensated::to_device;
+pub(crate) use merged::Merged;
 pub(crate) use skewed::Skewed;
 pub(crate) use welford::{BatchMoments, skewness};

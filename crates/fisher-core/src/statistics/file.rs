@@ -57,14 +57,14 @@ pub const SCHEMA_VERSION: u64 = 3;
 pub(super) const METADATA: &str = "fisher";
 
 #[derive(Serialize, Deserialize)]
-struct Metadata {
-    schema: u64,
+pub(super) struct Metadata {
+    pub(super) schema: u64,
     writer: String,
     provenance: Provenance,
     plan: Plan<Unchecked>,
     /// Task to the name of a mean, of third moments and of units, to its number of samples.
-    tasks: BTreeMap<String, BTreeMap<String, u64>>,
-    sha256: String,
+    pub(super) tasks: BTreeMap<String, BTreeMap<String, u64>>,
+    pub(super) sha256: String,
 }
 
 impl<C: ContributionUnit> Statistics<C> {
@@ -94,15 +94,30 @@ impl<C: ContributionUnit> Statistics<C> {
 
     fn write(&self, path: &Path, with_samples: bool) -> Result<()> {
         self.check_whole()?;
-        let mut tensors = BTreeMap::new();
-        let mut tasks: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+        let (metadata, mut tensors) = self.about(path, with_samples)?;
         for (name, task) in &self.tasks {
             // Accumulators are handles: a clone copies no values. Records of samples are values, and grow.
             let mut accumulators = task.parameters.clone();
-            let counts = tasks.entry(name.clone()).or_default();
             for slot in slots(&mut accumulators, name, &self.plan) {
-                counts.insert(slot.name("mean"), slot.welford.count());
                 slot.write(&mut tensors)?;
+            }
+        }
+        write(path, METADATA, &tensors, metadata, |m| &mut m.sha256)
+    }
+
+    /// The metadata of a file, and all of its tensors but those of elements and groups.
+    pub(super) fn about(
+        &self,
+        path: &Path,
+        with_samples: bool,
+    ) -> Result<(Metadata, BTreeMap<String, TensorData>)> {
+        let mut tensors = BTreeMap::new();
+        let mut tasks: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+        for (name, task) in &self.tasks {
+            let counts = tasks.entry(name.clone()).or_default();
+            let mut accumulators = task.parameters.clone();
+            for slot in slots(&mut accumulators, name, &self.plan) {
+                counts.insert(slot.name("mean"), task.totals.count);
             }
             for (_, mean, _) in TaskStatistics::totals_named(name, &self.plan) {
                 counts.insert(mean, task.totals.count);
@@ -135,7 +150,7 @@ impl<C: ContributionUnit> Statistics<C> {
             tasks,
             sha256: String::new(),
         };
-        write(path, METADATA, &tensors, metadata, |m| &mut m.sha256)
+        Ok((metadata, tensors))
     }
 
     /// Make sure, before long work begins, that these statistics can be saved to `path` when they have
@@ -210,13 +225,25 @@ impl<C: ContributionUnit> Statistics<C> {
     fn read(
         path: &Path,
         device: &Device,
-        mut kept: Option<BTreeMap<String, Vec<SampleRecord>>>,
+        kept: Option<BTreeMap<String, Vec<SampleRecord>>>,
     ) -> Result<Self> {
-        let format = |reason: String| format_error(path, reason);
         let file = Contents::read(path, METADATA)?;
         file.check_version(1..=SCHEMA_VERSION)?;
         let metadata: Metadata = file.metadata()?;
         let views = file.tensors(&metadata.sha256)?;
+        Self::of_file(path, device, metadata, &views, kept, true)
+    }
+
+    /// From what was found in a file; without its elements and groups, the accumulators have none.
+    pub(super) fn of_file(
+        path: &Path,
+        device: &Device,
+        metadata: Metadata,
+        views: &BTreeMap<String, TensorView>,
+        mut kept: Option<BTreeMap<String, Vec<SampleRecord>>>,
+        elements: bool,
+    ) -> Result<Self> {
+        let format = |reason: String| format_error(path, reason);
         if metadata.provenance.loss != TokenSum::NAME {
             return Err(format(format!(
                 "its losses are `{}`",
@@ -233,7 +260,7 @@ impl<C: ContributionUnit> Statistics<C> {
         let plan = metadata.plan.try_map(|path, shape, mut grouping| {
             let name = groups_name(path, grouping.label());
             if let Some(ids) = grouping.custom_ids().filter(|ids| ids.is_empty()) {
-                *ids = custom_ids(&name, shape, &views)?;
+                *ids = custom_ids(&name, shape, views)?;
             }
             Grouping::try_from(grouping)
         });
@@ -280,7 +307,7 @@ impl<C: ContributionUnit> Statistics<C> {
                     )));
                 }
             }
-            task.read_totals(name, &plan, counts, &views)
+            task.read_totals(name, &plan, counts, views)
                 .map_err(format)?;
             for slot in slots(&mut task.parameters, name, &plan) {
                 if counts.get(&slot.name("mean")) != Some(&count) {
@@ -289,8 +316,10 @@ impl<C: ContributionUnit> Statistics<C> {
                         "`{name}` is not of the task's {count} samples"
                     )));
                 }
-                slot.read(count, &views, &device, plan.dtype(&device))
-                    .map_err(format)?;
+                if elements {
+                    let read = slot.read(count, views, &device, plan.dtype(&device));
+                    read.map_err(format)?;
+                }
             }
             tasks.insert(name.clone(), task);
         }

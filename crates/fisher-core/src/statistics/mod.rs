@@ -5,6 +5,7 @@ mod averages;
 mod config;
 mod copies;
 mod file;
+mod joining;
 mod mixture;
 mod pending;
 mod plan;

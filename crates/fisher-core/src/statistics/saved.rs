@@ -49,6 +49,16 @@ impl SavedSamples {
         })
     }
 
+    /// Where the statistics come from.
+    pub fn provenance(&self) -> &Provenance {
+        &self.provenance
+    }
+
+    /// The samples of a task, in order, those that were skipped included. A task that is not there has none.
+    pub fn samples(&self, task: &str) -> &[SampleRecord] {
+        self.tasks.get(task).map_or(&[], |samples| samples)
+    }
+
     /// The number of samples, of all tasks.
     pub fn count(&self) -> usize {
         self.tasks.values().map(Vec::len).sum()

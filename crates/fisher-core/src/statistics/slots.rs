@@ -48,6 +48,10 @@ pub(super) fn slots<'a>(
 }
 
 impl Slot<'_> {
+    pub(super) fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
     pub(super) fn name(&self, moment: &str) -> String {
         format!("{}/{}{moment}/{}", self.task, self.kind, self.rest)
     }

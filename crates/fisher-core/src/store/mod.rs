@@ -6,6 +6,7 @@ mod filling;
 mod gradients;
 mod index;
 mod intake;
+mod joining;
 mod positioned;
 mod precision;
 mod shards;

@@ -293,6 +293,15 @@ impl Shards {
 
     /// Read a chunk and compare it with what was written.
     pub(super) fn verify(&self, entry: &Entry) -> Result<()> {
+        self.read_checked(entry, |_| Ok(()))
+    }
+
+    /// Give a chunk, 8 MB at a time, and compare it with what was written.
+    pub(super) fn read_checked(
+        &self,
+        entry: &Entry,
+        mut take: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
         const PIECE: u64 = 1 << 23;
         let mut hasher = crc32fast::Hasher::new();
         let mut bytes = vec![0; entry.bytes.min(PIECE) as usize];
@@ -302,6 +311,7 @@ impl Shards {
             let piece = &mut bytes[..length as usize];
             self.read_at(entry.shard, entry.offset + at, piece)?;
             hasher.update(piece);
+            take(piece)?;
             at += length;
         }
         for exponent in entry.exponents.iter().flatten() {

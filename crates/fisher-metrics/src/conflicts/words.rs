@@ -53,21 +53,23 @@ pub(super) fn warnings(
             0 => String::new(),
             more => format!(" and {more} more"),
         };
+        let (groups, are) = groups(report.copies.len());
         warnings.push(format!(
-            "{} groups of samples are copies (in every slice cosine above 0.999 and norms within 1 %), \
+            "{groups} of samples {are} copies (in every slice cosine above 0.999 and norms within 1 %), \
              such as {}{more}",
-            report.copies.len(),
             names.join(" and ")
         ));
     }
     if within > 0 {
+        let (groups, are) = groups(within);
         warnings.push(format!(
-            "{within} groups of copies are within a task, and count as one sample in every test"
+            "{groups} of copies {are} within a task: such copies count as one sample in every test"
         ));
     }
     if across > 0 {
+        let (groups, are) = groups(across);
         warnings.push(format!(
-            "{across} groups of copies are in both tasks, and the tests take samples of {a} and of {b} as \
+            "{groups} of copies {are} in both tasks, and the tests take samples of {a} and of {b} as \
              independent of each other"
         ));
     }
@@ -138,6 +140,14 @@ pub(super) fn warnings(
         &of(&|s, _| s.sign.is_none()),
     ));
     warnings
+}
+
+/// So many groups, and the verb.
+fn groups(count: usize) -> (String, &'static str) {
+    match count {
+        1 => ("1 group".into(), "is"),
+        count => (format!("{count} groups"), "are"),
+    }
 }
 
 /// A warning of some slices, if there are any.

@@ -1,0 +1,99 @@
+//! What was measured: files, samples, tokens, and how well the model predicts them.
+
+use std::fmt::Write;
+
+use fisher_core::statistics::Statistics;
+use serde_json::Value;
+
+use super::parts::{count, escaped, note, number};
+use crate::measure::{Measured, TokenLoss};
+
+/// The tasks in a table, and when and for how long they were measured.
+pub(super) fn tasks(run: &Value, tasks: &[Measured], statistics: &Statistics) -> String {
+    let mut text = String::from(
+        "<p>The loss is that of the active tokens, in nats: the mean is over all of them alike, with its \
+         95\u{a0}% interval over samples; the median is over samples. A model that knows nothing has the \
+         logarithm of its vocabulary",
+    );
+    if let Some(words) = run["model"]["vocabulary"]
+        .as_f64()
+        .filter(|words| *words > 0.0)
+    {
+        let _ = write!(text, ", here {}", number(words.ln()));
+    }
+    text.push_str(
+        ".</p><div class=scroll tabindex=0><table><caption>Tasks</caption><thead><tr><th scope=col>task</th>\
+         <th scope=col>file</th><th scope=col class=n>samples</th><th scope=col class=n>active tokens</th>\
+         <th scope=col class=n>loss per token</th><th scope=col class=n>median of samples</th>\
+         <th scope=col>lowest, highest</th></tr></thead><tbody>",
+    );
+    let mut alone = Vec::new();
+    for task in tasks {
+        let tokens: u64 = task.tokens.iter().sum();
+        let file = run["files"][&task.name].as_str().unwrap_or("–");
+        let _ = write!(
+            text,
+            "<tr><th scope=row>{}</th><td class=name>{}</td><td class=n>{}</td><td class=n>{tokens}</td>",
+            escaped(&task.name),
+            escaped(file),
+            task.ids.len(),
+        );
+        match TokenLoss::of(task, statistics) {
+            Ok(loss) => {
+                let interval = loss.interval.map_or(String::new(), |[low, high]| {
+                    let ends = format!("{}\u{2009}to\u{2009}{}", number(low), number(high));
+                    format!(" <small>({ends})</small>")
+                });
+                let [lowest, highest] = loss.range.map(|(loss, id)| {
+                    format!("{} <small>({})</small>", number(loss), escaped(&id))
+                });
+                let _ = write!(
+                    text,
+                    "<td class=n>{}{interval}</td><td class=n>{}</td><td>{lowest}, {highest}</td></tr>",
+                    number(loss.mean),
+                    number(loss.median),
+                );
+            }
+            Err(_) => text.push_str("<td class=n>–</td><td class=n>–</td><td>–</td></tr>"),
+        }
+        if task.ids.len() == 1 {
+            alone.push(&*task.name);
+        }
+    }
+    text.push_str("</tbody></table></div>");
+    for task in alone {
+        note(
+            &mut text,
+            &format!(
+                "{task} has one sample: nothing that is said of it has an error, an interval or a rank"
+            ),
+        );
+    }
+    let mut when = Vec::new();
+    if let Some(date) = run["date"].as_str() {
+        when.push(format!("written {}", escaped(date)));
+    }
+    if let Some(seconds) = run["seconds"].as_f64() {
+        when.push(format!("after {}", duration(seconds)));
+    }
+    if let Some(runs) = run["collection"]["merged"].as_array() {
+        when.push(format!("joined from {}", count(runs.len(), "run")));
+    }
+    if !when.is_empty() {
+        let _ = write!(
+            text,
+            "<p class=soft>{}.</p>",
+            super::parts::sentence(&when.join(", ")).trim_end_matches('.')
+        );
+    }
+    text
+}
+
+/// Seconds, minutes or hours.
+fn duration(seconds: f64) -> String {
+    match seconds {
+        ..120.0 => format!("{seconds:.1} s"),
+        120.0..7200.0 => format!("{:.1} minutes", seconds / 60.0),
+        _ => format!("{:.1} hours", seconds / 3600.0),
+    }
+}

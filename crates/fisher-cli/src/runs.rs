@@ -1,0 +1,168 @@
+//! What a run left in its folder, and what makes up for one that is not finished.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+
+use fisher_core::statistics::SavedSamples;
+use fisher_core::store::GradientStore;
+use serde::Deserialize;
+
+use crate::measure::{GRADIENTS, Inputs, Measured, Result, STATISTICS, key};
+use crate::samples::Part;
+
+/// A run that is finished.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) tasks: Vec<Measured>,
+    pub(crate) inputs: Inputs,
+    /// The hash of the model's weights.
+    pub(crate) model: String,
+}
+
+/// A run that is not, and why.
+#[derive(Debug)]
+pub(crate) struct Unfinished {
+    pub(crate) folder: PathBuf,
+    reason: String,
+    inputs: Option<Inputs>,
+}
+
+/// What of a report says what was measured.
+#[derive(Deserialize)]
+struct Report {
+    order: Vec<String>,
+    tasks: BTreeMap<String, Measured>,
+}
+
+impl Run {
+    /// Look at a run; if its gradients are wanted and it kept any, at these as well.
+    ///
+    /// # Errors
+    /// Why it is not finished.
+    pub(crate) fn of(folder: &Path, gradients: bool) -> std::result::Result<Self, Unfinished> {
+        let unfinished = |e: Box<dyn std::error::Error>| Unfinished {
+            folder: folder.into(),
+            reason: e.to_string(),
+            inputs: Inputs::read(folder).ok(),
+        };
+        Self::read(folder, gradients).map_err(unfinished)
+    }
+
+    fn read(folder: &Path, gradients: bool) -> Result<Self> {
+        if !folder.is_dir() {
+            return Err("there is no such folder".into());
+        }
+        let inputs = Inputs::read(folder).map_err(|e| format!("it never began to measure: {e}"))?;
+        let statistics = folder.join(STATISTICS);
+        let all: usize = inputs.tasks.values().map(BTreeMap::len).sum();
+        if !statistics.exists() {
+            return Err(format!("0 of {all} samples are counted").into());
+        }
+        let statistics = SavedSamples::read(statistics)?;
+        if !folder.join("report.json").exists() {
+            let counted = statistics.count();
+            return Err(
+                format!("{counted} of {all} samples are counted, and it has no report").into(),
+            );
+        }
+        let tasks = report(&folder.join("report.json"))?;
+        let store = if gradients && folder.join(GRADIENTS).exists() {
+            Some(GradientStore::open(folder.join(GRADIENTS))?)
+        } else {
+            None
+        };
+        for task in &tasks {
+            complete(&statistics, store.as_ref(), task)?;
+        }
+        Ok(Self {
+            tasks,
+            inputs,
+            model: statistics.provenance().model.clone(),
+        })
+    }
+}
+
+/// The tasks of a run, as its report has them.
+fn report(path: &Path) -> Result<Vec<Measured>> {
+    let read = || -> Result<Vec<Measured>> {
+        let mut report: Report = serde_json::from_reader(BufReader::new(File::open(path)?))?;
+        let of = |task: &String| report.tasks.remove(task);
+        let tasks: Option<Vec<Measured>> = report.order.iter().map(of).collect();
+        Ok(tasks.ok_or("a task is not in it")?)
+    };
+    read().map_err(|e| format!("{} is not a report: {e}", path.display()).into())
+}
+
+/// Whether a run's report is of all that its statistics count and its store has.
+fn complete(statistics: &SavedSamples, store: Option<&GradientStore>, task: &Measured) -> Result {
+    let counted = statistics.samples(&task.name).iter();
+    let counted = counted.filter(|sample| sample.skipped.is_none());
+    let counted: HashSet<&str> = counted.map(|sample| &*sample.id).collect();
+    let told: Vec<String> = task.ids.iter().map(key).collect();
+    if counted != told.iter().map(String::as_str).collect() {
+        return Err(format!(
+            "its statistics count {} samples of task `{}`, its report {}",
+            counted.len(),
+            task.name,
+            told.len()
+        )
+        .into());
+    }
+    if let Some(store) = store {
+        let stored = store.samples(&task.name);
+        if stored.len() != counted.len() || stored.iter().any(|s| !counted.contains(s.id())) {
+            return Err(format!(
+                "its statistics count {} samples of task `{}`, and it holds gradients of {}",
+                counted.len(),
+                task.name,
+                stored.len()
+            )
+            .into());
+        }
+    }
+    Ok(())
+}
+
+impl Unfinished {
+    /// Whether this is what was to measure a part of a task.
+    pub(crate) fn is(&self, task: &str, part: Part) -> bool {
+        let parts = self
+            .inputs
+            .as_ref()
+            .and_then(|inputs| inputs.parts.get(task));
+        parts.is_some_and(|parts| parts.contains(&part))
+    }
+
+    /// The command by which it goes on.
+    fn again(&self) -> String {
+        let config = self.folder.join("run.toml");
+        if config.exists() {
+            return format!("fisher measure --config {} --resume", config.display());
+        }
+        let parts = self
+            .inputs
+            .iter()
+            .flat_map(|inputs| inputs.parts.values().flatten());
+        let part = parts.take(1).map(|part| format!("--part {part} "));
+        format!(
+            "fisher measure .. {}--out {} --resume",
+            part.collect::<String>(),
+            self.folder.display()
+        )
+    }
+}
+
+impl fmt::Display for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} was not finished: {}; it goes on by\n    {}",
+            self.folder.display(),
+            self.reason,
+            self.again()
+        )
+    }
+}
