@@ -186,7 +186,7 @@ fn the_index_decides() {
     let (tensor, file) = map.iter().next().expect("a tensor");
     let other = files
         .iter()
-        .find(|other| **file != ***other)
+        .find(|other| *file != **other)
         .expect("another");
     let mut wrong = index.clone();
     let absent = map
