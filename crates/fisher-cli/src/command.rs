@@ -1,9 +1,10 @@
 //! The command line of `fisher`.
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::join::join;
-use crate::measure::{JoinArgs, MeasureArgs, Result};
+use crate::measure::{JoinArgs, MeasureArgs, Result, replayed, written};
 use crate::run::measure;
 
 /// Fisher information of Hugging Face checkpoints: what a task depends on, and where two tasks collide.
@@ -31,7 +32,26 @@ impl Cli {
     pub fn read(
         arguments: impl IntoIterator<Item = String>,
     ) -> std::result::Result<Self, clap::Error> {
-        Self::try_parse_from(arguments)
+        let mut command = Self::command();
+        let arguments: Vec<String> = arguments.into_iter().collect();
+        let fail = |command: &mut clap::Command, reason| command.error(ErrorKind::Io, reason);
+        let measure = command.find_subcommand("measure").cloned();
+        let arguments = match &measure {
+            Some(measure) if arguments.get(1).is_some_and(|name| name == "measure") => {
+                let all = replayed(measure, arguments);
+                all.map_err(|reason| fail(&mut command, reason))?
+            }
+            _ => arguments,
+        };
+        let matches = command.clone().try_get_matches_from(arguments)?;
+        let mut cli = Self::from_arg_matches(&matches)?;
+        if let (Command::Measure(run), Some(measure), Some((_, matches))) =
+            (&mut cli.command, &measure, matches.subcommand())
+        {
+            let written = written(measure, matches);
+            run.command = written.map_err(|reason| fail(&mut command, reason))?;
+        }
+        Ok(cli)
     }
 
     /// Do what it says.
@@ -49,7 +69,6 @@ impl Cli {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -10,8 +10,8 @@ use fisher_core::store::GradientStore;
 use serde_json::{Value, json};
 
 use crate::measure::{
-    Analysis, Change, Collection, Findings, MERGED, Measured, Phases, Plan, Result, TaskData,
-    Tensors, changes, report, second, uses, write,
+    Analysis, Change, Collection, Findings, MERGED, Measured, Phases, Plan, Result, Saved, TaskData,
+    Tensors, changes, report, uses, write,
 };
 use crate::memory::resident;
 use crate::models::{Architecture, Checkpoint};
@@ -37,13 +37,12 @@ impl Work<'_> {
             statistics,
             store,
         } = self.collection;
-        let mut findings = self.analyze(tasks, statistics, store.as_ref(), device)?;
-        if let Some(merged) = &mut findings.uses.merged {
-            let folder = out.join(MERGED);
-            let saved = merged.save(self.checkpoint, &folder);
-            saved.map_err(|e| format!("cannot write {}: {e}", folder.display()))?;
-            println!("The merged model is in {}.", folder.display());
-            merged.measured = self.changes(&folder, device)?;
+        let mut findings = self.analyze(tasks, statistics, store.as_ref())?;
+        if self.phases.contains(&7) {
+            findings.uses = uses(self.analysis, self.checkpoint, tasks, statistics, out)?;
+            if let Some(merged) = &mut findings.uses.merged {
+                merged.measured = self.changes(&out.join(MERGED), device)?;
+            }
         }
         let run = self.about(statistics);
         write(
@@ -58,11 +57,16 @@ impl Work<'_> {
             findings: &findings,
         };
         write(out, "report.html", &page.html())?;
-        let gradients = store.as_ref().filter(|_| self.analysis.save_gradients);
-        let moments = Some(statistics).filter(|_| self.phases.contains(&1));
-        let tensors = Tensors::of(moments, gradients, tasks, &findings)?;
-        tensors.save(&out.join("results.safetensors"))?;
-        Ok(())
+        let phase = |phase| self.phases.contains(&phase);
+        let saved = Saved {
+            groups: phase(1),
+            elements: phase(1) && self.analysis.save_elements,
+            gradients: self.analysis.save_gradients,
+            pairs: self.analysis.save_pairs,
+            scaled: if phase(7) { &self.analysis.scale } else { &[] },
+        };
+        let tensors = Tensors::of(statistics, store.as_ref(), tasks, &findings, &saved)?;
+        tensors.save(&out.join("results.safetensors"))
     }
 
     /// What the tasks lose by the model merged into `folder`, where their samples are at hand.
@@ -73,8 +77,7 @@ impl Work<'_> {
         let Ok(data) = data.try_into() else {
             return Ok(Vec::new());
         };
-        let other = second(other, self.checkpoint, device)?;
-        changes([self.checkpoint, &other], folder, data, tokens, device)
+        changes(self.checkpoint, [other, folder], data, tokens, device)
     }
 
     fn analyze(
@@ -82,7 +85,6 @@ impl Work<'_> {
         tasks: &[Measured],
         statistics: &Statistics,
         store: Option<&GradientStore>,
-        device: &Device,
     ) -> Result<Findings> {
         let settings = self.analysis.settings().into_iter();
         let interference = settings.map(|settings| (settings.text, settings.config));
@@ -93,19 +95,12 @@ impl Work<'_> {
             memory: self.analysis.memory.0,
             seed: self.analysis.seed,
             progress: true,
+            pairs: self.analysis.save_pairs,
         };
         let names: Vec<String> = tasks.iter().map(|task| task.name.clone()).collect();
-        let weights = if self.phases.contains(&3) {
-            self.checkpoint.weights()?
-        } else {
-            Default::default()
-        };
-        let mut findings = plan.run(&names, statistics, &weights, store)?;
-        if self.phases.contains(&7) {
-            let (analysis, checkpoint) = (self.analysis, self.checkpoint);
-            findings.uses = uses(analysis, checkpoint, tasks, statistics, store, device)?;
-        }
-        Ok(findings)
+        let reader = self.checkpoint.reader();
+        let weights = |path: &str, _| Ok(reader.read(path)?);
+        Ok(plan.run(&names, statistics, &weights, store)?)
     }
 
     /// What was run, for the record.
@@ -138,6 +133,7 @@ impl Work<'_> {
             "interference": analysis.settings().iter().map(|s| &s.text).collect::<Vec<_>>(),
             "merge_with": analysis.merge_with,
             "merge_run": analysis.merge_run,
+            "merge_scale": analysis.merge_scale,
             "scale": analysis.scale.iter().map(|s| &s.text).collect::<Vec<_>>(),
             "seed": analysis.seed,
             "memory": analysis.memory.0,

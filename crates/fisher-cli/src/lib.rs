@@ -7,6 +7,7 @@
 mod command;
 pub mod device;
 mod finish;
+pub mod interrupt;
 mod join;
 pub mod measure;
 pub mod memory;

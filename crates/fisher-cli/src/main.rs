@@ -1,9 +1,10 @@
 //! The program `fisher`: exit code 0 when all is done, 1 when something kept it from that, 2 when the
-//! command line is wrong.
+//! command line is wrong, 130 when it was interrupted.
 
 use std::process::ExitCode;
 
 use fisher_cli::Cli;
+use fisher_cli::interrupt::{INTERRUPTED, Interrupted, listen};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -12,11 +13,20 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     let cli = Cli::read(std::env::args()).unwrap_or_else(|error| error.exit());
+    if let Err(error) = listen() {
+        tracing::warn!(%error, "Ctrl-C will end the program at once");
+    }
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
+        Err(error) => match error.downcast_ref::<Interrupted>() {
+            Some(interrupted) => {
+                eprintln!("{interrupted}");
+                ExitCode::from(INTERRUPTED)
+            }
+            None => {
+                eprintln!("error: {error}");
+                ExitCode::FAILURE
+            }
+        },
     }
 }

@@ -9,8 +9,8 @@ use serde_json::json;
 
 use crate::finish::{Work, done, load, phases};
 use crate::measure::{
-    GRADIENTS, Inputs, Kind, MeasureArgs, Reader, Result, STATISTICS, Selection, TaskData, Text,
-    collect, own_statistics, second,
+    COMMAND, Forecast, GRADIENTS, Inputs, Kind, MeasureArgs, Reader, Result, STATISTICS, Selection, TaskData, Text,
+    check_second, collect, write,
 };
 use crate::models::Checkpoint;
 
@@ -39,6 +39,7 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
         );
     }
     possible(run, &phases, &checkpoint, &data, &device)?;
+    Forecast::of(run, &phases, &checkpoint, &data, keep)?.tell(run, &checkpoint)?;
     let inputs = Inputs::of(&checkpoint.config, &data);
     // What is asked for now, on top of what was: a run may go on with fewer samples.
     let inputs = if there(run).any(|path| path.exists()) {
@@ -47,10 +48,7 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
         inputs.write(&run.out)?;
         inputs
     };
-    println!(
-        "Measuring, in batches of up to {} tokens.",
-        run.batch_tokens
-    );
+    write(&run.out, COMMAND, &run.command)?;
     let collection = collect(&checkpoint, &data, &inputs, run, keep, &device)?;
     let settings = json!({
         "kind": run.kind,
@@ -60,7 +58,8 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
         "params": run.params,
         "elements": run.elements,
         "compare": run.compare,
-        "batch_tokens": run.batch_tokens,
+        "precision": run.precision,
+        "batch_tokens": run.tokens(&checkpoint),
         "skip_bad": run.skip_bad,
     });
     let work = Work {
@@ -68,7 +67,7 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
         collection: &collection,
         analysis: &run.analysis,
         phases: &phases,
-        data: Some((&data, run.batch_tokens)),
+        data: Some((&data, run.tokens(&checkpoint))),
         settings,
     };
     work.finish(&run.out, &device)?;
@@ -115,19 +114,6 @@ fn possible(
             .into());
         }
     }
-    if run.analysis.save_gradients {
-        let elements: usize = kept.parameters().iter().map(|p| p.elements()).sum();
-        let samples: usize = data.iter().map(|task| task.samples.len()).sum();
-        let bytes = 8 * elements * samples;
-        if bytes > run.analysis.memory.0 {
-            return Err(format!(
-                "--save-gradients gathers {:.1} GB, more than --memory allows: raise it, or narrow \
-                 --compare",
-                bytes as f64 / 1e9
-            )
-            .into());
-        }
-    }
     if !phases.contains(&7) {
         return Ok(());
     }
@@ -138,10 +124,9 @@ fn possible(
         );
     }
     if let (Some(folder), [_, task]) = (&run.analysis.merge_with, data) {
-        let other = second(folder, checkpoint, device)?;
-        if let Some(own) = &run.analysis.merge_run {
-            own_statistics(own, &other, device)?.task(&task.name)?;
-        }
+        let own = run.analysis.merge_run.as_deref();
+        let own = own.map(|own| (own, &*task.name));
+        check_second(folder, own, checkpoint, device)?;
     }
     Ok(())
 }

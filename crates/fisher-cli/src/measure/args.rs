@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::forecast::batch_tokens;
 use super::jsonl::{Part, TaskFile};
 use super::selection::Selection;
-use super::values::{Bytes, Kind, Phases, Scale, Settings};
+use super::values::{Bytes, Kind, MergeScale, Phases, Precision, Scale, Settings};
 use crate::device::Backend;
+use crate::models::Checkpoint;
 
 /// How the two commands are used together.
 pub(crate) const EXAMPLES: &str = "\
@@ -70,6 +72,13 @@ pub struct JoinArgs {
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment, after_help = EXAMPLES)]
 pub struct MeasureArgs {
+    /// Flags from a file such as the run.toml that every run leaves in --out; flags beside it go before
+    /// them. Relative paths are those of the folder that the program is called in
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The whole command, as run.toml has it.
+    #[arg(skip)]
+    pub command: String,
     /// Hugging Face folder: config.json, model.safetensors, tokenizer.json for text
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
@@ -137,14 +146,27 @@ pub struct MeasureArgs {
     /// Leave bad lines and samples without a finite gradient out and count them, instead of stopping
     #[arg(long, help_heading = "Samples")]
     pub skip_bad: bool,
-    /// Tokens in a batch, padding included
+    /// Type of the gradients that are kept: full is float32; half is float16, scaled row by row, and
+    /// takes half the disk
+    #[arg(
+        long,
+        value_enum,
+        default_value = "full",
+        help_heading = "What is measured"
+    )]
+    pub precision: Precision,
+    /// Tokens in a batch, padding included. [default: from 64 to 2048, as many as a quarter of --memory
+    /// has room for; the same for the same model and --memory]
     #[arg(
         long,
         value_name = "N",
-        default_value_t = 2048,
+        value_parser = clap::value_parser!(u32).range(1..),
         help_heading = "Resources"
     )]
-    pub batch_tokens: usize,
+    pub batch_tokens: Option<u32>,
+    /// Begin even if memory or disk will not do
+    #[arg(long, help_heading = "Resources")]
+    pub force: bool,
     /// Go on with what --out already holds
     #[arg(long, help_heading = "Resources")]
     pub resume: bool,
@@ -186,6 +208,15 @@ pub struct Analysis {
     /// Write every gradient that was kept to results.safetensors
     #[arg(long, help_heading = "What is made of it")]
     pub save_gradients: bool,
+    /// Write the mean and M2 of every element to results.safetensors too; statistics.safetensors has
+    /// them already
+    #[arg(long, help_heading = "What is made of it")]
+    pub save_elements: bool,
+    /// Write cosine and q of every pair of samples by parameter, and their scores by head, to
+    /// results.safetensors: as many numbers as there are pairs for each. The report has the counts and
+    /// the pairs that stand out
+    #[arg(long, help_heading = "What is made of it")]
+    pub save_pairs: bool,
     /// Another model of the same shape, trained for the second task: merge the two, this one weighed
     /// by the first task's Fisher, into the folder `merged` of --out
     #[arg(long, value_name = "DIR", help_heading = "What is made of it")]
@@ -199,6 +230,14 @@ pub struct Analysis {
         help_heading = "What is made of it"
     )]
     pub merge_run: Option<PathBuf>,
+    /// The scale that the two Fishers are brought to before they weigh the models
+    #[arg(
+        long,
+        value_enum,
+        default_value = "none",
+        help_heading = "What is made of it"
+    )]
+    pub merge_scale: MergeScale,
     /// Write the first task's first gradient, divided by (F + DAMPING)^POWER; as often as wanted. The
     /// text names the results
     #[arg(
@@ -221,6 +260,14 @@ pub struct Analysis {
     /// Where to compute
     #[arg(long, value_enum, default_value = "flex", help_heading = "Resources")]
     pub device: Backend,
+}
+
+impl MeasureArgs {
+    /// Tokens in a batch: as many as were asked for, or as fit.
+    pub fn tokens(&self, checkpoint: &Checkpoint) -> usize {
+        let given = self.batch_tokens.map(|tokens| tokens as usize);
+        given.unwrap_or_else(|| batch_tokens(checkpoint, self.analysis.memory.0))
+    }
 }
 
 impl Analysis {

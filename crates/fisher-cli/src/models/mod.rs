@@ -10,6 +10,7 @@ mod llama;
 mod load;
 mod names;
 mod sequences;
+mod tensors;
 
 pub use attention::{Rotation, causal_attention, split_heads};
 pub use config::{Architecture, Gpt2Config, LlamaConfig, Longest, ModelConfig};
@@ -19,3 +20,6 @@ pub use llama::Llama;
 pub use load::{Checkpoint, Model};
 pub use names::{Named, Naming};
 pub use sequences::{Sequence, Sequences};
+pub(crate) use files::Stored;
+pub(crate) use tensors::TensorFile;
+pub use tensors::WeightReader;

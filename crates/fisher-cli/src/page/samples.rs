@@ -6,7 +6,7 @@ use fisher_metrics::conflicts::{ConflictReport, SliceConflicts, Verdict};
 use fisher_metrics::interference::{InterferenceReport, Variant};
 
 use super::parts::{count, escaped, figure, maybe, number, percent, sentence};
-use crate::measure::SENTENCES;
+use crate::measure::{DRAWN, SENTENCES};
 
 /// Conflicts: in numbers, in words, by parameter, and every pair of the first of those.
 pub(super) fn collisions(text: &mut String, report: &ConflictReport) {
@@ -41,8 +41,7 @@ pub(super) fn collisions(text: &mut String, report: &ConflictReport) {
     parameters(text, &slices);
     if let Some(picture) = slices.first().and_then(|slice| report.picture(&slice.name)) {
         for mut map in picture.maps {
-            if map.rows.len() * map.columns.len() > CELLS {
-                text.push_str("<p class=soft>Too many pairs to draw: they are in report.json.</p>");
+            if map.rows.len() * map.columns.len() > DRAWN {
                 continue;
             }
             map.title = "Cosines of all pairs".into();
@@ -50,9 +49,6 @@ pub(super) fn collisions(text: &mut String, report: &ConflictReport) {
         }
     }
 }
-
-/// Pairs that are drawn.
-const CELLS: usize = 64 * 64;
 
 /// The first parameters, and how many more there are.
 fn parameters(text: &mut String, slices: &[&SliceConflicts]) {

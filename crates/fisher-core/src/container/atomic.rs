@@ -6,9 +6,10 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufWriter, ErrorKind, Write};
 use std::path::Path;
 
-use safetensors::tensor::{Metadata, TensorInfo, TensorView};
+use safetensors::tensor::{Metadata, TensorInfo};
 use tempfile::NamedTempFile;
 
+use super::source::Source;
 use crate::error::{Error, Result, format_error, io_error};
 
 /// The longest header that readers of safetensors take.
@@ -41,29 +42,55 @@ pub fn ensure_writable(path: impl AsRef<Path>) -> Result<()> {
     begin(folder).map(drop).map_err(io)
 }
 
-/// Write beside the target, sync, rename over it, sync the folder. What killed programs left there
-/// goes first.
-pub(super) fn write_atomically(
+/// Write a safetensors file of `tensors`, one after the other, with `metadata`: beside the target, which
+/// it takes the place of once it is on the disk. What killed programs left there goes first.
+///
+/// Of the tensors there is never more than one in memory.
+///
+/// # Errors
+/// [`Error::Io`] when the file cannot be written, [`Error::Header`] when there are too many names for
+/// one file, [`Error::Format`] when a tensor has other bytes than its shape asks for, and what kept the
+/// bytes of a tensor from being had.
+pub fn write_atomically<E: From<Error>>(
     path: &Path,
-    views: BTreeMap<&str, TensorView>,
-    header: HashMap<String, String>,
-) -> Result<()> {
-    let (header, views) = layout(path, &views, header)?;
+    tensors: &BTreeMap<String, Source<'_, E>>,
+    metadata: HashMap<String, String>,
+) -> Result<(), E> {
+    let (header, order) = layout(path, tensors, metadata)?;
     let folder = folder_of(path);
     let io = |e| io_error(path, e);
     remove_stale(folder);
     let temporary = begin(folder).map_err(io)?;
     let mut file = BufWriter::with_capacity(1 << 20, temporary.as_file());
     file.write_all(&header).map_err(io)?;
-    for view in views {
-        file.write_all(view.data()).map_err(io)?;
+    for (name, tensor) in order {
+        let bytes = tensor.bytes()?;
+        if bytes.len() != tensor.size() {
+            let (found, expected) = (bytes.len(), tensor.size());
+            let reason = format!("`{name}` has {found} bytes, expected {expected}");
+            return Err(format_error(path, reason).into());
+        }
+        file.write_all(&bytes).map_err(io)?;
     }
     file.flush().map_err(io)?;
     drop(file);
     temporary.as_file().sync_all().map_err(io)?;
     temporary.persist(path).map_err(|e| io(e.error))?;
     // A rename is durable once its folder is.
-    sync_folder(folder).map_err(io)
+    Ok(sync_folder(folder).map_err(io)?)
+}
+
+/// Bytes of the file that [`write_atomically`] would write.
+///
+/// # Errors
+/// [`Error::Header`], as there.
+pub fn size<E>(
+    tensors: &BTreeMap<String, Source<'_, E>>,
+    metadata: HashMap<String, String>,
+) -> Result<u64> {
+    let (header, order) = layout(Path::new(""), tensors, metadata)?;
+    let data = order.iter().map(|(_, tensor)| tensor.size() as u64);
+    Ok(header.len() as u64 + data.sum::<u64>())
 }
 
 /// Wait until the names in a folder are on the disk. Not every platform can open one.
@@ -78,23 +105,23 @@ pub fn sync_folder(folder: &Path) -> std::io::Result<()> {
 
 /// The first bytes of a safetensors file, and its tensors in the order in which they follow: by
 /// falling alignment, then by name.
-fn layout<'a, 'data>(
+fn layout<'a, 'data, E>(
     path: &Path,
-    views: &'a BTreeMap<&str, TensorView<'data>>,
+    tensors: &'a BTreeMap<String, Source<'data, E>>,
     header: HashMap<String, String>,
-) -> Result<(Vec<u8>, Vec<&'a TensorView<'data>>)> {
-    let mut order: Vec<(&&str, &TensorView)> = views.iter().collect();
-    order.sort_by_key(|(name, view)| (std::cmp::Reverse(view.dtype()), **name));
+) -> Result<Laid<'a, 'data, E>> {
+    let mut order: Vec<(&str, &Source<E>)> = tensors.iter().map(|(n, t)| (&**n, t)).collect();
+    order.sort_by_key(|(name, tensor)| (std::cmp::Reverse(tensor.dtype()), *name));
     let mut end = 0;
-    let place = |(name, view): &(&&str, &TensorView)| {
+    let place = |(name, tensor): &(&str, &Source<E>)| {
         let start = end;
-        end += view.data().len();
+        end += tensor.size();
         let info = TensorInfo {
-            dtype: view.dtype(),
-            shape: view.shape().to_vec(),
+            dtype: tensor.dtype(),
+            shape: tensor.shape().to_vec(),
             data_offsets: (start, end),
         };
-        ((**name).to_owned(), info)
+        ((*name).to_owned(), info)
     };
     let places = order.iter().map(place).collect();
     let metadata = Metadata::new(Some(header), places).map_err(|e| format_error(path, e))?;
@@ -109,8 +136,11 @@ fn layout<'a, 'data>(
     }
     let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
     bytes.append(&mut json);
-    Ok((bytes, order.into_iter().map(|(_, view)| view).collect()))
+    Ok((bytes, order))
 }
+
+/// A header, and the tensors in their order.
+type Laid<'a, 'data, E> = (Vec<u8>, Vec<(&'a str, &'a Source<'data, E>)>);
 
 /// A new file in `folder`, locked for as long as it is open: by that [`remove_stale`] tells that
 /// somebody writes to it.
@@ -175,12 +205,16 @@ fn folder_of(path: &Path) -> &Path {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use super::*;
     use safetensors::Dtype;
+    use safetensors::tensor::TensorView;
 
     fn write(path: &Path) -> Result<()> {
-        let view = TensorView::new(Dtype::U8, vec![3], &[1, 2, 3]).expect("a view");
-        write_atomically(path, [("x", view)].into(), HashMap::new())
+        let bytes = || Ok(Cow::Borrowed(&[1, 2, 3][..]));
+        let tensor = Source::new(Dtype::U8, [3], bytes);
+        write_atomically(path, &[("x".into(), tensor)].into(), HashMap::new())
     }
 
     fn names(folder: &Path) -> Vec<String> {
@@ -234,10 +268,33 @@ mod tests {
             )
         };
         let header = HashMap::from([("about".to_owned(), "{\"x\":1}".to_owned())]);
-        write_atomically(&path, parts.iter().map(view).collect(), header.clone()).expect("a file");
+        let source = |(name, dtype, bytes): &(&'static str, Dtype, &'static [u8])| {
+            let bytes = *bytes;
+            let shape = vec![bytes.len() * 8 / dtype.bitsize()];
+            let source: Source = Source::new(*dtype, shape, move || Ok(Cow::Borrowed(bytes)));
+            ((*name).to_owned(), source)
+        };
+        let sources = parts.iter().map(source).collect();
+        write_atomically(&path, &sources, header.clone()).expect("a file");
         let bytes = std::fs::read(&path).expect("a file");
+        assert_eq!(
+            bytes.len() as u64,
+            size(&sources, header.clone()).expect("a size")
+        );
         let theirs = safetensors::serialize(parts.iter().map(view), Some(header));
         assert_eq!(bytes, theirs.expect("safetensors"));
+    }
+
+    /// What is told beforehand of a tensor is what it is, or there is no file.
+    #[test]
+    fn tensors_are_as_long_as_they_say() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        let short: Source = Source::float64([3], || Ok(vec![1.0, 2.0]));
+        let error = write_atomically(&path, &[("x".into(), short)].into(), HashMap::new());
+        let error = error.expect_err("too short").to_string();
+        assert!(error.contains("16 bytes, expected 24"), "{error}");
+        assert!(names(folder.path()).is_empty());
     }
 
     #[test]

@@ -2,20 +2,26 @@
 
 use std::collections::BTreeMap;
 
-use safetensors::tensor::TensorView;
-use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::source::Source;
+use crate::error::Result;
+
 /// SHA-256, in hexadecimal, over the metadata without its digest and all tensors.
-pub(super) fn checksum<S: Serialize>(
+///
+/// # Errors
+/// What `fail` makes of a name that is no JSON; what kept the bytes of a tensor from being had.
+pub(super) fn checksum(
     metadata: &str,
-    views: &BTreeMap<S, TensorView>,
-) -> Result<String, serde_json::Error> {
+    tensors: &BTreeMap<String, Source<'_>>,
+    fail: impl Fn(serde_json::Error) -> crate::Error,
+) -> Result<String> {
     let mut hash = Sha256::new();
     hash.update(metadata);
-    for (name, view) in views {
-        hash.update(serde_json::to_vec(&(name, view.dtype(), view.shape()))?);
-        hash.update(view.data());
+    for (name, tensor) in tensors {
+        let head = serde_json::to_vec(&(name, tensor.dtype(), tensor.shape()));
+        hash.update(head.map_err(&fail)?);
+        hash.update(&*tensor.bytes()?);
     }
     Ok(hex(&hash.finalize()))
 }

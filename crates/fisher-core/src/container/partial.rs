@@ -1,10 +1,11 @@
 //! Files of which only the metadata and a few tensors are read, however large the rest is.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-use safetensors::tensor::Metadata;
+use safetensors::tensor::{Metadata, TensorInfo};
 use serde::de::DeserializeOwned;
 
 use crate::error::{Result, format_error, io_error};
@@ -35,11 +36,11 @@ impl<'a> Partial<'a> {
         // Sizes come from the file's length, never from its numbers alone.
         let data = header.checked_add(8).filter(|&data| data <= length);
         let data = data.ok_or_else(|| format_error(path, "its header is longer than the file"))?;
-        let header = bytes(&mut file, 8, header).map_err(io)?;
+        let header = bytes(&file, 8, header).map_err(io)?;
         Ok(Self {
             path,
-            file,
             header: serde_json::from_slice(&header).map_err(|e| format_error(path, e))?,
+            file,
             length,
             data,
         })
@@ -50,17 +51,56 @@ impl<'a> Partial<'a> {
     /// # Errors
     /// [`Error::Format`](crate::Error::Format).
     pub(crate) fn metadata<M: DeserializeOwned>(&self, key: &str) -> Result<M> {
+        serde_json::from_str(self.json(key)?).map_err(|e| format_error(self.path, e))
+    }
+
+    /// The JSON that stands under `key`.
+    ///
+    /// # Errors
+    /// [`Error::Format`](crate::Error::Format).
+    pub(super) fn json(&self, key: &str) -> Result<&str> {
         let json = self.header.metadata().as_ref().and_then(|all| all.get(key));
-        let json =
-            json.ok_or_else(|| format_error(self.path, format!("it has no `{key}` metadata")))?;
-        serde_json::from_str(json).map_err(|e| format_error(self.path, e))
+        let missing = || format_error(self.path, format!("it has no `{key}` metadata"));
+        json.map(String::as_str).ok_or_else(missing)
+    }
+
+    /// Whether the file is as long as its header says.
+    ///
+    /// # Errors
+    /// [`Error::Format`](crate::Error::Format).
+    pub(super) fn check_whole(&self) -> Result<()> {
+        if self.header.data_len() as u64 == self.length - self.data {
+            return Ok(());
+        }
+        let reason = "it is cut short, or has bytes too many";
+        Err(format_error(self.path, reason))
+    }
+
+    /// Names and places of all tensors.
+    pub(super) fn tensors(&self) -> HashMap<String, &TensorInfo> {
+        self.header.tensors()
+    }
+
+    /// The place of a tensor.
+    pub(super) fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        self.header.info(name)
+    }
+
+    /// The bytes of a tensor of a file that is whole.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io).
+    pub(super) fn read(&self, info: &TensorInfo) -> Result<Vec<u8>> {
+        let (from, to) = info.data_offsets;
+        let start = self.data + from as u64;
+        bytes(&self.file, start, (to - from) as u64).map_err(|e| io_error(self.path, e))
     }
 
     /// The bytes of a tensor, at least one.
     ///
     /// # Errors
     /// [`Error::Format`](crate::Error::Format) when it is not there, [`Error::Io`](crate::Error::Io).
-    pub(crate) fn bytes(&mut self, name: &str) -> Result<Vec<u8>> {
+    pub(crate) fn bytes(&self, name: &str) -> Result<Vec<u8>> {
         let place = self.header.info(name).map(|info| info.data_offsets);
         let (start, end) = place.unwrap_or_default();
         let [start, end] = [start, end].map(|at| at as u64);
@@ -68,11 +108,11 @@ impl<'a> Partial<'a> {
         if !there {
             return Err(format_error(self.path, format!("no `{name}`")));
         }
-        bytes(&mut self.file, self.data + start, end - start).map_err(|e| io_error(self.path, e))
+        bytes(&self.file, self.data + start, end - start).map_err(|e| io_error(self.path, e))
     }
 }
 
-fn bytes(file: &mut File, start: u64, length: u64) -> std::io::Result<Vec<u8>> {
+fn bytes(mut file: &File, start: u64, length: u64) -> std::io::Result<Vec<u8>> {
     let mut bytes = vec![0; length as usize];
     file.seek(SeekFrom::Start(start))?;
     file.read_exact(&mut bytes)?;
