@@ -10,7 +10,7 @@ use signal_hook::flag;
 pub const INTERRUPTED: u8 = 130;
 
 /// Whether the work was asked to end.
-static ASKED: LazyLock<Arc<AtomicBool>> = LazyLock::default();
+static ASKED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 /// Whether Ctrl-C ends the program at once.
 static AT_ONCE: LazyLock<Arc<AtomicBool>> = LazyLock::new(|| Arc::new(true.into()));
 

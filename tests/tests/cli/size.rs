@@ -152,7 +152,7 @@ impl Subject {
 fn told(output: &Output, line: &str, part: &str) -> f64 {
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().find(|l| l.starts_with(line));
-    let line = line.unwrap_or_else(|| panic!("no {line} in {text}"));
+    let line = line.unwrap_or_else(|| panic!("no such line in {text}"));
     let (_, rest) = line.split_once(part).unwrap_or_else(|| panic!("no {part} in {line}"));
     let mut words = rest.split_whitespace();
     let number: f64 = words.next().and_then(|n| n.parse().ok()).expect("a number");

@@ -186,7 +186,11 @@ impl Forecast {
     }
 
     /// Whether so much memory and disk will do.
-    fn fits(&self, memory: Option<u64>, disk: Option<u64>) -> Result<(), String> {
+    fn fits(
+        &self,
+        memory: Option<u64>,
+        disk: Option<u64>,
+    ) -> std::result::Result<(), String> {
         let needed = sum(&self.memory);
         if let Some(there) = memory.filter(|there| needed > *there) {
             let [needed, there] = [needed, there].map(size);

@@ -26,7 +26,7 @@ pub use args::{Analysis, JoinArgs, MeasureArgs};
 pub use collect::{Collection, GRADIENTS, STATISTICS, collect, only_measured};
 pub use command::COMMAND;
 pub(crate) use command::{replayed, written};
-pub(crate) use forecast::{Forecast, batch_tokens};
+pub(crate) use forecast::Forecast;
 pub use inputs::{INPUTS, Inputs, model};
 pub use jsonl::{BadLine, InputError, Part, Reader, TaskData, TaskFile, batches};
 pub use measured::{Measured, key};
