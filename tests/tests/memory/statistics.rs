@@ -6,7 +6,7 @@ use burn::tensor::{Device, Int, Tensor};
 use fisher_core::gradient::{GradientSink, SampleGradient};
 use fisher_core::grouping::Scheme;
 use fisher_core::sample::Sample;
-use fisher_core::statistics::StatisticsConfig;
+use fisher_core::statistics::{SavedMeans, StatisticsConfig};
 use rstest::rstest;
 
 use crate::{MIB, alone, raised};
@@ -48,6 +48,47 @@ fn scattered_groups_need_no_gradients(#[case] scheme: Scheme) {
         println!("{} MiB", bytes / MIB);
         assert!(bytes < 100 * MIB);
     });
+}
+
+/// Means and M2 of 16 parameters are 256 MiB: in a file they are written, and read, one by one.
+#[test]
+fn files_are_written_and_read_one_tensor_at_a_time() {
+    let work = || {
+        let device = Device::flex();
+        let layer = LinearConfig::new(1024, 1024).with_bias(false);
+        let model: Vec<_> = (0..16)
+            .map(|_| layer.init(&device.clone().autodiff()))
+            .collect();
+        let mut statistics = StatisticsConfig::new().init(&model).expect("some");
+        statistics.begin("task", &samples(2)).expect("new samples");
+        for layer in 0..16 {
+            let side = Tensor::<3>::ones([2, 1, 1024], &device);
+            let (left, right) = (side.clone(), side);
+            let put = statistics.put(
+                &format!("{layer}.weight"),
+                SampleGradient::Outer { left, right },
+            );
+            put.expect("factors of the parameter");
+        }
+        statistics.commit().expect("finite squares");
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("statistics.safetensors");
+        let bytes = raised(|| statistics.save(&path).expect("a file"));
+        println!("saving: {} MiB", bytes / MIB);
+        assert!(bytes < 64 * MIB);
+        drop(statistics);
+        let bytes = raised(|| {
+            let means = SavedMeans::open(&path).expect("means");
+            for layer in 0..16 {
+                means.mean("task", &format!("{layer}.weight")).expect("F");
+            }
+        });
+        assert!(bytes < 64 * MIB);
+    };
+    alone(
+        "statistics::files_are_written_and_read_one_tensor_at_a_time",
+        work,
+    );
 }
 
 /// Pairs of positions would be 256 MiB in float32.
