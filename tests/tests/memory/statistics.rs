@@ -6,7 +6,7 @@ use burn::tensor::{Device, Int, Tensor};
 use fisher_core::gradient::{GradientSink, SampleGradient};
 use fisher_core::grouping::Scheme;
 use fisher_core::sample::Sample;
-use fisher_core::statistics::{SavedMeans, StatisticsConfig};
+use fisher_core::statistics::StatisticsConfig;
 use rstest::rstest;
 
 use crate::{MIB, alone, raised};
@@ -50,9 +50,9 @@ fn scattered_groups_need_no_gradients(#[case] scheme: Scheme) {
     });
 }
 
-/// Means and M2 of 16 parameters are 256 MiB: in a file they are written, and read, one by one.
+/// Means and M2 of 16 parameters are 256 MiB: to a file they are written one by one.
 #[test]
-fn files_are_written_and_read_one_tensor_at_a_time() {
+fn a_file_is_written_one_tensor_at_a_time() {
     let work = || {
         let device = Device::flex();
         let layer = LinearConfig::new(1024, 1024).with_bias(false);
@@ -76,17 +76,9 @@ fn files_are_written_and_read_one_tensor_at_a_time() {
         let bytes = raised(|| statistics.save(&path).expect("a file"));
         println!("saving: {} MiB", bytes / MIB);
         assert!(bytes < 64 * MIB);
-        drop(statistics);
-        let bytes = raised(|| {
-            let means = SavedMeans::open(&path).expect("means");
-            for layer in 0..16 {
-                means.mean("task", &format!("{layer}.weight")).expect("F");
-            }
-        });
-        assert!(bytes < 64 * MIB);
     };
     alone(
-        "statistics::files_are_written_and_read_one_tensor_at_a_time",
+        "statistics::a_file_is_written_one_tensor_at_a_time",
         work,
     );
 }
