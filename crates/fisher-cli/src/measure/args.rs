@@ -249,7 +249,8 @@ pub struct Analysis {
     /// Seed of everything random
     #[arg(long, default_value_t = 0, help_heading = "What is made of it")]
     pub seed: u64,
-    /// Memory for gradients, such as 500MB or 8GiB; what is more stays on disk
+    /// Memory beside weights and statistics, such as 500MB or 8GiB: half for gradients that are held, the
+    /// rest of which stays on disk, half for analyses, and a quarter for a batch while there are none
     #[arg(
         long,
         value_name = "BYTES",
@@ -275,6 +276,11 @@ impl Analysis {
     pub fn keeps_gradients(&self, phases: &[u8]) -> bool {
         let compares = phases.iter().any(|phase| [5, 6].contains(phase));
         compares || self.save_gradients || phases.contains(&7) && !self.scale.is_empty()
+    }
+
+    /// Bytes of gradients that are held, and bytes that analyses work with.
+    pub fn halves(&self) -> usize {
+        self.memory.0 / 2
     }
 
     /// The settings of the interference to run.

@@ -117,15 +117,14 @@ impl Forecast {
         let of_batch = of_batch.max().unwrap_or(0);
         // A parameter is read in float64, with what is computed of it.
         let reading = 8 * 4 * largest(catalogue) as u64;
-        let held = (a_sample * samples).min(run.analysis.memory.0) as u64;
-        let comparing = if keep { run.analysis.memory.0 as u64 } else { 0 };
+        let held = (a_sample * samples).min(run.analysis.halves()) as u64;
         let memory = vec![
             ("weights", 4 * all as u64),
             ("statistics", accumulators as u64),
             ("gradients held", held),
             (
                 "a batch, or the analyses",
-                of_batch.max(reading).max(comparing.min((a_sample * samples) as u64)),
+                of_batch.max(reading).max(held),
             ),
         ];
 
