@@ -92,7 +92,7 @@ impl Work<'_> {
             phases: self.phases.to_vec(),
             sparsities: self.analysis.sparsity.clone(),
             interference: interference.collect(),
-            memory: self.analysis.halves(),
+            memory: self.analysis.half(),
             seed: self.analysis.seed,
             progress: true,
             pairs: self.analysis.save_pairs,

@@ -278,8 +278,8 @@ impl Analysis {
         compares || self.save_gradients || phases.contains(&7) && !self.scale.is_empty()
     }
 
-    /// Bytes of gradients that are held, and bytes that analyses work with.
-    pub fn halves(&self) -> usize {
+    /// Half of the memory: bytes of gradients that are held, and as many that analyses work with.
+    pub fn half(&self) -> usize {
         self.memory.0 / 2
     }
 

@@ -227,7 +227,7 @@ fn store(
 ) -> Result<GradientStore> {
     let only = run.compare.of(&checkpoint.catalogue, &checkpoint.heads)?;
     let only = only.ok_or("--compare none leaves nothing to compare; leave phases 5 and 6 out")?;
-    let config = GradientStoreConfig::new(run.analysis.halves())
+    let config = GradientStoreConfig::new(run.analysis.half())
         .with_folder(Some(run.out.join(GRADIENTS)))
         .with_precision(run.precision.into())
         .with_only(Some(only));

@@ -117,7 +117,7 @@ impl Forecast {
         let of_batch = of_batch.max().unwrap_or(0);
         // A parameter is read in float64, with what is computed of it.
         let reading = 8 * 4 * largest(catalogue) as u64;
-        let held = (a_sample * samples).min(run.analysis.halves()) as u64;
+        let held = (a_sample * samples).min(run.analysis.half()) as u64;
         let memory = vec![
             ("weights", 4 * all as u64),
             ("statistics", accumulators as u64),
