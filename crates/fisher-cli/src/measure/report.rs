@@ -15,7 +15,7 @@ use super::merge::Cost;
 /// merged one does: `½ Σ F (θ − θ₁)²`.
 ///
 /// It grows with samples, layers, heads and parameters, and with no product of these: the masks, and
-/// numbers of all pairs of samples, are in `results.safetensors`.
+/// numbers of all pairs of samples, are in `results.safetensors`. What is said of slices has nine digits.
 pub fn report(run: Value, measured: &[Measured], findings: &Findings) -> Value {
     let mut tasks = Map::new();
     for of_task in measured {
@@ -121,6 +121,9 @@ pub fn report(run: Value, measured: &[Measured], findings: &Findings) -> Value {
         (key.clone(), summary)
     });
     document["interference"] = Value::Object(interference.collect());
+    for part in ["overlap", "conflicts", "conflict_summary", "health", "interference"] {
+        document.get_mut(part).into_iter().for_each(round);
+    }
     if let Some(merged) = &findings.uses.merged {
         let costs = |of: fn(&Cost) -> f64| -> Map<String, Value> {
             let costs = merged.cost.iter();
@@ -162,6 +165,21 @@ fn summary(report: &ConflictReport) -> Value {
 
 /// Conflicts told in words.
 pub(crate) const SENTENCES: usize = 12;
+
+/// Nine digits of every number: more than any of these have, and half as long.
+fn round(value: &mut Value) {
+    match value {
+        Value::Array(entries) => entries.iter_mut().for_each(round),
+        Value::Object(entries) => entries.values_mut().for_each(round),
+        Value::Number(number) if number.is_f64() => {
+            let nine = number.as_f64().map(|number| format!("{number:.8e}"));
+            if let Some(Ok(nine)) = nine.map(|nine| nine.parse::<f64>()) {
+                *value = json!(nine);
+            }
+        }
+        _ => {}
+    }
+}
 
 /// How many groups stay, of how many.
 fn kept(masks: &Masks) -> Value {
