@@ -1,6 +1,7 @@
 //! The program `fisher`: exit code 0 when all is done, 1 when something kept it from that, 2 when the
 //! command line is wrong, 130 when it was interrupted.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use fisher_cli::Cli;
@@ -11,6 +12,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let cli = Cli::read(std::env::args()).unwrap_or_else(|error| error.exit());
     if let Err(error) = listen() {

@@ -62,7 +62,7 @@ const TIMES_SIDES: usize = 5;
 const TIMES_SCORES: usize = 4;
 
 /// Bytes of the names of a parameter's mean and M2 in a header, and of a sample in the index of a store.
-const NAMED: usize = 2 * 150;
+const NAMED: usize = 2 * 210;
 const A_LINE: usize = 150;
 
 impl Forecast {
@@ -134,7 +134,7 @@ impl Forecast {
         let sparsities = 2 * run.analysis.sparsity.len();
         let results = [
             if wanted(1) { 16 * groups * data.len() + names } else { 0 },
-            if wanted(3) { sparsities * (groups * data.len() + names / 2) } else { 0 },
+            if wanted(3) { sparsities * (groups * data.len() + names / 3) } else { 0 },
             if wanted(1) && run.analysis.save_elements { 16 * of_elements * data.len() } else { 0 },
             if run.analysis.save_gradients { 8 * of_kept * samples } else { 0 },
             run.analysis.scale.len() * 8 * of_kept,
