@@ -69,7 +69,7 @@ impl Progress {
         let left = (self.total - self.done) as f64 / rate.max(1e-9);
         let left = HumanDuration(Duration::from_secs(left.min(1e9) as u64));
         let (task, done, total) = (&self.task, self.done, self.total);
-        format!("{task}: {done} of {total} tokens, {rate:.0} tokens/s, about {left} left")
+        format!("{task}: {done} of {total} tokens, {rate:.1} tokens/s, about {left} left")
     }
 
     pub(crate) fn finish(&self) {
@@ -88,7 +88,7 @@ mod tests {
         progress.advance(100);
         assert_eq!(
             progress.line(Duration::from_secs(10)),
-            "alpha: 500 of 1000 tokens, 10 tokens/s, about 50 seconds left"
+            "alpha: 500 of 1000 tokens, 10.0 tokens/s, about 50 seconds left"
         );
     }
 }
