@@ -10,8 +10,8 @@ use fisher_core::store::GradientStore;
 use serde_json::{Value, json};
 
 use crate::measure::{
-    Analysis, Change, Collection, Findings, MERGED, Measured, Phases, Plan, Result, Saved, TaskData,
-    Tensors, changes, report, uses, write,
+    Analysis, Change, Collection, Findings, MERGED, Measured, Phases, Plan, Result, Saved,
+    TaskData, Tensors, changes, report, uses, write,
 };
 use crate::memory::resident;
 use crate::models::{Architecture, Checkpoint};

@@ -9,8 +9,8 @@ use serde_json::json;
 
 use crate::finish::{Work, done, load, phases};
 use crate::measure::{
-    COMMAND, Forecast, GRADIENTS, Inputs, Kind, MeasureArgs, Reader, Result, STATISTICS, Selection, TaskData, Text,
-    check_second, collect, write,
+    COMMAND, Forecast, GRADIENTS, Inputs, Kind, MeasureArgs, Reader, Result, STATISTICS, Selection,
+    TaskData, Text, check_second, collect, write,
 };
 use crate::models::Checkpoint;
 

@@ -8,8 +8,23 @@ use crate::program::{Case, program};
 #[test]
 fn a_run_is_replayed_by_its_file() {
     let case = Case::new("llama-gqa");
-    let more = ["--batch-tokens", "24", "--elements", "attention", "--sparsity", "0.25,0.5"];
-    let more = [&more[..], &["--interference", "pool=B", "--interference", "variant=signed,pool=pooled"]];
+    let more = [
+        "--batch-tokens",
+        "24",
+        "--elements",
+        "attention",
+        "--sparsity",
+        "0.25,0.5",
+    ];
+    let more = [
+        &more[..],
+        &[
+            "--interference",
+            "pool=B",
+            "--interference",
+            "variant=signed,pool=pooled",
+        ],
+    ];
     case.run("first", &more.concat()).expect("a run");
     let [first, again, other] = ["first", "again", "other"].map(|out| case.folder(out));
     let file = format!("{first}/run.toml");
@@ -30,7 +45,11 @@ fn a_run_is_replayed_by_its_file() {
         text.replace(out, "OUT")
     };
     assert_eq!(text(&first), text(&again));
-    assert!(text(&first).contains("batch-tokens = 24"), "{}", text(&first));
+    assert!(
+        text(&first).contains("batch-tokens = 24"),
+        "{}",
+        text(&first)
+    );
 
     // What stands beside the file goes before it, lists as a whole.
     let config = format!("--config={file}");

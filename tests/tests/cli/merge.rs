@@ -34,7 +34,9 @@ fn converted(case: &mut Case, dtype: Dtype) {
                 let values = values.map(|b| f32::from_le_bytes(b.try_into().expect("4 bytes")));
                 let bytes: Vec<u8> = match dtype {
                     // The leading half of a float32.
-                    Dtype::BF16 => values.flat_map(|x| ((x.to_bits() >> 16) as u16).to_le_bytes()).collect(),
+                    Dtype::BF16 => values
+                        .flat_map(|x| ((x.to_bits() >> 16) as u16).to_le_bytes())
+                        .collect(),
                     Dtype::F64 => values.flat_map(|x| f64::from(x).to_le_bytes()).collect(),
                     _ => view.data().to_vec(),
                 };
@@ -57,14 +59,21 @@ fn tensors(folder: &Path) -> BTreeMap<String, BTreeMap<String, (Dtype, Vec<usize
     let mut files = BTreeMap::new();
     for entry in std::fs::read_dir(folder).expect("a model") {
         let path = entry.expect("a file").path();
-        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .expect("a name")
+            .to_string_lossy()
+            .into_owned();
         if !name.ends_with(".safetensors") || name.starts_with("expected") {
             continue;
         }
         let bytes = std::fs::read(&path).expect("a file");
         let file = SafeTensors::deserialize(&bytes).expect("safetensors");
         let of = |(name, view): (String, TensorView)| {
-            (name, (view.dtype(), view.shape().to_vec(), view.data().to_vec()))
+            (
+                name,
+                (view.dtype(), view.shape().to_vec(), view.data().to_vec()),
+            )
         };
         files.insert(name, file.tensors().into_iter().map(of).collect());
     }
@@ -81,12 +90,20 @@ fn a_model_merged_with_itself_is_itself(
 ) {
     let mut case = Case::new(name);
     converted(&mut case, dtype);
-    let more = ["--phases", "1,7", "--merge-with", &case.model, "--merge-scale", scale];
+    let more = [
+        "--phases",
+        "1,7",
+        "--merge-with",
+        &case.model,
+        "--merge-scale",
+        scale,
+    ];
     case.run("out", &more).expect("a run");
     let merged = Path::new(&case.folder("out")).join("merged");
     assert!(tensors(&merged) == tensors(Path::new(&case.model)));
     for file in ["config.json", "model.safetensors.index.json"] {
-        let [ours, theirs] = [&merged, Path::new(&case.model)].map(|f| std::fs::read(f.join(file)).ok());
+        let [ours, theirs] =
+            [&merged, Path::new(&case.model)].map(|f| std::fs::read(f.join(file)).ok());
         assert_eq!(ours, theirs, "{file}");
     }
     let report = case.report("out");
@@ -101,7 +118,14 @@ fn fishers_are_brought_to_one_scale() {
     let case = Case::new("llama-gqa");
     let other = case.further();
     let merged = |scale: &str| {
-        let more = ["--phases", "1,7", "--merge-with", &other, "--merge-scale", scale];
+        let more = [
+            "--phases",
+            "1,7",
+            "--merge-with",
+            &other,
+            "--merge-scale",
+            scale,
+        ];
         case.run(scale, &more).expect("a run");
         assert_eq!(case.report(scale)["merge"]["scale"], scale);
         tensors(&Path::new(&case.folder(scale)).join("merged"))

@@ -28,17 +28,28 @@ fn child() {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("{error}");
-            error.downcast_ref::<Interrupted>().map_or(1, |_| INTERRUPTED.into())
+            error
+                .downcast_ref::<Interrupted>()
+                .map_or(1, |_| INTERRUPTED.into())
         }
     };
     std::process::exit(code);
 }
 
 fn process(arguments: &[&str]) -> Command {
-    let arguments: Vec<&str> = std::iter::once(&"fisher").chain(arguments).copied().collect();
+    let arguments: Vec<&str> = std::iter::once(&"fisher")
+        .chain(arguments)
+        .copied()
+        .collect();
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command
-        .args(["size::child", "--exact", "--nocapture", "--test-threads", "1"])
+        .args([
+            "size::child",
+            "--exact",
+            "--nocapture",
+            "--test-threads",
+            "1",
+        ])
         .env(ARGUMENTS, json!(arguments).to_string())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -64,12 +75,18 @@ impl Subject {
         });
         std::fs::write(folder.path().join("config.json"), config.to_string()).expect("a file");
         let mut shapes = vec![
-            ("model.embed_tokens.weight".to_owned(), vec![vocabulary, width]),
+            (
+                "model.embed_tokens.weight".to_owned(),
+                vec![vocabulary, width],
+            ),
             ("model.norm.weight".to_owned(), vec![width]),
         ];
         for layer in 0..layers {
             let mut add = |name: &str, shape: &[usize]| {
-                shapes.push((format!("model.layers.{layer}.{name}.weight"), shape.to_vec()));
+                shapes.push((
+                    format!("model.layers.{layer}.{name}.weight"),
+                    shape.to_vec(),
+                ));
             };
             add("self_attn.q_proj", &[width, width]);
             add("self_attn.k_proj", &[width / 2, width]);
@@ -83,7 +100,9 @@ impl Subject {
         }
         let mut state = 1u64;
         let mut weight = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             ((state >> 40) as f32 / (1 << 24) as f32 - 0.5) * 0.2
         };
         let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = shapes
@@ -95,13 +114,18 @@ impl Subject {
             })
             .collect();
         let views = tensors.iter().map(|(name, shape, bytes)| {
-            (name.clone(), TensorView::new(Dtype::F32, shape.clone(), bytes).expect("a tensor"))
+            (
+                name.clone(),
+                TensorView::new(Dtype::F32, shape.clone(), bytes).expect("a tensor"),
+            )
         });
         let file = safetensors::serialize(views, None).expect("safetensors");
         std::fs::write(folder.path().join("model.safetensors"), file).expect("a file");
         for (task, step) in [("a", 7), ("b", 11)] {
             let lines = (0..samples).map(|i| {
-                let tokens: Vec<usize> = (0..6 + i % 9).map(|t| (step * (t + i) + i) % vocabulary).collect();
+                let tokens: Vec<usize> = (0..6 + i % 9)
+                    .map(|t| (step * (t + i) + i) % vocabulary)
+                    .collect();
                 json!({ "id": format!("{task}{i}"), "input_ids": tokens }).to_string()
             });
             let lines: Vec<String> = lines.collect();
@@ -117,10 +141,19 @@ impl Subject {
     /// The command that measures it.
     fn command(&self, out: &str, more: &[&str]) -> Vec<String> {
         let [a, b] = ["a", "b"].map(|task| format!("{task}={}", self.at(task)));
-        let mut command: Vec<String> =
-            ["measure", "--model", &self.at(""), "--task", &a, "--task", &b, "--out", &self.at(out)]
-                .map(str::to_owned)
-                .to_vec();
+        let mut command: Vec<String> = [
+            "measure",
+            "--model",
+            &self.at(""),
+            "--task",
+            &a,
+            "--task",
+            &b,
+            "--out",
+            &self.at(out),
+        ]
+        .map(str::to_owned)
+        .to_vec();
         command.extend(more.iter().map(|flag| (*flag).to_owned()));
         command
     }
@@ -153,11 +186,21 @@ fn told(output: &Output, line: &str, part: &str) -> f64 {
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().find(|l| l.starts_with(line));
     let line = line.unwrap_or_else(|| panic!("no such line in {text}"));
-    let (_, rest) = line.split_once(part).unwrap_or_else(|| panic!("no {part} in {line}"));
+    let (_, rest) = line
+        .split_once(part)
+        .unwrap_or_else(|| panic!("no {part} in {line}"));
     let mut words = rest.split_whitespace();
     let number: f64 = words.next().and_then(|n| n.parse().ok()).expect("a number");
-    let unit = words.next().expect("a unit").trim_matches(|c: char| !c.is_alphabetic());
-    number * [("kB", 1e3), ("MB", 1e6), ("GB", 1e9)].iter().find(|(u, _)| *u == unit).expect("a unit").1
+    let unit = words
+        .next()
+        .expect("a unit")
+        .trim_matches(|c: char| !c.is_alphabetic());
+    number
+        * [("kB", 1e3), ("MB", 1e6), ("GB", 1e9)]
+            .iter()
+            .find(|(u, _)| *u == unit)
+            .expect("a unit")
+            .1
 }
 
 /// What is told of the disk beforehand is what is there afterwards.
@@ -166,8 +209,27 @@ fn the_disk_is_as_forecast() {
     let subject = Subject::new(64, 2, 512, 12);
     for (out, more) in [
         ("all", &[][..]),
-        ("half", &["--compare", "attention", "--precision", "half", "--elements", "none"]),
-        ("saved", &["--save-elements", "--save-pairs", "--save-gradients", "--scale", "1/0.1"]),
+        (
+            "half",
+            &[
+                "--compare",
+                "attention",
+                "--precision",
+                "half",
+                "--elements",
+                "none",
+            ],
+        ),
+        (
+            "saved",
+            &[
+                "--save-elements",
+                "--save-pairs",
+                "--save-gradients",
+                "--scale",
+                "1/0.1",
+            ],
+        ),
     ] {
         let output = subject.started(out, more).output().expect("a process");
         assert!(output.status.success(), "{output:?}");
@@ -176,8 +238,14 @@ fn the_disk_is_as_forecast() {
             ("gradients", "gradients"),
             ("results", "results.safetensors"),
         ] {
-            let (told, found) = (told(&output, "Disk:", part), subject.bytes(&format!("{out}/{file}")) as f64);
-            assert!((told - found).abs() <= 0.05 * found + 4096.0, "{out}: {part} {told} told, {found} found");
+            let (told, found) = (
+                told(&output, "Disk:", part),
+                subject.bytes(&format!("{out}/{file}")) as f64,
+            );
+            assert!(
+                (told - found).abs() <= 0.05 * found + 4096.0,
+                "{out}: {part} {told} told, {found} found"
+            );
         }
     }
 }
@@ -204,7 +272,9 @@ fn the_report_knows_no_product_of_samples() {
         (format!("a/mean/{name}"), vec![16, 16]),
         (format!("b/mask/global@0.5/head.Q/{name}"), vec![4]),
     ] {
-        let view = file.tensor(&tensor).unwrap_or_else(|_| panic!("no `{tensor}` in {:?}", file.names()));
+        let view = file
+            .tensor(&tensor)
+            .unwrap_or_else(|_| panic!("no `{tensor}` in {:?}", file.names()));
         assert_eq!(view.shape(), shape, "{tensor}");
     }
     let report = std::fs::read(subject.at("out/report.json")).expect("a report");
@@ -218,12 +288,22 @@ fn the_report_knows_no_product_of_samples() {
 #[test]
 fn an_interrupted_run_says_how_it_goes_on() {
     let subject = Subject::new(64, 4, 512, 120);
-    let fixed = ["--batch-tokens", "16", "--save-every", "1", "--phases", "1-2"];
+    let fixed = [
+        "--batch-tokens",
+        "16",
+        "--save-every",
+        "1",
+        "--phases",
+        "1-2",
+    ];
     let child = subject.started("out", &fixed).spawn().expect("a process");
     let statistics = subject.at("out/statistics.safetensors");
     let start = Instant::now();
     while !Path::new(&statistics).exists() {
-        assert!(start.elapsed() < Duration::from_secs(300), "nothing was saved");
+        assert!(
+            start.elapsed() < Duration::from_secs(300),
+            "nothing was saved"
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
     let pid = child.id().to_string();
@@ -232,7 +312,10 @@ fn an_interrupted_run_says_how_it_goes_on() {
     let output = child.wait_with_output().expect("it ends");
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(130), "{said}");
-    assert!(said.contains("--resume") && said.contains("of 120 samples"), "{said}");
+    assert!(
+        said.contains("--resume") && said.contains("of 120 samples"),
+        "{said}"
+    );
     assert!(!said.contains('\u{1b}'), "{said}");
     subject.run("out", &[&fixed[..], &["--resume"]].concat());
     subject.run("whole", &fixed);

@@ -77,10 +77,7 @@ fn a_file_is_written_one_tensor_at_a_time() {
         println!("saving: {} MiB", bytes / MIB);
         assert!(bytes < 64 * MIB);
     };
-    alone(
-        "statistics::a_file_is_written_one_tensor_at_a_time",
-        work,
-    );
+    alone("statistics::a_file_is_written_one_tensor_at_a_time", work);
 }
 
 /// Pairs of positions would be 256 MiB in float32.

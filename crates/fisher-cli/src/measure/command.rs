@@ -60,10 +60,7 @@ fn scalar(text: &str) -> Value {
 ///
 /// # Errors
 /// When the file cannot be read, or has what is no flag of `command`.
-pub(crate) fn replayed(
-    command: &Command,
-    arguments: Vec<String>,
-) -> Result<Vec<String>, String> {
+pub(crate) fn replayed(command: &Command, arguments: Vec<String>) -> Result<Vec<String>, String> {
     let given = |name: &str| {
         let flag = format!("--{name}");
         let with_value = format!("{flag}=");

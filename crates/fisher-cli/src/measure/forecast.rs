@@ -122,21 +122,38 @@ impl Forecast {
             ("weights", 4 * all as u64),
             ("statistics", accumulators as u64),
             ("gradients held", held),
-            (
-                "a batch, or the analyses",
-                of_batch.max(reading).max(held),
-            ),
+            ("a batch, or the analyses", of_batch.max(reading).max(held)),
         ];
 
         let rows = samples * (catalogue.parameters().len() + heads.attention().len());
         let statistics = (accumulators + 2 * names + 8 * rows.min(1 << 20)) as u64;
-        let scores = if run.analysis.save_pairs { pairs(data, run, catalogue, heads) } else { 0 };
+        let scores = if run.analysis.save_pairs {
+            pairs(data, run, catalogue, heads)
+        } else {
+            0
+        };
         let sparsities = 2 * run.analysis.sparsity.len();
         let results = [
-            if wanted(1) { 16 * groups * data.len() + names } else { 0 },
-            if wanted(3) { sparsities * (groups * data.len() + names / 3) } else { 0 },
-            if wanted(1) && run.analysis.save_elements { 16 * of_elements * data.len() } else { 0 },
-            if run.analysis.save_gradients { 8 * of_kept * samples } else { 0 },
+            if wanted(1) {
+                16 * groups * data.len() + names
+            } else {
+                0
+            },
+            if wanted(3) {
+                sparsities * (groups * data.len() + names / 3)
+            } else {
+                0
+            },
+            if wanted(1) && run.analysis.save_elements {
+                16 * of_elements * data.len()
+            } else {
+                0
+            },
+            if run.analysis.save_gradients {
+                8 * of_kept * samples
+            } else {
+                0
+            },
             run.analysis.scale.len() * 8 * of_kept,
             scores,
         ];
@@ -168,11 +185,16 @@ impl Forecast {
     /// # Errors
     /// What will not do, and what to do about it, unless it is to begin all the same.
     pub(crate) fn tell(&self, run: &MeasureArgs, checkpoint: &Checkpoint) -> Result {
-        let [samples, tokens] = self.tasks.iter().fold([0, 0], |[n, t], (_, samples, tokens)| {
-            [n + samples, t + tokens]
-        });
+        let [samples, tokens] = self
+            .tasks
+            .iter()
+            .fold([0, 0], |[n, t], (_, samples, tokens)| {
+                [n + samples, t + tokens]
+            });
         let batch = run.tokens(checkpoint);
-        println!("To measure: {samples} samples, {tokens} tokens, in batches of up to {batch} tokens.");
+        println!(
+            "To measure: {samples} samples, {tokens} tokens, in batches of up to {batch} tokens."
+        );
         let there = available_memory();
         println!("Memory: about {}{}.", told(&self.memory), free(there));
         let disk = available_disk(&run.out);
@@ -185,11 +207,7 @@ impl Forecast {
     }
 
     /// Whether so much memory and disk will do.
-    fn fits(
-        &self,
-        memory: Option<u64>,
-        disk: Option<u64>,
-    ) -> std::result::Result<(), String> {
+    fn fits(&self, memory: Option<u64>, disk: Option<u64>) -> std::result::Result<(), String> {
         let needed = sum(&self.memory);
         if let Some(there) = memory.filter(|there| needed > *there) {
             let [needed, there] = [needed, there].map(size);
@@ -229,20 +247,23 @@ fn largest(catalogue: &Catalogue) -> usize {
 /// Groups of all parameters.
 fn groups(catalogue: &Catalogue, heads: &HeadLayout) -> Result<usize> {
     let config = StatisticsConfig::new().with_elementwise(false);
-    let statistics: Statistics =
-        config.init_for(catalogue, heads, String::new(), &burn::tensor::Device::flex())?;
+    let statistics: Statistics = config.init_for(
+        catalogue,
+        heads,
+        String::new(),
+        &burn::tensor::Device::flex(),
+    )?;
     Ok(statistics.groups())
 }
 
 /// Bytes of numbers of every pair of samples.
-fn pairs(
-    data: &[TaskData],
-    run: &MeasureArgs,
-    catalogue: &Catalogue,
-    heads: &HeadLayout,
-) -> usize {
+fn pairs(data: &[TaskData], run: &MeasureArgs, catalogue: &Catalogue, heads: &HeadLayout) -> usize {
     let pairs: usize = data.iter().map(|task| task.samples.len()).product();
-    let heads: usize = heads.attention().iter().map(|layer| 4 * layer.heads()).sum();
+    let heads: usize = heads
+        .attention()
+        .iter()
+        .map(|layer| 4 * layer.heads())
+        .sum();
     let cosines = 2 * 2 * catalogue.parameters().len();
     8 * pairs * (cosines + heads * run.analysis.settings().len())
 }
@@ -304,10 +325,16 @@ mod tests {
         assert_eq!(forecast.fits(None, None), Ok(()));
         let memory = forecast.fits(Some(5_900_000_000), enough);
         let memory = memory.expect_err("too little memory");
-        assert!(memory.contains("6.0 GB of memory") && memory.contains("--elements"), "{memory}");
+        assert!(
+            memory.contains("6.0 GB of memory") && memory.contains("--elements"),
+            "{memory}"
+        );
         let disk = forecast.fits(enough, Some(9_900_000_000));
         let disk = disk.expect_err("too little disk");
-        assert!(disk.contains("10.0 GB of disk") && disk.contains("--precision half"), "{disk}");
+        assert!(
+            disk.contains("10.0 GB of disk") && disk.contains("--precision half"),
+            "{disk}"
+        );
         assert_eq!(
             told(&forecast.memory),
             "6.0 GB (weights 2.0 GB, statistics 4.0 GB)"

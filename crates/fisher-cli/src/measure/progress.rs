@@ -25,7 +25,8 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn new(task: &str, total: u64) -> Self {
-        let template = "  {prefix} {wide_bar} {human_pos}/{human_len} tokens, {per_sec}, {eta} left";
+        let template =
+            "  {prefix} {wide_bar} {human_pos}/{human_len} tokens, {per_sec}, {eta} left";
         let bar = styled(ProgressBar::new(total), template, task.to_owned());
         let plain = !std::io::stderr().is_terminal();
         if !plain {

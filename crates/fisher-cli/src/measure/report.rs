@@ -121,7 +121,13 @@ pub fn report(run: Value, measured: &[Measured], findings: &Findings) -> Value {
         (key.clone(), summary)
     });
     document["interference"] = Value::Object(interference.collect());
-    for part in ["overlap", "conflicts", "conflict_summary", "health", "interference"] {
+    for part in [
+        "overlap",
+        "conflicts",
+        "conflict_summary",
+        "health",
+        "interference",
+    ] {
         document.get_mut(part).into_iter().for_each(round);
     }
     if let Some(merged) = &findings.uses.merged {

@@ -84,12 +84,7 @@ impl<'a> Tensors<'a> {
         Ok(tensors)
     }
 
-    fn add(
-        &mut self,
-        name: String,
-        shape: &[usize],
-        values: impl Fn() -> Result<Vec<f64>> + 'a,
-    ) {
+    fn add(&mut self, name: String, shape: &[usize], values: impl Fn() -> Result<Vec<f64>> + 'a) {
         self.0.insert(name, Source::float64(shape, values));
     }
 

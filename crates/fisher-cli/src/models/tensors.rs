@@ -184,5 +184,10 @@ impl Stored {
 }
 
 fn numbers<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f64) -> Vec<f64> {
-    bytes.as_chunks::<N>().0.iter().map(|b| number(*b)).collect()
+    bytes
+        .as_chunks::<N>()
+        .0
+        .iter()
+        .map(|b| number(*b))
+        .collect()
 }

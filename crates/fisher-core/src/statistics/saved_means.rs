@@ -81,7 +81,9 @@ impl<'a> SavedMeans<'a> {
             known: "those that were measured element by element".into(),
         })?;
         let low = part("mean_low")?.unwrap_or_default();
-        mean.iter_mut().zip(low).for_each(|(mean, low)| *mean += low);
+        mean.iter_mut()
+            .zip(low)
+            .for_each(|(mean, low)| *mean += low);
         Ok(mean)
     }
 }

@@ -140,7 +140,9 @@ mod tests {
     #[test]
     fn many_alike_are_told_apart() {
         let n = 3 * SIDE_BY_SIDE as usize;
-        let near: Vec<f64> = (0..n).map(|i| 1.0 + ((i * 7919) % n) as f64 * 1e-15).collect();
+        let near: Vec<f64> = (0..n)
+            .map(|i| 1.0 + ((i * 7919) % n) as f64 * 1e-15)
+            .collect();
         let equal: Vec<f64> = (0..n).map(|i| if i % 5 == 0 { 2.0 } else { 0.0 }).collect();
         for all in [near, equal] {
             for count in [1, n / 2, n] {
