@@ -155,7 +155,7 @@ pub struct MeasureArgs {
         help_heading = "What is measured"
     )]
     pub precision: Precision,
-    /// Tokens in a batch, padding included. [default: from 64 to 2048, as many as a quarter of --memory
+    /// Tokens in a batch, padding included. [default: from 64 to 2048, as many as half of --memory
     /// has room for; the same for the same model and --memory]
     #[arg(
         long,
@@ -250,7 +250,7 @@ pub struct Analysis {
     #[arg(long, default_value_t = 0, help_heading = "What is made of it")]
     pub seed: u64,
     /// Memory beside weights and statistics, such as 500MB or 8GiB: half for gradients that are held, the
-    /// rest of which stays on disk, half for analyses, and a quarter for a batch while there are none
+    /// rest of which stays on disk, half for a batch and then for analyses
     #[arg(
         long,
         value_name = "BYTES",

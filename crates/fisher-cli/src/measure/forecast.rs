@@ -29,14 +29,14 @@ pub(crate) struct Forecast {
     besides: u64,
 }
 
-/// Between 64 and 2048 tokens, as many as a quarter of the memory has room for: a power of two, and the
+/// Between 64 and 2048 tokens, as many as half of the memory has room for: a power of two, and the
 /// same for the same model and memory, so that a run goes on with the same batches.
 ///
 /// Batches of more samples than a few are hardly faster: work grows with the tokens, and what a batch
 /// takes in memory as well.
 pub(crate) fn batch_tokens(checkpoint: &Checkpoint, memory: usize) -> usize {
     let longest = checkpoint.config.longest.tokens;
-    let fits = |tokens: usize| 4 * batch(checkpoint, tokens, tokens.min(longest)) <= memory as u64;
+    let fits = |tokens: usize| 2 * batch(checkpoint, tokens, tokens.min(longest)) <= memory as u64;
     let sizes = (6..=11).rev().map(|power| 1 << power);
     sizes.into_iter().find(|size| fits(*size)).unwrap_or(64)
 }
@@ -59,6 +59,8 @@ fn batch(checkpoint: &Checkpoint, tokens: usize, longest: usize) -> u64 {
 /// How many times the sides of matrices, and the scores of attention, are held while a batch is worked
 /// on: measured.
 const TIMES_SIDES: usize = 5;
+/// How many times the elements of a parameter are held while statistics of each are kept.
+const TIMES_ELEMENTS: u64 = 8;
 const TIMES_SCORES: usize = 4;
 
 /// Bytes of the names of a parameter's mean and M2 in a header, and of a sample in the index of a store.
@@ -115,8 +117,11 @@ impl Forecast {
             batch(checkpoint, most, longest) + largest as u64
         });
         let of_batch = of_batch.max().unwrap_or(0);
-        // A parameter is read in float64, with what is computed of it.
-        let reading = 8 * 4 * largest(catalogue) as u64;
+        // What is computed of the elements of one parameter while they are accumulated or read, in float64.
+        let reading = match of_elements {
+            0 => 0,
+            _ => 8 * TIMES_ELEMENTS * largest(&measured) as u64,
+        };
         let held = (a_sample * samples).min(run.analysis.half()) as u64;
         let memory = vec![
             ("weights", 4 * all as u64),
