@@ -127,7 +127,7 @@ impl Forecast {
             ("weights", 4 * all as u64),
             ("statistics", accumulators as u64),
             ("gradients held", held),
-            ("a batch, or the analyses", of_batch.max(reading).max(held)),
+            ("a batch, or the analyses", (of_batch + reading).max(held)),
         ];
 
         let rows = samples * (catalogue.parameters().len() + heads.attention().len());
