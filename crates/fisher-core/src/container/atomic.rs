@@ -124,7 +124,9 @@ fn layout<'a, 'data, E>(
         ((*name).to_owned(), info)
     };
     let places = order.iter().map(place).collect();
-    let metadata = Metadata::new(Some(header), places).map_err(|e| format_error(path, e))?;
+    // Without tensors and text serde would close the map before its only entry.
+    let header = Some(header).filter(|header| !header.is_empty());
+    let metadata = Metadata::new(header, places).map_err(|e| format_error(path, e))?;
     let mut json = serde_json::to_vec(&metadata).map_err(|e| format_error(path, e))?;
     json.resize(json.len().next_multiple_of(8), b' ');
     if json.len() > HEADER_LIMIT {
