@@ -1,5 +1,6 @@
 //! A report and its tensors against the golden ones.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use safetensors::SafeTensors;
@@ -21,34 +22,49 @@ pub fn against_golden(golden: &Golden, folder: &Path, last: u8) -> usize {
     let report: Value = serde_json::from_slice(&report).expect("JSON");
     let mut compared = 0;
     let parts = ["tasks", "overlap", "health", "ewc"];
+    let bytes = std::fs::read(folder.join("results.safetensors")).expect("results");
+    let found = SafeTensors::deserialize(&bytes).expect("safetensors");
     for part in &parts[..if last < 7 { 3 } else { 4 }] {
-        let expected = golden.expected(&format!("/{part}"));
-        compared += within(part, &report[part], expected, 0.0);
+        let mut expected = golden.expected(&format!("/{part}")).clone();
+        if *part == "tasks" {
+            compared += masks(&found, &mut expected);
+        }
+        compared += within(part, &report[part], &expected, 0.0);
     }
     if folder_has(golden, "conflicts") {
         let expected = golden.topic("conflicts");
         for space in ["raw", "fisher"] {
             let slices = expected[space]["slices"].as_object().expect("slices");
             for (name, of) in slices {
-                let found = &report["conflicts"][space][name];
+                let slice = &report["conflicts"][space][name];
                 let path = format!("conflicts/{space}/{name}");
-                compared += within(&path, &found["apart"], &of["apart"], 0.0);
-                let [found, of] = [found, of].map(|slice| &slice["pairs"]["cosine"]);
-                compared += within(&path, found, of, 0.0);
+                compared += within(&path, &slice["apart"], &of["apart"], 0.0);
+                let cosines = matrix(&found, &format!("conflicts/{space}/cosine/{name}"));
+                compared += within(&path, &cosines, &of["pairs"]["cosine"], 0.0);
             }
         }
     }
-    let bytes = std::fs::read(folder.join("results.safetensors")).expect("results");
-    let found = SafeTensors::deserialize(&bytes).expect("safetensors");
+    let merged = if last < 7 {
+        BTreeMap::new()
+    } else {
+        weights(&folder.join("merged"))
+    };
     for name in golden.names("") {
         if last < 7 && ["scaled/", "merged/"].iter().any(|p| name.starts_with(p)) {
             continue;
         }
-        let view = found.tensor(name).unwrap_or_else(|_| panic!("no `{name}`"));
         let (shape, expected) = golden.tensor(name);
-        assert_eq!(view.shape(), shape, "{name}");
-        let values = view.data().chunks_exact(8);
-        let values = values.map(|b| f64::from_le_bytes(b.try_into().expect("8 bytes")));
+        let (found_shape, values) = match name.strip_prefix("merged/") {
+            Some(parameter) => {
+                let bare = parameter.trim_start_matches("transformer.");
+                let found = merged.get(parameter).or_else(|| merged.get(bare));
+                found
+                    .unwrap_or_else(|| panic!("no `{parameter}` in the merged model"))
+                    .clone()
+            }
+            None => floats(&found, name),
+        };
+        assert_eq!(found_shape, shape, "{name}");
         let largest = expected.iter().fold(0.0, |max: f64, x| max.max(x.abs()));
         // Signed scores cancel, and gradients are differences of float32.
         let floor = if ["signed", "full", "gradient", "scaled"]
@@ -59,7 +75,7 @@ pub fn against_golden(golden: &Golden, folder: &Path, last: u8) -> usize {
         } else {
             1e-2
         };
-        for (at, (found, expected)) in values.zip(expected).enumerate() {
+        for (at, (found, expected)) in values.into_iter().zip(expected).enumerate() {
             let bound = match name.starts_with("merged/") {
                 // Of the way between the models, which is 0.01; F of some biases is 0 but for rounding.
                 true => 10.0 * FLOAT32 * 0.01,
@@ -70,6 +86,64 @@ pub fn against_golden(golden: &Golden, folder: &Path, last: u8) -> usize {
                 "{name}[{at}]: {found:e} against {expected:e}"
             );
             compared += 1;
+        }
+    }
+    compared
+}
+
+/// Shape and values of a tensor of float64.
+fn floats(file: &SafeTensors, name: &str) -> (Vec<usize>, Vec<f64>) {
+    let view = file.tensor(name).unwrap_or_else(|_| panic!("no `{name}`"));
+    let values = view.data().chunks_exact(8);
+    let values = values.map(|b| f64::from_le_bytes(b.try_into().expect("8 bytes")));
+    (view.shape().to_vec(), values.collect())
+}
+
+/// A matrix as JSON; null where it has no number.
+fn matrix(file: &SafeTensors, name: &str) -> Value {
+    let (shape, values) = floats(file, name);
+    values.chunks(shape[1].max(1)).collect()
+}
+
+/// The float32 weights of a model in a folder.
+///
+/// # Panics
+/// When it has none.
+pub fn weights(folder: &Path) -> BTreeMap<String, (Vec<usize>, Vec<f64>)> {
+    let mut weights = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).expect("a model") {
+        let path = entry.expect("a file").path();
+        if path.extension().is_none_or(|end| end != "safetensors") {
+            continue;
+        }
+        let bytes = std::fs::read(path).expect("a file");
+        let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+        for (name, view) in file.tensors() {
+            let values = view.data().chunks_exact(4);
+            let values = values.map(|b| f32::from_le_bytes(b.try_into().expect("4 bytes")).into());
+            weights.insert(name, (view.shape().to_vec(), values.collect()));
+        }
+    }
+    weights
+}
+
+/// The masks of all tasks, taken out of what is expected of the report.
+fn masks(found: &SafeTensors, tasks: &mut Value) -> usize {
+    let mut compared = 0;
+    for (task, of_task) in tasks.as_object_mut().expect("tasks") {
+        let masks = of_task
+            .as_object_mut()
+            .and_then(|task| task.remove("masks"));
+        for (key, masks) in masks.iter().flat_map(|m| m.as_object().expect("masks")) {
+            for (of, bits) in masks.as_object().expect("bits") {
+                let (path, label) = of.split_once('|').expect("a parameter and a label");
+                let name = format!("{task}/mask/{key}/{label}/{path}");
+                let view = found.tensor(&name);
+                let view = view.unwrap_or_else(|_| panic!("no `{name}`"));
+                let found: String = view.data().iter().map(|bit| bit.to_string()).collect();
+                assert_eq!(Some(&*found), bits.as_str(), "{name}");
+                compared += 1;
+            }
         }
     }
     compared

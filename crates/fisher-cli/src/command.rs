@@ -1,11 +1,11 @@
 //! The command line of `fisher`.
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::check::{CheckArgs, check};
 use crate::join::join;
-use crate::measure::{JoinArgs, MeasureArgs, Result};
+use crate::measure::{JoinArgs, MeasureArgs, Result, replayed, written};
 use crate::plan::{PlanArgs, plan};
 use crate::run::measure;
 
@@ -36,10 +36,26 @@ impl Cli {
     pub fn read(
         arguments: impl IntoIterator<Item = String>,
     ) -> std::result::Result<Self, clap::Error> {
-        let mut cli = Self::try_parse_from(arguments)?;
-        if let Command::Measure(measure) = &mut cli.command {
-            let placed = measure.place();
-            placed.map_err(|e| Self::command().error(ErrorKind::ValueValidation, e))?;
+        let mut command = Self::command();
+        let arguments: Vec<String> = arguments.into_iter().collect();
+        let fail = |command: &mut clap::Command, reason| command.error(ErrorKind::Io, reason);
+        let measure = command.find_subcommand("measure").cloned();
+        let arguments = match &measure {
+            Some(measure) if arguments.get(1).is_some_and(|name| name == "measure") => {
+                let all = replayed(measure, arguments);
+                all.map_err(|reason| fail(&mut command, reason))?
+            }
+            _ => arguments,
+        };
+        let matches = command.clone().try_get_matches_from(arguments)?;
+        let mut cli = Self::from_arg_matches(&matches)?;
+        if let (Command::Measure(run), Some(measure), Some((_, matches))) =
+            (&mut cli.command, &measure, matches.subcommand())
+        {
+            let written = written(measure, matches);
+            run.command = written.map_err(|reason| fail(&mut command, reason))?;
+            let placed = run.place();
+            placed.map_err(|reason| command.error(ErrorKind::ValueValidation, reason))?;
         }
         Ok(cli)
     }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::date::now;
 use crate::measure::{
     Analysis, Change, Collection, Findings, MERGED, Measured, Phases, Plan, REPORT, RESULTS,
-    Result, SampleTokens, Tensors, TokenLoss, changes, report, second, uses, write,
+    Result, SampleTokens, Saved, Tensors, TokenLoss, changes, report, uses, write,
 };
 use crate::memory::resident;
 use crate::models::Checkpoint;
@@ -47,13 +47,12 @@ impl Work<'_> {
             statistics,
             store,
         } = self.collection;
-        let mut findings = self.analyze(tasks, statistics, store.as_ref(), device)?;
-        if let Some(merged) = &mut findings.uses.merged {
-            let folder = out.join(MERGED);
-            let saved = merged.save(self.checkpoint, &folder);
-            saved.map_err(|e| format!("cannot write {}: {e}", folder.display()))?;
-            say!("The merged model is in {}.", folder.display());
-            merged.measured = self.changes(&folder, device)?;
+        let mut findings = self.analyze(tasks, statistics, store.as_ref())?;
+        if self.phases.contains(&7) {
+            findings.uses = uses(self.analysis, self.checkpoint, tasks, statistics, out)?;
+            if let Some(merged) = &mut findings.uses.merged {
+                merged.measured = self.changes(&out.join(MERGED), device)?;
+            }
         }
         let run = self.about(tasks, statistics)?;
         write(
@@ -69,11 +68,16 @@ impl Work<'_> {
             tokens: self.tokens,
         };
         write(out, PAGE, &page.html())?;
-        let gradients = store.as_ref().filter(|_| self.analysis.save_gradients);
-        let moments = Some(statistics).filter(|_| self.phases.contains(&1));
-        let tensors = Tensors::of(moments, gradients, tasks, &findings)?;
-        tensors.save(&out.join(RESULTS))?;
-        Ok(())
+        let phase = |phase| self.phases.contains(&phase);
+        let saved = Saved {
+            groups: phase(1),
+            elements: phase(1) && self.analysis.save_elements,
+            gradients: self.analysis.save_gradients,
+            pairs: self.analysis.save_pairs,
+            scaled: if phase(7) { &self.analysis.scale } else { &[] },
+        };
+        let tensors = Tensors::of(statistics, store.as_ref(), tasks, &findings, &saved)?;
+        tensors.save(&out.join(RESULTS))
     }
 
     /// What the tasks lose by the model merged into `folder`, where their samples are at hand.
@@ -84,8 +88,7 @@ impl Work<'_> {
         let Ok(data) = data.try_into() else {
             return Ok(Vec::new());
         };
-        let other = second(other, self.checkpoint, device)?;
-        changes([self.checkpoint, &other], folder, data, tokens, device)
+        changes(self.checkpoint, [other, folder], data, tokens, device)
     }
 
     fn analyze(
@@ -93,7 +96,6 @@ impl Work<'_> {
         tasks: &[Measured],
         statistics: &Statistics,
         store: Option<&GradientStore>,
-        device: &Device,
     ) -> Result<Findings> {
         let settings = self.analysis.settings().into_iter();
         let interference = settings.map(|settings| (settings.text, settings.config));
@@ -101,22 +103,15 @@ impl Work<'_> {
             phases: self.phases.to_vec(),
             sparsities: self.analysis.sparsity.clone(),
             interference: interference.collect(),
-            memory: self.analysis.memory.0,
+            memory: self.analysis.half(),
             seed: self.analysis.seed,
             progress: true,
+            pairs: self.analysis.save_pairs,
         };
         let names: Vec<String> = tasks.iter().map(|task| task.name.clone()).collect();
-        let weights = if self.phases.contains(&3) {
-            self.checkpoint.weights()?
-        } else {
-            Default::default()
-        };
-        let mut findings = plan.run(&names, statistics, &weights, store)?;
-        if self.phases.contains(&7) {
-            let (analysis, checkpoint) = (self.analysis, self.checkpoint);
-            findings.uses = uses(analysis, checkpoint, tasks, statistics, store, device)?;
-        }
-        Ok(findings)
+        let reader = self.checkpoint.reader();
+        let weights = |path: &str, _| Ok(reader.read(path)?);
+        Ok(plan.run(&names, statistics, &weights, store)?)
     }
 
     /// What was run, for the record.
@@ -153,6 +148,7 @@ impl Work<'_> {
             "interference": analysis.settings().iter().map(|s| &s.text).collect::<Vec<_>>(),
             "merge_with": analysis.merge_with,
             "merge_run": analysis.merge_run,
+            "merge_scale": analysis.merge_scale,
             "scale": analysis.scale.iter().map(|s| &s.text).collect::<Vec<_>>(),
             "seed": analysis.seed,
             "memory": analysis.memory.0,

@@ -13,6 +13,7 @@ pub mod content;
 mod date;
 pub mod device;
 mod finish;
+pub mod interrupt;
 mod join;
 pub mod measure;
 pub mod memory;

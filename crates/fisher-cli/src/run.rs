@@ -3,13 +3,12 @@
 use std::time::Instant;
 
 use burn::tensor::Device;
-use fisher_core::model::Catalogue;
 use serde_json::{Value, json};
 
 use crate::finish::{Work, done, load, phases};
 use crate::measure::{
-    Inputs, Kind, MeasureArgs, Result, Selection, TOKENS, collect, own_statistics, per_token,
-    second, write,
+    COMMAND, Forecast, Inputs, Kind, MeasureArgs, Result, Selection, TOKENS, check_second, collect,
+    per_token, write,
 };
 use crate::models::Checkpoint;
 use crate::out::Out;
@@ -54,6 +53,7 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
         );
     }
     possible(run, &phases, &checkpoint, &data, &device)?;
+    Forecast::of(run, &phases, &checkpoint, &data, keep)?.tell(run, &checkpoint)?;
     let inputs = Inputs::of(&checkpoint.config, &data, run.part);
     // What is asked for now, on top of what was: a run may go on with fewer samples.
     let inputs = if out.holds_run() {
@@ -62,10 +62,7 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
         inputs.write(&run.out)?;
         inputs
     };
-    say!(
-        "Measuring, in batches of up to {}.",
-        count(run.batch_tokens, "token")
-    );
+    write(&run.out, COMMAND, &run.command)?;
     let collection = collect(&checkpoint, &data, &inputs, run, keep, &device)?;
     let tokens = per_token(&checkpoint, &data, run, &device)?;
     if !tokens.is_empty() {
@@ -79,7 +76,8 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
         "params": run.params,
         "elements": run.elements,
         "compare": run.compare,
-        "batch_tokens": run.batch_tokens,
+        "precision": run.precision,
+        "batch_tokens": run.tokens(&checkpoint),
         "skip_bad": run.skip_bad,
         "encoding": encoding,
     });
@@ -88,7 +86,7 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
         collection: &collection,
         analysis: &run.analysis,
         phases: &phases,
-        data: Some((&data, run.batch_tokens)),
+        data: Some((&data, run.tokens(&checkpoint))),
         tokens: &tokens,
         settings,
         files: run.tasks.iter().map(file).collect(),
@@ -147,19 +145,6 @@ fn possible(
             .into());
         }
     }
-    if let (true, Some(kept)) = (run.analysis.save_gradients, &kept) {
-        let elements: usize = kept.parameters().iter().map(|p| p.elements()).sum();
-        let samples: usize = data.iter().map(|task| task.samples.len()).sum();
-        let bytes = 8 * elements * samples;
-        if bytes > run.analysis.memory.0 {
-            return Err(format!(
-                "--save-gradients gathers {:.1} GB, more than --memory allows: raise it, or narrow \
-                 --compare",
-                bytes as f64 / 1e9
-            )
-            .into());
-        }
-    }
     if !phases.contains(&7) {
         return Ok(());
     }
@@ -170,10 +155,9 @@ fn possible(
         );
     }
     if let (Some(folder), [_, task]) = (&run.analysis.merge_with, data) {
-        let other = second(folder, checkpoint, device)?;
-        if let Some(own) = &run.analysis.merge_run {
-            own_statistics(own, &other, device)?.task(&task.name)?;
-        }
+        let own = run.analysis.merge_run.as_deref();
+        let own = own.map(|own| (own, &*task.name));
+        check_second(folder, own, checkpoint, device)?;
     }
     Ok(())
 }

@@ -1,11 +1,13 @@
 //! The program `fisher`, and pictures as it and others write them. Needs the feature `cli`.
 
 mod check;
+mod config;
 mod edges;
 mod families;
 mod folders;
 mod inputs;
 mod join;
+mod merge;
 mod page;
 mod page;
 mod parts;
@@ -13,3 +15,4 @@ mod per_token;
 mod pictures;
 mod plan;
 mod program;
+mod size;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use fisher_cli::Cli;
-use fisher_cli::measure::{Measured, Plan, Tensors, parse_interference, report};
+use fisher_cli::measure::{Measured, Plan, Saved, Tensors, parse_interference, report};
 use fisher_cli::models::Checkpoint;
 use fisher_core::statistics::{Statistics, StatisticsConfig};
 use fisher_core::store::GradientStoreConfig;
@@ -54,15 +54,24 @@ fn findings_are_written_under_golden_keys() {
             memory: 1 << 26,
             seed: 0,
             progress: false,
+            pairs: true,
         };
         let names = TASKS.map(str::to_owned);
         let weights = Weights::from(golden.weights());
+        let read = |path: &str, elements| Ok(weights.get(path, elements)?.to_vec());
         let findings = plan
-            .run(&names, &statistics, &weights, Some(&store))
+            .run(&names, &statistics, &read, Some(&store))
             .expect("findings");
         let folder = tempfile::tempdir().expect("a folder");
-        let tensors =
-            Tensors::of(Some(&statistics), Some(&store), &tasks, &findings).expect("tensors");
+        let saved = Saved {
+            groups: true,
+            elements: true,
+            gradients: true,
+            pairs: true,
+            scaled: &[],
+        };
+        let tensors = Tensors::of(&statistics, Some(&store), &tasks, &findings, &saved);
+        let tensors = tensors.expect("tensors");
         let results = folder.path().join("results.safetensors");
         tensors.save(&results).expect("a file");
         let json = report("none".into(), &tasks, &findings);
@@ -84,21 +93,21 @@ fn what_is_no_setting_is_named(#[case] text: &str, #[case] named: &str) {
 }
 
 /// Run the program with these arguments.
-fn program(arguments: &[&str]) -> Result<(), String> {
+pub(crate) fn program(arguments: &[&str]) -> Result<(), String> {
     let arguments = std::iter::once(&"fisher").chain(arguments);
     let cli = Cli::read(arguments.map(|s| (*s).into())).map_err(|e| e.to_string())?;
     cli.run().map_err(|e| e.to_string())
 }
 
 /// A golden case and where its results go.
-struct Case {
-    model: String,
-    tasks: [String; 2],
-    out: TempDir,
+pub(crate) struct Case {
+    pub(crate) model: String,
+    pub(crate) tasks: [String; 2],
+    pub(crate) out: TempDir,
 }
 
 impl Case {
-    fn new(case: &str) -> Self {
+    pub(crate) fn new(case: &str) -> Self {
         let model = folder(case);
         Self {
             tasks: TASKS
@@ -109,7 +118,7 @@ impl Case {
     }
 
     /// A run of both tasks into a folder inside `out`.
-    fn run(&self, out: &str, more: &[&str]) -> Result<(), String> {
+    pub(crate) fn run(&self, out: &str, more: &[&str]) -> Result<(), String> {
         let out = self.folder(out);
         let mut arguments = vec!["measure", "--model", &self.model, "--out", &out];
         arguments.extend(self.tasks.iter().flat_map(|task| ["--task", task]));
@@ -118,7 +127,7 @@ impl Case {
     }
 
     /// The same model with every weight 0.01 further from zero, in a folder of its own.
-    fn further(&self) -> String {
+    pub(crate) fn further(&self) -> String {
         let folder = self.out.path().join("further");
         std::fs::create_dir_all(&folder).expect("a folder");
         for entry in std::fs::read_dir(&self.model).expect("a model") {
@@ -139,11 +148,11 @@ impl Case {
         folder.display().to_string()
     }
 
-    fn folder(&self, out: &str) -> String {
+    pub(crate) fn folder(&self, out: &str) -> String {
         self.out.path().join(out).display().to_string()
     }
 
-    fn report(&self, out: &str) -> Value {
+    pub(crate) fn report(&self, out: &str) -> Value {
         let path = Path::new(&self.folder(out)).join("report.json");
         let bytes = std::fs::read(path).expect("a report");
         serde_json::from_slice(&bytes).expect("JSON")
@@ -193,6 +202,8 @@ fn golden_folders_give_golden_numbers(
     let device = format!("{backend:?}").to_lowercase();
     let mut more = vec![
         "--save-gradients",
+        "--save-elements",
+        "--save-pairs",
         "--device",
         &device,
         "--batch-tokens",
@@ -506,6 +517,7 @@ fn single_phases_leave_their_results() {
         "--interference",
         "default",
         "--save-gradients",
+        "--save-pairs",
     ];
     case.run("scores", &more).expect("a run");
     let scores = names("scores");
@@ -521,7 +533,7 @@ fn single_phases_leave_their_results() {
         !scores.iter().any(|name| name.contains("/mean/")),
         "{scores:?}"
     );
-    // Too many for the memory given: left out, and the rest is there.
+    // Numbers of all pairs are written where they are asked for.
     let more = ["--phases", "5-6", "--memory", "1kB"];
     case.run("small", &more).expect("a run");
     assert!(names("small").is_empty());
@@ -647,7 +659,7 @@ fn parts_join_to_the_whole() {
     assert!(error.contains("another model"), "{error}");
 }
 
-fn lines(case: &mut Case, lines: &[&str]) {
+pub(crate) fn lines(case: &mut Case, lines: &[&str]) {
     let path = case.out.path().join("lines.jsonl");
     std::fs::write(&path, lines.join("\n")).expect("lines");
     case.tasks[0] = format!("alpha={}", path.display());
@@ -776,7 +788,6 @@ fn gradients_that_are_not_finite_are_named_or_counted() {
 #[case(&["--samples", "1"], "has one")]
 #[case(&["--samples", "3", "--part", "0/2"], "--part")]
 #[case(&["--interference", "variant=signed,variant=natural"], "twice")]
-#[case(&["--save-gradients", "--memory", "1kB"], "--save-gradients gathers")]
 #[case(&["--compare", "none"], "--compare none")]
 #[case(&["--params", "(("], "regular expression")]
 #[case(&["--memory", "lots"], "no unit")]

@@ -50,6 +50,36 @@ fn scattered_groups_need_no_gradients(#[case] scheme: Scheme) {
     });
 }
 
+/// Means and M2 of 16 parameters are 256 MiB: to a file they are written one by one.
+#[test]
+fn a_file_is_written_one_tensor_at_a_time() {
+    let work = || {
+        let device = Device::flex();
+        let layer = LinearConfig::new(1024, 1024).with_bias(false);
+        let model: Vec<_> = (0..16)
+            .map(|_| layer.init(&device.clone().autodiff()))
+            .collect();
+        let mut statistics = StatisticsConfig::new().init(&model).expect("some");
+        statistics.begin("task", &samples(2)).expect("new samples");
+        for layer in 0..16 {
+            let side = Tensor::<3>::ones([2, 1, 1024], &device);
+            let (left, right) = (side.clone(), side);
+            let put = statistics.put(
+                &format!("{layer}.weight"),
+                SampleGradient::Outer { left, right },
+            );
+            put.expect("factors of the parameter");
+        }
+        statistics.commit().expect("finite squares");
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("statistics.safetensors");
+        let bytes = raised(|| statistics.save(&path).expect("a file"));
+        println!("saving: {} MiB", bytes / MIB);
+        assert!(bytes < 64 * MIB);
+    };
+    alone("statistics::a_file_is_written_one_tensor_at_a_time", work);
+}
+
 /// Pairs of positions would be 256 MiB in float32.
 #[test]
 fn a_lookup_needs_no_pairs_of_positions() {

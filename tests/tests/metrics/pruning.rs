@@ -49,6 +49,32 @@ fn maybe(name: &str, found: Option<f64>, expected: &serde_json::Value) {
     }
 }
 
+/// Scores that are read parameter by parameter give the masks of scores in memory, to the last bit.
+#[test]
+fn brain_damage_is_the_same_parameter_by_parameter() {
+    let device = Backend::Flex.device().expect("a CPU");
+    for case in CASES {
+        let golden = Golden::load(case);
+        let statistics = collected(&golden, &device);
+        let weights = Weights::from(golden.weights());
+        let read = |path: &str, elements| Ok(weights.get(path, elements)?.to_vec());
+        for (task, scope, sparsity) in [
+            ("alpha", Scope::Global, 0.5),
+            ("alpha", Scope::Tensor, 0.29),
+            ("beta_two", Scope::Layer, 0.9),
+            ("beta_two", Scope::Global, 0.0),
+        ] {
+            for roles in [&[Role::Matrix, Role::Embedding][..], &[Role::Matrix]] {
+                let pruning = pruning(sparsity, scope).init().expect("pruning");
+                let whole = Scores::brain_damage(&statistics, task, &weights).expect("scores");
+                let whole = pruning.forward(&whole.of_roles(roles)).expect("masks");
+                let parts = pruning.by_brain_damage(&statistics, task, roles, read);
+                assert_eq!(parts.expect("masks"), whole);
+            }
+        }
+    }
+}
+
 /// Nothing protected, as in the golden masks.
 fn pruning(sparsity: f64, scope: Scope) -> PruningConfig {
     PruningConfig::new(sparsity)

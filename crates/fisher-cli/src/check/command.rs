@@ -125,5 +125,6 @@ fn spread(task: &TaskData, count: usize) -> TaskData {
         samples,
         ids,
         bad: Vec::new(),
+        forms: task.forms.clone(),
     }
 }

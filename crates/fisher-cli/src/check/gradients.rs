@@ -109,6 +109,7 @@ fn with_padding(task: &TaskData, longest: usize) -> Option<Vec<Sequence>> {
         document: None,
         tokens: join(|s| &s.tokens),
         labels: join(|s| &s.labels),
+        class: last.class,
     };
     let longer = beside.tokens.len() > shortest.tokens.len() && beside.active() > 0;
     longer.then(|| vec![shortest.clone(), beside])

@@ -13,7 +13,6 @@ use fisher_metrics::pruning::{
     Scores, Suggestion,
 };
 use fisher_metrics::ranking::{RankingConfig, RankingReport};
-use fisher_metrics::weights::Weights;
 
 use super::uses::Uses;
 use crate::say::say;
@@ -33,7 +32,15 @@ pub struct Plan {
     pub seed: u64,
     /// Whether to show progress.
     pub progress: bool,
+    /// Whether numbers of all pairs of samples are wanted; a few are kept anyhow, to be drawn.
+    pub pairs: bool,
 }
+
+/// Gives the weights of the parameter of that name, which has so many.
+pub type ReadWeights<'a> = &'a dyn Fn(&str, usize) -> Result<Vec<f64>, Error>;
+
+/// As many pairs of samples are kept, whether they are wanted or not.
+pub(crate) const DRAWN: usize = 64 * 64;
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -86,7 +93,7 @@ impl Plan {
         &self,
         tasks: &[String],
         statistics: &Statistics,
-        weights: &Weights,
+        weights: ReadWeights<'_>,
         store: Option<&GradientStore>,
     ) -> Result<Findings, Error> {
         let mut findings = Findings::default();
@@ -100,10 +107,11 @@ impl Plan {
                 findings.ranking.push(ranking.forward(statistics, task)?);
             }
             if self.wants(3) && by_element(statistics, task)? {
-                let damage = Scores::brain_damage(statistics, task, weights)?;
-                let damage = damage.of_roles(&[Role::Matrix, Role::Embedding]);
                 let half = PruningConfig::new(0.5).with_protected_roles(Vec::new());
-                let masks = half.init()?.forward(&damage)?;
+                let roles = [Role::Matrix, Role::Embedding];
+                let masks = half
+                    .init()?
+                    .by_brain_damage(statistics, task, &roles, weights)?;
                 findings.brain_damage.push((task.clone(), masks));
             }
         }
@@ -233,11 +241,7 @@ impl Plan {
     ) -> Result<(), Error> {
         let tasks = tasks.map(String::as_str);
         let pairs: usize = tasks.iter().map(|task| store.samples(task).len()).product();
-        // Cosine and q of every pair, once as numbers and once as JSON.
-        let keep_pairs = self.fits(
-            "pairs of samples",
-            2 * 2 * pairs * store.catalogue().parameters().len(),
-        );
+        let keep_pairs = self.pairs || pairs <= DRAWN;
         if self.wants(5) {
             for (space, whitening) in [("raw", None), ("fisher", Some(Ridge::new()))] {
                 let conflicts = ConflictsConfig::new()
@@ -252,34 +256,17 @@ impl Plan {
         }
         let heads = store.heads().attention();
         if self.wants(6) && !heads.is_empty() {
-            let cells: usize = heads.iter().map(|layer| 4 * layer.heads()).sum();
-            let keep_scores = self.fits(
-                "scores of pairs",
-                2 * pairs * cells * self.interference.len(),
-            );
             for (name, config) in &self.interference {
                 let config = config
                     .clone()
                     .with_memory(self.memory)
                     .with_progress(self.progress)
-                    .with_keep_scores(keep_scores);
+                    .with_keep_scores(self.pairs);
                 let report = config.init()?.forward(store, tasks)?;
                 findings.interference.push((name.clone(), report));
             }
         }
         Ok(())
-    }
-}
-
-impl Plan {
-    /// Whether so many numbers may be kept; says so when they may not.
-    fn fits(&self, what: &str, numbers: usize) -> bool {
-        let fits = 8 * numbers <= self.memory;
-        if !fits && self.compares_samples() {
-            let size = 8.0 * numbers as f64 / 1e9;
-            say!("  {what} are left out of the results: {size:.1} GB, more than --memory");
-        }
-        fits
     }
 }
 

@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::forecast::batch_tokens;
 use super::jobs::part;
 use super::per_token::PerToken;
 use super::selection::Selection;
-use super::values::{Bytes, Kind, Phases, Scale, Settings};
+use super::values::{Bytes, Kind, MergeScale, Phases, Precision, Scale, Settings};
 use crate::device::Backend;
+use crate::models::Checkpoint;
 use crate::samples::{Part, TaskFile};
 
 /// How the two commands are used together.
@@ -78,6 +80,13 @@ pub struct JoinArgs {
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment, after_help = EXAMPLES)]
 pub struct MeasureArgs {
+    /// Flags from a file such as the run.toml that every run leaves in --out; flags beside it go before
+    /// them. Relative paths are those of the folder that the program is called in
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The whole command, as run.toml has it.
+    #[arg(skip)]
+    pub command: String,
     /// Hugging Face folder: config.json, model.safetensors, tokenizer.json for text
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
@@ -158,14 +167,27 @@ pub struct MeasureArgs {
     /// Leave bad lines and samples without a finite gradient out and count them, instead of stopping
     #[arg(long, help_heading = "Samples")]
     pub skip_bad: bool,
-    /// Tokens in a batch, padding included
+    /// Type of the gradients that are kept: full is float32; half is float16, scaled row by row, and
+    /// takes half the disk
+    #[arg(
+        long,
+        value_enum,
+        default_value = "full",
+        help_heading = "What is measured"
+    )]
+    pub precision: Precision,
+    /// Tokens in a batch, padding included. [default: from 64 to 2048, as many as half of --memory
+    /// has room for; the same for the same model and --memory]
     #[arg(
         long,
         value_name = "N",
-        default_value_t = 2048,
+        value_parser = clap::value_parser!(u32).range(1..),
         help_heading = "Resources"
     )]
-    pub batch_tokens: usize,
+    pub batch_tokens: Option<u32>,
+    /// Begin even if memory or disk will not do
+    #[arg(long, help_heading = "Resources")]
+    pub force: bool,
     /// Go on with what --out already holds
     #[arg(long, help_heading = "Resources")]
     pub resume: bool,
@@ -210,6 +232,15 @@ pub struct Analysis {
     /// Write every gradient that was kept to results.safetensors
     #[arg(long, help_heading = "What is made of it")]
     pub save_gradients: bool,
+    /// Write the mean and M2 of every element to results.safetensors too; statistics.safetensors has
+    /// them already
+    #[arg(long, help_heading = "What is made of it")]
+    pub save_elements: bool,
+    /// Write cosine and q of every pair of samples by parameter, and their scores by head, to
+    /// results.safetensors: as many numbers as there are pairs for each. The report has the counts and
+    /// the pairs that stand out
+    #[arg(long, help_heading = "What is made of it")]
+    pub save_pairs: bool,
     /// Another model of the same shape, trained for the second task: merge the two, this one weighed
     /// by the first task's Fisher, into the folder `merged` of --out
     #[arg(long, value_name = "DIR", help_heading = "What is made of it")]
@@ -223,6 +254,14 @@ pub struct Analysis {
         help_heading = "What is made of it"
     )]
     pub merge_run: Option<PathBuf>,
+    /// The scale that the two Fishers are brought to before they weigh the models
+    #[arg(
+        long,
+        value_enum,
+        default_value = "none",
+        help_heading = "What is made of it"
+    )]
+    pub merge_scale: MergeScale,
     /// Write the first task's first gradient, divided by (F + DAMPING)^POWER; as often as wanted. The
     /// text names the results
     #[arg(
@@ -234,7 +273,8 @@ pub struct Analysis {
     /// Seed of everything random
     #[arg(long, default_value_t = 0, help_heading = "What is made of it")]
     pub seed: u64,
-    /// Memory for gradients, such as 500MB or 8GiB; what is more stays on disk
+    /// Memory beside weights and statistics, such as 500MB or 8GiB: half for gradients that are held, the
+    /// rest of which stays on disk, half for a batch and then for analyses
     #[arg(
         long,
         value_name = "BYTES",
@@ -247,6 +287,14 @@ pub struct Analysis {
     pub device: Backend,
 }
 
+impl MeasureArgs {
+    /// Tokens in a batch: as many as were asked for, or as fit.
+    pub fn tokens(&self, checkpoint: &Checkpoint) -> usize {
+        let given = self.batch_tokens.map(|tokens| tokens as usize);
+        given.unwrap_or_else(|| batch_tokens(checkpoint, self.analysis.memory.0))
+    }
+}
+
 impl Analysis {
     /// Whether these phases need gradients of single samples.
     pub fn keeps_gradients(&self, phases: &[u8]) -> bool {
@@ -255,6 +303,11 @@ impl Analysis {
             || self.keep_gradients
             || self.save_gradients
             || phases.contains(&7) && !self.scale.is_empty()
+    }
+
+    /// Half of the memory: bytes of gradients that are held, and as many that analyses work with.
+    pub fn half(&self) -> usize {
+        self.memory.0 / 2
     }
 
     /// The settings of the interference to run.

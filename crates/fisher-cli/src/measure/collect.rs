@@ -1,24 +1,26 @@
 //! Losses and per-sample gradients of the tasks.
 
 use std::collections::{HashMap, HashSet};
+use std::error::Error;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use burn::tensor::Device;
 use fisher_core::model::hash_weights;
 use fisher_core::statistics::{Statistics, StatisticsConfig};
 use fisher_core::store::{GradientStore, GradientStoreConfig};
-use fisher_metrics::progress::styled;
 use fisher_train::batch::SampleLoss;
 use fisher_train::capture::NonFinite;
 use fisher_train::collect::{CheckpointConfig as SavePoint, CollectorConfig};
 use fisher_train::kinds::DrawSpread;
-use indicatif::ProgressBar;
 
 use super::args::MeasureArgs;
+use super::command::COMMAND;
 use super::inputs::Inputs;
 use super::measured::Measured;
 use super::outcome::Result;
+use super::progress::Progress;
+use crate::interrupt::{Interrupted, Unhurried, asked};
 use crate::models::{Checkpoint, Sequence, Sequences};
 use crate::samples::{TaskData, batches};
 use crate::say::say;
@@ -54,6 +56,8 @@ pub fn collect(
     device: &Device,
 ) -> Result<Collection> {
     let model = &checkpoint.model;
+    let _unhurried = Unhurried::begin();
+    let batch_tokens = run.tokens(checkpoint);
     let hash = hash_weights(model)?;
     let fresh = statistics(checkpoint, run, hash.clone(), device)?;
     let non_finite = if run.skip_bad {
@@ -79,7 +83,7 @@ pub fn collect(
     inputs.write(&run.out)?;
     let mut tasks = Vec::new();
     for task in data {
-        let losses = losses(model, task, run.batch_tokens, device)?;
+        let losses = losses(model, task, batch_tokens, device)?;
         if complete(&statistics, store.as_ref(), task) {
             say!(
                 "  {}: all there before ({})",
@@ -89,13 +93,24 @@ pub fn collect(
         } else {
             let start = Instant::now();
             let tracked = device.clone().autodiff();
-            let bar = progress(&task.name, task.samples.len());
-            let mut done = 0;
-            let batches = batches(&task.samples, run.batch_tokens).into_iter();
+            let there = statistics.task(&task.name).map_or(0, |t| t.samples().len());
+            let mut progress = Progress::new(&task.name, tokens(&task.samples));
+            let (mut position, mut done) = (0, 0);
+            let all = batches(&task.samples, batch_tokens).into_iter();
             // Asked for the next batch, the last one is done.
-            let batches = batches.map(|samples| {
-                bar.inc(std::mem::replace(&mut done, samples.len()) as u64);
-                Sequences::new(&samples, &tracked)
+            let batches = all.map_while(|samples| {
+                if position <= there {
+                    progress.skip(done);
+                } else {
+                    progress.advance(done);
+                }
+                // What an earlier run has is passed over first: it is compared with what is here.
+                if asked() && position >= there {
+                    return None;
+                }
+                position += samples.len();
+                done = tokens(&samples);
+                Some(Sequences::new(&samples, &tracked))
             });
             let collected = match &mut store {
                 Some(store) => {
@@ -104,7 +119,11 @@ pub fn collect(
                 }
                 None => collector.collect_batches(model, &task.name, batches, &mut statistics)?,
             };
-            bar.finish_and_clear();
+            progress.finish();
+            if asked() {
+                let there = statistics.task(&task.name)?.samples().len();
+                return Err(interrupted(run, &task.name, there, task.samples.len()));
+            }
             let resumed = match collected.resumed {
                 0 => String::new(),
                 n => format!("; {n} there before"),
@@ -196,18 +215,14 @@ fn store(
 ) -> Result<GradientStore> {
     let only = run.compare.of(&checkpoint.catalogue, &checkpoint.heads)?;
     let only = only.ok_or("--compare none leaves nothing to compare; leave phases 5 and 6 out")?;
-    let config = GradientStoreConfig::new(run.analysis.memory.0)
+    let config = GradientStoreConfig::new(run.analysis.half())
         .with_folder(Some(run.out.join(GRADIENTS)))
+        .with_precision(run.precision.into())
         .with_only(Some(only));
     let store = config.init_for(&checkpoint.catalogue, hash)?;
     let store = store
         .with_heads(checkpoint.heads.clone())
         .with_device(device);
-    say!(
-        "Gradients of {} are kept to compare samples: {} a sample, on disk.",
-        count(store.catalogue().parameters().len(), "parameter"),
-        size(store.bytes_per_sample())
-    );
     Ok(store)
 }
 
@@ -222,14 +237,6 @@ fn draws(spread: &DrawSpread) -> Option<String> {
         count(draws, "draw"),
         count(samples as usize, "sample")
     ))
-}
-
-fn size(bytes: usize) -> String {
-    match bytes {
-        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
-        _ => format!("{:.1} GB", bytes as f64 / 1e9),
-    }
 }
 
 /// Whether everything of a task is there, in the same order.
@@ -265,6 +272,11 @@ where
     let model = model.valid();
     let mut found = HashMap::new();
     for samples in batches(&task.samples, tokens) {
+        if asked() {
+            return Err(Box::new(Interrupted(
+                "interrupted; go on by the same command with --resume".into(),
+            )));
+        }
         let batch = Sequences::new(&samples, device);
         let sums = model.sample_losses(&batch).sums().clone().try_into_data();
         let sums = sums.map_err(|e| format!("the device did not give the losses: {e}"))?;
@@ -276,10 +288,16 @@ where
     Ok(losses.ok_or("a sample got no loss")?)
 }
 
-/// A bar with rate and time left.
-fn progress(task: &str, samples: usize) -> ProgressBar {
-    let template = "  {prefix} {wide_bar} {pos}/{len} samples, {per_sec}, {eta} left";
-    let bar = styled(ProgressBar::new(samples as u64), template, task.to_owned());
-    bar.enable_steady_tick(Duration::from_millis(500));
-    bar
+/// Tokens of samples, without padding.
+fn tokens(samples: &[Sequence]) -> u64 {
+    samples.iter().map(|s| s.tokens.len() as u64).sum()
+}
+
+/// What an interrupted run has, and how it goes on.
+fn interrupted(run: &MeasureArgs, task: &str, there: usize, all: usize) -> Box<dyn Error> {
+    let out = run.out.display();
+    Box::new(Interrupted(format!(
+        "interrupted: {there} of {all} samples of task `{task}` are in {out}; go on by the same command with \
+         --resume, or by fisher measure --config {out}/{COMMAND} --resume"
+    )))
 }

@@ -77,6 +77,7 @@ pub fn tokens_of(sample: &Sequence) -> Vec<Sequence> {
             document: None,
             tokens: sample.tokens.clone(),
             labels,
+            class: None,
         }
     };
     places.map(only).collect()
@@ -120,7 +121,7 @@ fn of<M: SampleLoss<Batch = Sequences>>(
     for (task, at) in chosen(data, &run.per_token) {
         let sample = &task.samples[at];
         let mut labels = Vec::new();
-        for batch in batches(&tokens_of(sample), run.batch_tokens) {
+        for batch in batches(&tokens_of(sample), run.tokens(checkpoint)) {
             let mut statistics: Statistics = fresh()?;
             let batch = Sequences::new(&batch, &tracked);
             let outcomes = capture.accumulate(&batch, TASK, &mut statistics)?;

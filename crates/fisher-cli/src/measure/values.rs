@@ -5,6 +5,7 @@ use std::str::FromStr;
 use fisher_metrics::damping::Damping;
 use fisher_metrics::interference::InterferenceConfig;
 use fisher_metrics::scaling::ScalingConfig;
+use fisher_train::apply::FisherScale;
 use fisher_train::kinds::Fisher;
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +32,47 @@ impl Kind {
                 seed,
             },
             Self::Exact => Fisher::Exact,
+        }
+    }
+}
+
+/// The type of gradients that are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// float32
+    Full,
+    /// float16, every row scaled by a power of two
+    Half,
+}
+
+impl From<Precision> for fisher_core::store::Precision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::Full => Self::Float32,
+            Precision::Half => Self::Float16,
+        }
+    }
+}
+
+/// The scale that the Fishers of models to be merged are brought to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MergeScale {
+    /// As they are: the model that is less sure of its task counts for more
+    None,
+    /// The mean of F over all weights is 1: models count for as much as each other
+    Trace,
+    /// The root mean square of F in every tensor is 1: models count for as much in every tensor
+    Norm,
+}
+
+impl From<MergeScale> for FisherScale {
+    fn from(scale: MergeScale) -> Self {
+        match scale {
+            MergeScale::None => Self::None,
+            MergeScale::Trace => Self::Trace,
+            MergeScale::Norm => Self::Norm,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A folder of a low-rank adapter as PEFT saves it.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::Value;
 

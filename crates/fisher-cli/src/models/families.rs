@@ -352,6 +352,21 @@ impl Family {
         }
     }
 
+    /// What begins the names of files that leave out less: of OPT's `model.decoder.` only the first.
+    pub(super) fn first(&self) -> &'static str {
+        let end = self.prefix.find('.').map_or(0, |dot| dot + 1);
+        &self.prefix[..end]
+    }
+
+    /// A name as files have it that leave out nothing.
+    pub(super) fn prefixed(&self, name: &str) -> String {
+        if self.is_head(name) {
+            name.into()
+        } else {
+            format!("{}{name}", self.first())
+        }
+    }
+
     /// Whether a name is of an output head, which has no prefix.
     pub(super) fn is_head(&self, name: &str) -> bool {
         let first = name.split('.').next().unwrap_or(name);

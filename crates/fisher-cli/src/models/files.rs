@@ -13,17 +13,17 @@ use super::folder::{INDEX, SINGLE, readable};
 
 /// A tensor in a file.
 #[derive(Debug, Clone)]
-pub(super) struct Stored {
-    pub(super) file: PathBuf,
-    pub(super) shape: Vec<usize>,
-    pub(super) dtype: Dtype,
+pub(crate) struct Stored {
+    pub(crate) file: PathBuf,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) dtype: Dtype,
     /// Where its bytes are in the file.
     bytes: std::ops::Range<u64>,
 }
 
 impl Stored {
     /// Its bytes.
-    pub(super) fn read(&self) -> Result<Vec<u8>> {
+    pub(crate) fn read(&self) -> Result<Vec<u8>> {
         let read = || {
             let mut file = File::open(&self.file)?;
             file.seek(SeekFrom::Start(self.bytes.start))?;

@@ -205,18 +205,14 @@ fn values(named: &Named, stored: &Stored) -> Result<Vec<f32>> {
 
 /// Give names the prefix that some files leave out.
 fn prefixed(tensors: &mut BTreeMap<String, Stored>, family: &Family) {
-    // Of OPT's `model.decoder.` only the first is left out.
-    let prefix = family.prefix;
-    let first = prefix.split_inclusive('.').next().unwrap_or(prefix);
-    if tensors.keys().any(|name| name.starts_with(first)) {
+    if tensors.keys().any(|name| name.starts_with(family.first())) {
         return;
     }
-    let named = |name: String| match family.is_head(&name) {
-        true => name,
-        false => format!("{first}{name}"),
-    };
     let bare = std::mem::take(tensors);
-    *tensors = bare.into_iter().map(|(n, t)| (named(n), t)).collect();
+    let all = bare
+        .into_iter()
+        .map(|(name, tensor)| (family.prefixed(&name), tensor));
+    *tensors = all.collect();
 }
 
 /// Tensors that are no weights: causal masks, wave lengths, numbers of positions; and an output head

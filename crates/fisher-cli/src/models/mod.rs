@@ -20,6 +20,7 @@ mod rope;
 mod sequences;
 mod shape;
 mod shapes;
+mod tensors;
 mod transformer;
 
 pub use adapter::Adapter;
@@ -28,6 +29,7 @@ pub use config::ModelConfig;
 pub use error::{Error, Result};
 pub use experts::Experts;
 pub use families::Longest;
+pub(crate) use files::Stored;
 pub use load::Checkpoint;
 pub use mlp::Mlp;
 pub use names::{Named, Naming};
@@ -39,4 +41,6 @@ pub use shape::{
     Activation, Alibi, AttentionShape, EmbeddingShape, ExpertsShape, Gate, LayerShape, MlpShape,
     NormKind, NormShape, Order, Output, QkNorm, Shape,
 };
+pub(crate) use tensors::TensorFile;
+pub use tensors::WeightReader;
 pub use transformer::Transformer;

@@ -7,7 +7,7 @@ use fisher_metrics::damping::Health;
 use fisher_metrics::interference::{InterferenceReport, Variant};
 
 use super::parts::{escaped, figure, maybe, number, percent, sentence};
-use crate::measure::SENTENCES;
+use crate::measure::{DRAWN, SENTENCES};
 use crate::words::count;
 
 /// Conflicts: in numbers, in words, by parameter, and every pair of the first of those.
@@ -43,8 +43,7 @@ pub(super) fn collisions(text: &mut String, report: &ConflictReport) {
     parameters(text, &slices);
     if let Some(picture) = slices.first().and_then(|slice| report.picture(&slice.name)) {
         for mut map in picture.maps {
-            if map.rows.len() * map.columns.len() > CELLS {
-                text.push_str("<p class=soft>Too many pairs to draw: they are in report.json.</p>");
+            if map.rows.len() * map.columns.len() > DRAWN {
                 continue;
             }
             map.title = "Cosines of all pairs".into();
@@ -52,9 +51,6 @@ pub(super) fn collisions(text: &mut String, report: &ConflictReport) {
         }
     }
 }
-
-/// Pairs that are drawn.
-const CELLS: usize = 48 * 48;
 
 /// The first parameters, and how many more there are.
 fn parameters(text: &mut String, slices: &[&SliceConflicts]) {

@@ -5,8 +5,9 @@ use std::fmt::Write;
 use fisher_core::statistics::Statistics;
 use serde_json::Value;
 
-use super::parts::{count, escaped, note, number};
+use super::parts::{escaped, note, number};
 use crate::measure::{Measured, TokenLoss};
+use crate::words::count;
 
 /// The tasks in a table, and when and for how long they were measured.
 pub(super) fn tasks(run: &Value, tasks: &[Measured], statistics: &Statistics) -> String {

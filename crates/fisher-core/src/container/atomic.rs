@@ -6,9 +6,10 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufWriter, ErrorKind, Write};
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use tempfile::NamedTempFile;
 
+use super::source::Source;
 use crate::error::{Error, Result, format_error, io_error};
 
 /// The longest header that readers of safetensors take.
@@ -41,16 +42,21 @@ pub fn ensure_writable(path: impl AsRef<Path>) -> Result<()> {
     begin(folder).map(drop).map_err(io)
 }
 
-/// Write beside the target, sync, rename over it, sync the folder. What killed programs left there
-/// goes first.
-pub(super) fn write_atomically(
+/// Write a safetensors file of `tensors`, one after the other, with `metadata`: beside the target, which
+/// it takes the place of once it is on the disk. What killed programs left there goes first.
+///
+/// Of the tensors there is never more than one in memory.
+///
+/// # Errors
+/// [`Error::Io`] when the file cannot be written, [`Error::Header`] when there are too many names for
+/// one file, [`Error::Format`] when a tensor has other bytes than its shape asks for, and what kept the
+/// bytes of a tensor from being had.
+pub fn write_atomically<E: From<Error>>(
     path: &Path,
-    views: BTreeMap<&str, TensorView>,
-    header: HashMap<String, String>,
-) -> Result<()> {
-    let tensors = views.iter();
-    let tensors = tensors.map(|(name, view)| (*name, (view.dtype(), view.shape().to_vec())));
-    let layout = layout(path, &tensors.collect(), header)?;
+    tensors: &BTreeMap<String, Source<'_, E>>,
+    metadata: HashMap<String, String>,
+) -> Result<(), E> {
+    let layout = layout(path, &kinds(tensors), metadata)?;
     let folder = folder_of(path);
     let io = |e| io_error(path, e);
     remove_stale(folder);
@@ -58,11 +64,18 @@ pub(super) fn write_atomically(
     let mut file = BufWriter::with_capacity(1 << 20, temporary.as_file());
     file.write_all(&layout.header).map_err(io)?;
     for name in &layout.order {
-        file.write_all(views[&**name].data()).map_err(io)?;
+        let tensor = &tensors[name];
+        let bytes = tensor.bytes()?;
+        if bytes.len() != tensor.size() {
+            let (found, expected) = (bytes.len(), tensor.size());
+            let reason = format!("`{name}` has {found} bytes, expected {expected}");
+            return Err(format_error(path, reason).into());
+        }
+        file.write_all(&bytes).map_err(io)?;
     }
     file.flush().map_err(io)?;
     drop(file);
-    put_in_place(temporary, path)
+    Ok(put_in_place(temporary, path)?)
 }
 
 /// What was written whole, under its own name.
@@ -73,6 +86,29 @@ pub(super) fn put_in_place(temporary: NamedTempFile, path: &Path) -> Result<()> 
     // A rename is durable once its folder is.
     sync_folder(folder_of(path)).map_err(io)
 }
+
+/// Bytes of the file that [`write_atomically`] would write.
+///
+/// # Errors
+/// [`Error::Header`], as there.
+pub fn size<E>(
+    tensors: &BTreeMap<String, Source<'_, E>>,
+    metadata: HashMap<String, String>,
+) -> Result<u64> {
+    Ok(layout(Path::new(""), &kinds(tensors), metadata)?.length())
+}
+
+/// Types and shapes.
+fn kinds<'a, E>(tensors: &'a BTreeMap<String, Source<'_, E>>) -> BTreeMap<&'a str, Kind> {
+    let kind = |tensor: &Source<E>| (tensor.dtype(), tensor.shape().to_vec());
+    let kinds = tensors.iter();
+    kinds
+        .map(|(name, tensor)| (&**name, kind(tensor)))
+        .collect()
+}
+
+/// Type and shape of a tensor.
+pub(super) type Kind = (Dtype, Vec<usize>);
 
 /// Wait until the names in a folder are on the disk. Not every platform can open one.
 #[doc(hidden)]
@@ -111,10 +147,10 @@ impl Layout {
 /// Tensors follow by falling alignment, then by name.
 pub(super) fn layout<S: AsRef<str> + Ord>(
     path: &Path,
-    tensors: &BTreeMap<S, (Dtype, Vec<usize>)>,
+    tensors: &BTreeMap<S, Kind>,
     header: HashMap<String, String>,
 ) -> Result<Layout> {
-    let mut order: Vec<(&str, &(Dtype, Vec<usize>))> = tensors
+    let mut order: Vec<(&str, &Kind)> = tensors
         .iter()
         .map(|(name, tensor)| (name.as_ref(), tensor))
         .collect();
@@ -133,7 +169,9 @@ pub(super) fn layout<S: AsRef<str> + Ord>(
         };
         places.push(((*name).to_owned(), info));
     }
-    let metadata = Metadata::new(Some(header), places).map_err(|e| format_error(path, e))?;
+    // Without tensors and text serde would close the map before its only entry.
+    let header = Some(header).filter(|header| !header.is_empty());
+    let metadata = Metadata::new(header, places).map_err(|e| format_error(path, e))?;
     let mut json = serde_json::to_vec(&metadata).map_err(|e| format_error(path, e))?;
     json.resize(json.len().next_multiple_of(8), b' ');
     if json.len() > HEADER_LIMIT {
@@ -216,11 +254,15 @@ pub(super) fn folder_of(path: &Path) -> &Path {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use super::*;
+    use safetensors::tensor::TensorView;
 
     fn write(path: &Path) -> Result<()> {
-        let view = TensorView::new(Dtype::U8, vec![3], &[1, 2, 3]).expect("a view");
-        write_atomically(path, [("x", view)].into(), HashMap::new())
+        let bytes = || Ok(Cow::Borrowed(&[1, 2, 3][..]));
+        let tensor = Source::new(Dtype::U8, [3], bytes);
+        write_atomically(path, &[("x".into(), tensor)].into(), HashMap::new())
     }
 
     fn names(folder: &Path) -> Vec<String> {
@@ -274,10 +316,33 @@ mod tests {
             )
         };
         let header = HashMap::from([("about".to_owned(), "{\"x\":1}".to_owned())]);
-        write_atomically(&path, parts.iter().map(view).collect(), header.clone()).expect("a file");
+        let source = |(name, dtype, bytes): &(&'static str, Dtype, &'static [u8])| {
+            let bytes = *bytes;
+            let shape = vec![bytes.len() * 8 / dtype.bitsize()];
+            let source: Source = Source::new(*dtype, shape, move || Ok(Cow::Borrowed(bytes)));
+            ((*name).to_owned(), source)
+        };
+        let sources = parts.iter().map(source).collect();
+        write_atomically(&path, &sources, header.clone()).expect("a file");
         let bytes = std::fs::read(&path).expect("a file");
+        assert_eq!(
+            bytes.len() as u64,
+            size(&sources, header.clone()).expect("a size")
+        );
         let theirs = safetensors::serialize(parts.iter().map(view), Some(header));
         assert_eq!(bytes, theirs.expect("safetensors"));
+    }
+
+    /// What is told beforehand of a tensor is what it is, or there is no file.
+    #[test]
+    fn tensors_are_as_long_as_they_say() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        let short: Source = Source::float64([3], || Ok(vec![1.0, 2.0]));
+        let error = write_atomically(&path, &[("x".into(), short)].into(), HashMap::new());
+        let error = error.expect_err("too short").to_string();
+        assert!(error.contains("16 bytes, expected 24"), "{error}");
+        assert!(names(folder.path()).is_empty());
     }
 
     #[test]

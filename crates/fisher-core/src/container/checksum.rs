@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::Dtype;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
+
+use super::source::Source;
+use crate::error::{Error, Result};
 
 /// SHA-256, in hexadecimal, over the metadata without its digest and all tensors in the order of their
 /// names, taken in piece by piece.
@@ -22,7 +25,7 @@ impl Digest {
         name: &impl Serialize,
         dtype: Dtype,
         shape: &[usize],
-    ) -> Result<(), serde_json::Error> {
+    ) -> std::result::Result<(), serde_json::Error> {
         self.0.update(serde_json::to_vec(&(name, dtype, shape))?);
         Ok(())
     }
@@ -36,15 +39,20 @@ impl Digest {
     }
 }
 
-/// The digest of tensors in memory.
-pub(super) fn checksum<S: Serialize>(
+/// The digest of `tensors`, of which each is asked for its bytes once.
+///
+/// # Errors
+/// What `fail` makes of a name that is no JSON; what kept the bytes of a tensor from being had.
+pub(super) fn checksum(
     metadata: &str,
-    views: &BTreeMap<S, TensorView>,
-) -> Result<String, serde_json::Error> {
+    tensors: &BTreeMap<String, Source<'_>>,
+    fail: impl Fn(serde_json::Error) -> Error,
+) -> Result<String> {
     let mut digest = Digest::of(metadata);
-    for (name, view) in views {
-        digest.tensor(name, view.dtype(), view.shape())?;
-        digest.bytes(view.data());
+    for (name, tensor) in tensors {
+        let told = digest.tensor(name, tensor.dtype(), tensor.shape());
+        told.map_err(&fail)?;
+        digest.bytes(&tensor.bytes()?);
     }
     Ok(digest.hex())
 }

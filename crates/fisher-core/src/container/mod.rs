@@ -4,16 +4,19 @@ mod atomic;
 mod checksum;
 mod filled;
 mod partial;
+mod source;
 mod tensors;
 mod whole;
 
-pub use atomic::ensure_writable;
 #[doc(hidden)]
 pub use atomic::sync_folder;
+pub use atomic::{ensure_writable, size, write_atomically};
+pub use source::Source;
 
 pub(crate) use atomic::HEADER_LIMIT;
 pub(crate) use checksum::hex;
 pub(crate) use filled::Filled;
 pub(crate) use partial::Partial;
-pub(crate) use tensors::{data, encode, indices, view};
+pub(crate) use source::dtype_of;
+pub(crate) use tensors::{data, encode, indices};
 pub(crate) use whole::{Contents, WRITER, write};

@@ -51,7 +51,7 @@ impl<'a> Partial<'a> {
         let data = header.checked_add(8).filter(|&data| data <= length);
         let data = data.ok_or_else(|| format_error(path, "its header is longer than the file"))?;
         let mut bytes = vec![0; header as usize];
-        read_at(&mut file, 8, &mut bytes).map_err(io)?;
+        read_at(&file, 8, &mut bytes).map_err(io)?;
         Ok(Self {
             path,
             file,
@@ -82,7 +82,11 @@ impl<'a> Partial<'a> {
         Ok(schema)
     }
 
-    fn json(&self, key: &str) -> Result<&str> {
+    /// The JSON that stands under `key`.
+    ///
+    /// # Errors
+    /// [`Error::Format`].
+    pub(super) fn json(&self, key: &str) -> Result<&str> {
         let json = self.header.metadata().as_ref().and_then(|all| all.get(key));
         let json = json.map(String::as_str);
         json.ok_or_else(|| format_error(self.path, format!("it has no `{key}` metadata")))
@@ -103,11 +107,23 @@ impl<'a> Partial<'a> {
         info.ok_or_else(|| format_error(self.path, format!("no `{name}`")))
     }
 
+    /// Whether the file is as long as its header says.
+    ///
+    /// # Errors
+    /// [`Error::Format`].
+    pub(super) fn check_whole(&self) -> Result<()> {
+        if self.header.data_len() as u64 == self.length - self.data {
+            return Ok(());
+        }
+        let reason = "it is cut short, or has bytes too many";
+        Err(format_error(self.path, reason))
+    }
+
     /// Read so many bytes of a tensor, `from` its beginning.
     ///
     /// # Errors
     /// [`Error::Format`] when the file is shorter, [`Error::Io`].
-    pub(crate) fn read(&mut self, tensor: &TensorInfo, from: u64, bytes: &mut [u8]) -> Result<()> {
+    pub(crate) fn read(&self, tensor: &TensorInfo, from: u64, bytes: &mut [u8]) -> Result<()> {
         let start = self.data + tensor.data_offsets.0 as u64 + from;
         if start + bytes.len() as u64 > self.length {
             return Err(format_error(
@@ -115,14 +131,14 @@ impl<'a> Partial<'a> {
                 "it is shorter than its header says",
             ));
         }
-        read_at(&mut self.file, start, bytes).map_err(|e| io_error(self.path, e))
+        read_at(&self.file, start, bytes).map_err(|e| io_error(self.path, e))
     }
 
     /// The bytes of a tensor.
     ///
     /// # Errors
     /// As [`Partial::read`], and [`Error::Format`] when it is not there.
-    pub(crate) fn bytes(&mut self, name: &str) -> Result<Vec<u8>> {
+    pub(crate) fn bytes(&self, name: &str) -> Result<Vec<u8>> {
         let tensor = self.tensor(name)?;
         let (start, end) = tensor.data_offsets;
         if end as u64 > self.length - self.data {
@@ -137,7 +153,7 @@ impl<'a> Partial<'a> {
     ///
     /// # Errors
     /// [`Error::Checksum`], and as [`Partial::read`].
-    pub(crate) fn verify(&mut self, key: &str, sha256: &str) -> Result<()> {
+    pub(crate) fn verify(&self, key: &str, sha256: &str) -> Result<()> {
         let undigested = self.json(key)?.replacen(sha256, "", 1);
         let found = self.digest(&undigested)?;
         if found == sha256 {
@@ -154,7 +170,7 @@ impl<'a> Partial<'a> {
     ///
     /// # Errors
     /// As [`Partial::read`].
-    pub(super) fn digest(&mut self, metadata: &str) -> Result<String> {
+    pub(super) fn digest(&self, metadata: &str) -> Result<String> {
         let mut digest = Digest::of(metadata);
         let mut piece = vec![0; PIECE as usize];
         for (name, tensor) in self.tensors() {
@@ -174,7 +190,7 @@ impl<'a> Partial<'a> {
     }
 }
 
-fn read_at(file: &mut File, start: u64, bytes: &mut [u8]) -> std::io::Result<()> {
+fn read_at(mut file: &File, start: u64, bytes: &mut [u8]) -> std::io::Result<()> {
     file.seek(SeekFrom::Start(start))?;
     file.read_exact(bytes)
 }

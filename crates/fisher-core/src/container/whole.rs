@@ -1,61 +1,57 @@
 //! Whole files: written with a checksum in their metadata, and read when it is that of the content.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use burn::tensor::TensorData;
-use safetensors::tensor::{SafeTensors, TensorView};
+use safetensors::tensor::TensorInfo;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::atomic::write_atomically;
 use super::checksum::checksum;
-use super::tensors::view;
-use crate::error::{Error, Result, check_version, format_error, io_error};
+use super::partial::Partial;
+use super::source::Source;
+use crate::error::{Error, Result, check_version, format_error};
 
 /// Who wrote a file.
 pub(crate) const WRITER: &str = concat!("fisher-core ", env!("CARGO_PKG_VERSION"));
 
 /// Write `tensors` to `path`, atomically, with `metadata` as JSON under `key`; its checksum goes where
-/// `sha256` says, which is empty before.
+/// `sha256` says, which is empty before. Of every tensor the bytes are asked for twice.
 pub(crate) fn write<M: Serialize>(
     path: &Path,
     key: &str,
-    tensors: &BTreeMap<String, TensorData>,
+    tensors: &BTreeMap<String, Source<'_>>,
     mut metadata: M,
     sha256: impl FnOnce(&mut M) -> &mut String,
 ) -> Result<()> {
-    let views: BTreeMap<&str, TensorView> = tensors
-        .iter()
-        .map(|(name, data)| Ok((&**name, view(data).map_err(|e| format_error(path, e))?)))
-        .collect::<Result<_>>()?;
-    let json = |metadata: &M| serde_json::to_string(metadata).map_err(|e| format_error(path, e));
+    let fail = |e: serde_json::Error| format_error(path, e);
+    let json = |metadata: &M| serde_json::to_string(metadata).map_err(fail);
     let undigested = json(&metadata)?;
-    *sha256(&mut metadata) = checksum(&undigested, &views).map_err(|e| format_error(path, e))?;
+    *sha256(&mut metadata) = checksum(&undigested, tensors, fail)?;
     let header = HashMap::from([(key.to_owned(), json(&metadata)?)]);
-    write_atomically(path, views, header)
+    write_atomically(path, tensors, header)
 }
 
-/// A file that was read, and the JSON in its metadata.
+/// A file that was opened, and the JSON in its metadata. Its tensors are read when they are asked for.
 pub(crate) struct Contents<'a> {
     path: &'a Path,
-    bytes: Vec<u8>,
+    file: Partial<'a>,
     json: String,
 }
 
 impl<'a> Contents<'a> {
-    /// Read the file at `path`, whose JSON stands under `key`.
+    /// Open the file at `path`, whose JSON stands under `key`.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Format`] when it is no such file.
-    pub(crate) fn read(path: &'a Path, key: &str) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| io_error(path, e))?;
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| format_error(path, e))?;
-        let json = header.metadata().as_ref().and_then(|m| m.get(key));
-        let json = json.ok_or_else(|| format_error(path, format!("it has no `{key}` metadata")))?;
-        let json = json.clone();
-        Ok(Self { path, bytes, json })
+    pub(crate) fn open(path: &'a Path, key: &str) -> Result<Self> {
+        let file = Partial::open(path)?;
+        file.check_whole()?;
+        let json = file.json(key)?.to_owned();
+        Ok(Self { path, file, json })
     }
 
     /// Whether its `schema` is one of those that can be read.
@@ -80,12 +76,14 @@ impl<'a> Contents<'a> {
     ///
     /// # Errors
     /// [`Error::Checksum`]; [`Error::Format`].
-    pub(crate) fn tensors(&self, sha256: &str) -> Result<BTreeMap<String, TensorView<'_>>> {
+    pub(crate) fn tensors(&self, sha256: &str) -> Result<BTreeMap<String, Source<'_>>> {
         let path = self.path;
-        let file = SafeTensors::deserialize(&self.bytes).map_err(|e| format_error(path, e))?;
-        let views = file.tensors().into_iter().collect();
+        let tensors = self.file.tensors().into_iter();
+        let tensors = tensors
+            .map(|(name, info)| (name, self.source(info)))
+            .collect();
         let undigested = self.json.replacen(sha256, "", 1);
-        let found = checksum(&undigested, &views).map_err(|e| format_error(path, e))?;
+        let found = checksum(&undigested, &tensors, |e| format_error(path, e))?;
         if found != sha256 {
             return Err(Error::Checksum {
                 path: path.into(),
@@ -93,6 +91,22 @@ impl<'a> Contents<'a> {
                 found,
             });
         }
-        Ok(views)
+        Ok(tensors)
+    }
+
+    /// The tensor of this name, whatever the checksum.
+    pub(crate) fn tensor(&self, name: &str) -> Option<Source<'_>> {
+        Some(self.source(self.file.tensor(name).ok()?))
+    }
+
+    fn source(&self, info: TensorInfo) -> Source<'_> {
+        let (dtype, shape) = (info.dtype, info.shape.clone());
+        let read = move || {
+            let (start, end) = info.data_offsets;
+            let mut bytes = vec![0; end - start];
+            self.file.read(&info, 0, &mut bytes)?;
+            Ok(Cow::Owned(bytes))
+        };
+        Source::new(dtype, shape, read)
     }
 }

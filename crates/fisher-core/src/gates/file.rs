@@ -13,14 +13,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::{DType, TensorData};
-use safetensors::tensor::TensorView;
 use serde::{Deserialize, Serialize};
 
 use super::moments::Moments;
 use super::scores::GateScores;
 use super::set::GateSet;
 use super::task::{GateQuantity, TaskGates};
-use crate::container::{Contents, WRITER, encode, write};
+use crate::container::{Contents, Source, WRITER, encode, write};
 use crate::error::{Result, format_error};
 use crate::provenance::Provenance;
 use crate::sample::{SampleRecord, Seen};
@@ -55,19 +54,19 @@ impl GateScores {
             for (moments, quantity) in task.moments.iter().zip(GateQuantity::ALL) {
                 for (what, values) in [("mean", &moments.mean), ("m2", &moments.m2)] {
                     let key = format!("{task_name}/{what}/{}", quantity.name());
-                    tensors.insert(key, TensorData::new(values.clone(), [task.gates]));
+                    tensors.insert(key, TensorData::new(values.clone(), [task.gates]).into());
                 }
             }
             if let Some(products) = &task.products {
                 let shape = [products.len() / task.gates, task.gates];
                 let products = TensorData::new(products.clone(), shape);
-                tensors.insert(format!("{task_name}/products"), products);
+                tensors.insert(format!("{task_name}/products"), products.into());
             }
             let samples = serde_json::to_vec(task.samples());
             let samples = samples.map_err(|e| format_error(path, e))?;
             let length = samples.len();
             let samples = TensorData::from_bytes_vec(samples, [length], DType::U8);
-            tensors.insert(format!("{task_name}/samples"), samples);
+            tensors.insert(format!("{task_name}/samples"), samples.into());
         }
         let counts = self.tasks.iter();
         let metadata = Metadata {
@@ -90,7 +89,7 @@ impl GateScores {
     /// file of gates of a version that is known.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let file = Contents::read(path, METADATA)?;
+        let file = Contents::open(path, METADATA)?;
         file.check_version(1..=GATES_VERSION)?;
         let metadata: Metadata = file.metadata()?;
         let views = file.tensors(&metadata.sha256)?;
@@ -114,11 +113,12 @@ fn read_task(
     name: &str,
     count: u64,
     gates: usize,
-    views: &BTreeMap<String, TensorView>,
+    views: &BTreeMap<String, Source>,
 ) -> Result<TaskGates, String> {
     let find = |key: String| views.get(&key).ok_or(format!("no `{key}`"));
-    let samples = find(format!("{name}/samples"))?.data();
-    let samples: Vec<SampleRecord> = serde_json::from_slice(samples).map_err(|e| e.to_string())?;
+    let samples = find(format!("{name}/samples"))?.bytes();
+    let samples = samples.map_err(|e| e.to_string())?;
+    let samples: Vec<SampleRecord> = serde_json::from_slice(&samples).map_err(|e| e.to_string())?;
     let counted = samples.iter().filter(|s| s.skipped.is_none()).count();
     if counted as u64 != count {
         return Err(format!("`{name}` has {counted} samples and counts {count}"));
@@ -153,10 +153,11 @@ fn read_task(
     })
 }
 
-fn floats(key: &str, view: &TensorView, shape: &[usize]) -> Result<Vec<f64>, String> {
+fn floats(key: &str, view: &Source, shape: &[usize]) -> Result<Vec<f64>, String> {
     if view.dtype() != safetensors::Dtype::F64 || view.shape() != shape {
         return Err(format!("`{key}` is no float64 of shape {shape:?}"));
     }
-    let values = view.data().as_chunks::<8>().0.iter();
+    let bytes = view.bytes().map_err(|e| e.to_string())?;
+    let values = bytes.as_chunks::<8>().0.iter();
     Ok(values.map(|bytes| f64::from_le_bytes(*bytes)).collect())
 }

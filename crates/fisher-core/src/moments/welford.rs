@@ -378,6 +378,12 @@ impl Welford {
         self.count += other.count;
     }
 
+    /// The type that is kept, and whether in pairs.
+    pub(crate) fn dtype(&self) -> (DType, bool) {
+        let mean = &self.runs[0].mean;
+        (mean.high.dtype(), mean.low.is_some())
+    }
+
     /// The number of samples, `n`.
     pub fn count(&self) -> u64 {
         self.count
@@ -414,6 +420,28 @@ impl Welford {
         let (mean, m2) = self.joined();
         let m2 = m2.map(|m2| m2.read()).transpose()?;
         Ok(SampleMoments::of(self.count, mean.read()?, m2, None))
+    }
+}
+
+impl Welford {
+    /// The mean in float64 on the host, the compensation included: of [`Welford::read`] that alone, in a
+    /// fifth of its memory. `None` for no samples.
+    ///
+    /// # Errors
+    /// [`Error::Device`](crate::Error::Device) when the device does not give the values.
+    pub fn read_mean(&self) -> Result<Option<Vec<f64>>> {
+        if self.count == 0 {
+            return Ok(None);
+        }
+        self.joined().0.read().map(Some)
+    }
+
+    /// M2, likewise; `None` where no variance is kept.
+    ///
+    /// # Errors
+    /// As [`Welford::read_mean`].
+    pub fn read_m2(&self) -> Result<Option<Vec<f64>>> {
+        self.joined().1.map(|m2| m2.read()).transpose()
     }
 }
 

@@ -10,7 +10,7 @@ use super::plan::{ParameterPlan, Plan};
 use super::task::TaskStatistics;
 use crate::error::{Error, Result, list};
 use crate::gradient::{ContributionUnit, PerToken};
-use crate::grouping::Totals;
+use crate::grouping::{Grouping, Totals};
 use crate::model::Role;
 use crate::provenance::Provenance;
 use crate::sample::{Sample, SampleRecord, check_new};
@@ -211,6 +211,13 @@ impl<C: ContributionUnit> Statistics<C> {
     /// Paths of the parameters.
     pub fn paths(&self) -> impl Iterator<Item = &str> {
         self.plan.parameters.keys().map(String::as_str)
+    }
+
+    /// The number of groups of all parameters.
+    pub fn groups(&self) -> usize {
+        let parameters = self.plan.parameters.values();
+        let groups = parameters.flat_map(|parameter| &parameter.groupings);
+        groups.map(Grouping::groups).sum()
     }
 
     /// The shape of the parameter at `path`.

@@ -151,7 +151,7 @@ impl<C: ContributionUnit> Averages<C> {
             for (name, average) in averages {
                 let data = average.biased().clone().try_into_data();
                 let data = data.map_err(Error::device)?;
-                tensors.insert(format!("{}/{name}", encode(task)), data);
+                tensors.insert(format!("{}/{name}", encode(task)), data.into());
             }
         }
         let metadata = Metadata {
@@ -173,7 +173,7 @@ impl<C: ContributionUnit> Averages<C> {
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
         let path = path.as_ref();
         let format = |reason: String| format_error(path, reason);
-        let file = Contents::read(path, METADATA)?;
+        let file = Contents::open(path, METADATA)?;
         file.check_version(SCHEMA..=SCHEMA)?;
         let metadata: Metadata = file.metadata()?;
         if metadata.unit != C::NAME {

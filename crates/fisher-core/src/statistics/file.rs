@@ -36,14 +36,15 @@ use std::marker::PhantomData;
 use std::path::Path;
 
 use burn::tensor::{DType, Device, TensorData};
-use safetensors::tensor::TensorView;
 use serde::{Deserialize, Serialize};
 
 use super::accumulators::Statistics;
 use super::plan::Plan;
 use super::slots::slots;
 use super::task::TaskStatistics;
-use crate::container::{Contents, HEADER_LIMIT, WRITER, encode, ensure_writable, indices, write};
+use crate::container::{
+    Contents, HEADER_LIMIT, Source, WRITER, encode, ensure_writable, indices, write,
+};
 use crate::error::{Error, Result, format_error};
 use crate::gradient::{ContributionUnit, GradientUnit, TokenSum};
 use crate::grouping::{Grouping, Unchecked};
@@ -99,7 +100,7 @@ impl<C: ContributionUnit> Statistics<C> {
             // Accumulators are handles: a clone copies no values. Records of samples are values, and grow.
             let mut accumulators = task.parameters.clone();
             for slot in slots(&mut accumulators, name, &self.plan) {
-                slot.write(&mut tensors)?;
+                slot.write(&mut tensors);
             }
         }
         write(path, METADATA, &tensors, metadata, |m| &mut m.sha256)
@@ -110,7 +111,7 @@ impl<C: ContributionUnit> Statistics<C> {
         &self,
         path: &Path,
         with_samples: bool,
-    ) -> Result<(Metadata, BTreeMap<String, TensorData>)> {
+    ) -> Result<(Metadata, BTreeMap<String, Source<'static>>)> {
         let mut tensors = BTreeMap::new();
         let mut tasks: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
         for (name, task) in &self.tasks {
@@ -131,14 +132,15 @@ impl<C: ContributionUnit> Statistics<C> {
                 let samples = samples.map_err(|e| format_error(path, e))?;
                 let length = samples.len();
                 let samples = TensorData::from_bytes_vec(samples, [length], DType::U8);
-                tensors.insert(format!("{}/samples", encode(name)), samples);
+                tensors.insert(format!("{}/samples", encode(name)), samples.into());
             }
         }
         let plan = self.plan.clone().try_map(|path, shape, grouping| {
             let mut grouping = Unchecked::from(grouping);
             let name = groups_name(path, grouping.label());
             if let Some(ids) = grouping.custom_ids() {
-                tensors.insert(name, TensorData::new(std::mem::take(ids), shape.to_vec()));
+                let ids = TensorData::new(std::mem::take(ids), shape.to_vec());
+                tensors.insert(name, ids.into());
             }
             Ok(grouping)
         });
@@ -227,7 +229,7 @@ impl<C: ContributionUnit> Statistics<C> {
         device: &Device,
         kept: Option<BTreeMap<String, Vec<SampleRecord>>>,
     ) -> Result<Self> {
-        let file = Contents::read(path, METADATA)?;
+        let file = Contents::open(path, METADATA)?;
         file.check_version(1..=SCHEMA_VERSION)?;
         let metadata: Metadata = file.metadata()?;
         let views = file.tensors(&metadata.sha256)?;
@@ -239,7 +241,7 @@ impl<C: ContributionUnit> Statistics<C> {
         path: &Path,
         device: &Device,
         metadata: Metadata,
-        views: &BTreeMap<String, TensorView>,
+        views: &BTreeMap<String, Source>,
         mut kept: Option<BTreeMap<String, Vec<SampleRecord>>>,
         elements: bool,
     ) -> Result<Self> {
@@ -286,7 +288,7 @@ impl<C: ContributionUnit> Statistics<C> {
                     let samples = views
                         .get(&*samples)
                         .ok_or_else(|| format(format!("no `{samples}`")))?;
-                    serde_json::from_slice(samples.data()).map_err(|e| format_error(path, e))?
+                    serde_json::from_slice(&samples.bytes()?).map_err(|e| format_error(path, e))?
                 }
             };
             let (samples, twice) = Seen::of(samples);
@@ -344,7 +346,7 @@ fn groups_name(parameter: &str, label: &str) -> String {
 fn custom_ids(
     name: &str,
     shape: &[usize],
-    views: &BTreeMap<String, TensorView>,
+    views: &BTreeMap<String, Source>,
 ) -> Result<Vec<u32>, String> {
     let view = views.get(name).ok_or_else(|| format!("no `{name}`"))?;
     indices(name, view, shape)

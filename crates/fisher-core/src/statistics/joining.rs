@@ -1,16 +1,17 @@
 //! Files of statistics joined into one file, however many and however large they are.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use burn::tensor::{Device, TensorData};
-use safetensors::tensor::{Dtype, TensorView};
+use burn::tensor::Device;
+use safetensors::tensor::Dtype;
 
 use super::accumulators::Statistics;
 use super::file::{METADATA, Metadata, SCHEMA_VERSION};
 use super::slots::slots;
-use crate::container::{Filled, Partial, encode, view};
+use crate::container::{Filled, Partial, Source, encode};
 use crate::error::{Error, Result, check_version, format_error};
 use crate::gradient::ContributionUnit;
 use crate::moments::Merged;
@@ -80,7 +81,7 @@ impl<C: ContributionUnit> Statistics<C> {
 
     /// All of a file but elements and groups, compared with its checksum.
     fn without_elements(path: &Path) -> Result<Self> {
-        let mut file = Partial::open(path)?;
+        let file = Partial::open(path)?;
         check_version(path, file.schema(METADATA)?, 1..=SCHEMA_VERSION)?;
         let metadata: Metadata = file.metadata(METADATA)?;
         file.verify(METADATA, &metadata.sha256)?;
@@ -100,12 +101,13 @@ impl<C: ContributionUnit> Statistics<C> {
                 small.insert(name, (info, bytes));
             }
         }
-        let views = small.iter().map(|(name, (info, bytes))| {
-            let view = TensorView::new(info.dtype, info.shape.clone(), bytes);
-            Ok((name.clone(), view.map_err(|e| format_error(path, e))?))
+        let sources = small.iter().map(|(name, (info, bytes))| {
+            let bytes = || Ok(Cow::Borrowed(&**bytes));
+            let source = Source::new(info.dtype, info.shape.clone(), bytes);
+            (name.clone(), source)
         });
-        let views = views.collect::<Result<_>>()?;
-        Self::of_file(path, &Device::default(), metadata, &views, None, false)
+        let sources: BTreeMap<String, Source> = sources.collect();
+        Self::of_file(path, &Device::default(), metadata, &sources, None, false)
     }
 
     /// All elements of all accumulators, by what they are in the file.
@@ -132,7 +134,7 @@ impl<C: ContributionUnit> Statistics<C> {
 fn begin<'a>(
     to: &'a Path,
     metadata: Metadata,
-    small: &BTreeMap<String, TensorData>,
+    small: &BTreeMap<String, Source>,
     runs: &[Run],
 ) -> Result<Filled<'a, Metadata>> {
     let mut tensors = BTreeMap::new();
@@ -141,19 +143,14 @@ fn begin<'a>(
             tensors.insert(name.clone(), (Dtype::F64, run.shape.clone()));
         }
     }
-    let views = small.iter().map(|(name, data)| {
-        let view = view(data).map_err(|e| format_error(to, e))?;
-        Ok((name, view))
-    });
-    let views = views.collect::<Result<Vec<_>>>()?;
-    let shapes = views.iter().map(|(name, view)| {
-        let shape = (view.dtype(), view.shape().to_vec());
-        ((*name).clone(), shape)
+    let shapes = small.iter().map(|(name, source)| {
+        let shape = (source.dtype(), source.shape().to_vec());
+        (name.clone(), shape)
     });
     tensors.extend(shapes);
     let mut file = Filled::begin(to, METADATA, metadata, |m| &mut m.sha256, tensors)?;
-    for (name, view) in views {
-        file.put(name, 0, view.data())?;
+    for (name, source) in small {
+        file.put(name, 0, &source.bytes()?)?;
     }
     Ok(file)
 }
@@ -168,12 +165,12 @@ fn join_runs(
     let empty = |run: &Run| Merged::new(run.range.len(), run.m2.is_some());
     let mut joined: Vec<Merged> = runs.iter().map(empty).collect();
     for (path, counts) in paths.iter().zip(counts) {
-        let mut file = Partial::open(path.as_ref())?;
+        let file = Partial::open(path.as_ref())?;
         for (run, joined) in runs.iter().zip(&mut joined) {
             let Some(count) = counts.get(&run.task) else {
                 continue;
             };
-            let mut of = |name: &String| values(&mut file, path.as_ref(), name, run);
+            let of = |name: &String| values(&file, path.as_ref(), name, run);
             joined.merge(Merged {
                 count: *count,
                 mean: of(&run.mean)?,
@@ -198,14 +195,14 @@ fn join_runs(
 }
 
 /// Values of a tensor in float64, or of a pair in float32.
-fn values(file: &mut Partial, path: &Path, name: &str, run: &Run) -> Result<Vec<f64>> {
+fn values(file: &Partial, path: &Path, name: &str, run: &Run) -> Result<Vec<f64>> {
     let tensor = file.tensor(name)?;
     if tensor.shape != run.shape {
         let (found, expected) = (&tensor.shape, &run.shape);
         let reason = format!("`{name}` has shape {found:?}, expected {expected:?}");
         return Err(format_error(path, reason));
     }
-    let mut read = |name: &str, width: usize| {
+    let read = |name: &str, width: usize| {
         let tensor = file.tensor(name)?;
         let mut bytes = vec![0; width * run.range.len()];
         file.read(&tensor, (width * run.range.start) as u64, &mut bytes)?;

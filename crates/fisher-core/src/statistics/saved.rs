@@ -35,7 +35,7 @@ impl SavedSamples {
     /// when it is no statistics file.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let mut file = Partial::open(path)?;
+        let file = Partial::open(path)?;
         let metadata: Metadata = file.metadata(METADATA)?;
         let mut tasks = BTreeMap::new();
         for task in metadata.tasks.into_keys() {

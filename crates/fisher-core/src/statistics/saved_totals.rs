@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{DType, TensorData};
-use safetensors::tensor::TensorView;
 
 use super::plan::Plan;
 use super::rows::Rows;
 use super::task::TaskStatistics;
-use crate::container::{data, encode, indices};
+use crate::container::{Source, data, encode, indices};
 use crate::moments::Skewed;
 
 impl TaskStatistics {
@@ -29,7 +28,7 @@ impl TaskStatistics {
         &self,
         task: &str,
         plan: &Plan,
-        tensors: &mut BTreeMap<String, TensorData>,
+        tensors: &mut BTreeMap<String, Source>,
     ) -> Vec<String> {
         let mut optional = Vec::new();
         let task_name = encode(task);
@@ -45,7 +44,7 @@ impl TaskStatistics {
                 let values = values[start..end].to_vec();
                 let name = format!("{task_name}/total_{moment}/{part}");
                 optional.extend((moment == "m3").then(|| name.clone()));
-                tensors.insert(name, TensorData::new(values, [end - start]));
+                tensors.insert(name, TensorData::new(values, [end - start]).into());
             }
         }
         if self.has_units() {
@@ -55,11 +54,11 @@ impl TaskStatistics {
             let sums = TensorData::new(sums, [units, columns]);
             let name = format!("{task_name}/unit_sums");
             optional.push(name.clone());
-            tensors.insert(name, sums);
+            tensors.insert(name, sums.into());
             let unit_of = self.rows.unit_of().to_vec();
             let samples = unit_of.len();
             let unit_of = TensorData::new(unit_of, [samples]);
-            tensors.insert(format!("{task_name}/unit_of_sample"), unit_of);
+            tensors.insert(format!("{task_name}/unit_of_sample"), unit_of.into());
         }
         optional
     }
@@ -70,7 +69,7 @@ impl TaskStatistics {
         task: &str,
         plan: &Plan,
         counts: &BTreeMap<String, u64>,
-        views: &BTreeMap<String, TensorView>,
+        views: &BTreeMap<String, Source>,
     ) -> Result<(), String> {
         let task_name = encode(task);
         let of = |name: &str, shape: &[usize]| match views.get(name) {

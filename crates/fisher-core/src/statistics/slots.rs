@@ -1,13 +1,13 @@
 //! The accumulators of a task's elements and groups, and their places in a file.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use burn::tensor::{DType, Device, TensorData, Transaction};
-use safetensors::tensor::TensorView;
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::plan::Plan;
 use super::task::ParameterStatistics;
-use crate::container::{data, encode};
+use crate::container::{Source, data, dtype_of, encode};
 use crate::error::{Error, Result};
 use crate::moments::{Welford, to_device};
 
@@ -56,28 +56,34 @@ impl Slot<'_> {
         format!("{}/{}{moment}/{}", self.task, self.kind, self.rest)
     }
 
-    pub(super) fn write(&self, tensors: &mut BTreeMap<String, TensorData>) -> Result<()> {
-        let (mean, m2) = self.welford.joined();
-        for (name, moment) in [("mean", Some(&mean)), ("m2", m2.as_ref())] {
-            let Some(moment) = moment else { continue };
-            let parts = [Some(&moment.high), moment.low.as_ref()];
-            let parts = parts.into_iter().flatten();
-            let transaction =
-                parts.fold(Transaction::default(), |t, part| t.register(part.clone()));
-            let data = transaction.try_execute().map_err(Error::device)?;
-            for (data, low) in data.into_iter().zip(["", "_low"]) {
-                let (bytes, _, dtype) = data.into_parts();
-                let data = TensorData::from_bytes(bytes, self.shape.clone(), dtype);
-                tensors.insert(self.name(&format!("{name}{low}")), data);
+    /// What the file has of it; read from the device when it is asked for.
+    pub(super) fn write(&self, tensors: &mut BTreeMap<String, Source>) {
+        let kept = self.welford.keeps_variance();
+        for (name, of_m2) in [("mean", false), ("m2", true)] {
+            if of_m2 && !kept {
+                continue;
+            }
+            let (dtype, pairs) = self.welford.dtype();
+            for low in [false, true].into_iter().take(1 + usize::from(pairs)) {
+                // A handle: the values are those of the statistics.
+                let welford = self.welford.clone();
+                let bytes = move || {
+                    let (mean, m2) = welford.joined();
+                    let moment = if of_m2 { m2 } else { Some(mean) };
+                    let part = moment.and_then(|m| if low { m.low } else { Some(m.high) });
+                    bytes(part)
+                };
+                let end = if low { "_low" } else { "" };
+                let source = Source::new(dtype_of(dtype), self.shape.clone(), bytes);
+                tensors.insert(self.name(&format!("{name}{end}")), source);
             }
         }
-        Ok(())
     }
 
     pub(super) fn read(
         self,
         count: u64,
-        views: &BTreeMap<String, TensorView>,
+        views: &BTreeMap<String, Source>,
         device: &Device,
         dtype: DType,
     ) -> Result<(), String> {
@@ -107,4 +113,14 @@ impl Slot<'_> {
         *self.welford = Welford::from_parts(count, mean, m2);
         Ok(())
     }
+}
+
+/// The values of a tensor; none where there is none.
+fn bytes(tensor: Option<Tensor<1>>) -> Result<Cow<'static, [u8]>> {
+    let data = tensor.map(|tensor| tensor.try_into_data().map_err(Error::device));
+    let (bytes, _, _) = match data.transpose()? {
+        Some(data) => data.into_parts(),
+        None => return Ok(Cow::Borrowed(&[])),
+    };
+    Ok(Cow::Owned(bytes.to_vec()))
 }

@@ -1,17 +1,21 @@
 //! Pruning masks: what is kept and what goes.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
 use burn::config::Config;
 use burn::module::{Module, ParamGroup, ParamId};
+use fisher_core::gradient::ContributionUnit;
 use fisher_core::grouping::Grouping;
 use fisher_core::model::Role;
 use fisher_core::provenance::Provenance;
+use fisher_core::statistics::Statistics;
 use fixedbitset::FixedBitSet;
 use serde::{Deserialize, Serialize};
 
-use super::scores::{Score, Scores};
+use super::scores::{Score, Scores, fisher_of, half_f_weight_squared};
+use super::select::{Lowest, lowest};
 use crate::error::{Error, Result, ScoreKind, check_argument};
 use crate::weights::{Operation, Weights, combine, shapes, with_ties};
 
@@ -127,10 +131,44 @@ impl Pruning {
     /// `protected` matches nothing, [`Error::NotFinite`] when a score is NaN, which has no place in an
     /// order, or what the pruned ones add up to is too large a number.
     pub fn forward(&self, scores: &Scores) -> Result<Masks> {
+        self.mask(scores, |set| Ok(Cow::Borrowed(&set.values)))
+    }
+
+    /// Prune by `½ F θ²` of every element of the parameters of `roles`: the masks are those of
+    /// [`Scores::brain_damage`], whose scores are read parameter by parameter, several times, and are never
+    /// all in memory. `weights` gives those of a parameter, which has so many.
+    ///
+    /// # Errors
+    /// As [`Scores::brain_damage`] and [`Pruning::forward`].
+    pub fn by_brain_damage<C: ContributionUnit>(
+        &self,
+        statistics: &Statistics<C>,
+        task: &str,
+        roles: &[Role],
+        weights: impl Fn(&str, usize) -> Result<Vec<f64>>,
+    ) -> Result<Masks> {
+        let mut elements = Scores::without_values(statistics, task)?.of_roles(roles);
+        elements.kind = ScoreKind::BrainDamage;
+        self.mask(&elements, |set| {
+            let mut damage = fisher_of(statistics, task, &set.path)?;
+            let weights = weights(&set.path, damage.len())?;
+            let pairs = damage.iter_mut().zip(weights);
+            pairs.for_each(|(f, weight)| *f = half_f_weight_squared(*f, weight));
+            Ok(Cow::Owned(damage))
+        })
+    }
+
+    /// Masks of scores whose values are those that `values` gives, as often as it is asked.
+    fn mask<'a>(
+        &self,
+        scores: &'a Scores,
+        values: impl Fn(&'a Score) -> Result<Cow<'a, [f64]>>,
+    ) -> Result<Masks> {
         let config = &self.config;
-        let not_a_number = |set: &&Score| set.values.iter().any(|score| score.is_nan());
-        if let Some(set) = scores.sets.iter().find(not_a_number) {
-            return Err(Error::not_finite("a score", set.key()));
+        for set in &scores.sets {
+            if values(set)?.iter().any(|score| score.is_nan()) {
+                return Err(Error::not_finite("a score", set.key()));
+            }
         }
         for group in &config.protected {
             if !scores.sets.iter().any(|set| named(group, &set.path)) {
@@ -163,9 +201,9 @@ impl Pruning {
         let mut masks = Vec::new();
         let mut pruned_score = 0.0;
         for unit in units.into_values() {
-            for (set, keep) in unit.iter().zip(keep_highest(&unit, config.sparsity)) {
-                let pruned = keep.zeroes().map(|i| set.values[i]);
-                pruned_score += pruned.sum::<f64>();
+            let kept = keep_highest(&unit, config.sparsity, &values)?;
+            for (set, (keep, score)) in unit.iter().zip(kept) {
+                pruned_score += score;
                 masks.extend(set.beside.iter().map(|(path, grouping)| Mask {
                     path: path.clone(),
                     layer: set.layer.clone(),
@@ -223,27 +261,24 @@ fn pruned(sparsity: f64, entries: usize) -> usize {
     pruned.min(entries)
 }
 
-/// Which entries of a unit stay when exactly `⌊s·N⌋` of its lowest go.
-fn keep_highest(unit: &[&Score], sparsity: f64) -> Vec<FixedBitSet> {
-    let mut all: Vec<f64> = Vec::with_capacity(unit.iter().map(|set| set.values.len()).sum());
-    unit.iter().for_each(|set| all.extend(&set.values));
-    let prune = pruned(sparsity, all.len());
-    // Selection is linear; the entries themselves stay where they are.
-    let threshold = match prune {
-        0 => f64::NEG_INFINITY,
-        n => *all.select_nth_unstable_by(n - 1, f64::total_cmp).1,
-    };
-    let below = unit.iter().flat_map(|set| &set.values);
-    let below = below
-        .filter(|score| score.total_cmp(&threshold).is_lt())
-        .count();
-    let mut ties = prune.saturating_sub(below);
-    drop(all);
-    let mut keeps: Vec<FixedBitSet> = Vec::with_capacity(unit.len());
+/// Which entries of a unit stay when exactly `⌊s·N⌋` of its lowest go, and what those that go add up to.
+fn keep_highest<'a>(
+    unit: &[&'a Score],
+    sparsity: f64,
+    values: impl Fn(&'a Score) -> Result<Cow<'a, [f64]>>,
+) -> Result<Vec<(FixedBitSet, f64)>> {
+    let entries = unit.iter().map(|set| set.grouping.groups()).sum();
+    let prune = pruned(sparsity, entries);
+    let Lowest {
+        threshold,
+        mut ties,
+    } = lowest(unit.len(), prune, |run| values(unit[run]))?;
+    let mut kept = Vec::with_capacity(unit.len());
     // From the last (path, index), against which ties are resolved.
     for set in unit.iter().rev() {
-        let mut keep = FixedBitSet::with_capacity(set.values.len());
-        for (i, score) in set.values.iter().enumerate().rev() {
+        let values = values(set)?;
+        let mut keep = FixedBitSet::with_capacity(values.len());
+        for (i, score) in values.iter().enumerate().rev() {
             let stays = match score.total_cmp(&threshold) {
                 std::cmp::Ordering::Less => false,
                 std::cmp::Ordering::Equal if ties > 0 => {
@@ -254,10 +289,11 @@ fn keep_highest(unit: &[&Score], sparsity: f64) -> Vec<FixedBitSet> {
             };
             keep.set(i, stays);
         }
-        keeps.push(keep);
+        let gone = keep.zeroes().map(|i| values[i]).sum();
+        kept.push((keep, gone));
     }
-    keeps.reverse();
-    keeps
+    kept.reverse();
+    Ok(kept)
 }
 
 /// What a mask took out of a module: puts it back.

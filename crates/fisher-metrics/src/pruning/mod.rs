@@ -8,6 +8,7 @@ mod halves;
 mod masks;
 mod overlap;
 mod scores;
+mod select;
 mod suggestion;
 
 pub use advice::Advice;

@@ -4,6 +4,7 @@ use fisher_core::gates::{GateKind, GateQuantity, GateScores};
 use fisher_core::gradient::ContributionUnit;
 use fisher_core::grouping::{Grouping, Scheme};
 use fisher_core::model::{Orientation, Parameter, Role};
+use fisher_core::moments::Welford;
 use fisher_core::provenance::Provenance;
 use fisher_core::statistics::Statistics;
 
@@ -61,7 +62,7 @@ impl Scores {
             let mut groups: Vec<_> = parameter.groups().iter().collect();
             groups.sort_by_key(|(grouping, _)| grouping.label());
             for (grouping, welford) in groups {
-                let mean = welford.read()?.mean;
+                let mean = welford.read_mean()?;
                 sets.push(Score {
                     values: mean.ok_or_else(|| Error::no_samples(task))?,
                     ..set(statistics, path, grouping.clone())
@@ -80,14 +81,22 @@ impl Scores {
         statistics: &Statistics<C>,
         task: &str,
     ) -> Result<Self> {
+        let mut scores = Self::without_values(statistics, task)?;
+        for set in &mut scores.sets {
+            set.values = fisher_of(statistics, task, &set.path)?;
+        }
+        Ok(scores)
+    }
+
+    /// Those of every element of `task`, of which no values are read.
+    pub(super) fn without_values<C: ContributionUnit>(
+        statistics: &Statistics<C>,
+        task: &str,
+    ) -> Result<Self> {
         let mut sets = Vec::new();
         for (path, parameter) in statistics.task(task)?.parameters() {
-            if let Some(welford) = parameter.elementwise() {
-                let mean = welford.read()?.mean;
-                sets.push(Score {
-                    values: mean.ok_or_else(|| Error::no_samples(task))?,
-                    ..set(statistics, path, by_element(statistics, path)?)
-                });
+            if parameter.elementwise().is_some() {
+                sets.push(set(statistics, path, by_element(statistics, path)?));
             }
         }
         Self::of(
@@ -114,7 +123,7 @@ impl Scores {
     ) -> Result<Self> {
         let mut scores = Self::elementwise(statistics, task)?;
         scores.kind = ScoreKind::BrainDamage;
-        scores.with_weights(weights, |f, weight| 0.5 * f * weight * weight)
+        scores.with_weights(weights, half_f_weight_squared)
     }
 
     /// `Σ ½ F θ²` over every group of `task`: what removing a whole channel, row or head is
@@ -305,6 +314,23 @@ impl Scores {
     pub fn count(&self) -> usize {
         self.sets.iter().map(|set| set.values.len()).sum()
     }
+}
+
+/// F of every element of the parameter at `path`.
+pub(super) fn fisher_of<C: ContributionUnit>(
+    statistics: &Statistics<C>,
+    task: &str,
+    path: &str,
+) -> Result<Vec<f64>> {
+    let parameter = statistics.task(task)?.parameter(path)?;
+    let mean = parameter.elementwise().map(Welford::read_mean);
+    let mean = mean.transpose()?.flatten();
+    mean.ok_or_else(|| Error::no_samples(task))
+}
+
+/// The second-order cost of a weight.
+pub(super) fn half_f_weight_squared(f: f64, weight: f64) -> f64 {
+    0.5 * f * weight * weight
 }
 
 fn set<C: ContributionUnit>(statistics: &Statistics<C>, path: &str, grouping: Grouping) -> Score {
