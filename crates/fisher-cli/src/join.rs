@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use fisher_core::gradient::PerToken;
 use fisher_core::statistics::Statistics;
 use fisher_core::store::GradientStore;
 use serde_json::{Value, json};
@@ -54,7 +55,7 @@ pub(crate) fn join(merge: &JoinArgs) -> Result {
         .iter()
         .map(|run| run.join(STATISTICS))
         .collect();
-    Statistics::<fisher_core::gradient::PerToken>::join_files(&files, out.join(STATISTICS))?;
+    Statistics::<PerToken>::join_files(&files, out.join(STATISTICS), &device)?;
     joined.inputs.write(out)?;
     let statistics = Statistics::load(out.join(STATISTICS), &device)?;
     let store = if wanted {

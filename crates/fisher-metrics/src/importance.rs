@@ -251,13 +251,20 @@ fn warnings(
         let effective = known(least);
         let (few, all) = (below(FEWEST_FOR_TRUST).count(), parts.map(Vec::len));
         let none = below(FEWEST_FOR_INTERVAL).count();
-        warnings.push(format!(
-            "{few} of {} layers and heads rest on fewer than {FEWEST_FOR_TRUST} effective samples, the \
-             least on {effective:.1} ({}): other samples could change their F much; {none} rest on fewer \
-             than {FEWEST_FOR_INTERVAL} and have no interval",
-            all[0] + all[1],
-            least.name
-        ));
+        let all = all[0] + all[1];
+        let least = &least.name;
+        warnings.push(match all {
+            1 => format!(
+                "{least}, which is all there is, rests on {effective:.1} effective samples, fewer than \
+                 {FEWEST_FOR_TRUST}: other samples could change its F much{}",
+                if none == 1 { ", and it has no interval" } else { "" }
+            ),
+            _ => format!(
+                "{few} of {all} layers and heads rest on fewer than {FEWEST_FOR_TRUST} effective samples, the \
+                 least on {effective:.1} ({least}): other samples could change their F much; {none} rest on \
+                 fewer than {FEWEST_FOR_INTERVAL} and have no interval"
+            ),
+        });
     }
     if !copies.is_empty() {
         let samples: usize = copies.iter().map(Vec::len).sum();

@@ -58,6 +58,8 @@ pub struct Picture {
 const MARGIN: f64 = 16.0;
 const FONT: f64 = 12.0;
 const LEGEND: f64 = 62.0;
+/// How far a legend is set in at most.
+const INDENT: f64 = 60.0;
 /// The width of a letter, roughly.
 const LETTER: f64 = 0.58 * FONT;
 
@@ -192,7 +194,11 @@ impl HeatMap {
         let [w, h] = self.cell();
         let (left, _) = self.labels();
         let title = self.title.chars().count() as f64 * LETTER * 1.1;
-        let width = (left + self.columns.len() as f64 * w).max(300.0).max(title);
+        // The legend's words may be longer than the map is wide.
+        let words = self.quantity.chars().count() as f64 * 0.9 * LETTER;
+        let legend = left.min(INDENT) + words.max(self.legend_width());
+        let width = (left + self.columns.len() as f64 * w).max(300.0);
+        let width = width.max(title).max(legend);
         [width, self.header() + self.rows.len() as f64 * h + LEGEND]
     }
 
@@ -285,25 +291,36 @@ impl HeatMap {
             }
         }
         let y = y0 + self.rows.len() as f64 * h + 10.0;
-        self.legend(out, x0.min(x + 60.0), y, [low, high]);
+        self.legend(out, x0.min(x + INDENT), y, [low, high]);
+    }
+
+    /// As wide as what stands at its ends.
+    fn legend_width(&self) -> f64 {
+        match &self.scale {
+            ColorScale::Sequential => 220.0,
+            ColorScale::Signed { negative, positive } => {
+                let letters = negative.chars().count().max(positive.chars().count()) + 9;
+                (2.0 * letters as f64 * 0.85 * LETTER).max(220.0)
+            }
+        }
     }
 
     fn legend(&self, out: &mut String, x: f64, y: f64, [low, high]: [f64; 2]) {
-        const WIDTH: f64 = 220.0;
+        let width = self.legend_width();
         let steps = 44;
         for step in 0..steps {
             let at = f64::from(step) / f64::from(steps - 1);
             let _ = writeln!(
                 out,
                 "<rect x=\"{:.2}\" y=\"{y:.2}\" width=\"{:.2}\" height=\"10\" fill=\"{}\"/>",
-                x + f64::from(step) * WIDTH / f64::from(steps),
-                WIDTH / f64::from(steps) + 0.5,
+                x + f64::from(step) * width / f64::from(steps),
+                width / f64::from(steps) + 0.5,
                 hex(self.shade(at))
             );
         }
         let _ = writeln!(
             out,
-            "<rect x=\"{x:.2}\" y=\"{y:.2}\" width=\"{WIDTH}\" height=\"10\" fill=\"none\" \
+            "<rect x=\"{x:.2}\" y=\"{y:.2}\" width=\"{width}\" height=\"10\" fill=\"none\" \
              stroke=\"#444\"/>"
         );
         let ends = match &self.scale {
@@ -311,7 +328,7 @@ impl HeatMap {
             ColorScale::Signed { negative, positive } => {
                 text(
                     out,
-                    [x + 0.5 * WIDTH, y + 22.0],
+                    [x + 0.5 * width, y + 22.0],
                     "middle",
                     0.85 * FONT,
                     "#222",
@@ -322,7 +339,7 @@ impl HeatMap {
         };
         let [a, b] = [(low, &ends[0]), (high, &ends[1])].map(|(v, e)| short(v, 2) + e);
         text(out, [x, y + 22.0], "start", 0.85 * FONT, "#222", &a);
-        text(out, [x + WIDTH, y + 22.0], "end", 0.85 * FONT, "#222", &b);
+        text(out, [x + width, y + 22.0], "end", 0.85 * FONT, "#222", &b);
         text(
             out,
             [x, y + 37.0],

@@ -140,7 +140,7 @@ impl Seen {
     fn is_sane(&self) {
         let ones = [
             " 1 samples",
-            " 1 layers",
+            " 1 layers ",
             " 1 attention heads",
             " 1 active tokens",
             " 1 pairs ",
@@ -184,7 +184,7 @@ const SMALL: Model = Model {
 fn one_sample_has_no_error() {
     let seen = Seen::of(&SMALL, [1, 1], &["--phases", "1-4"]);
     seen.is_sane();
-    seen.says("1 layer with 2 query heads, which share 1 key/value head in each");
+    seen.says("1 layer, each with 2 query heads that share 1 key/value head, and");
     seen.says("1 sample of first with 5 active tokens");
     seen.says("In the one sample of first");
     seen.says("of other samples that says nothing");
@@ -260,7 +260,7 @@ fn losses_are_those_of_the_tokens() {
             .ends_with("UTC")
     );
     assert!(seen.report["run"]["seconds"].as_f64().expect("seconds") > 0.0);
-    seen.says("/first");
+    seen.says("first 5 "); // the file's name and its samples
 
     // Within the tasks two samples of one task are as alike as the loop says.
     let store = GradientStore::open(seen.out("gradients")).expect("a store");

@@ -154,7 +154,8 @@ fn joining_is_associative_and_takes_any_order() {
     case.join("left2", &["left", d], &[]).expect("joined");
     let whole = case.statistics("whole");
     let all = case.statistics("all");
-    same("whole", &all, &whole, 1e-6);
+    // Batches differ, and with them the rounding of float32.
+    same("whole", &all, &whole, 1e-4);
     for run in ["other", "nested", "left2"] {
         same(run, &case.statistics(run), &all, 1e-12);
     }
@@ -304,7 +305,7 @@ fn a_part_may_be_one_sample() {
         "48 parts",
         &case.statistics("all"),
         &case.statistics("whole"),
-        1e-6,
+        1e-4,
     );
     let device = Backend::Flex.device().expect("a CPU");
     let folders: Vec<PathBuf> = runs
@@ -312,7 +313,8 @@ fn a_part_may_be_one_sample() {
         .map(|run| case.at(run).join("statistics.safetensors"))
         .collect();
     let again = case.at("again.safetensors");
-    Statistics::<fisher_core::gradient::PerToken>::join_files(&folders, &again).expect("joined");
+    Statistics::<fisher_core::gradient::PerToken>::join_files(&folders, &again, &device)
+        .expect("joined");
     let again: Statistics = Statistics::load(again, &device).expect("statistics");
     assert_eq!(numbers(&again), numbers(&case.statistics("all")));
 }

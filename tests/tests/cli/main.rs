@@ -9,7 +9,6 @@ mod inputs;
 mod join;
 mod merge;
 mod page;
-mod page;
 mod parts;
 mod per_token;
 mod pictures;

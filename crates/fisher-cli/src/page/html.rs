@@ -95,16 +95,16 @@ impl Page<'_> {
             format!("{samples} of {} with {tokens}", escaped(&task.name))
         });
         let heads = match (of("heads") as usize, of("kv_heads") as usize) {
-            (0, _) => "no attention heads".into(),
+            (0, _) => "without attention heads".into(),
             (heads, shared) if (1..heads).contains(&shared) => format!(
-                "{}, which share {} in each",
+                "each with {} that share {},",
                 count(heads, "query head"),
                 count(shared, "key/value head")
             ),
-            (heads, _) => format!("{} in each", count(heads, "attention head")),
+            (heads, _) => format!("each with {},", count(heads, "attention head")),
         };
         format!(
-            "A {} model of {} with {heads} and {} weights; {}.",
+            "A {} model of {}, {heads} and {} weights; {}.",
             escaped(model["type"].as_str().unwrap_or("decoder")),
             count(of("layers") as usize, "layer"),
             large(of("weights")),

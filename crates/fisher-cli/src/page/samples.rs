@@ -39,7 +39,7 @@ pub(super) fn collisions(text: &mut String, report: &ConflictReport) {
         }
         text.push_str("</ul>");
     }
-    let slices = report.by_evidence();
+    let slices = ordered(report);
     parameters(text, &slices);
     if let Some(picture) = slices.first().and_then(|slice| report.picture(&slice.name)) {
         for mut map in picture.maps {
@@ -52,12 +52,21 @@ pub(super) fn collisions(text: &mut String, report: &ConflictReport) {
     }
 }
 
+/// The most surely opposed first, and of those that are as sure the one with the lowest cosine.
+fn ordered(report: &ConflictReport) -> Vec<&SliceConflicts> {
+    let mut slices = report.by_evidence();
+    let q = |slice: &SliceConflicts| slice.opposed.map_or(2.0, |answer| answer.q);
+    let cosine = |slice: &SliceConflicts| slice.mean_cosine.unwrap_or(2.0);
+    slices.sort_by(|x, y| q(x).total_cmp(&q(y)).then(cosine(x).total_cmp(&cosine(y))));
+    slices
+}
+
 /// The first parameters, and how many more there are.
 fn parameters(text: &mut String, slices: &[&SliceConflicts]) {
     text.push_str(
         "<div class=scroll tabindex=0><table><caption>Parameters, the most surely opposed first</caption>\
          <thead><tr><th scope=col>parameter</th><th scope=col>verdict</th>\
-         <th scope=col class=n>mean cosine across the tasks</th><th scope=col class=n>within them</th>\
+         <th scope=col class=n>mean cosine across</th><th scope=col class=n>within the tasks</th>\
          <th scope=col class=n>q opposed</th>\
          <th scope=col class=n>q aligned</th><th scope=col class=n>q apart</th>\
          <th scope=col class=n>conflicting pairs</th></tr></thead><tbody>",

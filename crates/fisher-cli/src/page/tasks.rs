@@ -1,6 +1,7 @@
 //! What was measured: files, samples, tokens, and how well the model predicts them.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use fisher_core::statistics::Statistics;
 use serde_json::Value;
@@ -26,17 +27,20 @@ pub(super) fn tasks(run: &Value, tasks: &[Measured], statistics: &Statistics) ->
         ".</p><div class=scroll tabindex=0><table><caption>Tasks</caption><thead><tr><th scope=col>task</th>\
          <th scope=col>file</th><th scope=col class=n>samples</th><th scope=col class=n>active tokens</th>\
          <th scope=col class=n>loss per token</th><th scope=col class=n>median of samples</th>\
-         <th scope=col>lowest, highest</th></tr></thead><tbody>",
+         <th scope=col class=n>lowest</th><th scope=col class=n>highest</th></tr></thead><tbody>",
     );
     let mut alone = Vec::new();
     for task in tasks {
         let tokens: u64 = task.tokens.iter().sum();
-        let file = run["files"][&task.name].as_str().unwrap_or("–");
+        let path = run["files"][&task.name].as_str().unwrap_or("–");
+        let file = Path::new(path).file_name();
+        let file = file.map_or_else(|| path.into(), |name| name.to_string_lossy());
         let _ = write!(
             text,
-            "<tr><th scope=row>{}</th><td class=name>{}</td><td class=n>{}</td><td class=n>{tokens}</td>",
+            "<tr><th scope=row>{}</th><td title=\"{}\">{}</td><td class=n>{}</td><td class=n>{tokens}</td>",
             escaped(&task.name),
-            escaped(file),
+            escaped(path),
+            escaped(&file),
             task.ids.len(),
         );
         match TokenLoss::of(task, statistics) {
@@ -50,12 +54,14 @@ pub(super) fn tasks(run: &Value, tasks: &[Measured], statistics: &Statistics) ->
                 });
                 let _ = write!(
                     text,
-                    "<td class=n>{}{interval}</td><td class=n>{}</td><td>{lowest}, {highest}</td></tr>",
+                    "<td class=n>{}{interval}</td><td class=n>{}</td><td class=n>{lowest}</td><td class=n>{highest}</td></tr>",
                     number(loss.mean),
                     number(loss.median),
                 );
             }
-            Err(_) => text.push_str("<td class=n>–</td><td class=n>–</td><td>–</td></tr>"),
+            Err(_) => text.push_str(
+                "<td class=n>–</td><td class=n>–</td><td class=n>–</td><td class=n>–</td></tr>",
+            ),
         }
         if task.ids.len() == 1 {
             alone.push(&*task.name);

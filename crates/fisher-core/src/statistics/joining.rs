@@ -34,17 +34,22 @@ impl<C: ContributionUnit> Statistics<C> {
     /// Join the files at `paths` into one at `to`: what [`Statistics::merge`] of all of them in this order
     /// would save, to the bit where they are in float64. The files are read twice, once to compare them with
     /// their checksums and then some elements at a time. What is held are 50 MB and the records of the
-    /// samples, whatever the number of files and parameters.
+    /// samples, whatever the number of files and parameters. It is done on the host; `device` is where the result
+    /// may be loaded to.
     ///
     /// # Errors
     /// Those of [`Statistics::load`] and [`Statistics::merge`]; [`Error::Argument`] for no files,
     /// [`Error::Io`] when `to` cannot be written. Nothing is written then.
-    pub fn join_files(paths: &[impl AsRef<Path>], to: impl AsRef<Path>) -> Result<()> {
+    pub fn join_files(
+        paths: &[impl AsRef<Path>],
+        to: impl AsRef<Path>,
+        device: &Device,
+    ) -> Result<()> {
         let mut joined: Option<Self> = None;
         // Samples of every task, file by file.
         let mut counts: Vec<BTreeMap<String, u64>> = Vec::new();
         for path in paths {
-            let of_file = Self::without_elements(path.as_ref())?;
+            let of_file = Self::without_elements(path.as_ref(), device)?;
             let tasks = of_file.tasks.iter();
             counts.push(
                 tasks
@@ -80,7 +85,7 @@ impl<C: ContributionUnit> Statistics<C> {
     }
 
     /// All of a file but elements and groups, compared with its checksum.
-    fn without_elements(path: &Path) -> Result<Self> {
+    fn without_elements(path: &Path, device: &Device) -> Result<Self> {
         let file = Partial::open(path)?;
         check_version(path, file.schema(METADATA)?, 1..=SCHEMA_VERSION)?;
         let metadata: Metadata = file.metadata(METADATA)?;
@@ -107,7 +112,7 @@ impl<C: ContributionUnit> Statistics<C> {
             (name.clone(), source)
         });
         let sources: BTreeMap<String, Source> = sources.collect();
-        Self::of_file(path, &Device::default(), metadata, &sources, None, false)
+        Self::of_file(path, device, metadata, &sources, None, false)
     }
 
     /// All elements of all accumulators, by what they are in the file.

@@ -207,9 +207,7 @@ impl ConflictReport {
         let key = |s: &SliceConflicts| s.sign.map_or((2.0, 0.0), |t| (t.p_low, t.t));
         slices.sort_by(|x, y| {
             let ((p, t), (q, u)) = (key(x), key(y));
-            let cosine = |s: &SliceConflicts| s.mean_cosine.unwrap_or(f64::INFINITY);
-            let effect = cosine(x).total_cmp(&cosine(y));
-            p.total_cmp(&q).then(t.total_cmp(&u)).then(effect)
+            p.total_cmp(&q).then(t.total_cmp(&u))
         });
         slices
     }
