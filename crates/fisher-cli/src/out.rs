@@ -83,8 +83,10 @@ impl Out {
 
 impl Drop for Out {
     fn drop(&mut self) {
-        // Only what the next run would say depends on it.
+        // Only what the next run would say depends on the first. The second is not left to the file's end: a
+        // process that another thread begins at this moment has it too.
         let _ = self.lock.set_len(0);
+        let _ = self.lock.unlock();
     }
 }
 

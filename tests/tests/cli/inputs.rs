@@ -49,7 +49,7 @@ fn word<'a>(row: &'a Value, key: &str) -> &'a str {
 const CASES: [&str; 6] = [
     "bytes",
     "bytes-eos",
-    "bytes-both-by-config",
+    "bytes-config",
     "unigram-first",
     "bpe-always",
     "bpe-prepended",
@@ -148,8 +148,9 @@ fn labels_follow_the_border() {
     "bytes-eos",
     "the tokenizer adds nothing before each sample and `</s>` after"
 )]
+#[case("bytes-config", "the tokenizer adds nothing before or after a sample")]
 #[case(
-    "bytes-both-by-config",
+    "bpe-always",
     "the tokenizer adds `<s>` before each sample and `</s>` after"
 )]
 #[case(
@@ -279,6 +280,11 @@ fn templates_refuse_and_are_refused() {
         error.contains("writes turn 2 otherwise") && error.contains("`prompt`"),
         "{error}"
     );
+    write(
+        "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}>{% endif %}",
+    );
+    let error = read(folder.path(), None, &chat).expect_err("other words");
+    assert!(error.contains("than it asks for one"), "{error}");
     write("{% for m in messages %}{{ m.content ");
     let error = read(folder.path(), None, &chat).expect_err("no template");
     assert!(error.contains("chat_template.jinja"), "{error}");

@@ -117,11 +117,17 @@ impl Chat {
             {
                 let before = self.text(chat, &messages[..at], true)?;
                 let with = self.text(chat, &messages[..=at], false)?;
-                if !text.starts_with(&with) || !with.starts_with(&before) {
+                let wrong = if !text.starts_with(&with) {
+                    "otherwise when others follow"
+                } else if !with.starts_with(&before) {
+                    "otherwise than it asks for one"
+                } else {
+                    ""
+                };
+                if !wrong.is_empty() {
                     return Err(format!(
-                        "the chat template ({}) writes turn {} otherwise when others follow, so what the assistant \
-                         says cannot be told from the rest: give each answer as a `prompt` and a `completion`, or \
-                         chats that end with it",
+                        "the chat template ({}) writes turn {} {wrong}, so what the assistant says cannot be told from \
+                         the rest: give each answer as a `prompt` and a `completion`, or chats that end with it",
                         self.source,
                         at + 1
                     ));
@@ -151,7 +157,7 @@ impl Chat {
         context.insert("messages", messages.iter().cloned().collect());
         context.insert("add_generation_prompt", go_on.into());
         let template = self.environment.get_template(name);
-        let text = template.and_then(|template| template.render(Value::from_iter(context)));
+        let text = template.and_then(|template| template.render(Value::from_pairs(context)));
         text.map_err(|error| match error.kind() {
             ErrorKind::InvalidOperation if error.detail().is_some() => {
                 format!("the chat template: {}", error.detail().unwrap_or_default())
@@ -193,7 +199,7 @@ fn message(message: &Value) -> Result<Value, String> {
             .map(move |name| (name.into(), thought.clone()))
     });
     let more: Vec<(Value, Value)> = more.collect();
-    Ok(fields.into_iter().chain(more).collect())
+    Ok(Value::from_pairs(fields.into_iter().chain(more)))
 }
 
 /// Jinja as transformers sets it up. There is no `strftime_now`: samples would be others tomorrow, and

@@ -8,10 +8,6 @@ use serde_json::Value;
 /// What is said of a tokenizer beside tokenizer.json.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TokenizerSettings {
-    /// Whether a text begins with `bos_token`, where that is said.
-    pub begins: Option<bool>,
-    /// Whether it ends with `eos_token`, where that is said.
-    pub ends: Option<bool>,
     /// `bos_token`, `eos_token` and others, which templates of chats ask for.
     pub special: BTreeMap<String, String>,
     /// `chat_template`.
@@ -41,8 +37,6 @@ impl TokenizerSettings {
             special.extend(tokens.filter_map(|(key, value)| Some((key.clone(), text(value)?))));
         }
         Ok(Self {
-            begins: config["add_bos_token"].as_bool(),
-            ends: config["add_eos_token"].as_bool(),
             template: Some(config["chat_template"].clone()).filter(|value| !value.is_null()),
             special,
         })

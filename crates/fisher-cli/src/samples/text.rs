@@ -6,11 +6,7 @@ use std::path::Path;
 
 use fisher_train::labels::IGNORE;
 #[cfg(feature = "tokenizers")]
-use tokenizers::processors::template::TemplateProcessing;
-#[cfg(feature = "tokenizers")]
 use tokenizers::{Encoding, Token, Tokenizer};
-
-use super::settings::TokenizerSettings;
 
 /// Built without tokenizers, there is none.
 #[cfg(not(feature = "tokenizers"))]
@@ -97,8 +93,8 @@ impl Tokens {
 }
 
 impl Text {
-    /// Read `tokenizer.json` of a folder. Where tokenizer_config.json says whether `bos_token` and
-    /// `eos_token` are added (`add_bos_token`, `add_eos_token`), that is done, as by transformers.
+    /// Read `tokenizer.json` of a folder. It decides what is added, whatever tokenizer_config.json has as
+    /// `add_bos_token`: so does transformers.
     ///
     /// # Errors
     /// Why there is none.
@@ -118,8 +114,8 @@ impl Text {
                 path.display()
             ));
         }
-        let mut tokenizer = open(&path)?;
-        let added = adds(&mut tokenizer, &TokenizerSettings::read(folder)?)?;
+        let tokenizer = open(&path)?;
+        let added = added(&tokenizer)?;
         Ok(Self { tokenizer, added })
     }
 
@@ -159,7 +155,7 @@ fn open(path: &Path) -> Result<Tokenizer, String> {
 }
 
 #[cfg(not(feature = "tokenizers"))]
-fn adds(tokenizer: &mut Tokenizer, _settings: &TokenizerSettings) -> Result<Added, String> {
+fn added(tokenizer: &Tokenizer) -> Result<Added, String> {
     match *tokenizer {}
 }
 
@@ -176,41 +172,6 @@ fn open(path: &Path) -> Result<Tokenizer, String> {
     tokenizer.with_truncation(None).map_err(fail)?;
     tokenizer.with_padding(None);
     Ok(tokenizer)
-}
-
-/// Have the tokenizer add what the settings say, and see what it adds.
-#[cfg(feature = "tokenizers")]
-fn adds(tokenizer: &mut Tokenizer, settings: &TokenizerSettings) -> Result<Added, String> {
-    if settings.begins.is_none() && settings.ends.is_none() {
-        return added(tokenizer);
-    }
-    let token = |wanted: Option<bool>, name: &str| {
-        let token = settings.special.get(name).filter(|_| wanted == Some(true));
-        token.cloned().into_iter().collect::<Vec<String>>()
-    };
-    let wanted = Added {
-        before: token(settings.begins, "bos_token"),
-        after: token(settings.ends, "eos_token"),
-    };
-    if added(tokenizer)? == wanted {
-        return Ok(wanted);
-    }
-    let special = wanted.before.iter().chain(&wanted.after).map(|token| {
-        let id = tokenizer.token_to_id(token);
-        let id = id
-            .ok_or_else(|| format!("`{token}` is to be added and is no token of tokenizer.json"))?;
-        Ok((token.clone(), id))
-    });
-    let special = special.collect::<Result<Vec<_>, String>>()?;
-    let text = vec!["$A".to_owned()];
-    let pieces = [wanted.before.clone(), text, wanted.after.clone()].concat();
-    let template = TemplateProcessing::builder()
-        .try_single(pieces.iter().map(String::as_str).collect::<Vec<&str>>())?
-        .special_tokens(special)
-        .build()
-        .map_err(|e| e.to_string())?;
-    tokenizer.with_post_processor(Some(template));
-    Ok(wanted)
 }
 
 /// What the tokenizer adds to a text of one token.
