@@ -230,6 +230,7 @@ mod tests {
             document: None,
             tokens: vec![5, 6, 7, 8],
             labels: vec![5, IGNORE, 7, 8],
+            class: None,
         };
         let found = tokens_of(&sample);
         let labels: Vec<_> = found.iter().map(|s| s.labels.clone()).collect();
