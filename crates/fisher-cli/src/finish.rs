@@ -11,11 +11,11 @@ use serde_json::{Map, Value, json};
 
 use crate::date::now;
 use crate::measure::{
-    Analysis, Change, Collection, Findings, MERGED, Measured, Phases, Plan, REPORT, RESULTS,
-    Result, SampleTokens, Saved, Tensors, TokenLoss, changes, report, uses, write,
+    AdapterArgs, Analysis, Change, Collection, Findings, MERGED, Measured, Phases, Plan, REPORT,
+    RESULTS, Result, SampleTokens, Saved, Tensors, TokenLoss, changes, report, uses, write,
 };
 use crate::memory::resident;
-use crate::models::Checkpoint;
+use crate::models::{Adapter, Checkpoint};
 use crate::page::{PAGE, Page};
 use crate::samples::TaskData;
 use crate::say::say;
@@ -184,8 +184,10 @@ pub(crate) fn phases(analysis: &Analysis, tasks: usize) -> Result<Vec<u8>> {
     }
 }
 
-pub(crate) fn load(folder: &Path, device: &Device) -> Result<Checkpoint> {
-    let checkpoint = Checkpoint::load(folder, &device.clone().autodiff())?;
+pub(crate) fn load(folder: &Path, adapted: &AdapterArgs, device: &Device) -> Result<Checkpoint> {
+    let adapter = adapted.adapter();
+    let tracked = device.clone().autodiff();
+    let checkpoint = Checkpoint::load_with(folder, adapter.as_ref(), &tracked)?;
     let [heads, kv_heads, width] = checkpoint.config.heads();
     let parameters = checkpoint.catalogue.parameters().iter();
     say!(
@@ -196,6 +198,14 @@ pub(crate) fn load(folder: &Path, device: &Device) -> Result<Checkpoint> {
         count(heads, "head"),
         parameters.map(|p| p.elements()).sum::<usize>() as f64 / 1e6
     );
+    if let Some(Adapter { folder, merged }) = &adapter {
+        let how = if *merged {
+            "taken into the weights"
+        } else {
+            "all that is measured"
+        };
+        say!("Adapter {}: {how}.", folder.display());
+    }
     Ok(checkpoint)
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::device::Backend;
+use crate::measure::AdapterArgs;
 use crate::samples::TaskFile;
 
 /// Whether a model and its data are fit to be measured: in minutes, before hours of work
@@ -21,6 +22,9 @@ pub struct CheckArgs {
     /// Hugging Face folder: config.json, model.safetensors, tokenizer.json for text
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
+    /// A low-rank adapter on it
+    #[command(flatten)]
+    pub adapted: AdapterArgs,
     /// A task and its samples, as often as wanted
     #[arg(long = "task", value_name = "NAME=FILE", required = true)]
     pub tasks: Vec<TaskFile>,

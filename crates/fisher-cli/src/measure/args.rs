@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::adapted::AdapterArgs;
 use super::forecast::batch_tokens;
 use super::jobs::part;
 use super::per_token::PerToken;
@@ -43,6 +44,9 @@ pub struct JoinArgs {
     /// The model that the runs were of
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
+    /// And its adapter
+    #[command(flatten)]
+    pub adapted: AdapterArgs,
     /// Folder for the results
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
@@ -64,11 +68,15 @@ pub struct JoinArgs {
 /// tasks need the same weights, and which of their samples collide.
 ///
 /// The model is a folder with config.json and model.safetensors (one file, or several and their
-/// index): LLaMA, Mistral, Qwen2 or GPT-2. A task is a file of JSON lines, one sample a line:
+/// index) of one of thirty families: LLaMA, Mistral, Mixtral, Qwen2 and 3, Gemma 1 to 3, Phi and
+/// Phi-3, OLMo 1 to 3, SmolLM3, Granite, StableLM, StarCoder2, Cohere, GPT-2, GPT-J, GPT-NeoX, BLOOM,
+/// Falcon, OPT, and BERT, RoBERTa and DistilBERT that tell classes apart. A task is a file of JSON
+/// lines, one sample a line:
 ///
 ///   {"input_ids": [1, 5, 9], "labels": [-100, 5, 9]}   tokens; labels are optional
 ///   {"text": "..."}                                    by the folder's tokenizer.json
 ///   {"prompt": "...", "completion": "..."}             only the completion counts
+///   {"text": "...", "label": "..."}                    for a model that tells classes apart
 ///   {"messages": [{"role": "...", "content": "..."}]}  a chat, by the folder's chat template; only
 ///                                                      what the assistant says counts
 ///
@@ -90,6 +98,9 @@ pub struct MeasureArgs {
     /// Hugging Face folder: config.json, model.safetensors, tokenizer.json for text
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
+    /// A low-rank adapter on it
+    #[command(flatten)]
+    pub adapted: AdapterArgs,
     /// A task and its samples; give it once, or twice to compare two tasks
     #[arg(long = "task", value_name = "NAME=FILE", required = true)]
     pub tasks: Vec<TaskFile>,

@@ -1,6 +1,7 @@
 //! From samples to findings: flags, tasks as JSON lines, losses and gradients by sample, every analysis
 //! of them, and their files.
 
+mod adapted;
 mod analysis;
 mod args;
 mod collect;
@@ -22,6 +23,7 @@ mod tokens;
 mod uses;
 mod values;
 
+pub use adapted::AdapterArgs;
 pub(crate) use analysis::DRAWN;
 pub use analysis::{Findings, Plan, ReadWeights};
 pub use args::{Analysis, JoinArgs, MeasureArgs};

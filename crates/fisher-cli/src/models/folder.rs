@@ -234,8 +234,7 @@ fn adapter(path: &Path) -> Error {
     no(
         path,
         format!("is an adapter (PEFT){base}, not a model"),
-        "merge it into its base first: `PeftModel.from_pretrained(BASE, DIR).merge_and_unload()\
-         .save_pretrained(NEW)`, with BASE as a loaded model, and copy the tokenizer",
+        "give the folder of the model that it is for as --model, and this one as --adapter",
     )
 }
 
