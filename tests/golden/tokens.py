@@ -46,7 +46,7 @@ COMPLETIONS = [
     ("the c", "at sat"),
     ("", "the cat sat"),
     ("what is two?\n", "four"),
-    ("caf", "é \U0001f980"),
+    ("Br", "ücken \U0001f980"),
     ("\U0001f980", "\U0001f980"),
     ("two  ", "  spaces"),
     ("<s>", "the dog"),
