@@ -36,7 +36,9 @@ fn a_run_is_replayed_by_its_file() {
     assert!(statistics(&first) == statistics(&again));
     let reports = ["first", "again"].map(|out| {
         let mut report = case.report(out);
-        report["run"]["wall"] = serde_json::Value::Null;
+        for of_the_clock in ["date", "seconds"] {
+            report["run"][of_the_clock] = serde_json::Value::Null;
+        }
         report
     });
     assert_eq!(reports[0], reports[1]);

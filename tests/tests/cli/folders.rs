@@ -46,7 +46,7 @@ const PAGE: &str = "<!doctype html><title>404</title>";
 #[case(&[("config.json", "{}"), ("weights.safetensors", "x")], "has neither", "rename it")]
 #[case(&[("config.json", "{}"), ("model-00001-of-00002.safetensors", "x")], "without model.safetensors.index.json", "the index")]
 #[case(&[("config.json", "{}"), ("model.safetensors.index.json", PAGE)], "is a web page", "download")]
-#[case(&[("adapter_config.json", "{\"base_model_name_or_path\": \"org/base\"}")], "an adapter (PEFT) of org/base", "merge_and_unload")]
+#[case(&[("adapter_config.json", "{\"base_model_name_or_path\": \"org/base\"}")], "an adapter (PEFT) of org/base", "this one as --adapter")]
 #[case(&[("consolidated.00.pth", "PK"), ("params.json", "{}")], "as Meta publishes", "convert_llama_weights_to_hf")]
 #[case(&[("checkpoint-5/config.json", "{}"), ("checkpoint-9/config.json", "{}")], "has no config.json", "checkpoint-9")]
 fn what_is_no_checkpoint_is_named(

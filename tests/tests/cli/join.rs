@@ -213,7 +213,7 @@ fn what_is_not_finished_or_missing_is_named() {
     let error = error.expect_err("three are wrong");
     for said in [
         "part-1 was not finished: 2 of 2 samples are counted, and it has no report",
-        "fisher measure .. --part 1/4 --out",
+        "part-1/run.toml --resume",
         "part-2 was not finished: it never began",
         "nowhere was not finished: there is no such folder",
         "there is no run of parts 2/4, 3/4",

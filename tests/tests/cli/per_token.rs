@@ -3,7 +3,7 @@
 use burn::tensor::Device;
 use fisher_cli::Cli;
 use fisher_cli::measure::tokens_of;
-use fisher_cli::models::{Checkpoint, Sequence, Sequences};
+use fisher_cli::models::{Checkpoint, Naming, Sequence, Sequences};
 use fisher_cli::samples::{Reader, TaskFile};
 use fisher_core::model::Catalogue;
 use fisher_core::read;
@@ -54,7 +54,12 @@ type OfSample = (f64, Vec<(String, Vec<f64>)>);
 
 /// By the loop, parameter by parameter: gradients and loss of each of some samples.
 fn by_loop(case: &str, samples: &[Sequence]) -> Vec<OfSample> {
-    fn of<M: SampleLoss<Batch = Sequences>>(model: &M, samples: &[Sequence]) -> Vec<OfSample> {
+    fn of<M: SampleLoss<Batch = Sequences>>(
+        model: &M,
+        naming: &Naming,
+        samples: &[Sequence],
+    ) -> Vec<OfSample> {
+        let name = |path: &str| naming.get(path).expect("a name").name.clone();
         let catalogue = Catalogue::of(model).expect("parameters");
         let paths = catalogue.parameters().iter().map(|p| p.path());
         let loops = PerSample::new(model, paths).expect("a loop");
@@ -63,12 +68,13 @@ fn by_loop(case: &str, samples: &[Sequence]) -> Vec<OfSample> {
             let found = loops.gradient(&batch, index).expect("a gradient");
             let gradients = found.gradients.iter();
             let gradients =
-                gradients.map(|(path, g)| (path.into(), read(g.to_full()).expect("values")));
+                gradients.map(|(path, g)| (name(path), read(g.to_full()).expect("values")));
             (found.loss, gradients.collect())
         };
         (0..samples.len()).map(one).collect()
     }
-    of(&checkpoint(case).model, samples)
+    let checkpoint = checkpoint(case);
+    of(&checkpoint.model, &checkpoint.naming, samples)
 }
 
 /// Losses of labels add up to the golden loss of the sample, their gradients to its gradient, and the norms written are theirs.

@@ -331,14 +331,10 @@ impl Family {
         let parts = first.iter().chain(self.parts.iter().copied().flatten());
         let mut found = parts.filter_map(|(part, name)| {
             let rest = inside.strip_prefix(part)?;
+            let rest = self.inside_of_expert(rest);
             rest.starts_with('.').then(|| format!("{name}{rest}"))
         });
         let name = found.next().unwrap_or_else(|| inside.into());
-        let [gate, up, down] = self.expert;
-        let leaves = [("gate", gate), ("up", up), ("down", down)];
-        let name = leaves.iter().fold(name, |name, (from, to)| {
-            name.replace(&format!(".{from}.linear."), &format!(".{to}."))
-        });
         let name = name.replace(".linear.", ".");
         let name = match name.rsplit_once('.') {
             Some((module, "gamma")) => format!("{module}.weight"),
@@ -350,6 +346,15 @@ impl Family {
         } else {
             format!("{start}{name}")
         }
+    }
+
+    /// The rest of a name behind the experts, whose matrices are called as in `expert`.
+    fn inside_of_expert(&self, rest: &str) -> String {
+        let [gate, up, down] = self.expert;
+        let leaves = [("gate", gate), ("up", up), ("down", down)];
+        leaves.iter().fold(rest.into(), |rest, (from, to)| {
+            rest.replace(&format!(".{from}.linear."), &format!(".{to}."))
+        })
     }
 
     /// What begins the names of files that leave out less: of OPT's `model.decoder.` only the first.
