@@ -5,13 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::adapted::AdapterArgs;
-use super::forecast::batch_tokens;
 use super::jobs::part;
 use super::per_token::PerToken;
 use super::selection::Selection;
 use super::values::{Bytes, Kind, MergeScale, Phases, Precision, Scale, Settings};
 use crate::device::Backend;
-use crate::models::Checkpoint;
 use crate::samples::{Part, TaskFile};
 
 /// How the two commands are used together.
@@ -296,14 +294,6 @@ pub struct Analysis {
     /// Where to compute
     #[arg(long, value_enum, default_value = "flex", help_heading = "Resources")]
     pub device: Backend,
-}
-
-impl MeasureArgs {
-    /// Tokens in a batch: as many as were asked for, or as fit.
-    pub fn tokens(&self, checkpoint: &Checkpoint) -> usize {
-        let given = self.batch_tokens.map(|tokens| tokens as usize);
-        given.unwrap_or_else(|| batch_tokens(checkpoint, self.analysis.memory.0))
-    }
 }
 
 impl Analysis {

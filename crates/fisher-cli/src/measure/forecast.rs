@@ -15,6 +15,14 @@ use crate::samples::{TaskData, batches};
 use crate::say::say;
 use crate::words::count;
 
+impl MeasureArgs {
+    /// Tokens in a batch: as many as were asked for, or as fit.
+    pub fn tokens(&self, checkpoint: &Checkpoint) -> usize {
+        let given = self.batch_tokens.map(|tokens| tokens as usize);
+        given.unwrap_or_else(|| batch_tokens(checkpoint, self.analysis.memory.0))
+    }
+}
+
 /// Bytes of what is needed, by what needs them.
 type Parts = Vec<(&'static str, u64)>;
 

@@ -17,7 +17,6 @@ use serde::Serialize;
 
 use super::collect::{STATISTICS, losses_of};
 use super::outcome::Result;
-use super::uses::fisher;
 use crate::models::{Checkpoint, Stored, TensorFile};
 use crate::samples::TaskData;
 
@@ -355,4 +354,23 @@ fn copy(first: &Checkpoint, folder: &Path) -> Result {
         }
     }
     Ok(())
+}
+
+/// F of every element of a parameter.
+///
+/// # Errors
+/// When it was not measured.
+pub(super) fn fisher(statistics: &Statistics, task: &str, path: &str) -> Result<Vec<f64>> {
+    let task = statistics.task(task)?.parameter(path).ok();
+    let welford = task.and_then(|parameter| parameter.elementwise());
+    let mean = match welford {
+        Some(welford) => welford.read_mean()?,
+        None => None,
+    };
+    Ok(mean.ok_or_else(|| {
+        format!(
+            "phase 7 needs the Fisher of every element of {path}: measure it by --params and \
+             --elements"
+        )
+    })?)
 }

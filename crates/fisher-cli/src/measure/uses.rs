@@ -8,7 +8,7 @@ use fisher_core::store::GradientStore;
 
 use super::args::Analysis;
 use super::measured::{Measured, key};
-use super::merge::{MERGED, Merged, merge};
+use super::merge::{MERGED, Merged, fisher, merge};
 use super::outcome::Result;
 use super::values::Scale;
 use crate::models::Checkpoint;
@@ -47,25 +47,6 @@ pub fn uses(
         uses.merged = Some(merged);
     }
     Ok(uses)
-}
-
-/// F of every element of a parameter.
-///
-/// # Errors
-/// When it was not measured.
-pub(super) fn fisher(statistics: &Statistics, task: &str, path: &str) -> Result<Vec<f64>> {
-    let task = statistics.task(task)?.parameter(path).ok();
-    let welford = task.and_then(|parameter| parameter.elementwise());
-    let mean = match welford {
-        Some(welford) => welford.read_mean()?,
-        None => None,
-    };
-    Ok(mean.ok_or_else(|| {
-        format!(
-            "phase 7 needs the Fisher of every element of {path}: measure it by --params and \
-             --elements"
-        )
-    })?)
 }
 
 /// The first gradient of `task` in the parameter at `path`, divided.

@@ -7,11 +7,8 @@ use serde_json::Value;
 
 use super::error::{Error, Result};
 use super::files::{self, Stored};
-use super::names::Naming;
+use super::names::{ADAPTED, Naming};
 use super::transformer::Transformer;
-
-/// What begins the names of all parameters of an adapted model.
-pub(super) const PREFIX: &str = "base_model.model.";
 
 /// An adapter and what is to be done with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +69,7 @@ impl Adapter {
         };
         let mut ranks: BTreeMap<&str, [Option<usize>; 2]> = BTreeMap::new();
         for (name, stored) in &tensors {
-            let inside = name.strip_prefix(PREFIX);
+            let inside = name.strip_prefix(ADAPTED);
             let part = |end: &str| inside.and_then(|name| name.strip_suffix(end));
             let (module, of, rank) = match (part(".lora_A.weight"), part(".lora_B.weight")) {
                 (Some(module), _) => (module, 0, stored.shape.first()),
@@ -157,13 +154,4 @@ impl Scales {
         let rank = rank as f64;
         alpha / if self.root { rank.sqrt() } else { rank }
     }
-}
-
-/// The name that PEFT gives a parameter of an adapted model.
-pub(super) fn adapted(name: &str) -> String {
-    let factors = [(".lora.a.", ".lora_A."), (".lora.b.", ".lora_B.")];
-    let name = factors
-        .iter()
-        .fold(name.to_owned(), |name, (from, to)| name.replace(from, to));
-    format!("{PREFIX}{name}")
 }

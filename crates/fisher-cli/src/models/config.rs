@@ -5,9 +5,9 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::error::{Error, Result};
-use super::families::{Family, Longest};
+use super::families::Family;
 use super::fields::Fields;
-use super::shape::{Output, Shape};
+use super::shape::{Longest, Output, Shape};
 
 /// What a folder says its model is.
 #[derive(Debug, Clone, PartialEq)]

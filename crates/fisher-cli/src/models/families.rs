@@ -2,7 +2,7 @@
 
 use super::error::{Error, Result};
 use super::fields::Fields;
-use super::shape::{Order, Shape};
+use super::shape::{Longest, Order, Shape};
 use super::shapes;
 
 /// A family of models.
@@ -28,15 +28,6 @@ pub(super) struct Family {
 
 /// Names in the module and in files.
 type Parts = &'static [(&'static str, &'static str)];
-
-/// How long a sequence may be, and which field says so.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Longest {
-    /// Tokens.
-    pub tokens: usize,
-    /// The field of `config.json`.
-    pub field: &'static str,
-}
 
 const LLAMA: Parts = &[
     ("embedding", "embed_tokens"),

@@ -28,7 +28,6 @@ pub use attention::{Attention, Positions};
 pub use config::ModelConfig;
 pub use error::{Error, Result};
 pub use experts::Experts;
-pub use families::Longest;
 pub(crate) use files::Stored;
 pub use load::Checkpoint;
 pub use mlp::Mlp;
@@ -38,8 +37,8 @@ pub use projection::{Lora, Projection};
 pub use rope::Rope;
 pub use sequences::{Sequence, Sequences};
 pub use shape::{
-    Activation, Alibi, AttentionShape, EmbeddingShape, ExpertsShape, Gate, LayerShape, MlpShape,
-    NormKind, NormShape, Order, Output, QkNorm, Shape,
+    Activation, Alibi, AttentionShape, EmbeddingShape, ExpertsShape, Gate, LayerShape, Longest,
+    MlpShape, NormKind, NormShape, Order, Output, QkNorm, Shape,
 };
 pub(crate) use tensors::TensorFile;
 pub use tensors::WeightReader;

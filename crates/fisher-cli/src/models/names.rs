@@ -6,7 +6,6 @@ use fisher_core::grouping::{Attention, AttentionConfig, HeadLayout};
 use fisher_core::model::{Catalogue, Role};
 use fisher_train::capture::Names;
 
-use super::adapter::adapted;
 use super::config::ModelConfig;
 use super::error::Result;
 use super::families::Family;
@@ -57,6 +56,18 @@ fn transposed<T: Copy>(values: &[T], [rows, columns]: [usize; 2]) -> Vec<T> {
         }
     }
     out
+}
+
+/// What begins the names of all parameters of an adapted model.
+pub(super) const ADAPTED: &str = "base_model.model.";
+
+/// The name that PEFT gives a parameter of an adapted model.
+fn adapted(name: &str) -> String {
+    let factors = [(".lora.a.", ".lora_A."), (".lora.b.", ".lora_B.")];
+    let name = factors
+        .iter()
+        .fold(name.to_owned(), |name, (from, to)| name.replace(from, to));
+    format!("{ADAPTED}{name}")
 }
 
 /// All parameters, by their path in the module.

@@ -240,3 +240,12 @@ pub enum Output {
         activation: Activation,
     },
 }
+
+/// How long a sequence may be, and which field says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Longest {
+    /// Tokens.
+    pub tokens: usize,
+    /// The field of `config.json`.
+    pub field: &'static str,
+}

@@ -3,12 +3,11 @@
 use fisher_core::grouping::Fused;
 
 use super::error::Result;
-use super::families::Longest;
 use super::fields::Fields;
 use super::rope::RopeDefaults;
 use super::shape::{
-    Activation, Alibi, AttentionShape, EmbeddingShape, ExpertsShape, Gate, LayerShape, MlpShape,
-    NormKind, NormShape, Order, Output, QkNorm, Shape,
+    Activation, Alibi, AttentionShape, EmbeddingShape, ExpertsShape, Gate, LayerShape, Longest,
+    MlpShape, NormKind, NormShape, Order, Output, QkNorm, Shape,
 };
 
 const ACTIVATIONS: [(&str, Activation); 8] = [
