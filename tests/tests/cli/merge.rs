@@ -54,8 +54,11 @@ fn converted(case: &mut Case, dtype: Dtype) {
     case.model = folder.display().to_string();
 }
 
+/// Type, shape and bytes.
+type Stored = (Dtype, Vec<usize>, Vec<u8>);
+
 /// By file, what its tensors are and hold.
-fn tensors(folder: &Path) -> BTreeMap<String, BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>> {
+fn tensors(folder: &Path) -> BTreeMap<String, BTreeMap<String, Stored>> {
     let mut files = BTreeMap::new();
     for entry in std::fs::read_dir(folder).expect("a model") {
         let path = entry.expect("a file").path();

@@ -156,12 +156,15 @@ pub fn check_second(
     Ok(statistics.check_task(task)?)
 }
 
+/// F of every element of a parameter.
+type OfParameter<'a> = dyn Fn(&str) -> Result<Vec<f64>> + 'a;
+
 /// One of the two models.
 struct Of<'a> {
     task: &'a str,
     provenance: Provenance,
     /// F of every element of a parameter.
-    fisher: Box<dyn Fn(&str) -> Result<Vec<f64>> + 'a>,
+    fisher: Box<OfParameter<'a>>,
 }
 
 /// Merge the models in the folders of `first` and `second` into `folder`: the files are those of the

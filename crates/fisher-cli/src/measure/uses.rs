@@ -12,6 +12,7 @@ use super::merge::{MERGED, Merged, fisher, merge};
 use super::outcome::Result;
 use super::values::Scale;
 use crate::models::Checkpoint;
+use crate::say::say;
 
 /// What was made of the Fisher.
 #[derive(Debug, Default)]
@@ -43,7 +44,7 @@ pub fn uses(
             analysis.merge_scale.into(),
             &folder,
         )?;
-        println!("The merged model is in {}.", folder.display());
+        say!("The merged model is in {}.", folder.display());
         uses.merged = Some(merged);
     }
     Ok(uses)

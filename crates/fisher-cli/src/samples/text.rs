@@ -219,28 +219,6 @@ fn run_along(ends: impl Iterator<Item = usize>) -> bool {
     ends.is_sorted() && ends.last().is_none_or(|end| *end > 0)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A tokenizer without offsets puts every token at the beginning.
-    #[test]
-    fn where_tokens_stand_nowhere_nothing_is_split() {
-        let tokens = |ends: [usize; 3]| Tokens {
-            ids: vec![5, 6, 7],
-            spans: ends.map(|end| end.saturating_sub(2)..end).into(),
-            length: 6,
-            ordered: run_along(ends.into_iter()),
-        };
-        let part = std::slice::from_ref(&(4..6));
-        assert_eq!(tokens([2, 4, 6]).labels(part), Ok(vec![IGNORE, IGNORE, 7]));
-        for ends in [[0, 0, 0], [2, 6, 4]] {
-            let error = tokens(ends).labels(part).expect_err("no offsets");
-            assert!(error.contains("no offsets"), "{error}");
-        }
-    }
-}
-
 impl Text {
     /// What each token of a text adds to it.
     pub fn pieces(&self, ids: &[i64]) -> Vec<String> {
@@ -270,4 +248,26 @@ fn decoded(tokenizer: &Tokenizer, ids: &[i64]) -> String {
 #[cfg(not(feature = "tokenizers"))]
 fn decoded(tokenizer: &Tokenizer, _ids: &[i64]) -> String {
     match *tokenizer {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A tokenizer without offsets puts every token at the beginning.
+    #[test]
+    fn where_tokens_stand_nowhere_nothing_is_split() {
+        let tokens = |ends: [usize; 3]| Tokens {
+            ids: vec![5, 6, 7],
+            spans: ends.map(|end| end.saturating_sub(2)..end).into(),
+            length: 6,
+            ordered: run_along(ends.into_iter()),
+        };
+        let part = std::slice::from_ref(&(4..6));
+        assert_eq!(tokens([2, 4, 6]).labels(part), Ok(vec![IGNORE, IGNORE, 7]));
+        for ends in [[0, 0, 0], [2, 6, 4]] {
+            let error = tokens(ends).labels(part).expect_err("no offsets");
+            assert!(error.contains("no offsets"), "{error}");
+        }
+    }
 }
