@@ -318,7 +318,7 @@ fn copies_are_one_sample(
     let groups: Vec<usize> = report.copies.iter().map(Vec::len).collect();
     assert_eq!(groups, if times == 1 { vec![2; 5] } else { vec![6] });
     assert_eq!(report.independent, [27, 32]);
-    assert!(warned(&report, "are copies"));
+    assert!(warned(&report, "copies (in every slice"));
     assert!(report.count(Verdict::Unresolved) >= 39, "{report}");
     assert_eq!(report.total, 0);
 }
