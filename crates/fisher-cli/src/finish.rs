@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::date::now;
 use crate::measure::{
-    AdapterArgs, Analysis, Change, Collection, Findings, MERGED, Measured, Phases, Plan, REPORT,
+    Analysis, Change, Collection, Findings, LoadArgs, MERGED, Measured, Phases, Plan, REPORT,
     RESULTS, Result, SampleTokens, Saved, Tensors, TokenLoss, changes, report, uses, write,
 };
 use crate::memory::resident;
@@ -184,10 +184,10 @@ pub(crate) fn phases(analysis: &Analysis, tasks: usize) -> Result<Vec<u8>> {
     }
 }
 
-pub(crate) fn load(folder: &Path, adapted: &AdapterArgs, device: &Device) -> Result<Checkpoint> {
-    let adapter = adapted.adapter();
+pub(crate) fn load(folder: &Path, loaded: &LoadArgs, device: &Device) -> Result<Checkpoint> {
+    let loading = loaded.loading();
     let tracked = device.clone().autodiff();
-    let checkpoint = Checkpoint::load_with(folder, adapter.as_ref(), &tracked)?;
+    let checkpoint = Checkpoint::load_with(folder, &loading, &tracked)?;
     let [heads, kv_heads, width] = checkpoint.config.heads();
     let parameters = checkpoint.catalogue.parameters().iter();
     say!(
@@ -198,7 +198,7 @@ pub(crate) fn load(folder: &Path, adapted: &AdapterArgs, device: &Device) -> Res
         count(heads, "head"),
         parameters.map(|p| p.elements()).sum::<usize>() as f64 / 1e6
     );
-    if let Some(Adapter { folder, merged }) = &adapter {
+    if let Some(Adapter { folder, merged }) = &loading.adapter {
         let how = if *merged {
             "taken into the weights"
         } else {

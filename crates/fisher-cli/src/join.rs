@@ -37,7 +37,7 @@ pub(crate) fn join(merge: &JoinArgs) -> Result {
     apart(merge)?;
     let _held = Out::claim(out, merge.resume)?;
     let device = merge.analysis.device.device()?;
-    let checkpoint = load(&merge.model, &merge.adapted, &device)?;
+    let checkpoint = load(&merge.model, &merge.loaded, &device)?;
     let joined = look(merge, &checkpoint.hash()?, model(&checkpoint.config))?;
     let tasks = joined.tasks;
     let phases = phases(&merge.analysis, tasks.len())?;

@@ -39,7 +39,7 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
         );
     }
     let device = run.analysis.device.device()?;
-    let checkpoint = load(&run.model, &run.adapted, &device)?;
+    let checkpoint = load(&run.model, &run.loaded, &device)?;
     let (data, encoding) = read(run, &checkpoint)?;
     run.per_token
         .iter()
@@ -77,6 +77,7 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
         "elements": run.elements,
         "compare": run.compare,
         "precision": run.precision,
+        "dtype": run.loaded.dtype,
         "batch_tokens": run.tokens(&checkpoint),
         "skip_bad": run.skip_bad,
         "encoding": encoding,
@@ -148,7 +149,7 @@ fn possible(
     if !phases.contains(&7) {
         return Ok(());
     }
-    if run.adapted.adapter.is_some() && run.analysis.merge_with.is_some() {
+    if run.loaded.adapter.is_some() && run.analysis.merge_with.is_some() {
         return Err("--merge-with merges folders of whole models: save the adapted model as one, or leave --adapter out".into());
     }
     if run.params != Selection::All || run.elements != Selection::All {

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use fisher_cli::models::{Adapter, Checkpoint, ModelConfig, Sequence, Sequences};
+use fisher_cli::models::{Adapter, Checkpoint, Loading, ModelConfig, Sequence, Sequences};
 use fisher_core::statistics::{Statistics, StatisticsConfig};
 use fisher_tests::backend::Backend;
 use fisher_tests::golden::folder;
@@ -24,7 +24,7 @@ const TOLERANCE: f64 = 2e-5;
 /// two, positions scaled linearly in Gemma 3 and one adapter, are beyond 2e-5.
 const OF_M2: f64 = 6e-5;
 
-const TASKS: [&str; 2] = ["alpha", "beta"];
+pub(crate) const TASKS: [&str; 2] = ["alpha", "beta"];
 
 fn families() -> Vec<PathBuf> {
     let folders = std::fs::read_dir(folder("families")).expect("families");
@@ -37,7 +37,7 @@ fn families() -> Vec<PathBuf> {
     folders
 }
 
-fn samples(file: &Path) -> Vec<Sequence> {
+pub(crate) fn samples(file: &Path) -> Vec<Sequence> {
     let lines = std::fs::read_to_string(file).expect("samples");
     let sample = |line: &str| {
         let row: Value = serde_json::from_str(line).expect("JSON");
@@ -201,6 +201,8 @@ fn measure(
 #[rstest]
 #[case(Backend::Flex, 4)]
 #[case(Backend::Flex, 1)]
+#[case(Backend::Ndarray, 4)]
+#[case(Backend::Wgpu, 4)]
 fn families_agree_with_transformers(#[case] backend: Backend, #[case] size: usize) {
     let Some(device) = backend.device() else {
         return;
@@ -251,7 +253,11 @@ fn adapters_agree_with_peft(#[case] name: &str, #[values(false, true)] merged: b
         folder: base.join("adapters").join(name),
         merged,
     };
-    let checkpoint = Checkpoint::load_with(&base, Some(&adapter), &device.clone().autodiff());
+    let loading = Loading {
+        adapter: Some(adapter.clone()),
+        ..Default::default()
+    };
+    let checkpoint = Checkpoint::load_with(&base, &loading, &device.clone().autodiff());
     let checkpoint = checkpoint.expect("an adapted model");
     let prefix = if merged { "merged/" } else { "" };
     for size in [1, 4] {

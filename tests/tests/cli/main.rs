@@ -2,6 +2,7 @@
 
 mod check;
 mod config;
+mod dtype;
 mod edges;
 mod families;
 mod folders;

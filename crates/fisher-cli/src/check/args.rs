@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::device::Backend;
-use crate::measure::AdapterArgs;
+use crate::measure::LoadArgs;
 use crate::samples::TaskFile;
 
 /// Whether a model and its data are fit to be measured: in minutes, before hours of work
@@ -22,9 +22,9 @@ pub struct CheckArgs {
     /// Hugging Face folder: config.json, model.safetensors, tokenizer.json for text
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
-    /// A low-rank adapter on it
+    /// How it is loaded
     #[command(flatten)]
-    pub adapted: AdapterArgs,
+    pub loaded: LoadArgs,
     /// A task and its samples, as often as wanted
     #[arg(long = "task", value_name = "NAME=FILE", required = true)]
     pub tasks: Vec<TaskFile>,

@@ -25,9 +25,8 @@ const LOOKED: usize = 10_000;
 /// What could not be read; and, when all was told, that something is wrong.
 pub(crate) fn check(run: &CheckArgs) -> Result {
     let device = run.device.device()?;
-    let adapter = run.adapted.adapter();
     let tracked = device.clone().autodiff();
-    let checkpoint = Checkpoint::load_with(&run.model, adapter.as_ref(), &tracked)?;
+    let checkpoint = Checkpoint::load_with(&run.model, &run.loaded.loading(), &tracked)?;
     let reader = |skip_bad| Reader {
         skip_bad,
         samples: Some(LOOKED),

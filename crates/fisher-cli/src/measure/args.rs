@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::adapted::AdapterArgs;
 use super::jobs::part;
+use super::loaded::LoadArgs;
 use super::per_token::PerToken;
 use super::selection::Selection;
 use super::values::{Bytes, Kind, MergeScale, Phases, Precision, Scale, Settings};
@@ -42,9 +42,9 @@ pub struct JoinArgs {
     /// The model that the runs were of
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
-    /// And its adapter
+    /// How it was loaded
     #[command(flatten)]
-    pub adapted: AdapterArgs,
+    pub loaded: LoadArgs,
     /// Folder for the results
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
@@ -96,9 +96,9 @@ pub struct MeasureArgs {
     /// Hugging Face folder: config.json, model.safetensors, tokenizer.json for text
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
-    /// A low-rank adapter on it
+    /// How it is loaded
     #[command(flatten)]
-    pub adapted: AdapterArgs,
+    pub loaded: LoadArgs,
     /// A task and its samples; give it once, or twice to compare two tasks
     #[arg(long = "task", value_name = "NAME=FILE", required = true)]
     pub tasks: Vec<TaskFile>,

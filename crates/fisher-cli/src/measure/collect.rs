@@ -5,6 +5,7 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Instant;
 
+use burn::module::Module;
 use burn::tensor::Device;
 use fisher_core::model::hash_weights;
 use fisher_core::statistics::{Statistics, StatisticsConfig};
@@ -83,7 +84,7 @@ pub fn collect(
     inputs.write(&run.out)?;
     let mut tasks = Vec::new();
     for task in data {
-        let losses = losses(model, task, batch_tokens, device)?;
+        let losses = losses_of(checkpoint, task, batch_tokens, device)?;
         if complete(&statistics, store.as_ref(), task) {
             say!(
                 "  {}: all there before ({})",
@@ -251,27 +252,20 @@ fn complete(statistics: &Statistics, store: Option<&GradientStore>, task: &TaskD
     ids.eq(there.samples().iter().map(|s| &*s.id)) && counted.all(|s| kept(&s.id))
 }
 
-/// `L_i` of every sample by a checkpoint's model, in the order of the file.
+/// `L_i` of every sample, in the order of the file.
 ///
 /// # Errors
 /// When the device does not give them.
 pub(crate) fn losses_of(
     checkpoint: &Checkpoint,
     task: &TaskData,
-    tokens: usize,
+    batch_tokens: usize,
     device: &Device,
 ) -> Result<Vec<f64>> {
-    losses(&checkpoint.model, task, tokens, device)
-}
-
-/// `L_i` of every sample, in the order of the file.
-fn losses<M>(model: &M, task: &TaskData, tokens: usize, device: &Device) -> Result<Vec<f64>>
-where
-    M: SampleLoss<Batch = Sequences>,
-{
-    let model = model.valid();
+    let model = checkpoint.model.valid();
+    let mut progress = Progress::new(&format!("{}, losses", task.name), tokens(&task.samples));
     let mut found = HashMap::new();
-    for samples in batches(&task.samples, tokens) {
+    for samples in batches(&task.samples, batch_tokens) {
         if asked() {
             return Err(Box::new(Interrupted(
                 "interrupted; go on by the same command with --resume".into(),
@@ -282,7 +276,9 @@ where
         let sums = sums.map_err(|e| format!("the device did not give the losses: {e}"))?;
         let ids = samples.iter().map(|sample| sample.id.clone());
         found.extend(ids.zip(sums.iter::<f64>().collect::<Vec<_>>()));
+        progress.advance(tokens(&samples));
     }
+    progress.finish();
     let loss = |sample: &Sequence| found.get(&sample.id).copied();
     let losses: Option<Vec<f64>> = task.samples.iter().map(loss).collect();
     Ok(losses.ok_or("a sample got no loss")?)

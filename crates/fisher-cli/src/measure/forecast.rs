@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use burn::tensor::DType;
 use fisher_core::grouping::HeadLayout;
 use fisher_core::model::{Catalogue, Parameter, Role};
 use fisher_core::statistics::{Statistics, StatisticsConfig};
@@ -134,7 +135,10 @@ impl Forecast {
         };
         let held = (a_sample * samples).min(run.analysis.half()) as u64;
         let memory = vec![
-            ("weights", 4 * all as u64),
+            (
+                "weights",
+                (DType::from(checkpoint.dtype).size() * all) as u64,
+            ),
             ("statistics", accumulators as u64),
             ("gradients held", held),
             ("a batch, or the analyses", (of_batch + reading).max(held)),

@@ -112,7 +112,7 @@ pub fn changes(
         let of = |task: &TaskData| losses_of(model, task, tokens, device);
         Ok([of(&data[0])?, of(&data[1])?])
     };
-    let load = |folder| Checkpoint::load(folder, &device.clone().autodiff());
+    let load = |folder| first.like(folder, device);
     let first = losses(first)?;
     let second = losses(&load(second)?)?;
     let merged = losses(&load(merged)?)?;
@@ -137,7 +137,7 @@ pub fn check_second(
     first: &Checkpoint,
     device: &Device,
 ) -> Result {
-    let second = Checkpoint::load(folder, &device.clone().autodiff())?;
+    let second = first.like(folder, device)?;
     if second.catalogue != first.catalogue || second.config != first.config {
         let [second, first] = [folder, &first.folder].map(Path::display);
         return Err(

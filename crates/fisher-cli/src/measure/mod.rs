@@ -1,7 +1,6 @@
 //! From samples to findings: flags, tasks as JSON lines, losses and gradients by sample, every analysis
 //! of them, and their files.
 
-mod adapted;
 mod analysis;
 mod args;
 mod collect;
@@ -9,6 +8,7 @@ mod command;
 mod forecast;
 mod inputs;
 mod jobs;
+mod loaded;
 mod losses;
 mod measured;
 mod merge;
@@ -23,7 +23,6 @@ mod tokens;
 mod uses;
 mod values;
 
-pub use adapted::AdapterArgs;
 pub(crate) use analysis::DRAWN;
 pub use analysis::{Findings, Plan, ReadWeights};
 pub use args::{Analysis, JoinArgs, MeasureArgs};
@@ -33,6 +32,7 @@ pub use command::COMMAND;
 pub(crate) use command::{replayed, written};
 pub(crate) use forecast::Forecast;
 pub use inputs::{INPUTS, Inputs, model, said};
+pub use loaded::LoadArgs;
 pub use losses::TokenLoss;
 pub use measured::{Measured, key};
 pub use merge::{Change, Cost, MERGED, Merged, changes, check_second, merge};

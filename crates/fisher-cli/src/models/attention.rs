@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use burn::module::Module;
 use burn::tensor::activation::softmax;
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 use fisher_core::grouping::Fused;
 
+use super::loading::cast;
 use super::norm::HeadNorm;
 use super::projection::Projection;
 use super::rope::Rope;
@@ -145,7 +146,9 @@ impl Attention {
         // The queries of one kv head as more rows of it: keys and values are not repeated.
         let rows = [samples, kv_heads, heads / kv_heads * length];
         let rows = |columns| [rows[0], rows[1], rows[2], columns];
+        let dtype = q.dtype();
         let scores = q.reshape(rows(width)).matmul(k.transpose());
+        let scores = cast(scores, DType::F32);
         let mut scores = scores
             .reshape([samples, heads, length, length])
             .mul_scalar(self.shape.scale);
@@ -158,7 +161,7 @@ impl Attention {
         if let Some(mask) = positions.masks.get(&self.layer.window) {
             scores = scores.mask_fill(mask.clone(), NEVER);
         }
-        softmax(scores, 3)
+        cast(softmax(scores, 3), dtype)
             .reshape(rows(length))
             .matmul(v)
             .reshape([samples, heads, length, width])
@@ -314,6 +317,8 @@ impl Rotation {
 
     /// Turn queries or keys, `[samples, heads, positions, d]`; what is beyond the pairs stays.
     fn turn(&self, x: Tensor<4>) -> Tensor<4> {
+        let dtype = x.dtype();
+        let x = cast(x, DType::F32);
         let [samples, heads, positions, width] = x.dims();
         let pairs = self.cos.dims()[3];
         let turned = x.clone().narrow(3, 0, 2 * pairs);
@@ -328,11 +333,13 @@ impl Rotation {
             let [first, second] = [0, pairs].map(|at| turned.clone().narrow(3, at, pairs));
             Tensor::cat(self.both(first, second).into(), 3)
         };
-        if 2 * pairs == width {
-            return turned;
-        }
-        let rest = x.narrow(3, 2 * pairs, width - 2 * pairs);
-        Tensor::cat(vec![turned, rest], 3)
+        let turned = if 2 * pairs == width {
+            turned
+        } else {
+            let rest = x.narrow(3, 2 * pairs, width - 2 * pairs);
+            Tensor::cat(vec![turned, rest], 3)
+        };
+        cast(turned, dtype)
     }
 
     fn both(&self, first: Tensor<4>, second: Tensor<4>) -> [Tensor<4>; 2] {

@@ -123,6 +123,27 @@ pub enum Error {
         found: String,
     },
 
+    /// A tensor that would be rounded.
+    #[error(
+        "tensor `{tensor}` is of type {found} and would be rounded to bfloat16: leave --dtype out, or \
+         save the model in bfloat16 first"
+    )]
+    Rounded {
+        /// Its name.
+        tensor: String,
+        /// The type in the file.
+        found: String,
+    },
+
+    /// A device that does not have a type.
+    #[error("{device} does not compute in {dtype}: leave --dtype out, or choose another --device")]
+    Device {
+        /// The type.
+        dtype: String,
+        /// The device.
+        device: String,
+    },
+
     /// An output head beside a tied embedding that is not the embedding.
     #[error(
         "`{head}` differs from `{embedding}`, but config.json ties them \

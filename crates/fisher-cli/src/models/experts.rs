@@ -2,8 +2,9 @@
 
 use burn::module::Module;
 use burn::tensor::activation::{sigmoid, softmax};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
+use super::loading::cast;
 use super::mlp::Mlp;
 use super::projection::Projection;
 use super::shape::{ExpertsShape, MlpShape};
@@ -57,7 +58,8 @@ impl Experts {
 
     /// `[samples, positions, experts]`
     fn weights(&self, x: Tensor<3>) -> Tensor<3> {
-        let weights = softmax(self.router.forward(x), 2);
+        let dtype = x.dtype();
+        let weights = softmax(cast(self.router.forward(x), DType::F32), 2);
         // How many are larger: no sorting, which not every engine follows.
         let (one, other) = (
             weights.clone().unsqueeze_dim::<4>(3),
@@ -66,10 +68,11 @@ impl Experts {
         let larger: Tensor<3> = other.greater(one).int().sum_dim(3).squeeze_dim(3).float();
         let left = larger.greater_equal_elem(self.shape.chosen as f64);
         let weights = weights.mask_fill(left, 0.0);
-        if self.shape.renormalized {
+        let weights = if self.shape.renormalized {
             weights.clone() / weights.sum_dim(2)
         } else {
             weights
-        }
+        };
+        cast(weights, dtype)
     }
 }

@@ -10,12 +10,12 @@ use fisher_core::model::{Catalogue, PathMapper, for_each_weight, hash_weights, m
 use fisher_metrics::weights::Weights;
 use safetensors::tensor::Dtype;
 
-use super::adapter::Adapter;
 use super::config::ModelConfig;
 use super::error::{Error, Result};
 use super::families::Family;
 use super::files::{self, Stored};
 use super::folder::recognize;
+use super::loading::{Loading, WeightType};
 use super::names::{Named, Naming};
 use super::shape::Output;
 use super::transformer::Transformer;
@@ -27,8 +27,10 @@ pub struct Checkpoint {
     pub folder: PathBuf,
     /// What config.json says.
     pub config: ModelConfig,
-    /// The model, in float32.
+    /// The model.
     pub model: Transformer,
+    /// The type of its weights.
+    pub dtype: WeightType,
     /// What its parameters are called in the module and in the files.
     pub naming: Naming,
     /// Its parameters, as the files have them.
@@ -61,23 +63,42 @@ impl Checkpoint {
         Ok(hash_weights(&self.model)?)
     }
 
-    /// Read `config.json` and the weights of `folder` to `device`, which has autodiff. Weights in
-    /// half precision become float32.
+    /// Read `config.json` and the weights of `folder` to `device`, which has autodiff. Weights become
+    /// float32.
     ///
     /// # Errors
     /// Those of [`ModelConfig::read`]; [`Error::NoCheckpoint`], [`Error::Missing`], [`Error::Extra`],
     /// [`Error::Shape`] or [`Error::Type`] when the tensors are not those that config.json asks
     /// for; [`Error::Io`] or [`Error::Json`] when a file cannot be read.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        Self::load_with(folder, None, device)
+        Self::load_with(folder, &Loading::default(), device)
     }
 
-    /// The same with a low-rank adapter. Its two factors of each matrix are all that trains, unless it
-    /// is merged.
+    /// Another folder's weights, in the type of these.
     ///
     /// # Errors
-    /// As [`Checkpoint::load`]; [`Error::Adapter`] when the adapter is none of this model.
-    pub fn load_with(folder: &Path, adapter: Option<&Adapter>, device: &Device) -> Result<Self> {
+    /// As [`Checkpoint::load`].
+    pub fn like(&self, folder: &Path, device: &Device) -> Result<Self> {
+        let loading = Loading {
+            adapter: None,
+            weights: self.dtype,
+        };
+        Self::load_with(folder, &loading, &device.clone().autodiff())
+    }
+
+    /// The same with an adapter, or in another type.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load`]; [`Error::Adapter`] when the adapter is none of this model; [`Error::Rounded`]
+    /// or [`Error::Device`] when files or device do not have the type.
+    pub fn load_with(folder: &Path, loading: &Loading, device: &Device) -> Result<Self> {
+        let dtype = loading.weights;
+        if !device.supports_dtype(DType::from(dtype)) {
+            return Err(Error::Device {
+                dtype: format!("{dtype:?}").to_lowercase(),
+                device: format!("{device:?}"),
+            });
+        }
         recognize(folder)?;
         let config = ModelConfig::read(folder)?;
         let family = Family::of(&config.kind)?;
@@ -87,15 +108,15 @@ impl Checkpoint {
         prefixed(&mut tensors, family);
         drop_buffers(&mut tensors, &naming, &config, family)?;
         check(&naming, &tensors)?;
-        let mut model = filled(model, &naming, &tensors)?;
-        let Some(adapter) = adapter else {
-            return Self::of(folder, config, model, naming, None);
+        let mut model = filled(model, &naming, &tensors, dtype)?;
+        let Some(adapter) = &loading.adapter else {
+            return Self::of(folder, config, model, naming, None, dtype);
         };
         let factors = adapter.attach(&mut model, &naming, family.conv1d)?;
         let all = Naming::of(&Catalogue::of(&model)?, family, &config).adapted();
         let own = all.only(|path| path.contains(".lora."));
         check(&own, &factors)?;
-        let mut model = filled(model, &own, &factors)?;
+        let mut model = filled(model, &own, &factors, dtype)?;
         if adapter.merged {
             for named in naming.iter() {
                 let path = named.path.strip_suffix(".linear.weight");
@@ -103,9 +124,9 @@ impl Checkpoint {
                     projection.absorb();
                 }
             }
-            return Self::of(folder, config, model, naming, None);
+            return Self::of(folder, config, model, naming, None, dtype);
         }
-        Self::of(folder, config, model, all, Some(own))
+        Self::of(folder, config, model, all, Some(own), dtype)
     }
 
     /// Where only its `own` parameters train, those are all that it is of.
@@ -115,6 +136,7 @@ impl Checkpoint {
         mut model: Transformer,
         naming: Naming,
         own: Option<Naming>,
+        dtype: WeightType,
     ) -> Result<Self> {
         let mut catalogue = naming.names().catalogue(&model)?;
         if let Some(own) = &own {
@@ -127,6 +149,7 @@ impl Checkpoint {
             heads: naming.heads(&catalogue, &config)?,
             config,
             model,
+            dtype,
             naming: own.unwrap_or(naming),
             catalogue,
         })
@@ -148,10 +171,12 @@ fn filled(
     model: Transformer,
     naming: &Naming,
     tensors: &BTreeMap<String, Stored>,
+    dtype: WeightType,
 ) -> Result<Transformer> {
     let mut filler = Filler {
         naming,
         tensors,
+        dtype,
         error: None,
     };
     let model = map_paths(model, &mut filler);
@@ -162,17 +187,19 @@ fn filled(
 struct Filler<'a> {
     naming: &'a Naming,
     tensors: &'a BTreeMap<String, Stored>,
+    dtype: WeightType,
     error: Option<Error>,
 }
 
 impl PathMapper for Filler<'_> {
     fn map<const D: usize>(&mut self, path: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let named = self.naming.get(path);
-        let read = named.map(|named| values(named, &self.tensors[&named.name]));
+        let read = named.map(|named| values(named, &self.tensors[&named.name], self.dtype));
         match read {
             Some(Ok(values)) => {
                 let data = TensorData::new(values, param.lazy_shape());
-                let tensor = Tensor::from_data(data, &param.lazy_device());
+                let dtype = DType::from(self.dtype);
+                let tensor = Tensor::from_data(data, (&param.lazy_device(), dtype));
                 let id = param.id;
                 param.transform_for_load(tensor, id)
             }
@@ -186,7 +213,7 @@ impl PathMapper for Filler<'_> {
 }
 
 /// The values of a tensor in the module's order, as float32.
-fn values(named: &Named, stored: &Stored) -> Result<Vec<f32>> {
+fn values(named: &Named, stored: &Stored, wanted: WeightType) -> Result<Vec<f32>> {
     let dtype = match stored.dtype {
         Dtype::F32 => DType::F32,
         Dtype::F16 => DType::F16,
@@ -199,6 +226,12 @@ fn values(named: &Named, stored: &Stored) -> Result<Vec<f32>> {
             });
         }
     };
+    if wanted == WeightType::BFloat16 && dtype != DType::BF16 {
+        return Err(Error::Rounded {
+            tensor: named.name.clone(),
+            found: format!("{:?}", stored.dtype),
+        });
+    }
     let data = TensorData::from_bytes_vec(stored.read()?, stored.shape.clone(), dtype);
     Ok(named.to_module(data.iter::<f32>().collect()))
 }

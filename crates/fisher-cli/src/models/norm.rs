@@ -3,8 +3,9 @@
 use burn::module::{Module, Param};
 use burn::nn::Initializer;
 use burn::tensor::module::layer_norm;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
+use super::loading::cast;
 use super::shape::{NormKind, NormShape, QkNorm};
 
 /// A norm over the last axis.
@@ -39,9 +40,18 @@ impl NormShape {
 }
 
 impl Norm {
-    /// `[.., width]` to the same.
+    /// `[.., width]` to the same, by way of float32.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let Some(gamma) = self.gamma.as_ref().map(Param::val) else {
+        let dtype = x.dtype();
+        cast(self.in_float32(cast(x, DType::F32)), dtype)
+    }
+
+    fn in_float32<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let weights = |of: &Option<Param<Tensor<1>>>| {
+            let of = of.as_ref().map(Param::val);
+            of.map(|of| cast(of, DType::F32))
+        };
+        let Some(gamma) = weights(&self.gamma) else {
             return self.shape.normalize(x);
         };
         match self.shape.kind {
@@ -50,10 +60,7 @@ impl Norm {
                 let x = self.shape.normalize(x);
                 x.clone() * gamma.unsqueeze() + x
             }
-            _ => {
-                let beta = self.beta.as_ref().map(Param::val);
-                layer_norm(x, gamma, beta, self.shape.epsilon)
-            }
+            _ => layer_norm(x, gamma, weights(&self.beta), self.shape.epsilon),
         }
     }
 }
@@ -107,8 +114,10 @@ impl HeadNorm {
             (QkNorm::Whole, ..) => x,
             (_, Some(norm), _) => norm.forward(x),
             (_, _, Some(gamma)) => {
-                let gamma: Tensor<3> = gamma.val().unsqueeze_dim(1);
-                self.shape.normalize(x) * gamma.unsqueeze()
+                let dtype = x.dtype();
+                let gamma: Tensor<3> = cast(gamma.val(), DType::F32).unsqueeze_dim(1);
+                let x = self.shape.normalize(cast(x, DType::F32)) * gamma.unsqueeze();
+                cast(x, dtype)
             }
             _ => {
                 let head = |(h, norm): (usize, &Norm)| norm.forward(x.clone().narrow(1, h, 1));

@@ -2,7 +2,9 @@
 
 use burn::module::Module;
 use burn::nn::{Initializer, Linear, LinearConfig};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
+
+use super::loading::cast;
 
 /// `y = x W + b`, with an adapter `+ s · (x A) B` (Hu et al. 2021, LoRA).
 #[derive(Module, Debug)]
@@ -55,9 +57,10 @@ impl Projection {
     /// Take the adapter into the matrix.
     pub(super) fn absorb(&mut self) {
         if let Some(Lora { a, b, scale }) = self.lora.take() {
-            let change = a.weight.val().inner().matmul(b.weight.val().inner());
+            let of = |linear: &Linear| cast(linear.weight.val().inner(), DType::F32);
+            let change = of(&a).matmul(of(&b)).mul_scalar(scale);
             let weight = self.linear.weight.clone();
-            let tensor = weight.val().inner() + change.mul_scalar(scale);
+            let tensor = cast(of(&self.linear) + change, weight.dtype());
             let id = weight.id;
             self.linear.weight = weight.transform_for_load(Tensor::from_inner(tensor), id);
         }

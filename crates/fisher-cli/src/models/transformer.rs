@@ -3,12 +3,13 @@
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
 use burn::tensor::module::linear;
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 use fisher_train::batch::SampleLoss;
 use fisher_train::losses::SampleLosses;
 
 use super::attention::{Attention, Positions};
 use super::experts::Experts;
+use super::loading::cast;
 use super::mlp::Mlp;
 use super::norm::Norm;
 use super::projection::Projection;
@@ -152,6 +153,7 @@ impl Transformer {
             Some(head) => head.forward(x),
             None => linear(x, self.embedding.weight.val().transpose(), None),
         };
+        let logits = cast(logits, DType::F32);
         match shape.output {
             Output::Classes { .. } => logits,
             Output::NextToken { scale, cap, .. } => {

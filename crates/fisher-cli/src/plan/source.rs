@@ -50,7 +50,11 @@ impl Source {
         let (catalogue, heads) = match checkpoint {
             Some(checkpoint) if checkpoint.hash()? != statistics.provenance().model => {
                 let [run, model] = [run, &*checkpoint.folder].map(Path::display);
-                return Err(format!("{run} is not a run of {model}: its weights differ").into());
+                return Err(format!(
+                    "{run} is not a run of {model} in float32: its weights differ, or it was measured with another \
+                     --dtype"
+                )
+                .into());
             }
             Some(checkpoint) => (checkpoint.catalogue.clone(), checkpoint.heads.clone()),
             None => (catalogue(&statistics)?, HeadLayout::none()),

@@ -8,7 +8,7 @@ use burn::backend::{BackendTensor, DispatchDevice, DispatchKindConversion, Dispa
 use burn::module::ParamId;
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Device, Int, Slice, Tensor};
+use burn::tensor::{DType, Device, Int, Slice, Tensor};
 use burn_router::TensorInterpreter;
 use fisher_core::gradient::SampleGradient;
 
@@ -297,8 +297,8 @@ where
     fn part(&mut self, part: &Use, samples: usize) -> SampleGradient {
         match part {
             Use::Product { left, right } => SampleGradient::Outer {
-                left: self.side(left, samples),
-                right: self.side(right, samples),
+                left: single(self.side(left, samples)),
+                right: single(self.side(right, samples)),
             },
             Use::Lookup { ids, delta } => {
                 let [rows, positions, width] = [0, 1, 2].map(|axis| delta.shape[axis]);
@@ -306,7 +306,7 @@ where
                 let ids = self.int::<2>(ids).expand([rows, positions]);
                 SampleGradient::Rows {
                     ids: ids.reshape([samples, of_sample]),
-                    delta: self.float::<3>(delta).reshape([samples, of_sample, width]),
+                    delta: single(self.float::<3>(delta)).reshape([samples, of_sample, width]),
                     table: 0,
                 }
             }
@@ -317,7 +317,7 @@ where
                 let kept: Vec<usize> = (0..rank).filter(|axis| !over.contains(axis)).collect();
                 let columns = kept.iter().map(|&axis| terms.shape[axis]).product();
                 let axes: Vec<usize> = [*axis].into_iter().chain(summed).chain(kept).collect();
-                let terms = self.arranged(terms, &axes, samples, columns);
+                let terms = single(self.arranged(terms, &axes, samples, columns));
                 SampleGradient::full(terms.sum_dim(1).reshape([samples, columns]))
             }
         }
@@ -350,8 +350,8 @@ where
         let positions = frames / samples * positions;
         let side = |t: Tensor<3>, columns| t.swap_dims(1, 2).reshape([samples, positions, columns]);
         SampleGradient::Outer {
-            left: side(delta, outputs),
-            right: side(seen, channels * places),
+            left: single(side(delta, outputs)),
+            right: single(side(seen, channels * places)),
         }
     }
 
@@ -401,6 +401,14 @@ where
             Tensor::<2>::from_primitive::<B>(B::float_reshape(row, shape))
         });
         Tensor::cat(rows.collect(), 0)
+    }
+}
+
+/// In float32 where it has fewer digits, so that products and sums lose no more of them.
+fn single<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    match tensor.dtype() {
+        DType::F16 | DType::BF16 => tensor.cast(DType::F32),
+        _ => tensor,
     }
 }
 

@@ -30,6 +30,10 @@ impl Graph<'_> {
             {
                 self.uses(op.input.id, !transposed, uses)
             }
+            // What is rounded to the type of a parameter is had before.
+            OperationIr::BaseFloat(BaseOperationIr::Cast(op)) => {
+                self.uses(op.input.id, transposed, uses)
+            }
             OperationIr::Module(op) => self.of_module(op, transposed, uses),
             OperationIr::Float(_, FloatOperationIr::Matmul(op))
                 if leading_ones(&op.lhs.shape) && leading_ones(&op.rhs.shape) =>
