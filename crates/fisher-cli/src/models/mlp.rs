@@ -1,7 +1,7 @@
 //! The feed-forward part of a layer.
 
 use burn::module::Module;
-use burn::tensor::activation::{gelu, relu, silu};
+use burn::tensor::activation::{relu, silu};
 use burn::tensor::{Device, Tensor};
 
 use super::projection::Projection;
@@ -74,6 +74,12 @@ impl Activation {
             Self::Tanh => x.tanh(),
         }
     }
+}
+
+/// `x Φ(x)`. Burn's own has the derivative of its approximation by tanh on all devices but flex.
+fn gelu(x: Tensor<3>) -> Tensor<3> {
+    let phi = (x.clone().mul_scalar(std::f64::consts::FRAC_1_SQRT_2)).erf() + 1.0;
+    x.mul_scalar(0.5) * phi
 }
 
 /// The cube is a product: a power of a negative number is undefined on some devices.
