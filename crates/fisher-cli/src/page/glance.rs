@@ -6,7 +6,7 @@ use fisher_metrics::conflicts::Verdict;
 use fisher_metrics::importance::{ImportanceReport, Ranked};
 use serde_json::Value;
 
-use super::overlap::{mask, suggestion};
+use super::overlap::mask;
 use super::parts::{escaped, maybe, percent, share};
 use crate::measure::{Findings, Measured};
 use crate::words::count;
@@ -134,4 +134,12 @@ fn sure(first: &Ranked) -> String {
         ),
         None => " (whether its rank holds is not known)".into(),
     }
+}
+
+/// What all overlaps suggest, with a space before it.
+fn suggestion(findings: &Findings) -> String {
+    let suggestion = findings.suggestion.as_ref();
+    suggestion.map_or(String::new(), |says| {
+        format!(" {}.", escaped(&says.to_string()))
+    })
 }

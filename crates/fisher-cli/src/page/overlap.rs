@@ -48,11 +48,7 @@ pub(super) fn overlap(findings: &Findings) -> String {
             all.only_b,
         );
     }
-    let _ = write!(
-        text,
-        "</tbody></table></div><p>{}</p>",
-        suggestion(findings)
-    );
+    text.push_str("</tbody></table></div>");
     if let Some(why) = &findings.without_halves {
         note(&mut text, why);
     }
@@ -79,12 +75,4 @@ pub(super) fn mask(key: &str) -> String {
         "global" => format!("{share} of all groups"),
         _ => format!("{share} of every {scope}"),
     }
-}
-
-/// What all overlaps suggest, with a space before it.
-pub(super) fn suggestion(findings: &Findings) -> String {
-    let suggestion = findings.suggestion.as_ref();
-    suggestion.map_or(String::new(), |says| {
-        format!(" {}.", escaped(&says.to_string()))
-    })
 }
