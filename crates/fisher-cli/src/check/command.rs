@@ -10,7 +10,7 @@ use super::gradients::gradients;
 use super::losses::losses;
 use super::special::special_tokens;
 use super::weights::weights;
-use crate::measure::{Result, write};
+use crate::measure::{Result, write_out};
 use crate::models::{Checkpoint, Sequences};
 use crate::samples::{InputError, Reader, TaskData};
 use crate::say::say;
@@ -47,23 +47,14 @@ pub(crate) fn check(run: &CheckArgs) -> Result {
         say!("{}", found.to_string().trim_end());
     }
     if let Some(path) = &run.out {
-        let name = path
-            .file_name()
-            .ok_or("--out is no file")?
-            .to_string_lossy();
-        let folder = path.parent().unwrap_or(std::path::Path::new(""));
-        write(folder, &name, &json)?;
+        write_out(path, &json)?;
     }
-    let (wrong, warnings) = (found.count(Judged::Wrong), found.count(Judged::Warning));
+    let (wrong, all) = (found.count(Judged::Wrong), found.findings.len());
     if wrong > 0 {
-        return Err(format!(
-            "not fit to be measured: {wrong} of {} tests",
-            found.findings.len()
-        )
-        .into());
+        return Err(format!("not fit to be measured: {wrong} of {all} tests").into());
     }
     if !run.json {
-        let warnings = match warnings {
+        let warnings = match found.count(Judged::Warning) {
             0 => "nothing was found".into(),
             n => count(n, "warning"),
         };

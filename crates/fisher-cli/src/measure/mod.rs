@@ -38,7 +38,7 @@ pub use measured::{Measured, key};
 pub use merge::{Change, Cost, MERGED, Merged, changes, check_second, merge};
 pub use outcome::Result;
 pub use per_token::PerToken;
-pub(crate) use replace::{remove_parts, write};
+pub(crate) use replace::{remove_parts, write, write_out};
 pub(crate) use report::SENTENCES;
 pub use report::report;
 pub use results::{REPORT, RESULTS, Saved, Tensors};
