@@ -1,34 +1,30 @@
 //! Whether gradients and losses are each sample's own.
 
 use burn::tensor::Device;
-use fisher_train::batch::SampleLoss;
 use fisher_train::capture::{Checkup, Difference, check};
 
 use super::finding::{Finding, Judged};
 use super::rounding::rounding;
 use crate::measure::Result;
-use crate::models::{Naming, Sequence, Sequences};
+use crate::models::{Checkpoint, Naming, Sequence, Sequences};
 use crate::samples::{TaskData, batches};
 
 /// Compare the gradients and losses of some samples in batches with the same samples alone.
 ///
 /// # Errors
 /// What the library refused: see [`fisher_train::capture::check`].
-pub(super) fn gradients<M: SampleLoss<Batch = Sequences>>(
-    model: &M,
-    naming: &Naming,
+pub(super) fn gradients(
+    checkpoint: &Checkpoint,
     tasks: &[TaskData],
-    longest: usize,
     batch_tokens: usize,
     device: &Device,
 ) -> Result<Vec<Finding>> {
+    let (model, longest) = (&checkpoint.model, checkpoint.config.longest.tokens);
     let tracked = device.clone().autodiff();
     let (mut in_batches, mut padded) = (Vec::new(), Vec::new());
     let looked = |batch: &[Sequence]| -> Result<Checkup> {
-        Ok(named(
-            check(model, &Sequences::new(batch, &tracked))?,
-            naming,
-        ))
+        let found = check(model, &Sequences::new(batch, &tracked))?;
+        Ok(named(found, &checkpoint.naming))
     };
     for task in tasks {
         for batch in pairs(task, batch_tokens) {
@@ -54,9 +50,9 @@ pub(super) fn gradients<M: SampleLoss<Batch = Sequences>>(
     findings.extend(in_batches.first().map(engines));
     findings.extend(in_batches.first().and_then(unreached));
     findings.extend(underflow(&in_batches));
-    let shortest = tasks.iter().flat_map(|task| &task.samples);
-    if let Some(sample) = shortest.min_by_key(|sample| sample.tokens.len()) {
-        findings.extend(rounding(model, sample, &tracked)?);
+    let samples = tasks.iter().flat_map(|task| &task.samples);
+    if let Some(shortest) = samples.min_by_key(|sample| sample.tokens.len()) {
+        findings.extend(rounding(model, shortest, &tracked)?);
     }
     Ok(findings)
 }

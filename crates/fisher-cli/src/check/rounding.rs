@@ -5,24 +5,23 @@ use burn::tensor::{DType, Device, Tensor};
 use fisher_core::gradient::GradientBatch;
 use fisher_core::model::{Catalogue, PathMapper, map_paths};
 use fisher_core::read;
-use fisher_train::batch::SampleLoss;
 use fisher_train::capture::PerSample;
 
 use super::finding::{Finding, Judged};
 use crate::measure::Result;
-use crate::models::{Sequence, Sequences};
+use crate::models::{Sequence, Sequences, Transformer};
 
 /// How far the gradient of a sample moves when the weights are rounded to a type.
 ///
 /// # Errors
 /// What the library refused.
-pub(super) fn rounding<M: SampleLoss<Batch = Sequences>>(
-    model: &M,
+pub(super) fn rounding(
+    model: &Transformer,
     sample: &Sequence,
     device: &Device,
 ) -> Result<Vec<Finding>> {
     let batch = Sequences::new(std::slice::from_ref(sample), device);
-    let gradient = |model: &M| -> Result<GradientBatch> {
+    let gradient = |model: &Transformer| -> Result<GradientBatch> {
         let catalogue = Catalogue::of(model)?;
         let paths = catalogue.parameters().iter().map(|p| p.path());
         Ok(PerSample::new(model, paths)?.gradient(&batch, 0)?.gradients)
