@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::Device;
-use fisher_core::clusters::clustered_mean;
-use fisher_core::moments::IntervalMethod;
 
 use super::args::{Distinctions, PlanArgs};
 use super::bits::bits;
@@ -17,7 +15,7 @@ use super::ties::tie_groups;
 use super::uniform::{uniform, uniform_name};
 use super::verify::{Comparison, verify};
 use super::words::{Costs, Made, Row};
-use crate::measure::Result;
+use crate::measure::{Result, mean_with_interval};
 use crate::models::Checkpoint;
 use crate::samples::Reader;
 
@@ -120,9 +118,8 @@ fn less(scored: &Scored, chosen: &[usize], other: &[usize]) -> Result<Option<[f6
         return Ok(None);
     };
     let differences: Vec<f64> = ours.iter().zip(&theirs).map(|(a, b)| a - b).collect();
-    let estimate = clustered_mean(&differences, &sums.clusters);
-    let interval = estimate.interval(0.95, IntervalMethod::StudentT)?;
-    Ok(interval.map(|i| [i.lower, i.upper]))
+    let (_, interval) = mean_with_interval(&differences, &sums.clusters)?;
+    Ok(interval)
 }
 
 fn measured(
