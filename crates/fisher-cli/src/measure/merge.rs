@@ -149,34 +149,7 @@ pub fn merge(
     let named = others.filter_map(|(name, stored)| Some((first.parameter(name)?, stored)));
     let theirs: HashMap<&str, &Stored> = named.collect();
     for file in &files {
-        let mut tensors = BTreeMap::new();
-        for (name, stored) in &file.tensors {
-            let pair = match first.parameter(name) {
-                Some(parameter) => {
-                    let theirs = theirs.get(parameter);
-                    let missing = || format!("{} has no {parameter}", second.display());
-                    Some((parameter, *theirs.ok_or_else(missing)?))
-                }
-                None => None,
-            };
-            let merger = &merger;
-            let bytes = move || match pair {
-                Some((parameter, theirs)) => {
-                    let [ours, theirs] = [stored.values()?, theirs.values()?];
-                    let merged = merger.average(parameter, [&ours, &theirs])?;
-                    Ok(Cow::Owned(stored.encode(&merged)))
-                }
-                // No weights: what old files have beside them.
-                None => Ok(Cow::Owned(stored.read()?)),
-            };
-            let source = Source::new(stored.dtype, stored.shape.clone(), bytes);
-            tensors.insert(name.clone(), source);
-        }
-        write_atomically::<Box<dyn std::error::Error>>(
-            &folder.join(&file.name),
-            &tensors,
-            file.metadata.clone(),
-        )?;
+        merger.write(file, &theirs, second, folder)?;
     }
     let Merger {
         merging,
@@ -220,6 +193,44 @@ struct Merger<'a> {
 }
 
 impl Merger<'_> {
+    /// Write a file of the first model with its parameters merged with `theirs`, those of `second`.
+    fn write(
+        &self,
+        file: &TensorFile,
+        theirs: &HashMap<&str, &Stored>,
+        second: &Path,
+        folder: &Path,
+    ) -> Result {
+        let mut tensors = BTreeMap::new();
+        for (name, stored) in &file.tensors {
+            let pair = match self.first.parameter(name) {
+                Some(parameter) => {
+                    let missing = || format!("{} has no {parameter}", second.display());
+                    let theirs = theirs.get(parameter).ok_or_else(missing)?;
+                    Some((parameter, *theirs))
+                }
+                None => None,
+            };
+            let bytes = move || match pair {
+                Some((parameter, theirs)) => {
+                    let [ours, theirs] = [stored.values()?, theirs.values()?];
+                    let merged = self.average(parameter, [&ours, &theirs])?;
+                    Ok(Cow::Owned(stored.encode(&merged)))
+                }
+                // No weights: what old files have beside them.
+                None => Ok(Cow::Owned(stored.read()?)),
+            };
+            let source = Source::new(stored.dtype, stored.shape.clone(), bytes);
+            tensors.insert(name.clone(), source);
+        }
+        write_atomically::<Box<dyn std::error::Error>>(
+            &folder.join(&file.name),
+            &tensors,
+            file.metadata.clone(),
+        )?;
+        Ok(())
+    }
+
     fn average(&self, parameter: &str, [ours, theirs]: [&[f64]; 2]) -> Result<Vec<f64>> {
         let elements = self.first.catalogue.require(parameter)?.elements();
         if [ours.len(), theirs.len()] != [elements; 2] {
