@@ -17,6 +17,7 @@ use crate::measure::{
 use crate::out::Out;
 use crate::runs::{Run, Unfinished};
 use crate::say::say;
+use crate::words::count;
 
 /// The runs that are joined, as one.
 struct Joined {
@@ -50,11 +51,8 @@ pub(crate) fn join(merge: &JoinArgs) -> Result {
         )
         .into());
     }
-    let files: Vec<PathBuf> = joined
-        .folders
-        .iter()
-        .map(|run| run.join(STATISTICS))
-        .collect();
+    let files = joined.folders.iter().map(|run| run.join(STATISTICS));
+    let files: Vec<PathBuf> = files.collect();
     Statistics::<PerToken>::join_files(&files, out.join(STATISTICS), &device)?;
     joined.inputs.write(out)?;
     let statistics = Statistics::load(out.join(STATISTICS), &device)?;
@@ -63,11 +61,8 @@ pub(crate) fn join(merge: &JoinArgs) -> Result {
             Some(store) => store,
             None => gradients(out, &joined.folders)?,
         };
-        Some(
-            store
-                .with_heads(checkpoint.heads.clone())
-                .with_device(&device),
-        )
+        let store = store.with_heads(checkpoint.heads.clone());
+        Some(store.with_device(&device))
     } else {
         None
     };
@@ -76,10 +71,7 @@ pub(crate) fn join(merge: &JoinArgs) -> Result {
     }
     say!(
         "Joined {} in {:.1} s.",
-        match joined.folders.len() {
-            1 => "1 run".into(),
-            runs => format!("{runs} runs"),
-        },
+        count(joined.folders.len(), "run"),
         start.elapsed().as_secs_f64()
     );
     let collection = Collection {
