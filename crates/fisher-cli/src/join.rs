@@ -17,6 +17,7 @@ use crate::measure::{
 use crate::out::Out;
 use crate::runs::{Run, Unfinished};
 use crate::say::say;
+use crate::words::count;
 
 /// The runs that are joined, as one.
 struct Joined {
@@ -50,11 +51,8 @@ pub(crate) fn join(merge: &JoinArgs) -> Result {
         )
         .into());
     }
-    let files: Vec<PathBuf> = joined
-        .folders
-        .iter()
-        .map(|run| run.join(STATISTICS))
-        .collect();
+    let files = joined.folders.iter().map(|run| run.join(STATISTICS));
+    let files: Vec<PathBuf> = files.collect();
     Statistics::<PerToken>::join_files(&files, out.join(STATISTICS), &device)?;
     joined.inputs.write(out)?;
     let statistics = Statistics::load(out.join(STATISTICS), &device)?;
@@ -63,11 +61,8 @@ pub(crate) fn join(merge: &JoinArgs) -> Result {
             Some(store) => store,
             None => gradients(out, &joined.folders)?,
         };
-        Some(
-            store
-                .with_heads(checkpoint.heads.clone())
-                .with_device(&device),
-        )
+        let store = store.with_heads(checkpoint.heads.clone());
+        Some(store.with_device(&device))
     } else {
         None
     };
@@ -76,10 +71,7 @@ pub(crate) fn join(merge: &JoinArgs) -> Result {
     }
     say!(
         "Joined {} in {:.1} s.",
-        match joined.folders.len() {
-            1 => "1 run".into(),
-            runs => format!("{runs} runs"),
-        },
+        count(joined.folders.len(), "run"),
         start.elapsed().as_secs_f64()
     );
     let collection = Collection {
@@ -135,8 +127,7 @@ fn look(merge: &JoinArgs, hash: &str, config: String) -> Result<Joined> {
         inputs: Inputs::empty(config),
         tasks: Vec::new(),
     };
-    let mut places: HashMap<String, usize> = HashMap::new();
-    let mut seen: HashMap<String, HashSet<String>> = HashMap::new();
+    let mut seen: Seen = HashMap::new();
     let mut unfinished: Vec<Unfinished> = Vec::new();
     for folder in &merge.runs {
         let run = match Run::of(folder, gradients) {
@@ -152,44 +143,10 @@ fn look(merge: &JoinArgs, hash: &str, config: String) -> Result<Joined> {
                 format!("{run} is of another model than {model}: its weights differ").into(),
             );
         }
-        let inputs = joined.inputs.and(run.inputs);
-        joined.inputs = inputs.map_err(|e| format!("{}: {e}", folder.display()))?;
-        for task in run.tasks {
-            let seen = seen.entry(task.name.clone()).or_default();
-            if let Some(twice) = task.ids.iter().map(key).find(|id| !seen.insert(id.clone())) {
-                return Err(format!(
-                    "sample `{twice}` of task `{}` is in {} and in a run before it; counting it twice would \
-                     shrink the error bars",
-                    task.name,
-                    folder.display()
-                )
-                .into());
-            }
-            match places.get(&task.name) {
-                Some(place) => extend(&mut joined.tasks[*place], task),
-                None => {
-                    places.insert(task.name.clone(), joined.tasks.len());
-                    joined.tasks.push(task);
-                }
-            }
-        }
-        joined.folders.push(folder.clone());
+        joined = joined.with(folder, run, &mut seen)?;
     }
     let mut wrong: Vec<String> = unfinished.iter().map(Unfinished::to_string).collect();
-    for (task, parts) in joined.inputs.missing() {
-        // What is not finished is missing for that reason, and was named.
-        let parts: Vec<_> = parts
-            .into_iter()
-            .filter(|part| !unfinished.iter().any(|run| run.is(task, *part)))
-            .collect();
-        if !parts.is_empty() {
-            wrong.push(format!(
-                "of task `{task}` there is no run of {} {}",
-                if parts.len() == 1 { "part" } else { "parts" },
-                said(&parts)
-            ));
-        }
-    }
+    wrong.extend(joined.missing(&unfinished));
     if joined.folders.is_empty() || !wrong.is_empty() && !merge.partial {
         let advice = match joined.folders.len() {
             0 => "There is nothing to join.".into(),
@@ -205,6 +162,51 @@ fn look(merge: &JoinArgs, hash: &str, config: String) -> Result<Joined> {
     }
     joined.left_out = unfinished.into_iter().map(|run| run.folder).collect();
     Ok(joined)
+}
+
+/// Ids of the samples that were seen of each task.
+type Seen = HashMap<String, HashSet<String>>;
+
+impl Joined {
+    /// And a run, whose samples are in none before it.
+    fn with(mut self, folder: &Path, run: Run, seen: &mut Seen) -> Result<Self> {
+        let inputs = self.inputs.and(run.inputs);
+        self.inputs = inputs.map_err(|e| format!("{}: {e}", folder.display()))?;
+        for task in run.tasks {
+            let seen = seen.entry(task.name.clone()).or_default();
+            if let Some(twice) = task.ids.iter().map(key).find(|id| !seen.insert(id.clone())) {
+                return Err(format!(
+                    "sample `{twice}` of task `{}` is in {} and in a run before it; counting it twice would \
+                     shrink the error bars",
+                    task.name,
+                    folder.display()
+                )
+                .into());
+            }
+            match self.tasks.iter_mut().find(|known| known.name == task.name) {
+                Some(known) => extend(known, task),
+                None => self.tasks.push(task),
+            }
+        }
+        self.folders.push(folder.into());
+        Ok(self)
+    }
+
+    /// The parts that no run measured. What is not finished is missing for that reason, and is told of anyway.
+    fn missing(&self, unfinished: &[Unfinished]) -> Vec<String> {
+        let mut missing = Vec::new();
+        for (task, mut parts) in self.inputs.missing() {
+            parts.retain(|part| !unfinished.iter().any(|run| run.is(task, *part)));
+            if !parts.is_empty() {
+                let what = if parts.len() == 1 { "part" } else { "parts" };
+                let parts = said(&parts);
+                missing.push(format!(
+                    "of task `{task}` there is no run of {what} {parts}"
+                ));
+            }
+        }
+        missing
+    }
 }
 
 fn extend(task: &mut Measured, other: Measured) {

@@ -10,7 +10,7 @@ use fisher_core::statistics::SavedSamples;
 use fisher_core::store::GradientStore;
 use serde::Deserialize;
 
-use crate::measure::{GRADIENTS, Inputs, Measured, Result, STATISTICS, key};
+use crate::measure::{COMMAND, GRADIENTS, Inputs, Measured, REPORT, Result, STATISTICS, key};
 use crate::samples::Part;
 
 /// A run that is finished.
@@ -62,13 +62,13 @@ impl Run {
             return Err(format!("0 of {all} samples are counted").into());
         }
         let statistics = SavedSamples::read(statistics)?;
-        if !folder.join("report.json").exists() {
+        if !folder.join(REPORT).exists() {
             let counted = statistics.count();
             return Err(
                 format!("{counted} of {all} samples are counted, and it has no report").into(),
             );
         }
-        let tasks = report(&folder.join("report.json"))?;
+        let tasks = report(&folder.join(REPORT))?;
         let store = if gradients && folder.join(GRADIENTS).exists() {
             Some(GradientStore::open(folder.join(GRADIENTS))?)
         } else {
@@ -138,7 +138,7 @@ impl Unfinished {
 
     /// The command by which it goes on.
     fn again(&self) -> String {
-        let config = self.folder.join("run.toml");
+        let config = self.folder.join(COMMAND);
         if config.exists() {
             return format!("fisher measure --config {} --resume", config.display());
         }

@@ -1,7 +1,7 @@
 //! Imports point one way: between the folders of a crate, and between the files of a folder.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rstest::rstest;
 
@@ -28,13 +28,6 @@ fn named(text: &str, from: &str) -> BTreeSet<String> {
         part[..end.unwrap_or(part.len())].to_owned()
     };
     parts.map(name).filter(|name| !name.is_empty()).collect()
-}
-
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).expect("a folder");
-    let paths = entries.map(|entry| entry.expect("an entry").path());
-    let rust = |path: &PathBuf| path.extension().is_some_and(|e| e == "rs");
-    paths.filter(rust).collect()
 }
 
 fn stem(path: &Path) -> String {
@@ -67,6 +60,39 @@ fn circle(graph: &Graph) -> Option<Vec<String>> {
     })
 }
 
+/// What the files of a folder import of the crate, and of the folder around it. Among each other they may import
+/// one way, a folder in it as a file.
+fn imports(folder: &Path) -> [BTreeSet<String>; 2] {
+    let place = folder.display();
+    let (mut outside, mut around, mut inside) = (BTreeSet::new(), BTreeSet::new(), Graph::new());
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let here = stem(&path);
+        if path.is_dir() {
+            let [far, near] = imports(&path);
+            outside.extend(far);
+            inside.insert(here, near);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            let text = text(&path).replace("super::super::", "around::");
+            if here == "mod" {
+                let logic = ["fn ", "struct ", "enum ", "impl", "const "];
+                let found = logic.iter().find(|word| text.contains(*word));
+                assert!(found.is_none(), "{place}/mod.rs has a {found:?}");
+                continue;
+            }
+            outside.extend(named(&text, "crate"));
+            around.extend(named(&text, "around"));
+            inside.insert(here, named(&text, "super"));
+        }
+    }
+    for (file, imports) in &inside {
+        let known = imports.iter().find(|import| !inside.contains_key(*import));
+        assert!(known.is_none(), "{place}/{file}.rs has `super::{known:?}`");
+    }
+    assert_eq!(circle(&inside), None, "files of {place}");
+    [outside, around]
+}
+
 #[rstest]
 fn imports_point_one_way(
     #[values("fisher-core", "fisher-metrics", "fisher-train", "fisher-cli")] name: &str,
@@ -78,39 +104,14 @@ fn imports_point_one_way(
     for entry in std::fs::read_dir(&src).expect("a crate") {
         let path = entry.expect("an entry").path();
         let here = stem(&path);
-        if path.is_file() && !matches!(&*here, "lib" | "main" | "prelude") {
+        if path.is_dir() {
+            let [outside, around] = imports(&path);
+            assert!(!outside.contains(&here), "{name}: {here} asks itself");
+            assert!(around.is_empty(), "{name}: {here} has `super::super::`");
+            root.insert(here, outside);
+        } else if !matches!(&*here, "lib" | "main" | "prelude") {
             root.insert(here, named(&text(&path), "crate"));
-            continue;
         }
-        if !path.is_dir() {
-            continue;
-        }
-        let (mut outside, mut inside) = (BTreeSet::new(), Graph::new());
-        for file in files(&path) {
-            let (text, file) = (text(&file), stem(&file));
-            if file == "mod" {
-                let logic = ["fn ", "struct ", "enum ", "impl", "const "];
-                let found = logic.iter().find(|word| text.contains(*word));
-                assert!(found.is_none(), "{name}: {here}/mod.rs has a {found:?}");
-                continue;
-            }
-            let of_crate = named(&text, "crate");
-            assert!(
-                !of_crate.contains(&here),
-                "{name}: {here}/{file}.rs asks its own folder"
-            );
-            outside.extend(of_crate);
-            inside.insert(file, named(&text, "super"));
-        }
-        for (file, imports) in &inside {
-            let known = imports.iter().find(|import| !inside.contains_key(*import));
-            assert!(
-                known.is_none(),
-                "{name}: {here}/{file}.rs has `super::{known:?}`"
-            );
-        }
-        assert_eq!(circle(&inside), None, "{name}: files of {here}");
-        root.insert(here, outside);
     }
     let nodes: BTreeSet<String> = root.keys().cloned().collect();
     for imports in root.values_mut() {

@@ -1,7 +1,6 @@
 //! `fisher check`: look, judge, tell.
 
 use burn::tensor::Device;
-use fisher_train::batch::SampleLoss;
 
 use super::args::CheckArgs;
 use super::data::data;
@@ -10,8 +9,8 @@ use super::gradients::gradients;
 use super::losses::losses;
 use super::special::special_tokens;
 use super::weights::weights;
-use crate::measure::{Result, write};
-use crate::models::{Checkpoint, Sequences};
+use crate::measure::{Result, write_out};
+use crate::models::Checkpoint;
 use crate::samples::{InputError, Reader, TaskData};
 use crate::say::say;
 use crate::words::count;
@@ -38,7 +37,7 @@ pub(crate) fn check(run: &CheckArgs) -> Result {
         read => read,
     });
     let tasks = tasks.collect::<std::result::Result<Vec<_>, _>>()?;
-    let found = look(run, &checkpoint.model, &checkpoint, &tasks, &device)?;
+    let found = look(run, &checkpoint, &tasks, &device)?;
     let json = serde_json::to_string_pretty(&found)?;
     if run.json {
         say!("{json}");
@@ -46,23 +45,14 @@ pub(crate) fn check(run: &CheckArgs) -> Result {
         say!("{}", found.to_string().trim_end());
     }
     if let Some(path) = &run.out {
-        let name = path
-            .file_name()
-            .ok_or("--out is no file")?
-            .to_string_lossy();
-        let folder = path.parent().unwrap_or(std::path::Path::new(""));
-        write(folder, &name, &json)?;
+        write_out(path, &json)?;
     }
-    let (wrong, warnings) = (found.count(Judged::Wrong), found.count(Judged::Warning));
+    let (wrong, all) = (found.count(Judged::Wrong), found.findings.len());
     if wrong > 0 {
-        return Err(format!(
-            "not fit to be measured: {wrong} of {} tests",
-            found.findings.len()
-        )
-        .into());
+        return Err(format!("not fit to be measured: {wrong} of {all} tests").into());
     }
     if !run.json {
-        let warnings = match warnings {
+        let warnings = match found.count(Judged::Warning) {
             0 => "nothing was found".into(),
             n => count(n, "warning"),
         };
@@ -71,14 +61,13 @@ pub(crate) fn check(run: &CheckArgs) -> Result {
     Ok(())
 }
 
-fn look<M: SampleLoss<Batch = Sequences>>(
+fn look(
     run: &CheckArgs,
-    model: &M,
     checkpoint: &Checkpoint,
     tasks: &[TaskData],
     device: &Device,
 ) -> Result<Findings> {
-    let mut findings = weights(model, &checkpoint.naming)?;
+    let mut findings = weights(&checkpoint.model, &checkpoint.naming)?;
     let broken = findings
         .iter()
         .any(|finding| finding.judged == Judged::Wrong);
@@ -93,15 +82,7 @@ fn look<M: SampleLoss<Batch = Sequences>>(
         let said = "weights that are no numbers have no gradients to compare";
         findings.push(Finding::new("batch: gradients", Judged::Untested, said));
     } else {
-        let longest = checkpoint.config.longest.tokens;
-        findings.extend(gradients(
-            model,
-            &checkpoint.naming,
-            &few,
-            longest,
-            run.batch_tokens,
-            device,
-        )?);
+        findings.extend(gradients(checkpoint, &few, run.batch_tokens, device)?);
     }
     let verdict = findings.iter().map(|finding| finding.judged).max();
     Ok(Findings {

@@ -1,44 +1,37 @@
 //! Whether gradients and losses are each sample's own.
 
-use burn::module::Param;
-use burn::tensor::{DType, Device, Tensor};
-use fisher_core::gradient::GradientBatch;
-use fisher_core::model::{Catalogue, PathMapper, map_paths};
-use fisher_core::read;
-use fisher_train::batch::SampleLoss;
-use fisher_train::capture::{Checkup, Difference, PerSample, check};
+use burn::tensor::Device;
+use fisher_train::capture::{Checkup, Difference, check};
 
 use super::finding::{Finding, Judged};
+use super::rounding::rounding;
 use crate::measure::Result;
-use crate::models::{Naming, Sequence, Sequences};
+use crate::models::{Checkpoint, Naming, Sequence, Sequences};
 use crate::samples::{TaskData, batches};
 
 /// Compare the gradients and losses of some samples in batches with the same samples alone.
 ///
 /// # Errors
 /// What the library refused: see [`fisher_train::capture::check`].
-pub(super) fn gradients<M: SampleLoss<Batch = Sequences>>(
-    model: &M,
-    naming: &Naming,
+pub(super) fn gradients(
+    checkpoint: &Checkpoint,
     tasks: &[TaskData],
-    longest: usize,
     batch_tokens: usize,
     device: &Device,
 ) -> Result<Vec<Finding>> {
+    let (model, longest) = (&checkpoint.model, checkpoint.config.longest.tokens);
     let tracked = device.clone().autodiff();
     let (mut in_batches, mut padded) = (Vec::new(), Vec::new());
+    let looked = |batch: &[Sequence]| -> Result<Checkup> {
+        let found = check(model, &Sequences::new(batch, &tracked))?;
+        Ok(named(found, &checkpoint.naming))
+    };
     for task in tasks {
         for batch in pairs(task, batch_tokens) {
-            in_batches.push(named(
-                check(model, &Sequences::new(&batch, &tracked))?,
-                naming,
-            ));
+            in_batches.push(looked(&batch)?);
         }
         if let Some(batch) = with_padding(task, longest) {
-            padded.push(named(
-                check(model, &Sequences::new(&batch, &tracked))?,
-                naming,
-            ));
+            padded.push(looked(&batch)?);
         }
     }
     let mut findings = Vec::new();
@@ -57,9 +50,9 @@ pub(super) fn gradients<M: SampleLoss<Batch = Sequences>>(
     findings.extend(in_batches.first().map(engines));
     findings.extend(in_batches.first().and_then(unreached));
     findings.extend(underflow(&in_batches));
-    let shortest = tasks.iter().flat_map(|task| &task.samples);
-    if let Some(sample) = shortest.min_by_key(|sample| sample.tokens.len()) {
-        findings.extend(rounded_weights(model, sample, &tracked)?);
+    let samples = tasks.iter().flat_map(|task| &task.samples);
+    if let Some(shortest) = samples.min_by_key(|sample| sample.tokens.len()) {
+        findings.extend(rounding(model, shortest, &tracked)?);
     }
     Ok(findings)
 }
@@ -115,6 +108,7 @@ fn with_padding(task: &TaskData, longest: usize) -> Option<Vec<Sequence>> {
     longer.then(|| vec![shortest.clone(), beside])
 }
 
+/// The worst differences of samples beside others and alone, and what has no number.
 fn compared(
     findings: &mut Vec<Finding>,
     checkups: &[Checkup],
@@ -135,58 +129,31 @@ fn compared(
         let found = checkups.iter().filter_map(of);
         found.max_by(|a, b| a.relative.total_cmp(&b.relative))
     };
-    let said = |found: &Difference, what: &str| {
-        format!(
+    let bounded = |test, found: &Difference, what: &str| {
+        let said = format!(
             "{what} of {samples} samples {where_from} against each alone, relative; most in `{}` of `{}`",
             found.what, found.sample
-        )
+        );
+        Finding::bounded(test, [found.relative, bound], Judged::Wrong, said)
     };
     if let Some(found) = worst(|checkup| Some(&checkup.batch)) {
-        let said = said(found, "losses");
-        findings.push(Finding::bounded(
-            losses,
-            [found.relative, bound],
-            Judged::Wrong,
-            said,
-        ));
+        findings.push(bounded(losses, found, "losses"));
     }
-    match worst(|checkup| checkup.engines.as_ref()) {
-        Some(found) => {
-            let said = said(found, "gradients by one pass");
-            findings.push(Finding::bounded(
-                gradients,
-                [found.relative, bound],
-                Judged::Wrong,
-                said,
-            ));
+    findings.push(match worst(|checkup| checkup.engines.as_ref()) {
+        Some(found) => bounded(gradients, found, "gradients by one pass"),
+        None => {
+            let said = "one pass over a batch gives none: they come from the loop, each alone";
+            Finding::new(gradients, Judged::Untested, said)
         }
-        None => findings.push(Finding::new(
-            gradients,
-            Judged::Untested,
-            "one pass over a batch gives none: they come from the loop, each alone",
-        )),
-    }
-    let differ: Vec<&str> = checkups
-        .iter()
-        .flat_map(|c| &c.tokens)
-        .map(String::as_str)
-        .collect();
-    if !differ.is_empty() {
-        let said = format!(
-            "other active tokens {where_from} than alone: {}",
-            differ.join(", ")
-        );
-        findings.push(Finding::new(losses, Judged::Wrong, said));
-    }
-    let none: Vec<&str> = checkups
-        .iter()
-        .flat_map(|c| &c.not_finite)
-        .map(String::as_str)
-        .collect();
-    if !none.is_empty() {
-        let said = format!("NaN or infinite: {}", none.join(", "));
-        findings.push(Finding::new(gradients, Judged::Wrong, said));
-    }
+    });
+    let wrong = |test, what: &str, of: fn(&Checkup) -> &Vec<String>| {
+        let all: Vec<&str> = checkups.iter().flat_map(of).map(String::as_str).collect();
+        let said = format!("{what}: {}", all.join(", "));
+        (!all.is_empty()).then(|| Finding::new(test, Judged::Wrong, said))
+    };
+    let other = format!("other active tokens {where_from} than alone");
+    findings.extend(wrong(losses, &other, |checkup| &checkup.tokens));
+    findings.extend(wrong(gradients, "NaN or infinite", |c| &c.not_finite));
 }
 
 fn engines(checkup: &Checkup) -> Finding {
@@ -232,71 +199,4 @@ fn underflow(checkups: &[Checkup]) -> Option<Finding> {
         Judged::Warning,
         said,
     ))
-}
-
-/// How far the gradient of a sample moves when the weights are rounded to a type.
-fn rounded_weights<M: SampleLoss<Batch = Sequences>>(
-    model: &M,
-    sample: &Sequence,
-    device: &Device,
-) -> Result<Vec<Finding>> {
-    let batch = Sequences::new(std::slice::from_ref(sample), device);
-    let gradient = |model: &M| -> Result<GradientBatch> {
-        let catalogue = Catalogue::of(model)?;
-        let paths = catalogue.parameters().iter().map(|p| p.path());
-        Ok(PerSample::new(model, paths)?.gradient(&batch, 0)?.gradients)
-    };
-    let before = gradient(model)?;
-    let mut findings = Vec::new();
-    for (test, name, dtype) in [
-        ("weights as bfloat16", "bfloat16", DType::BF16),
-        ("weights as float16", "float16", DType::F16),
-    ] {
-        let after = gradient(&map_paths(model.clone(), &mut Cast(dtype)))?;
-        let (mut distance, mut size) = (0.0, 0.0);
-        for (path, own) in before.iter() {
-            let Some(other) = after.get(path) else {
-                continue;
-            };
-            let [own, other] = [read(own.to_full())?, read(other.to_full())?];
-            size += own.iter().map(|g| g * g).sum::<f64>();
-            let pairs = own.iter().zip(&other);
-            distance += pairs.map(|(a, b)| (a - b).powi(2)).sum::<f64>();
-        }
-        let off = if distance > 0.0 {
-            (distance / size).sqrt()
-        } else {
-            0.0
-        };
-        let id = &sample.id;
-        let said = if off == 0.0 {
-            format!(
-                "the gradient of `{id}` stays as it is: the weights are {name} already, or hold no more"
-            )
-        } else {
-            format!(
-                "the gradient of `{id}` moves by this part of its norm when weights are rounded to {name}, arithmetic still in float32"
-            )
-        };
-        findings.push(Finding::bounded(test, [off, 0.25], Judged::Warning, said));
-    }
-    Ok(findings)
-}
-
-/// Rounds weights to a type and back.
-struct Cast(DType);
-
-impl PathMapper for Cast {
-    fn map<const D: usize>(&mut self, _path: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        param.map(|tensor| {
-            let tracked = tensor.is_require_grad();
-            let device = tensor.device();
-            let data = tensor.to_data();
-            let own = data.dtype();
-            let data = data.convert_dtype(self.0).convert_dtype(own);
-            Tensor::<D>::from_data(data, (&device, own))
-                .detach()
-                .set_require_grad(tracked)
-        })
-    }
 }

@@ -7,6 +7,7 @@ mod data;
 mod finding;
 mod gradients;
 mod losses;
+mod rounding;
 mod special;
 mod task_loss;
 mod weights;

@@ -80,11 +80,6 @@ impl Plan {
         self.phases.contains(&phase)
     }
 
-    /// Whether gradients of single samples are needed.
-    pub fn compares_samples(&self) -> bool {
-        self.wants(5) || self.wants(6)
-    }
-
     /// Analyze the tasks of `statistics` and `store`.
     ///
     /// # Errors

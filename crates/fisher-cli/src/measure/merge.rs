@@ -6,19 +6,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use burn::tensor::Device;
-use fisher_core::clusters::{cluster_numbers, clustered_mean};
 use fisher_core::container::{Source, write_atomically};
-use fisher_core::moments::IntervalMethod;
 use fisher_core::provenance::Provenance;
 use fisher_core::statistics::{SavedMeans, Statistics};
 use fisher_metrics::report::same_fisher;
 use fisher_train::apply::{Decided, FisherScale, MergeConfig, MergeReport, Merging, Term};
-use serde::Serialize;
 
-use super::collect::{STATISTICS, losses_of};
+use super::changes::Change;
+use super::collect::STATISTICS;
 use super::outcome::Result;
 use crate::models::{Checkpoint, Stored, TensorFile};
-use crate::samples::TaskData;
 
 /// The folder of the merged model, in a run's folder.
 pub const MERGED: &str = "merged";
@@ -59,71 +56,6 @@ pub struct Cost {
     pub second: f64,
     /// θ of the merged model.
     pub merged: f64,
-}
-
-/// By how much the losses of a task's samples rise where other weights take the place of those of its
-/// own model.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Change {
-    /// The task.
-    pub task: String,
-    /// The weights: `merged`, or `other` for the other task's model's.
-    pub weights: &'static str,
-    /// Samples of the task.
-    pub samples: usize,
-    /// The mean over samples of the rise of the loss per active token, in nats.
-    pub mean: f64,
-    /// Its 95 % interval, paired by sample, over clusters where samples name them; `None` for fewer than
-    /// two.
-    pub interval: Option<[f64; 2]>,
-}
-
-impl Change {
-    fn of(data: &TaskData, weights: &'static str, [own, with]: [&[f64]; 2]) -> Result<Self> {
-        let rises = own.iter().zip(with).zip(&data.samples);
-        let rises = rises.map(|((own, with), sample)| (with - own) / sample.active() as f64);
-        let rises: Vec<f64> = rises.collect();
-        let documents = data.samples.iter().map(|sample| sample.document.as_deref());
-        let estimate = clustered_mean(&rises, &cluster_numbers(documents));
-        let interval = estimate.interval(0.95, IntervalMethod::StudentT)?;
-        Ok(Self {
-            task: data.name.clone(),
-            weights,
-            samples: rises.len(),
-            mean: estimate.mean,
-            interval: interval.map(|of| [of.lower, of.upper]),
-        })
-    }
-}
-
-/// Evaluate every task with its own model, the other's and the merged one; the latter two are in
-/// folders, and loaded one after the other.
-///
-/// # Errors
-/// When a model cannot be read, or a loss is not had.
-pub fn changes(
-    first: &Checkpoint,
-    [second, merged]: [&Path; 2],
-    data: &[TaskData; 2],
-    tokens: usize,
-    device: &Device,
-) -> Result<Vec<Change>> {
-    let losses = |model: &Checkpoint| -> Result<[Vec<f64>; 2]> {
-        let of = |task: &TaskData| losses_of(model, task, tokens, device);
-        Ok([of(&data[0])?, of(&data[1])?])
-    };
-    let load = |folder| first.like(folder, device);
-    let first = losses(first)?;
-    let second = losses(&load(second)?)?;
-    let merged = losses(&load(merged)?)?;
-    let mut changes = Vec::new();
-    for (task, own, other) in [(0, &first, &second), (1, &second, &first)] {
-        for (weights, of) in [("merged", &merged), ("other", other)] {
-            let pair = [&own[task][..], &of[task]];
-            changes.push(Change::of(&data[task], weights, pair)?);
-        }
-    }
-    Ok(changes)
 }
 
 /// Whether `folder` holds another model of the same shape, and the run `own` is of that model and has
@@ -217,34 +149,7 @@ pub fn merge(
     let named = others.filter_map(|(name, stored)| Some((first.parameter(name)?, stored)));
     let theirs: HashMap<&str, &Stored> = named.collect();
     for file in &files {
-        let mut tensors = BTreeMap::new();
-        for (name, stored) in &file.tensors {
-            let pair = match first.parameter(name) {
-                Some(parameter) => {
-                    let theirs = theirs.get(parameter);
-                    let missing = || format!("{} has no {parameter}", second.display());
-                    Some((parameter, *theirs.ok_or_else(missing)?))
-                }
-                None => None,
-            };
-            let merger = &merger;
-            let bytes = move || match pair {
-                Some((parameter, theirs)) => {
-                    let [ours, theirs] = [stored.values()?, theirs.values()?];
-                    let merged = merger.average(parameter, [&ours, &theirs])?;
-                    Ok(Cow::Owned(stored.encode(&merged)))
-                }
-                // No weights: what old files have beside them.
-                None => Ok(Cow::Owned(stored.read()?)),
-            };
-            let source = Source::new(stored.dtype, stored.shape.clone(), bytes);
-            tensors.insert(name.clone(), source);
-        }
-        write_atomically::<Box<dyn std::error::Error>>(
-            &folder.join(&file.name),
-            &tensors,
-            file.metadata.clone(),
-        )?;
+        merger.write(file, &theirs, second, folder)?;
     }
     let Merger {
         merging,
@@ -288,6 +193,44 @@ struct Merger<'a> {
 }
 
 impl Merger<'_> {
+    /// Write a file of the first model with its parameters merged with `theirs`, those of `second`.
+    fn write(
+        &self,
+        file: &TensorFile,
+        theirs: &HashMap<&str, &Stored>,
+        second: &Path,
+        folder: &Path,
+    ) -> Result {
+        let mut tensors = BTreeMap::new();
+        for (name, stored) in &file.tensors {
+            let pair = match self.first.parameter(name) {
+                Some(parameter) => {
+                    let missing = || format!("{} has no {parameter}", second.display());
+                    let theirs = theirs.get(parameter).ok_or_else(missing)?;
+                    Some((parameter, *theirs))
+                }
+                None => None,
+            };
+            let bytes = move || match pair {
+                Some((parameter, theirs)) => {
+                    let [ours, theirs] = [stored.values()?, theirs.values()?];
+                    let merged = self.average(parameter, [&ours, &theirs])?;
+                    Ok(Cow::Owned(stored.encode(&merged)))
+                }
+                // No weights: what old files have beside them.
+                None => Ok(Cow::Owned(stored.read()?)),
+            };
+            let source = Source::new(stored.dtype, stored.shape.clone(), bytes);
+            tensors.insert(name.clone(), source);
+        }
+        write_atomically::<Box<dyn std::error::Error>>(
+            &folder.join(&file.name),
+            &tensors,
+            file.metadata.clone(),
+        )?;
+        Ok(())
+    }
+
     fn average(&self, parameter: &str, [ours, theirs]: [&[f64]; 2]) -> Result<Vec<f64>> {
         let elements = self.first.catalogue.require(parameter)?.elements();
         if [ours.len(), theirs.len()] != [elements; 2] {

@@ -10,8 +10,14 @@ const BEGINS: &str = ".fisher-";
 const ENDS: &str = ".part";
 
 /// Write a text in place of an old one: see [`replace`].
-pub(crate) fn write(out: &Path, file: &str, text: &str) -> Result {
+pub(crate) fn write(out: &Path, file: impl AsRef<Path>, text: &str) -> Result {
     replace(&out.join(file), |beside| Ok(std::fs::write(beside, text)?))
+}
+
+/// Write a text to the file that `--out` names: see [`replace`].
+pub(crate) fn write_out(path: &Path, text: &str) -> Result {
+    let name = path.file_name().ok_or("--out is no file")?;
+    write(path.parent().unwrap_or(Path::new("")), name, text)
 }
 
 /// Have a file written beside the old one and put in its place once it is on the disk, so that

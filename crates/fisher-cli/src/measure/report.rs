@@ -17,83 +17,18 @@ use super::merge::Cost;
 /// It grows with samples, layers, heads and parameters, and with no product of these: the masks, and
 /// numbers of all pairs of samples, are in `results.safetensors`. What is said of slices has nine digits.
 pub fn report(run: Value, measured: &[Measured], findings: &Findings) -> Value {
-    let mut tasks = Map::new();
-    for of_task in measured {
-        let task = &of_task.name;
-        let mut entry = json!(of_task);
-        if let Some(ranking) = findings.ranking.iter().find(|r| r.task == *task) {
-            let top = ranking.top.iter();
-            let top = top.map(|g| {
-                json!([
-                    format!("{}|{}", g.path, g.label),
-                    g.index,
-                    g.fisher,
-                    g.share
-                ])
-            });
-            entry["importance"] = json!({
-                "total": ranking.total,
-                "top": top.collect::<Vec<_>>(),
-                "per_key_share": ranking.shares,
-            });
-        }
-        if let Some(importance) = findings.importance.iter().find(|r| r.task == *task) {
-            entry["layers"] = json!(importance.layers);
-            entry["heads"] = json!(importance.heads);
-            entry["attention"] = json!(importance.attention);
-            entry["clusters"] = json!(importance.clusters);
-            entry["copies"] = json!(importance.copies);
-            entry["warnings"] = json!(importance.warnings);
-        }
-        let masks = findings.masks.iter().filter(|(of, _, _)| of == task);
-        let masks: Map<String, Value> = masks.map(|(_, key, m)| (key.clone(), kept(m))).collect();
-        if !masks.is_empty() {
-            entry["masks"] = Value::Object(masks);
-        }
-        if let Some((_, masks)) = findings.brain_damage.iter().find(|(of, _)| of == task) {
-            let kept = masks.masks.iter();
-            let kept = kept.map(|mask| (mask.path.clone(), json!(mask.keep.count_ones(..))));
-            entry["obd_unstructured@0.5"] = json!({
-                "kept": kept.collect::<Map<_, _>>(),
-                "predicted_increase": masks.predicted_increase,
-            });
-        }
-        tasks.insert(task.into(), entry);
-    }
+    let tasks = measured.iter();
+    let tasks = tasks.map(|task| (task.name.clone(), of_task(task, findings)));
+    let tasks: Map<String, Value> = tasks.collect();
     let order: Vec<&str> = measured.iter().map(|task| &*task.name).collect();
     let mut document = json!({ "schema": SCHEMA, "run": run, "order": order, "tasks": tasks });
     if let Some(comparison) = &findings.comparison {
         document["comparison"] = json!(comparison);
     }
-    let overlap = findings.overlap.iter().map(|(key, report)| {
-        let mut agreements: Map<String, Value> = Map::new();
-        agreements.insert("all".into(), json!(report.all));
-        agreements.insert("ceiling".into(), json!(report.ceiling));
-        agreements.extend(
-            report
-                .tensors
-                .iter()
-                .map(|(key, a)| (key.clone(), json!(a))),
-        );
-        (key.clone(), Value::Object(agreements))
-    });
-    document["overlap"] = Value::Object(overlap.collect());
+    document["overlap"] = overlap(findings);
     document["overlap_suggests"] = json!(findings.suggestion);
     document["without_halves"] = json!(findings.without_halves);
-    let conflicts = findings.conflicts.iter().map(|(space, report)| {
-        let slices = report.slices.iter().map(|slice| {
-            let mut entry = json!(SliceConflicts {
-                pairs: None,
-                ..slice.clone()
-            });
-            if let Some(entry) = entry.as_object_mut() {
-                entry.remove("pairs");
-            }
-            (slice.name.clone(), entry)
-        });
-        ((*space).to_owned(), Value::Object(slices.collect()))
-    });
-    document["conflicts"] = Value::Object(conflicts.collect());
+    document["conflicts"] = conflicts(findings);
     if let Some((_, report)) = findings
         .interference
         .iter()
@@ -104,23 +39,7 @@ pub fn report(run: Value, measured: &[Measured], findings: &Findings) -> Value {
     let collisions = findings.conflicts.iter();
     let collisions = collisions.map(|(space, report)| ((*space).to_owned(), summary(report)));
     document["conflict_summary"] = Value::Object(collisions.collect());
-    let interference = findings.interference.iter().map(|(key, report)| {
-        let slices = report.slices.iter().map(|slice| {
-            let mut slice = slice.clone();
-            slice.scores = None;
-            json!(slice)
-        });
-        let summary = json!({
-            "settings": report.settings,
-            "layers": report.layers,
-            "kv_heads": report.kv_heads,
-            "slices": slices.collect::<Vec<_>>(),
-            "top": report.top,
-            "warnings": report.warnings,
-        });
-        (key.clone(), summary)
-    });
-    document["interference"] = Value::Object(interference.collect());
+    document["interference"] = interference(findings);
     for part in [
         "overlap",
         "conflicts",
@@ -147,6 +66,102 @@ pub fn report(run: Value, measured: &[Measured], findings: &Findings) -> Value {
 
 /// Version of the form of `report.json`.
 const SCHEMA: u64 = 2;
+
+/// What was measured and found of one task.
+fn of_task(measured: &Measured, findings: &Findings) -> Value {
+    let task = &measured.name;
+    let mut entry = json!(measured);
+    if let Some(ranking) = findings.ranking.iter().find(|r| r.task == *task) {
+        let top = ranking.top.iter();
+        let top = top.map(|g| {
+            json!([
+                format!("{}|{}", g.path, g.label),
+                g.index,
+                g.fisher,
+                g.share
+            ])
+        });
+        entry["importance"] = json!({
+            "total": ranking.total,
+            "top": top.collect::<Vec<_>>(),
+            "per_key_share": ranking.shares,
+        });
+    }
+    if let Some(importance) = findings.importance.iter().find(|r| r.task == *task) {
+        entry["layers"] = json!(importance.layers);
+        entry["heads"] = json!(importance.heads);
+        entry["attention"] = json!(importance.attention);
+        entry["clusters"] = json!(importance.clusters);
+        entry["copies"] = json!(importance.copies);
+        entry["warnings"] = json!(importance.warnings);
+    }
+    let masks = findings.masks.iter().filter(|(of, _, _)| of == task);
+    let masks: Map<String, Value> = masks.map(|(_, key, m)| (key.clone(), kept(m))).collect();
+    if !masks.is_empty() {
+        entry["masks"] = Value::Object(masks);
+    }
+    if let Some((_, masks)) = findings.brain_damage.iter().find(|(of, _)| of == task) {
+        let kept = masks.masks.iter();
+        let kept = kept.map(|mask| (mask.path.clone(), json!(mask.keep.count_ones(..))));
+        entry["obd_unstructured@0.5"] = json!({
+            "kept": kept.collect::<Map<_, _>>(),
+            "predicted_increase": masks.predicted_increase,
+        });
+    }
+    entry
+}
+
+/// Agreements of masks, by scope and sparsity, then by tensor.
+fn overlap(findings: &Findings) -> Value {
+    let overlap = findings.overlap.iter().map(|(key, report)| {
+        let mut agreements: Map<String, Value> = Map::new();
+        agreements.insert("all".into(), json!(report.all));
+        agreements.insert("ceiling".into(), json!(report.ceiling));
+        let tensors = report.tensors.iter();
+        agreements.extend(tensors.map(|(key, a)| (key.clone(), json!(a))));
+        (key.clone(), Value::Object(agreements))
+    });
+    Value::Object(overlap.collect())
+}
+
+/// Conflicts by space and slice, without their pairs.
+fn conflicts(findings: &Findings) -> Value {
+    let conflicts = findings.conflicts.iter().map(|(space, report)| {
+        let slices = report.slices.iter().map(|slice| {
+            let mut entry = json!(SliceConflicts {
+                pairs: None,
+                ..slice.clone()
+            });
+            if let Some(entry) = entry.as_object_mut() {
+                entry.remove("pairs");
+            }
+            (slice.name.clone(), entry)
+        });
+        ((*space).to_owned(), Value::Object(slices.collect()))
+    });
+    Value::Object(conflicts.collect())
+}
+
+/// Interference by its settings, without scores of pairs.
+fn interference(findings: &Findings) -> Value {
+    let interference = findings.interference.iter().map(|(key, report)| {
+        let slices = report.slices.iter().map(|slice| {
+            let mut slice = slice.clone();
+            slice.scores = None;
+            json!(slice)
+        });
+        let summary = json!({
+            "settings": report.settings,
+            "layers": report.layers,
+            "kv_heads": report.kv_heads,
+            "slices": slices.collect::<Vec<_>>(),
+            "top": report.top,
+            "warnings": report.warnings,
+        });
+        (key.clone(), summary)
+    });
+    Value::Object(interference.collect())
+}
 
 /// What of conflicts is not by slice.
 fn summary(report: &ConflictReport) -> Value {

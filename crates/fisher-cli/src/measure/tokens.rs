@@ -2,7 +2,6 @@
 
 use burn::tensor::Device;
 use fisher_core::statistics::{Statistics, StatisticsConfig};
-use fisher_train::batch::SampleLoss;
 use fisher_train::capture::CaptureConfig;
 use fisher_train::labels::IGNORE;
 use serde::Serialize;
@@ -93,16 +92,6 @@ pub fn per_token(
     run: &MeasureArgs,
     device: &Device,
 ) -> Result<Vec<SampleTokens>> {
-    of(&checkpoint.model, checkpoint, data, run, device)
-}
-
-fn of<M: SampleLoss<Batch = Sequences>>(
-    model: &M,
-    checkpoint: &Checkpoint,
-    data: &[TaskData],
-    run: &MeasureArgs,
-    device: &Device,
-) -> Result<Vec<SampleTokens>> {
     let text = Text::read(&run.model).ok();
     let heads = &checkpoint.heads;
     let params = run.params.of(&checkpoint.catalogue, heads)?;
@@ -115,7 +104,7 @@ fn of<M: SampleLoss<Batch = Sequences>>(
     let paths: Vec<String> = fresh()?.paths().map(str::to_owned).collect();
     let names = checkpoint.naming.names();
     let paths = paths.iter().map(String::as_str);
-    let mut capture = CaptureConfig::new().init_named(model, paths, &names)?;
+    let mut capture = CaptureConfig::new().init_named(&checkpoint.model, paths, &names)?;
     let tracked = device.clone().autodiff();
     let mut found = Vec::new();
     for (task, at) in chosen(data, &run.per_token) {

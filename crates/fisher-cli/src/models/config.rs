@@ -49,7 +49,7 @@ impl ModelConfig {
             "quantization_config",
             "weights as float32, float16 or bfloat16",
         )?;
-        let (shape, longest) = (family.shape)(&fields)?;
+        let (shape, longest) = family.dialect.read(&fields)?;
         fields.nothing_else()?;
         let classes = match shape.output {
             Output::Classes { count, .. } => names(json, count),

@@ -1,9 +1,8 @@
 //! The families of models that are known: what they call their parts, and what their `config.json` means.
 
 use super::error::{Error, Result};
-use super::fields::Fields;
-use super::shape::{Longest, Order, Shape};
-use super::shapes;
+use super::shape::Order;
+use super::shapes::{self, Dialect};
 
 /// A family of models.
 #[derive(Debug)]
@@ -22,8 +21,8 @@ pub(super) struct Family {
     pub(super) expert: [&'static str; 3],
     /// Whether matrices of layers are `[in, out]` in files, GPT-2's `Conv1D`.
     pub(super) conv1d: bool,
-    /// What its `config.json` means, and the longest sequence.
-    pub(super) shape: fn(&Fields) -> Result<(Shape, Longest)>,
+    /// What its `config.json` means.
+    pub(super) dialect: &'static Dialect,
 }
 
 /// Names in the module and in files.
@@ -201,11 +200,7 @@ const DISTILBERT: Parts = &[
 /// Names that never have a family's prefix.
 const HEADS: [&str; 4] = ["lm_head", "embed_out", "classifier", "pre_classifier"];
 
-const fn family(
-    kind: &'static str,
-    parts: &'static [Parts],
-    shape: fn(&Fields) -> Result<(Shape, Longest)>,
-) -> Family {
+const fn family(kind: &'static str, parts: &'static [Parts], dialect: &'static Dialect) -> Family {
     Family {
         kind,
         prefix: "model.",
@@ -214,7 +209,7 @@ const fn family(
         two_norms: &[],
         expert: ["gate_proj", "up_proj", "down_proj"],
         conv1d: false,
-        shape,
+        dialect,
     }
 }
 
@@ -222,73 +217,73 @@ const fn family(
 const fn transformer(
     kind: &'static str,
     parts: &'static [Parts],
-    shape: fn(&Fields) -> Result<(Shape, Longest)>,
+    dialect: &'static Dialect,
 ) -> Family {
     Family {
         prefix: "transformer.",
         layers: "h",
-        ..family(kind, parts, shape)
+        ..family(kind, parts, dialect)
     }
 }
 
 /// All of them.
 pub(super) const FAMILIES: [Family; 30] = [
-    family("llama", &[LLAMA], shapes::llama),
-    family("mistral", &[LLAMA], shapes::mistral),
-    family("qwen2", &[LLAMA], shapes::qwen2),
-    family("qwen3", &[LLAMA], shapes::qwen3),
+    family("llama", &[LLAMA], &shapes::LLAMA),
+    family("mistral", &[LLAMA], &shapes::MISTRAL),
+    family("qwen2", &[LLAMA], &shapes::QWEN2),
+    family("qwen3", &[LLAMA], &shapes::QWEN3),
     Family {
         expert: ["w1", "w3", "w2"],
-        ..family("mixtral", &[MIXTRAL, LLAMA], shapes::mixtral)
+        ..family("mixtral", &[MIXTRAL, LLAMA], &shapes::MIXTRAL)
     },
-    family("qwen2_moe", &[QWEN_MOE, LLAMA], shapes::qwen2_moe),
-    family("qwen3_moe", &[QWEN_MOE, LLAMA], shapes::qwen3_moe),
-    family("smollm3", &[LLAMA], shapes::smollm3),
-    family("granite", &[LLAMA], shapes::granite),
-    family("gemma", &[LLAMA], shapes::gemma),
-    family("gemma2", &[SANDWICH, LLAMA], shapes::gemma2),
-    family("gemma3_text", &[SANDWICH, LLAMA], shapes::gemma3),
-    family("olmo", &[LLAMA], shapes::olmo),
-    family("olmo2", &[BEHIND, LLAMA], shapes::olmo2),
-    family("olmo3", &[BEHIND, LLAMA], shapes::olmo3),
-    family("phi", &[PHI, LLAMA], shapes::phi),
-    family("phi3", &[PHI3, LLAMA], shapes::phi3),
-    family("stablelm", &[STABLELM, LLAMA], shapes::stablelm),
-    family("starcoder2", &[STARCODER2, LLAMA], shapes::starcoder2),
-    family("cohere", &[COHERE, LLAMA], shapes::cohere),
-    family("cohere2", &[LLAMA], shapes::cohere2),
+    family("qwen2_moe", &[QWEN_MOE, LLAMA], &shapes::QWEN2_MOE),
+    family("qwen3_moe", &[QWEN_MOE, LLAMA], &shapes::QWEN3_MOE),
+    family("smollm3", &[LLAMA], &shapes::SMOLLM3),
+    family("granite", &[LLAMA], &shapes::GRANITE),
+    family("gemma", &[LLAMA], &shapes::GEMMA),
+    family("gemma2", &[SANDWICH, LLAMA], &shapes::GEMMA2),
+    family("gemma3_text", &[SANDWICH, LLAMA], &shapes::GEMMA3),
+    family("olmo", &[LLAMA], &shapes::OLMO),
+    family("olmo2", &[BEHIND, LLAMA], &shapes::OLMO2),
+    family("olmo3", &[BEHIND, LLAMA], &shapes::OLMO3),
+    family("phi", &[PHI, LLAMA], &shapes::PHI),
+    family("phi3", &[PHI3, LLAMA], &shapes::PHI3),
+    family("stablelm", &[STABLELM, LLAMA], &shapes::STABLELM),
+    family("starcoder2", &[STARCODER2, LLAMA], &shapes::STARCODER2),
+    family("cohere", &[COHERE, LLAMA], &shapes::COHERE),
+    family("cohere2", &[LLAMA], &shapes::COHERE2),
     Family {
         conv1d: true,
-        ..transformer("gpt2", &[GPT2], shapes::gpt2)
+        ..transformer("gpt2", &[GPT2], &shapes::GPT2)
     },
-    transformer("gptj", &[GPTJ, GPT2], shapes::gptj),
+    transformer("gptj", &[GPTJ, GPT2], &shapes::GPTJ),
     Family {
         prefix: "gpt_neox.",
-        ..family("gpt_neox", &[NEOX], shapes::gpt_neox)
+        ..family("gpt_neox", &[NEOX], &shapes::GPT_NEOX)
     },
-    transformer("bloom", &[BLOOM, NEOX], shapes::bloom),
+    transformer("bloom", &[BLOOM, NEOX], &shapes::BLOOM),
     Family {
         two_norms: FALCON,
-        ..transformer("falcon", &[BLOOM, NEOX], shapes::falcon)
+        ..transformer("falcon", &[BLOOM, NEOX], &shapes::FALCON)
     },
     Family {
         prefix: "model.decoder.",
-        ..family("opt", &[OPT], shapes::opt)
+        ..family("opt", &[OPT], &shapes::OPT)
     },
     Family {
         prefix: "bert.",
         layers: "encoder.layer",
-        ..family("bert", &[BERT], shapes::bert)
+        ..family("bert", &[BERT], &shapes::BERT)
     },
     Family {
         prefix: "roberta.",
         layers: "encoder.layer",
-        ..family("roberta", &[ROBERTA, BERT], shapes::roberta)
+        ..family("roberta", &[ROBERTA, BERT], &shapes::ROBERTA)
     },
     Family {
         prefix: "distilbert.",
         layers: "transformer.layer",
-        ..family("distilbert", &[DISTILBERT, BERT], shapes::distilbert)
+        ..family("distilbert", &[DISTILBERT, BERT], &shapes::DISTILBERT)
     },
 ];
 

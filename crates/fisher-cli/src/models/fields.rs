@@ -208,9 +208,12 @@ impl<'a> Fields<'a> {
         &self,
         field: &str,
         known: &[(&str, T)],
-        default: &str,
+        default: T,
     ) -> Result<T> {
-        let found = self.text(field, Some(default))?;
+        if self.get(field).is_none() {
+            return Ok(default);
+        }
+        let found = self.text(field, None)?;
         let of = known.iter().find(|(text, _)| *text == found);
         let of = of.map(|(_, value)| *value);
         of.ok_or_else(|| {

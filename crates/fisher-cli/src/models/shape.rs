@@ -44,6 +44,15 @@ pub struct LayerShape {
     pub experts: bool,
 }
 
+impl LayerShape {
+    /// One that sees all positions and turns none.
+    pub const PLAIN: Self = Self {
+        window: None,
+        rotation: None,
+        experts: false,
+    };
+}
+
 /// How tokens come in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EmbeddingShape {

@@ -1,8 +1,15 @@
 //! `report.html`: one file, no script, nothing to fetch.
 
+mod conflicts;
+mod glance;
+mod health;
 mod html;
+mod importance;
+mod interference;
+mod merging;
+mod overlap;
 mod parts;
-mod samples;
+mod settings;
 mod tasks;
 mod tokens;
 

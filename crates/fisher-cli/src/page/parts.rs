@@ -5,6 +5,7 @@ use std::fmt::Write;
 use fisher_metrics::importance::Ranked;
 use fisher_metrics::picture::{HeatMap, escape};
 use fisher_metrics::shares::Share;
+use serde_json::Value;
 
 /// Words as HTML, also inside attributes.
 pub(super) fn escaped(words: &str) -> String {
@@ -200,6 +201,22 @@ pub(super) fn sentence(words: &str) -> String {
         .flat_map(char::to_uppercase)
         .collect();
     format!("{first}{}.", letters.as_str())
+}
+
+/// A setting as text.
+pub(super) fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(values) => {
+            const SHOWN: usize = 12;
+            let mut words: Vec<String> = values.iter().take(SHOWN).map(plain).collect();
+            if values.len() > SHOWN {
+                words.push(format!("{} more", values.len() - SHOWN));
+            }
+            words.join(", ")
+        }
+        other => other.to_string(),
+    }
 }
 
 #[cfg(test)]

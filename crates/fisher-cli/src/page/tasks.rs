@@ -6,7 +6,7 @@ use std::path::Path;
 use fisher_core::statistics::Statistics;
 use serde_json::Value;
 
-use super::parts::{escaped, note, number};
+use super::parts::{escaped, note, number, sentence};
 use crate::measure::{Measured, TokenLoss};
 use crate::words::count;
 
@@ -29,53 +29,57 @@ pub(super) fn tasks(run: &Value, tasks: &[Measured], statistics: &Statistics) ->
          <th scope=col class=n>loss per token</th><th scope=col class=n>median of samples</th>\
          <th scope=col class=n>lowest</th><th scope=col class=n>highest</th></tr></thead><tbody>",
     );
-    let mut alone = Vec::new();
     for task in tasks {
-        let tokens: u64 = task.tokens.iter().sum();
-        let path = run["files"][&task.name].as_str().unwrap_or("–");
-        let file = Path::new(path).file_name();
-        let file = file.map_or_else(|| path.into(), |name| name.to_string_lossy());
-        let _ = write!(
-            text,
-            "<tr><th scope=row>{}</th><td title=\"{}\">{}</td><td class=n>{}</td><td class=n>{tokens}</td>",
-            escaped(&task.name),
-            escaped(path),
-            escaped(&file),
-            task.ids.len(),
-        );
-        match TokenLoss::of(task, statistics) {
-            Ok(loss) => {
-                let interval = loss.interval.map_or(String::new(), |[low, high]| {
-                    let ends = format!("{}\u{2009}to\u{2009}{}", number(low), number(high));
-                    format!(" <small>({ends})</small>")
-                });
-                let [lowest, highest] = loss.range.map(|(loss, id)| {
-                    format!("{} <small>({})</small>", number(loss), escaped(&id))
-                });
-                let _ = write!(
-                    text,
-                    "<td class=n>{}{interval}</td><td class=n>{}</td><td class=n>{lowest}</td><td class=n>{highest}</td></tr>",
-                    number(loss.mean),
-                    number(loss.median),
-                );
-            }
-            Err(_) => text.push_str(
-                "<td class=n>–</td><td class=n>–</td><td class=n>–</td><td class=n>–</td></tr>",
-            ),
-        }
-        if task.ids.len() == 1 {
-            alone.push(&*task.name);
-        }
+        row(&mut text, run, task, statistics);
     }
     text.push_str("</tbody></table></div>");
-    for task in alone {
-        note(
-            &mut text,
-            &format!(
-                "{task} has one sample: nothing that is said of it has an error, an interval or a rank"
-            ),
-        );
+    for task in tasks.iter().filter(|task| task.ids.len() == 1) {
+        let said = "has one sample: nothing that is said of it has an error, an interval or a rank";
+        note(&mut text, &format!("{} {said}", task.name));
     }
+    let when = when(run);
+    if !when.is_empty() {
+        let _ = write!(text, "<p class=soft>{}</p>", sentence(&when.join(", ")));
+    }
+    text
+}
+
+fn row(text: &mut String, run: &Value, task: &Measured, statistics: &Statistics) {
+    let tokens: u64 = task.tokens.iter().sum();
+    let path = run["files"][&task.name].as_str().unwrap_or("–");
+    let file = Path::new(path).file_name();
+    let file = file.map_or_else(|| path.into(), |name| name.to_string_lossy());
+    let _ = write!(
+        text,
+        "<tr><th scope=row>{}</th><td title=\"{}\">{}</td><td class=n>{}</td><td class=n>{tokens}</td>",
+        escaped(&task.name),
+        escaped(path),
+        escaped(&file),
+        task.ids.len(),
+    );
+    let Ok(loss) = TokenLoss::of(task, statistics) else {
+        text.push_str(
+            "<td class=n>–</td><td class=n>–</td><td class=n>–</td><td class=n>–</td></tr>",
+        );
+        return;
+    };
+    let interval = loss.interval.map_or(String::new(), |[low, high]| {
+        let ends = format!("{}\u{2009}to\u{2009}{}", number(low), number(high));
+        format!(" <small>({ends})</small>")
+    });
+    let [lowest, highest] = loss
+        .range
+        .map(|(loss, id)| format!("{} <small>({})</small>", number(loss), escaped(&id)));
+    let _ = write!(
+        text,
+        "<td class=n>{}{interval}</td><td class=n>{}</td><td class=n>{lowest}</td><td class=n>{highest}</td></tr>",
+        number(loss.mean),
+        number(loss.median),
+    );
+}
+
+/// When, for how long and in how many runs it was measured, as far as that is known.
+fn when(run: &Value) -> Vec<String> {
     let mut when = Vec::new();
     if let Some(date) = run["date"].as_str() {
         when.push(format!("written {}", escaped(date)));
@@ -86,14 +90,7 @@ pub(super) fn tasks(run: &Value, tasks: &[Measured], statistics: &Statistics) ->
     if let Some(runs) = run["collection"]["merged"].as_array() {
         when.push(format!("joined from {}", count(runs.len(), "run")));
     }
-    if !when.is_empty() {
-        let _ = write!(
-            text,
-            "<p class=soft>{}.</p>",
-            super::parts::sentence(&when.join(", ")).trim_end_matches('.')
-        );
-    }
-    text
+    when
 }
 
 /// Seconds, minutes or hours.

@@ -4,7 +4,7 @@ use fisher_metrics::weights::Weights;
 
 use super::choose::Item;
 use super::round::Rounding;
-use super::scored::{Scored, Sums};
+use super::scored::Scored;
 use super::source::Source;
 use crate::measure::Result;
 
@@ -26,17 +26,7 @@ pub fn bits(
 ) -> Result<Scored> {
     let at = widths.iter().position(|width| *width == reference);
     let at = at.ok_or("the reference is one of the widths")?;
-    let mut scored = Scored {
-        names: Vec::new(),
-        items: Vec::new(),
-        scores: Vec::new(),
-        bounds: Some(Vec::new()),
-        samples: source.store.as_ref().map(|store| Sums {
-            clusters: source.clusters(store),
-            ..Sums::default()
-        }),
-        units: source.samples()?,
-    };
+    let mut scored = Scored::none(source)?;
     for matrix in &source.matrices {
         let shape = [matrix.shape()[0], matrix.shape()[1]];
         let axis = matrix.input_axis().unwrap_or(1);
@@ -53,28 +43,19 @@ pub fn bits(
         let size = matrix.elements() as f64;
         let costs: Vec<f64> = errors.iter().map(|e| half(&fisher.mean, e)).collect();
         let bound = fisher.errors.map(|of| half(&of, &errors[at]) / size);
-        scored.bounds = scored.bounds.zip(bound).map(|(mut all, bound)| {
-            all.push(bound);
-            all
-        });
-        scored.scores.push(costs[at] / size);
-        scored.names.push(matrix.path().into());
-        scored.items.push(Item {
+        let score = costs[at] / size;
+        let item = Item {
             size: matrix.elements() as u64,
             levels: widths.to_vec(),
             costs,
-        });
-        if let (Some(store), Some(sums)) = (&source.store, &mut scored.samples) {
-            sums.scores.resize_with(sums.clusters.len(), Vec::new);
-            sums.costs.resize_with(sums.clusters.len(), Vec::new);
-            source.each_sample(store, matrix.path(), |i, weight, g| {
-                let squares: Vec<f64> = g.iter().map(|&g| f64::from(g).powi(2)).collect();
-                let costs = errors.iter().map(|e| weight * half(&squares, e));
-                let costs: Vec<f64> = costs.collect();
-                sums.scores[i].push(costs[at] / size);
-                sums.costs[i].push(costs);
-            })?;
-        }
+        };
+        let of_sample = |weight: f64, g: &[f32]| {
+            let squares: Vec<f64> = g.iter().map(|&g| f64::from(g).powi(2)).collect();
+            let costs = errors.iter().map(|e| weight * half(&squares, e));
+            let costs: Vec<f64> = costs.collect();
+            (costs[at] / size, costs)
+        };
+        scored.take(source, matrix.path(), item, (score, bound), of_sample)?;
     }
     Ok(scored)
 }

@@ -1,24 +1,10 @@
-//! `fisher plan`: read, score, tell apart, choose, measure, write.
+//! `fisher plan`: read, make, tell, write.
 
-use std::collections::BTreeMap;
-
-use burn::tensor::Device;
-use fisher_core::clusters::clustered_mean;
-use fisher_core::moments::IntervalMethod;
-
-use super::args::{Distinctions, PlanArgs};
-use super::bits::bits;
-use super::choose::{Choice, Item, choose};
-use super::rank::rank;
-use super::resolve::{Resolution, resolve};
-use super::scored::Scored;
+use super::args::PlanArgs;
+use super::make::make;
 use super::source::Source;
-use super::ties::tie_groups;
-use super::verify::{Comparison, verify};
-use super::words::{Costs, Made, Row};
-use crate::measure::{Result, write};
+use crate::measure::{Result, write_out};
 use crate::models::Checkpoint;
-use crate::samples::Reader;
 use crate::say::say;
 
 /// Make a plan.
@@ -38,56 +24,7 @@ pub(crate) fn plan(run: &PlanArgs) -> Result {
         &run.params,
         &device,
     )?;
-    let (kind, asked, scored) = scored(run, &source, checkpoint.as_ref())?;
-    let resolution = resolve(&scored, run.seed)?;
-    let singles: Vec<Vec<usize>> = (0..scored.items.len()).map(|at| vec![at]).collect();
-    let groups = match run.distinctions {
-        Distinctions::Resolved => tie_groups(&scored.scores, &resolution.ranks),
-        Distinctions::All => singles.clone(),
-    };
-    let sizes: u64 = scored.items.iter().map(|item| item.size).sum();
-    let budget = (asked * sizes as f64 + 1e-6).floor() as u64;
-    let lowest = || {
-        let lowest = scored
-            .items
-            .iter()
-            .map(|item| item.levels[0] as f64 * item.size as f64);
-        let lowest = lowest.sum::<f64>() / sizes as f64;
-        format!("a budget of {asked} is below the lowest levels, {lowest} on average")
-    };
-    let chosen = choose(&scored.items, &groups, budget).ok_or_else(lowest)?;
-    let alone = choose(&scored.items, &singles, budget).ok_or_else(lowest)?;
-    let uniform = uniform(&scored.items, budget).ok_or_else(lowest)?;
-    let mut plans = vec![("plan".to_owned(), levels(&scored, &chosen.levels))];
-    plans.push((uniform_name(asked), levels(&scored, &uniform)));
-    if alone.levels != chosen.levels {
-        plans.push(("every difference".into(), levels(&scored, &alone.levels)));
-    }
-    let measured = match &checkpoint {
-        Some(checkpoint) => measured(run, checkpoint, &plans, &device)?,
-        None => Vec::new(),
-    };
-    let whole = match kind {
-        "rank" => whole(&source)?,
-        _ => 0.0,
-    };
-    let made = Made {
-        kind,
-        budget: [asked, chosen.spent as f64 / sizes as f64],
-        group_size: (kind == "bits").then_some(run.group_size as usize),
-        tasks: source.tasks.clone(),
-        by: resolution.by,
-        rows: rows(&scored, &resolution, &groups, &chosen, &alone),
-        costs: Costs {
-            plan: chosen.cost,
-            uniform: scored.cost(&uniform),
-            all: alone.cost,
-            bound: alone.bound,
-            whole,
-            less: less(&scored, &chosen.levels, &uniform)?,
-        },
-        measured,
-    };
+    let made = make(run, &source, checkpoint.as_ref(), &device)?;
     let json = serde_json::to_string_pretty(&made.json())?;
     if run.json {
         say!("{json}");
@@ -96,152 +33,9 @@ pub(crate) fn plan(run: &PlanArgs) -> Result {
     say!("{}", made.text().trim_end());
     let path = match &run.out {
         Some(path) => path.clone(),
-        None => run.run.join(format!("plan-{kind}.json")),
+        None => run.run.join(format!("plan-{}.json", made.kind)),
     };
-    let name = path
-        .file_name()
-        .ok_or("--out is no file")?
-        .to_string_lossy();
-    let folder = path.parent().unwrap_or(std::path::Path::new(""));
-    write(folder, &name, &json)?;
+    write_out(&path, &json)?;
     say!("\nWrote {}.", path.display());
     Ok(())
-}
-
-fn scored(
-    run: &PlanArgs,
-    source: &Source,
-    checkpoint: Option<&Checkpoint>,
-) -> Result<(&'static str, f64, Scored)> {
-    if let Some(reference) = run.rank {
-        return Ok(("rank", f64::from(reference), rank(source, reference)?));
-    }
-    let asked = run.bits.ok_or("give --bits or --rank")?;
-    let checkpoint = checkpoint.ok_or("--bits rounds weights: give their --model")?;
-    let mut widths = run.widths.clone();
-    widths.sort_unstable();
-    widths.dedup();
-    let below = widths
-        .iter()
-        .rev()
-        .find(|width| f64::from(**width) <= asked);
-    let reference = *below.or(widths.first()).ok_or("give some --widths")?;
-    let weights = checkpoint.weights()?;
-    let group = run.group_size as usize;
-    Ok((
-        "bits",
-        asked,
-        bits(source, &weights, &widths, group, reference)?,
-    ))
-}
-
-/// The highest level that all can have; and the next one for the first of them, in the order of their names, while the budget lasts.
-fn uniform(items: &[Item], budget: u64) -> Option<Vec<usize>> {
-    let at = |item: &Item, level: u32| item.levels.iter().rposition(|other| *other <= level);
-    let spent = |levels: &[usize]| -> u64 {
-        let items = items.iter().zip(levels);
-        items
-            .map(|(item, &at)| item.size * u64::from(item.levels[at]))
-            .sum()
-    };
-    let all =
-        |level: u32| -> Option<Vec<usize>> { items.iter().map(|item| at(item, level)).collect() };
-    let mut known: Vec<u32> = items.iter().flat_map(|item| item.levels.clone()).collect();
-    known.sort_unstable();
-    known.dedup();
-    let fits = |level: &u32| all(*level).is_some_and(|levels| spent(&levels) <= budget);
-    let place = known.iter().rposition(fits)?;
-    let mut levels = all(known[place])?;
-    let Some(next) = known.get(place + 1) else {
-        return Some(levels);
-    };
-    for (index, item) in items.iter().enumerate() {
-        let before = levels[index];
-        levels[index] = at(item, *next)?;
-        if spent(&levels) > budget {
-            levels[index] = before;
-            break;
-        }
-    }
-    Some(levels)
-}
-
-fn uniform_name(asked: f64) -> String {
-    if asked.fract() == 0.0 {
-        format!("{asked} for all")
-    } else {
-        format!(
-            "{} and {} in the order of names",
-            asked.floor(),
-            asked.ceil()
-        )
-    }
-}
-
-fn levels(scored: &Scored, at: &[usize]) -> BTreeMap<String, u32> {
-    let items = scored.names.iter().zip(&scored.items).zip(at);
-    items
-        .map(|((name, item), &at)| (name.clone(), item.levels[at]))
-        .collect()
-}
-
-/// The interval of what a choice is predicted to cost less another, paired by sample.
-fn less(scored: &Scored, chosen: &[usize], other: &[usize]) -> Result<Option<[f64; 2]>> {
-    let totals = scored.totals(chosen).zip(scored.totals(other));
-    let Some((sums, (ours, theirs))) = scored.samples.as_ref().zip(totals) else {
-        return Ok(None);
-    };
-    let differences: Vec<f64> = ours.iter().zip(&theirs).map(|(a, b)| a - b).collect();
-    let estimate = clustered_mean(&differences, &sums.clusters);
-    let interval = estimate.interval(0.95, IntervalMethod::StudentT)?;
-    Ok(interval.map(|i| [i.lower, i.upper]))
-}
-
-fn measured(
-    run: &PlanArgs,
-    checkpoint: &Checkpoint,
-    plans: &[(String, BTreeMap<String, u32>)],
-    device: &Device,
-) -> Result<Vec<Comparison>> {
-    let reader = Reader {
-        samples: run.samples,
-        ..Reader::new(&checkpoint.config, &checkpoint.folder)
-    };
-    let group = run.group_size as usize;
-    let of = run.verify.iter().map(|file| {
-        let data = reader.read(file)?;
-        verify(checkpoint, plans, group, &data, run.batch_tokens, device)
-    });
-    of.collect()
-}
-
-/// tr F of all matrices.
-fn whole(source: &Source) -> Result<f64> {
-    let traces = source.matrices.iter().map(|matrix| {
-        let elements = source.elements(matrix.path())?;
-        Ok(elements.mean.iter().sum::<f64>())
-    });
-    traces.sum()
-}
-
-fn rows(
-    scored: &Scored,
-    resolution: &Resolution,
-    groups: &[Vec<usize>],
-    chosen: &Choice,
-    alone: &Choice,
-) -> Vec<Row> {
-    let tie = |at: usize| groups.iter().position(|group| group.contains(&at));
-    let row = |at: usize| Row {
-        name: scored.names[at].clone(),
-        level: scored.items[at].levels[chosen.levels[at]],
-        alone: scored.items[at].levels[alone.levels[at]],
-        score: scored.scores[at],
-        interval: resolution.intervals[at].map(|i| [i.lower, i.upper]),
-        ranks: [resolution.ranks[at].best, resolution.ranks[at].worst],
-        tie: tie(at).unwrap_or_default(),
-        split: chosen.split.contains(&at),
-        cost: scored.items[at].costs[chosen.levels[at]],
-    };
-    (0..scored.items.len()).map(row).collect()
 }

@@ -9,12 +9,14 @@ mod args;
 mod bits;
 mod choose;
 mod command;
+mod make;
 mod rank;
 mod resolve;
 mod round;
 mod scored;
 mod source;
 mod ties;
+mod uniform;
 mod verify;
 mod words;
 

@@ -1,7 +1,7 @@
 //! What ranks capture of the gradients of matrices.
 
 use super::choose::Item;
-use super::scored::{Scored, Sums};
+use super::scored::Scored;
 use super::source::Source;
 use crate::measure::Result;
 
@@ -20,17 +20,7 @@ use crate::measure::Result;
 /// # Errors
 /// When F of every element is not there.
 pub fn rank(source: &Source, reference: u32) -> Result<Scored> {
-    let mut scored = Scored {
-        names: Vec::new(),
-        items: Vec::new(),
-        scores: Vec::new(),
-        bounds: Some(Vec::new()),
-        samples: source.store.as_ref().map(|store| Sums {
-            clusters: source.clusters(store),
-            ..Sums::default()
-        }),
-        units: source.samples()?,
-    };
+    let mut scored = Scored::none(source)?;
     for matrix in &source.matrices {
         let shape = [matrix.shape()[0], matrix.shape()[1]];
         let fisher = source.elements(matrix.path())?;
@@ -55,27 +45,18 @@ pub fn rank(source: &Source, reference: u32) -> Result<Scored> {
         let bound = fisher
             .errors
             .map(|errors| first(&margins(&errors, shape)[axis]) / size);
-        scored.bounds = scored.bounds.zip(bound).map(|(mut all, bound)| {
-            all.push(bound);
-            all
-        });
-        scored.scores.push(first(sums) / size);
-        scored.names.push(matrix.path().into());
-        scored.items.push(Item {
+        let item = Item {
             size: (shape[0] + shape[1]) as u64,
             levels: (1..=most as u32).collect(),
             costs: left(sums),
-        });
-        if let (Some(store), Some(sums)) = (&source.store, &mut scored.samples) {
-            sums.scores.resize_with(sums.clusters.len(), Vec::new);
-            sums.costs.resize_with(sums.clusters.len(), Vec::new);
-            source.each_sample(store, matrix.path(), |i, weight, g| {
-                let squares: Vec<f64> = g.iter().map(|&g| weight * f64::from(g).powi(2)).collect();
-                let sides = margins(&squares, shape);
-                sums.scores[i].push(first(&sides[axis]) / size);
-                sums.costs[i].push(left(&sides[axis]));
-            })?;
-        }
+        };
+        let of_sample = |weight: f64, g: &[f32]| {
+            let squares: Vec<f64> = g.iter().map(|&g| weight * f64::from(g).powi(2)).collect();
+            let sums = &margins(&squares, shape)[axis];
+            (first(sums) / size, left(sums))
+        };
+        let score = first(sums) / size;
+        scored.take(source, matrix.path(), item, (score, bound), of_sample)?;
     }
     Ok(scored)
 }

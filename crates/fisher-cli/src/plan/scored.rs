@@ -1,6 +1,8 @@
 //! What is known of the items of a plan.
 
 use super::choose::Item;
+use super::source::Source;
+use crate::measure::Result;
 
 /// The items of a plan, and how well their scores are known.
 #[derive(Debug, Clone)]
@@ -32,6 +34,52 @@ pub struct Sums {
 }
 
 impl Scored {
+    /// Of no item yet.
+    pub(super) fn none(source: &Source) -> Result<Self> {
+        Ok(Self {
+            names: Vec::new(),
+            items: Vec::new(),
+            scores: Vec::new(),
+            bounds: Some(Vec::new()),
+            samples: source.store.as_ref().map(|store| {
+                let clusters = source.clusters(store);
+                Sums {
+                    scores: vec![Vec::new(); clusters.len()],
+                    costs: vec![Vec::new(); clusters.len()],
+                    clusters,
+                }
+            }),
+            units: source.samples()?,
+        })
+    }
+
+    /// Take in a matrix: its levels and costs, its score and the bound of that, and, where gradients of samples were kept, score and
+    /// costs of each by the weight and the elements of its gradient.
+    pub(super) fn take(
+        &mut self,
+        source: &Source,
+        path: &str,
+        item: Item,
+        (score, bound): (f64, Option<f64>),
+        of_sample: impl Fn(f64, &[f32]) -> (f64, Vec<f64>),
+    ) -> Result {
+        self.names.push(path.into());
+        self.items.push(item);
+        self.scores.push(score);
+        self.bounds = self.bounds.take().zip(bound).map(|(mut all, bound)| {
+            all.push(bound);
+            all
+        });
+        if let (Some(store), Some(sums)) = (&source.store, &mut self.samples) {
+            source.each_sample(store, path, |i, weight, g| {
+                let (score, costs) = of_sample(weight, g);
+                sums.scores[i].push(score);
+                sums.costs[i].push(costs);
+            })?;
+        }
+        Ok(())
+    }
+
     /// The total cost of each sample at these levels, where samples are known.
     pub fn totals(&self, levels: &[usize]) -> Option<Vec<f64>> {
         let total = |costs: &Vec<Vec<f64>>| {

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
-use fisher_core::clusters::{cluster_numbers, clustered_mean};
+use fisher_core::clusters::cluster_numbers;
 use fisher_core::model::{Catalogue, Parameter, PathMapper, map_paths};
-use fisher_core::moments::IntervalMethod;
 use serde::Serialize;
 
 use super::round::Rounding;
-use crate::measure::{Result, losses_of};
+use crate::measure::{Result, losses_of, mean_with_interval};
 use crate::models::{Checkpoint, Naming};
 use crate::samples::TaskData;
 
@@ -62,13 +61,8 @@ pub fn verify(
     let clusters = cluster_numbers(task.samples.iter().map(|s| s.document.as_deref()));
     let rise = |of: String, from: &[f64], to: &[f64]| -> Result<Rise> {
         let rises: Vec<f64> = to.iter().zip(from).map(|(to, from)| to - from).collect();
-        let estimate = clustered_mean(&rises, &clusters);
-        let interval = estimate.interval(0.95, IntervalMethod::StudentT)?;
-        Ok(Rise {
-            of,
-            mean: estimate.mean,
-            interval: interval.map(|i| [i.lower, i.upper]),
-        })
+        let (mean, interval) = mean_with_interval(&rises, &clusters)?;
+        Ok(Rise { of, mean, interval })
     };
     let mut rises = Vec::new();
     let mut after = Vec::new();

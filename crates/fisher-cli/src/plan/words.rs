@@ -56,10 +56,7 @@ const SHOWN: usize = 40;
 impl Made {
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
-        let unit = match self.kind {
-            "bits" => "bits",
-            _ => "rank",
-        };
+        let unit = self.kind;
         let ties: BTreeSet<usize> = self.rows.iter().map(|row| row.tie).collect();
         let [asked, spent] = self.budget;
         let _ = writeln!(

@@ -1,17 +1,41 @@
-//! What a page tells of samples against samples.
+//! Which samples collide.
 
 use std::fmt::Write;
 
 use fisher_metrics::conflicts::{ConflictReport, SliceConflicts, Verdict};
-use fisher_metrics::damping::Health;
-use fisher_metrics::interference::{InterferenceReport, Variant};
 
-use super::parts::{escaped, figure, maybe, number, percent, sentence};
-use crate::measure::{DRAWN, SENTENCES};
+use super::parts::{escaped, figure, maybe, sentence};
+use crate::measure::{DRAWN, Findings, SENTENCES};
 use crate::words::count;
 
+/// Conflicts of gradients as they are, and weighed by the Fisher.
+pub(super) fn conflicts(findings: &Findings) -> String {
+    let mut text = String::new();
+    if findings.conflicts.is_empty() {
+        return text;
+    }
+    text.push_str(
+        "<p>A parameter is <i>opposed</i> where the expected cosine of gradients across the tasks is \
+         negative, <i>aligned</i> where it is positive, and <i>apart</i> where gradients differ by task \
+         and no sign is known; q is the false discovery rate over parameters. Two samples conflict in \
+         a parameter where their cosine is at least as far below 0 as a threshold, no smaller than a \
+         floor, beyond which so few cosines are positive that these, counted as noise, are no more than \
+         a share α of the negative ones, and where drawing the signs of whole samples at random would \
+         hardly ever call as many pairs.</p>",
+    );
+    for (space, report) in &findings.conflicts {
+        let heading = match *space {
+            "raw" => "Gradients as they are",
+            _ => "The same of gradients weighed by the Fisher (whitened)",
+        };
+        let _ = write!(text, "<h3>{heading}</h3>");
+        collisions(&mut text, report);
+    }
+    text
+}
+
 /// Conflicts: in numbers, in words, by parameter, and every pair of the first of those.
-pub(super) fn collisions(text: &mut String, report: &ConflictReport) {
+fn collisions(text: &mut String, report: &ConflictReport) {
     let _ = write!(
         text,
         "<p>Of {} parameters {} are opposed, {} aligned, {} apart without a sign and {} unresolved (q ≤ {}); \
@@ -101,78 +125,4 @@ fn parameters(text: &mut String, slices: &[&SliceConflicts]) {
 /// lies above that across them.
 fn within(slice: &SliceConflicts) -> Option<f64> {
     Some(slice.mean_cosine? - slice.apart?.statistic)
-}
-
-/// The pairs of samples with the worst scores.
-pub(super) fn worst(text: &mut String, report: &InterferenceReport) {
-    let [a, b] = report.tasks.each_ref().map(|task| escaped(task));
-    let what = match report.settings.variant {
-        Variant::Signed | Variant::Full => "lowest",
-        _ => "highest",
-    };
-    let _ = write!(
-        text,
-        "<details><summary>Pairs of samples with the {what} scores</summary><div class=scroll \
-         tabindex=0><table><thead><tr><th scope=col>sample of {a}</th><th scope=col>sample of {b}</th>\
-         <th scope=col>head</th><th scope=col class=n>score</th></tr></thead><tbody>"
-    );
-    for pair in &report.top {
-        let _ = write!(
-            text,
-            "<tr><td>{}</td><td>{}</td><td class=name>{}</td><td class=n>{}</td></tr>",
-            escaped(&pair.a.id),
-            escaped(&pair.b.id),
-            escaped(&pair.slice),
-            number(pair.score)
-        );
-    }
-    text.push_str("</tbody></table></div></details>");
-}
-
-/// Slices whose F is told.
-const SLICES: usize = 40;
-
-/// F of the heads that the scores are divided by.
-pub(super) fn state(text: &mut String, settings: &str, report: &InterferenceReport) {
-    let _ = write!(
-        text,
-        "<p>The Fisher that interference ({}) divides by, over each slice, and the damping λ that was \
-         added. Where λ is more than a hundredth of the median it decides more than F does.</p>\
-         <details><summary>{}</summary><div class=scroll tabindex=0><table><thead><tr>\
-         <th scope=col>slice</th><th scope=col class=n>smallest F</th><th scope=col class=n>median</th>\
-         <th scope=col class=n>largest</th><th scope=col class=n>below ε</th>\
-         <th scope=col class=n>λ</th></tr></thead><tbody>",
-        escaped(settings),
-        match report.slices.len() {
-            all if all > SLICES => format!("The {SLICES} of {all} slices that are damped most"),
-            all => count(all, "slice"),
-        }
-    );
-    let mut slices: Vec<_> = report
-        .slices
-        .iter()
-        .filter_map(|slice| Some((slice, slice.health?)))
-        .collect();
-    // The most damped first; ties keep the model's order.
-    let damped = |health: &Health| health.ridge_lambda_applied / health.median;
-    slices.sort_by(|(_, x), (_, y)| damped(y).total_cmp(&damped(x)));
-    for (slice, health) in slices.into_iter().take(SLICES) {
-        let mark = if health.swamped() {
-            " (too much damping)"
-        } else {
-            ""
-        };
-        let _ = write!(
-            text,
-            "<tr><th scope=row class=name>{}{mark}</th><td class=n>{}</td><td class=n>{}</td>\
-             <td class=n>{}</td><td class=n>{}</td><td class=n>{}</td></tr>",
-            escaped(&slice.name),
-            number(health.min),
-            number(health.median),
-            number(health.max),
-            percent(Some(health.fraction_below_epsilon)),
-            number(health.ridge_lambda_applied)
-        );
-    }
-    text.push_str("</tbody></table></div></details>");
 }

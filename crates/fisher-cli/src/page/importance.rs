@@ -1,0 +1,121 @@
+//! What each task depends on.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use fisher_core::statistics::Statistics;
+use fisher_metrics::importance::ImportanceReport;
+use fisher_metrics::picture::{ColorScale, HeatMap};
+use serde_json::Value;
+
+use super::parts::{figure, note, ranking};
+
+/// Rankings of layers and heads, and shares of all heads.
+pub(super) fn importance(
+    reports: &[ImportanceReport],
+    run: &Value,
+    statistics: &Statistics,
+) -> String {
+    let mut text = String::new();
+    if reports.is_empty() {
+        return text;
+    }
+    text.push_str(
+        "<p>A layer or head with much Fisher information is one whose weights the task's samples \
+         are sensitive to: a small change there changes their loss much. Bars show F, whiskers \
+         its 95\u{a0}% interval over samples. The rank is the set of ranks that the samples leave \
+         open, 95\u{a0}% sure of all in a table at once. F that rests on few effective samples is made by a \
+         few of them, and below 5 it has no interval.</p>",
+    );
+    for report in reports {
+        let task = &report.task;
+        for warning in &report.warnings {
+            note(&mut text, &format!("{task}: {warning}"));
+        }
+        ranking(&mut text, &format!("{task}: layers"), &report.layers);
+        ranking(
+            &mut text,
+            &format!("{task}: attention heads"),
+            &report.heads,
+        );
+    }
+    if reports.iter().any(|report| !report.heads.is_empty())
+        && let Some(said) = shared(&run["model"])
+    {
+        let _ = write!(text, "<p class=soft>{said}</p>");
+    }
+    let maps = reports.iter();
+    let maps: Vec<HeatMap> = maps.filter_map(|of| picture(of, statistics)).collect();
+    if !maps.is_empty() {
+        text.push_str("<h3>All heads</h3><div class=maps>");
+        for map in maps {
+            figure(&mut text, &map, "");
+        }
+        text.push_str("</div>");
+    }
+    text
+}
+
+/// Which query heads share which key/value head, where they do.
+fn shared(model: &Value) -> Option<String> {
+    let [heads, shared] = ["heads", "kv_heads"].map(|key| model[key].as_u64().unwrap_or(0));
+    if shared == 0 || heads <= shared || heads % shared != 0 {
+        return None;
+    }
+    let each = heads / shared;
+    let group = |head: u64| {
+        let (first, last) = (head * each, (head + 1) * each - 1);
+        format!("{first} to {last} share key/value head {head}")
+    };
+    let groups: Vec<String> = (0..shared.min(4)).map(group).collect();
+    let more = if shared > 4 { ", and so on" } else { "" };
+    Some(format!(
+        "Query heads {}{more}. What a shared key/value head has counts to each of its query heads in equal \
+         parts.",
+        groups.join(", ")
+    ))
+}
+
+/// Shares of the heads, layer by head.
+fn picture(report: &ImportanceReport, statistics: &Statistics) -> Option<HeatMap> {
+    let by_name: BTreeMap<&str, Option<f64>> = report
+        .heads
+        .iter()
+        .map(|h| (&*h.name, h.share.map(|s| s.value)))
+        .collect();
+    let mut rows: Vec<(String, Vec<Option<f64>>)> = Vec::new();
+    for key in statistics.totals().heads() {
+        let name = format!("{} head {}", key.attention, key.head);
+        let share = by_name.get(&*name).copied().flatten();
+        match rows.last_mut() {
+            Some((attention, shares)) if *attention == key.attention => shares.push(share),
+            _ => rows.push((key.attention.clone(), vec![share])),
+        }
+    }
+    let columns = rows.iter().map(|(_, shares)| shares.len()).max()?;
+    let percent = |shares: Vec<Option<f64>>| {
+        let shares = shares.into_iter().map(|s| s.map(|s| 100.0 * s));
+        shares.collect()
+    };
+    Some(HeatMap {
+        title: format!("{}: share of each head, in per cent", report.task),
+        rows: rows.iter().map(|(attention, _)| layer(attention)).collect(),
+        columns: (0..columns).map(|head| head.to_string()).collect(),
+        axes: ["layer".into(), "query head".into()],
+        marked: Vec::new(),
+        values: rows
+            .into_iter()
+            .map(|(_, shares)| percent(shares))
+            .collect(),
+        scale: ColorScale::Sequential,
+        quantity: "per cent of all Fisher information: dark is more".into(),
+    })
+}
+
+/// `layer 3` of an attention's path, by the first number in it; the path where there is none.
+fn layer(attention: &str) -> String {
+    let number = attention
+        .split('.')
+        .find_map(|part| part.parse::<usize>().ok());
+    number.map_or_else(|| attention.into(), |number| format!("layer {number}"))
+}
