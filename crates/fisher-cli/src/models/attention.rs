@@ -7,7 +7,7 @@ use burn::tensor::activation::softmax;
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 use fisher_core::grouping::Fused;
 
-use super::loading::cast;
+use super::cast::cast;
 use super::norm::HeadNorm;
 use super::projection::Projection;
 use super::rope::Rope;

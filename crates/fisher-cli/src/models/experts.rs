@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::activation::{sigmoid, softmax};
 use burn::tensor::{DType, Device, Tensor};
 
-use super::loading::cast;
+use super::cast::cast;
 use super::mlp::Mlp;
 use super::projection::Projection;
 use super::shape::{ExpertsShape, MlpShape};

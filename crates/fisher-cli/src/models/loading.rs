@@ -1,6 +1,6 @@
 //! How a model is loaded.
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::DType;
 
 use super::adapter::Adapter;
 
@@ -34,9 +34,4 @@ impl From<WeightType> for DType {
             WeightType::BFloat16 => Self::BF16,
         }
     }
-}
-
-/// A tensor in another type, if it has not that type already.
-pub(super) fn cast<const D: usize>(x: Tensor<D>, dtype: DType) -> Tensor<D> {
-    if x.dtype() == dtype { x } else { x.cast(dtype) }
 }

@@ -4,6 +4,7 @@
 
 mod adapter;
 mod attention;
+mod cast;
 mod config;
 mod error;
 mod experts;

@@ -5,7 +5,7 @@ use burn::nn::Initializer;
 use burn::tensor::module::layer_norm;
 use burn::tensor::{DType, Device, Tensor};
 
-use super::loading::cast;
+use super::cast::cast;
 use super::shape::{NormKind, NormShape, QkNorm};
 
 /// A norm over the last axis.

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::nn::{Initializer, Linear, LinearConfig};
 use burn::tensor::{DType, Device, Tensor};
 
-use super::loading::cast;
+use super::cast::cast;
 
 /// `y = x W + b`, with an adapter `+ s · (x A) B` (Hu et al. 2021, LoRA).
 #[derive(Module, Debug)]

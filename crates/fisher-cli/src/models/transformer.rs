@@ -8,8 +8,8 @@ use fisher_train::batch::SampleLoss;
 use fisher_train::losses::SampleLosses;
 
 use super::attention::{Attention, Positions};
+use super::cast::cast;
 use super::experts::Experts;
-use super::loading::cast;
 use super::mlp::Mlp;
 use super::norm::Norm;
 use super::projection::Projection;

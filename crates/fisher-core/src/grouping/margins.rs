@@ -1,6 +1,8 @@
 //! Sums over the sides of a parameter.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
+
+use crate::host::{SideSums, give};
 
 /// Sums (of squares, of products with weights) over one of the two sides of a parameter `[first axis, all others]`.
 #[derive(Debug, Clone, Default)]
@@ -9,4 +11,18 @@ pub(crate) struct Margins {
     pub(crate) rows: Option<Tensor<2>>,
     /// `[samples, all others]`
     pub(crate) columns: Option<Tensor<2>>,
+}
+
+impl Margins {
+    /// Sums that were taken in the host's memory.
+    pub(crate) fn on_host(sums: SideSums, samples: usize, device: &Device) -> Self {
+        let side = |sums: Vec<f64>| {
+            let side = sums.len() / samples.max(1);
+            (side > 0).then(|| give(sums, [samples, side], device))
+        };
+        Self {
+            rows: side(sums.rows),
+            columns: side(sums.columns),
+        }
+    }
 }

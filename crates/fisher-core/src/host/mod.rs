@@ -7,8 +7,13 @@ mod one_position;
 mod packed;
 mod panels;
 mod product;
+mod rows;
+mod shares;
 mod vectors;
+mod whole;
 
 pub(crate) use ghost::{GHOST, LOST, ghost};
 pub(crate) use product::{Moments, Product, SideSums, Sides};
+pub(crate) use rows::Rows;
 pub(crate) use vectors::{contributions, give, is_host, moments, sum_columns, take, traces};
+pub(crate) use whole::Whole;

@@ -4,11 +4,7 @@ use std::ops::Range;
 
 use super::panels::{Cells, Panels, R};
 use super::product::{Moments, Product};
-use crate::pieces::pieces;
-
-/// Parts that work is cut into: not by the number of threads, on which no rounding may depend. Sums
-/// over rows are kept for each.
-const SHARES: usize = 8;
+use super::shares::shares;
 
 pub(super) struct Packed<const C: usize> {
     pub(super) samples: usize,
@@ -45,20 +41,7 @@ impl<const C: usize> Packed<C> {
         &self,
         moments: Option<Moments<'a>>,
     ) -> Vec<(Range<usize>, Option<Moments<'a>>)> {
-        let blocks = self.left.blocks();
-        let step = blocks.div_ceil(SHARES).max(1);
-        let ranges = pieces(blocks, step);
-        let Some(Moments { before, mean, m2 }) = moments else {
-            return ranges.map(|range| (range, None)).collect();
-        };
-        let elements = step * R * self.columns;
-        let m2s: Vec<Option<&mut [f64]>> = match m2 {
-            Some(m2) => m2.chunks_mut(elements).map(Some).collect(),
-            None => ranges.clone().map(|_| None).collect(),
-        };
-        let moments = mean.chunks_mut(elements).zip(m2s);
-        let moments = moments.map(|(mean, m2)| Some(Moments { before, mean, m2 }));
-        ranges.zip(moments).collect()
+        shares(self.left.blocks(), R * self.columns, moments)
     }
 
     /// Merge what a block's samples come to into the moments of its share: mean and M2 of the

@@ -1,6 +1,7 @@
 //! Vectors in the host's memory: to and from tensors, sums and moments.
 
 use burn::tensor::{DType, Device, Element, Tensor, TensorData};
+use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 
@@ -48,10 +49,12 @@ pub(crate) fn contributions(gradients: &[f32], roots: &[f64]) -> (Vec<f64>, Vec<
 
 /// `Σ g² · root²` over elements, `[samples]`.
 pub(crate) fn traces(gradients: &[f32], roots: &[f64]) -> Vec<f64> {
+    // Not by the number of threads, on which no rounding may depend.
+    const PIECE: usize = 1 << 16;
     let elements = gradients.len() / roots.len().max(1);
     let rows = gradients.chunks(elements.max(1)).zip(roots);
-    let trace = |(row, root): (&[f32], &f64)| {
-        let (chunks, rest) = row.as_chunks::<8>();
+    let of_piece = |piece: &[f32]| {
+        let (chunks, rest) = piece.as_chunks::<8>();
         let mut lanes = [0.0; 8];
         for chunk in chunks {
             for (lane, &g) in lanes.iter_mut().zip(chunk) {
@@ -59,7 +62,11 @@ pub(crate) fn traces(gradients: &[f32], roots: &[f64]) -> Vec<f64> {
             }
         }
         let rest = rest.iter().map(|&g| f64::from(g) * f64::from(g));
-        (lanes.iter().sum::<f64>() + rest.sum::<f64>()) * root * root
+        lanes.iter().sum::<f64>() + rest.sum::<f64>()
+    };
+    let trace = |(row, root): (&[f32], &f64)| {
+        let pieces: Vec<f64> = row.par_chunks(PIECE).map(of_piece).collect();
+        pieces.iter().sum::<f64>() * root * root
     };
     rows.map(trace).collect()
 }
@@ -76,7 +83,8 @@ pub(crate) fn sum_columns(tensor: Tensor<2>) -> Result<Tensor<2>> {
 }
 
 /// In lanes, which the compiler turns into vectors.
-fn sum(values: &[f64]) -> f64 {
+#[inline(always)]
+pub(super) fn sum(values: &[f64]) -> f64 {
     let (chunks, rest) = values.as_chunks::<8>();
     let mut lanes = [0.0; 8];
     for chunk in chunks {

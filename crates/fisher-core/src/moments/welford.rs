@@ -5,7 +5,7 @@ use burn::tensor::{DType, Device, Tensor};
 use super::compensated::{Moment, accumulation_dtype, sum_rows};
 use super::interval::{ConfidenceInterval, IntervalMethod, MeanEstimate};
 use crate::error::Result;
-use crate::host::{self, Product, SideSums, Sides, give, is_host, take};
+use crate::host::{self, give, is_host, take};
 
 /// Welford's mean and sum of squared deviations over samples, elementwise.
 ///
@@ -301,9 +301,9 @@ impl Welford {
         self.runs[run].push(self.count, x);
     }
 
-    /// Take in products on the host, for a float64 accumulator there; their sums over the sides.
-    /// [`Welford::advance`] counts the samples.
-    pub(crate) fn fold(&mut self, product: Product, sides: Sides) -> Result<SideSums> {
+    /// Mean and M2 in the host's memory, for a float64 accumulator there. [`Welford::advance`] counts
+    /// the samples.
+    pub(crate) fn on_host<T>(&mut self, push: impl FnOnce(host::Moments) -> T) -> Result<T> {
         self.split(usize::MAX);
         let Run { mean, m2 } = &mut self.runs[0];
         let device = mean.high.device();
@@ -316,12 +316,11 @@ impl Welford {
         };
         let mut of_mean = out(mean)?;
         let mut of_m2 = m2.as_mut().map(out).transpose()?;
-        let moments = host::Moments {
+        let done = push(host::Moments {
             before: self.count,
             mean: &mut of_mean,
             m2: of_m2.as_deref_mut(),
-        };
-        let sums = product.fold(Some(moments), sides);
+        });
         let back = |values: Vec<f64>| {
             let elements = values.len();
             give(values, [elements], &device)
@@ -330,7 +329,7 @@ impl Welford {
         if let (Some(m2), Some(values)) = (m2, of_m2) {
             m2.high = back(values);
         }
-        Ok(sums)
+        Ok(done)
     }
 
     /// Take in `samples` contributions of all elements by what they come to.

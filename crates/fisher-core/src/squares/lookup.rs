@@ -9,7 +9,8 @@ use super::sums::Wanted;
 use crate::error::{Error, Result};
 use crate::gradient::{add_at, at_least_single, indices};
 use crate::grouping::{Grouping, Margins};
-use crate::moments::BatchMoments;
+use crate::host::{Rows, take};
+use crate::moments::{BatchMoments, Welford};
 use crate::read::read;
 
 /// Row `ids_it` of a table got `δ_it`.
@@ -27,6 +28,13 @@ pub(crate) struct Lookup {
     slots: Vec<Range<usize>>,
     /// Of the table: rows and width.
     sides: [usize; 2],
+}
+
+/// Moments of the rows that occur, as [`BatchMoments`] are of all.
+struct Found {
+    mean: Tensor<2>,
+    rest: Option<Tensor<2>>,
+    m2: Option<Tensor<2>>,
 }
 
 impl Lookup {
@@ -115,37 +123,69 @@ impl Lookup {
         Ok(self.tensor(sums, [samples, rows]))
     }
 
-    /// Mean and M2 of every element over the samples, most of which did not look up its row.
-    pub(crate) fn moments(&self, variance: bool) -> BatchMoments {
-        let samples = self.slots.len() as f64;
+    /// Take mean and M2 of every element over the samples, most of which did not look up its row, into
+    /// `welford`, which is in the host's memory where `on_host` says so.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the device does not give values.
+    pub(crate) fn push(&self, welford: &mut Welford, on_host: bool) -> Result<()> {
+        let samples = self.slots.len();
+        let (present, found) = self.found(welford.keeps_variance());
         let [rows, width] = self.sides;
-        let device = self.contributions.device();
-        // Only rows that occur, in the order in which they do.
+        if !on_host {
+            let whole =
+                |values: Tensor<2>| add_rows(rows, &present, values).reshape([rows * width]);
+            welford.push_moments(
+                samples,
+                &BatchMoments {
+                    mean: whole(found.mean),
+                    rest: found.rest.map(whole),
+                    m2: found.m2.map(whole),
+                },
+            );
+            return Ok(());
+        }
+        let mean = match found.rest {
+            Some(rest) => found.mean + rest,
+            None => found.mean,
+        };
+        let rows = Rows {
+            samples,
+            width,
+            present: &present,
+            mean: take(mean)?,
+            m2: found.m2.map(take).transpose()?,
+        };
+        welford.on_host(|moments| rows.push(moments))?;
+        welford.advance(samples);
+        Ok(())
+    }
+
+    /// The rows that occur, in the order in which they do, and mean and M2 of their elements, `[rows that
+    /// occur, width]`.
+    fn found(&self, variance: bool) -> (Vec<usize>, Found) {
+        let samples = self.slots.len() as f64;
         let mut places: HashMap<usize, usize> = HashMap::new();
         let mut present: Vec<usize> = Vec::new();
-        let mut found: Vec<f64> = Vec::new();
+        let mut times: Vec<f64> = Vec::new();
         let place_of = self.rows.iter().map(|&row| {
             let place = *places.entry(row).or_insert_with(|| {
                 present.push(row);
-                found.push(0.0);
+                times.push(0.0);
                 present.len() - 1
             });
-            found[place] += 1.0;
+            times[place] += 1.0;
             place
         });
         let place_of: Vec<usize> = place_of.collect();
+        let device = self.contributions.device();
         let add = |values| add_rows(present.len(), &place_of, values);
-        let whole = |values| add_rows(rows, &present, values).reshape([rows * width]);
-
         let mean = add(self.contributions.clone()).div_scalar(samples);
         if !variance {
-            return BatchMoments {
-                mean: whole(mean),
-                rest: None,
-                m2: None,
-            };
+            let (rest, m2) = (None, None);
+            return (present, Found { mean, rest, m2 });
         }
-        let absent: Vec<f64> = found.iter().map(|found| samples - found).collect();
+        let absent: Vec<f64> = times.iter().map(|times| samples - times).collect();
         let absent = self.tensor(absent, [present.len(), 1]);
         let spread = |values: &Tensor<2>| values.clone().select(0, indices(&place_of, &device));
         // Where a row was not looked up, the contribution is 0 and deviates by the mean.
@@ -154,11 +194,8 @@ impl Lookup {
         let rest = rest.div_scalar(samples);
         let deviations = deviations - spread(&rest);
         let m2 = add(deviations.square()) + (mean.clone() + rest.clone()).square() * absent;
-        BatchMoments {
-            mean: whole(mean),
-            rest: Some(whole(rest)),
-            m2: Some(whole(m2)),
-        }
+        let (rest, m2) = (Some(rest), Some(m2));
+        (present, Found { mean, rest, m2 })
     }
 
     /// Sums over the groups of samples `range`, `[samples, groups]`, for groups that are no slices of

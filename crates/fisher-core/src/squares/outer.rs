@@ -10,7 +10,7 @@ use super::way::Way;
 use crate::error::{Error, Result};
 use crate::gradient::{add_at, indices};
 use crate::grouping::{Grouping, Margins};
-use crate::host::{self, GHOST, LOST, Sides, ghost, give, take};
+use crate::host::{self, GHOST, LOST, ghost, give, take};
 use crate::moments::Welford;
 use crate::pieces::pieces;
 
@@ -162,21 +162,12 @@ impl Outer {
             right: take(self.right)?,
             roots: self.roots.iter().map(|&root| root as f32).collect(),
         };
-        let sides = Sides {
-            rows: wanted.rows,
-            // One side tells the whole, and this one is cheaper.
-            columns: wanted.columns || !wanted.rows,
-        };
+        let sides = wanted.sides();
         let sums = match elements {
-            Some(welford) => welford.fold(product, sides)?,
+            Some(welford) => welford.on_host(|moments| product.fold(Some(moments), sides))?,
             None => product.fold(None, sides),
         };
-        let of_rows = || give(sums.rows, [samples, rows], &device);
-        let of_columns = || give(sums.columns, [samples, columns], &device);
-        Ok(Margins {
-            rows: sides.rows.then(of_rows),
-            columns: sides.columns.then(of_columns),
-        })
+        Ok(Margins::on_host(sums, samples, &device))
     }
 
     /// By [`Way::Ghost`]; `None` where too few digits would be left.

@@ -3,6 +3,7 @@
 use burn::tensor::{DType, Tensor};
 
 use crate::grouping::Margins;
+use crate::host::Sides;
 
 /// What statistics need of a parameter.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -17,6 +18,16 @@ pub(crate) struct Wanted {
     pub(crate) columns: bool,
     /// Sums over groups that are no slices of an axis, which every element of the gradient goes into.
     pub(crate) scattered: bool,
+}
+
+impl Wanted {
+    /// Sides to sum over, at least one: it tells the whole, and sums over the first axis are cheaper.
+    pub(crate) fn sides(&self) -> Sides {
+        Sides {
+            rows: self.rows,
+            columns: self.columns || !self.rows,
+        }
+    }
 }
 
 /// Sums of the contributions of a parameter `[first axis, all others]`, divided by `scale²`.

@@ -170,7 +170,8 @@ impl<C: ContributionUnit> Statistics<C> {
             let Some(into) = of_task.parameters.get_mut(&path) else {
                 continue; // every task has the plan's parameters
             };
-            let way = writer.write(&path, reduced, totals, reduction, into)?;
+            let shape = &plan.parameters[&path].shape;
+            let way = writer.write(&path, shape, reduced, totals, reduction, into)?;
             ways.push((path, way));
         }
         writer.check_finite()?;

@@ -13,7 +13,7 @@ use crate::gradient::{
     Contribution, ContributionUnit, Gradient, SampleGradient, TokenSum, at_least_single, sides,
 };
 use crate::grouping::{BatchTotals, GroupReduction, Grouping, Margins, Totals};
-use crate::host::{self, give, is_host, sum_columns, take};
+use crate::host::{self, Whole, give, is_host, sum_columns, take};
 use crate::moments::{BatchMoments, Welford};
 use crate::pieces::pieces;
 use crate::read::read;
@@ -188,6 +188,7 @@ impl<C: ContributionUnit> Writer<C> {
     pub(super) fn write(
         &mut self,
         path: &str,
+        shape: &[usize],
         reduced: Reduced,
         totals: &Totals,
         reduction: GroupReduction,
@@ -201,6 +202,10 @@ impl<C: ContributionUnit> Writer<C> {
         let samples = self.samples.len();
         let elements = into.elementwise.as_mut();
         let (way, margins) = match squares {
+            Squares::Full(Full::Host(gradients)) if !wanted.scattered => {
+                let margins = self.write_whole(shape, &gradients, &wanted, elements)?;
+                (Way::Whole, Some(margins))
+            }
             Squares::Full(full) => {
                 self.write_full(path, &full, totals, reduction, into);
                 return Ok(Way::Whole);
@@ -219,7 +224,7 @@ impl<C: ContributionUnit> Writer<C> {
             }
             Squares::Rows(lookup) => {
                 if let Some(welford) = elements {
-                    welford.push_moments(samples, &lookup.moments(welford.keeps_variance()));
+                    lookup.push(welford, self.on_host())?;
                 }
                 scatter(into, samples, reduction, |grouping, range| {
                     lookup.scattered(grouping, range)
@@ -268,7 +273,34 @@ impl<C: ContributionUnit> Writer<C> {
         Ok(sums.margins(self.dtype))
     }
 
-    /// Gradients that are written out: squared again, a few samples at a time.
+    /// Gradients that are written out, in the host's memory.
+    fn write_whole(
+        &self,
+        shape: &[usize],
+        gradients: &[f32],
+        wanted: &Wanted,
+        elements: Option<&mut Welford>,
+    ) -> Result<Margins> {
+        let [rows, columns] = sides(shape);
+        let (samples, sides) = (self.samples.len(), wanted.sides());
+        let whole = Whole {
+            rows,
+            columns,
+            gradients,
+            roots: &self.roots,
+        };
+        let sums = match elements {
+            Some(welford) => {
+                let sums = welford.on_host(|moments| whole.fold(Some(moments), sides))?;
+                welford.advance(samples);
+                sums
+            }
+            None => whole.fold(None, sides),
+        };
+        Ok(Margins::on_host(sums, samples, &self.device))
+    }
+
+    /// The same elsewhere: squared again, a few samples at a time.
     fn write_full(
         &mut self,
         path: &str,
