@@ -62,6 +62,7 @@ impl Work<'_> {
         )?;
         let page = Page {
             run: &run,
+            outcomes: self.checkpoint.config.outcomes(),
             tasks,
             statistics,
             findings: &findings,
@@ -140,6 +141,7 @@ impl Work<'_> {
                 "kv_heads": kv_heads,
                 "head_width": head_width,
                 "vocabulary": config.vocabulary(),
+                "classes": config.class_count(),
                 "weights": elements.sum::<usize>(),
             },
             "provenance": statistics.provenance(),

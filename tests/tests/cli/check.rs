@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Check a model's folder; what was found, and whether it is fit.
-fn check(model: &Path, tasks: &[(&str, &Path)]) -> (Value, Result<(), String>) {
+pub(crate) fn check(model: &Path, tasks: &[(&str, &Path)]) -> (Value, Result<(), String>) {
     let out = tempfile::tempdir().expect("a folder");
     let file = out.path().join("check.json").display().to_string();
     let model = model.display().to_string();
@@ -29,7 +29,7 @@ fn check(model: &Path, tasks: &[(&str, &Path)]) -> (Value, Result<(), String>) {
 }
 
 /// The findings of a test.
-fn of<'a>(found: &'a Value, test: &str) -> Vec<&'a Value> {
+pub(crate) fn of<'a>(found: &'a Value, test: &str) -> Vec<&'a Value> {
     let findings = found["findings"].as_array().expect("findings").iter();
     findings
         .filter(|finding| finding["test"] == *test)
@@ -187,6 +187,8 @@ fn a_loss_above_that_of_knowing_nothing_is_a_warning() {
     let loss = of(&found, "loss")[0];
     assert_eq!(loss["judged"], "warning", "{found}");
     assert!(loss["found"].as_f64() > loss["bound"].as_f64());
+    let said = loss["said"].as_str().expect("words");
+    assert!(said.contains("above ln(vocabulary)"), "{said}");
 }
 
 /// Where no line is a sample, the first says why.

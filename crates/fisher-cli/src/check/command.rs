@@ -84,11 +84,13 @@ fn look(
     } else {
         findings.extend(gradients(checkpoint, &few, run.batch_tokens, device)?);
     }
+    let outcomes = checkpoint.config.outcomes();
     let verdict = findings.iter().map(|finding| finding.judged).max();
     Ok(Findings {
         model: run.model.display().to_string(),
         verdict: verdict.unwrap_or(Judged::Untested),
-        ln_vocabulary: (checkpoint.config.vocabulary() as f64).ln(),
+        outcomes,
+        uniform_loss: outcomes.uniform_loss(),
         tasks: losses,
         findings,
     })
