@@ -57,3 +57,64 @@ fn the_page_speaks_of_classes() {
         assert!(!page.contains(never), "`{never}` is in {page}");
     }
 }
+
+/// The same text and class is a copy; the same text under another class is none, and contradicts it.
+#[test]
+fn a_text_under_two_classes_is_no_copy() {
+    let here = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, lines: &[Value]| {
+        let path = here.path().join(name);
+        let lines: Vec<String> = lines.iter().map(Value::to_string).collect();
+        std::fs::write(&path, lines.join("\n")).expect("a file");
+        path
+    };
+    let model = folder("families").join("bert");
+    let said = |found: &Value, test: &str| {
+        let finding = of(found, test)[0];
+        let said = finding["said"].as_str().expect("words").to_owned();
+        (finding["judged"].clone(), said)
+    };
+
+    let sample = |id: &str, tokens: [i64; 3], class: i64| json!({"id": id, "input_ids": tokens, "label": class});
+    let two = [
+        sample("a", [7, 5, 6], 0),
+        sample("b", [7, 5, 6], 2),
+        sample("c", [7, 5, 9], 2),
+    ];
+    let (found, result) = check(&model, &[("x", &write("two", &two))]);
+    assert_eq!(result, Ok(()), "{found}");
+    let (judged, copies) = said(&found, "copies");
+    assert_eq!(judged, "fine", "{copies}");
+    assert_eq!(copies, "no two of 3 samples have the same tokens and class");
+    let (judged, contradictions) = said(&found, "contradictions");
+    assert_eq!(judged, "warning");
+    assert_eq!(
+        contradictions,
+        "1 of 3 samples have the tokens of another and contradict its class: `x: a` (class 0) and `x: b` (class 2)"
+    );
+
+    // A copy of what contradicts is a copy, and across tasks it says nothing of a task's errors.
+    let other = write(
+        "other",
+        &[sample("d", [7, 5, 6], 2), sample("e", [8, 8, 8], 1)],
+    );
+    let (found, _) = check(&model, &[("x", &write("two", &two)), ("y", &other)]);
+    let (judged, copies) = said(&found, "copies");
+    assert_eq!(judged, "warning");
+    assert_eq!(
+        copies,
+        "1 of 5 samples are copies of another, and in two tasks they make these look alike: `x: b` = `y: d`"
+    );
+    assert!(said(&found, "contradictions").1.starts_with("1 of 5"));
+
+    let alone = write(
+        "alone",
+        &[sample("a", [7, 5, 6], 0), sample("b", [7, 5, 9], 1)],
+    );
+    let (found, _) = check(&model, &[("x", &alone)]);
+    assert_eq!(said(&found, "contradictions").0, "fine");
+    // Where no sample has a class there is nothing to contradict.
+    let llama = folder("llama-gqa");
+    let (found, _) = check(&llama, &[("x", &llama.join("alpha.jsonl"))]);
+    assert!(of(&found, "contradictions").is_empty());
+}

@@ -10,7 +10,7 @@ use crate::samples::TaskFile;
 
 /// Whether a model and its data are fit to be measured: in minutes, before hours of work
 ///
-/// Looks at every weight, at the first 10 000 samples of each task (special tokens that come twice, repeated samples, lines that
+/// Looks at every weight, at the first 10 000 samples of each task (special tokens that come twice, repeated samples, one text under two classes, lines that
 /// are left out), and at a few samples of each, evenly spread over those: their loss, and whether gradients and losses depend on the engine,
 /// on what else is in the batch, and on padding. A loss above ln(vocabulary), or ln(classes) of a classifier, which equal
 /// probabilities for all have, is the first sign of a model that was loaded wrong.

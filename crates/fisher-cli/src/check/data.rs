@@ -1,10 +1,10 @@
 //! Samples that are not what they should be.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use super::finding::{Finding, Judged};
+use super::repeated::repeated;
 use super::weights::few;
-use crate::models::Sequence;
 use crate::samples::TaskData;
 
 /// Look at the samples of all tasks.
@@ -14,7 +14,7 @@ pub(super) fn data(tasks: &[TaskData], special: &BTreeMap<i64, String>) -> Vec<F
         findings.push(lines(task));
         findings.push(ends(task, special));
     }
-    findings.push(copies(tasks));
+    findings.extend(repeated(tasks).findings());
     findings
 }
 
@@ -84,43 +84,4 @@ fn ends(task: &TaskData, special: &BTreeMap<i64, String>) -> Finding {
         Judged::Fine,
         format!("{counts}; none has one twice in a row there"),
     )
-}
-
-/// Samples with the same tokens and labels as one that came before, with that one, as `task: id`.
-pub fn repeated(tasks: &[TaskData]) -> Vec<[String; 2]> {
-    let mut known: HashMap<(&[i64], &[i64]), String> = HashMap::new();
-    let mut found = Vec::new();
-    for task in tasks {
-        for sample in &task.samples {
-            let Sequence { tokens, labels, .. } = sample;
-            let name = format!("{}: {}", task.name, sample.id);
-            match known.get(&(&tokens[..], &labels[..])) {
-                Some(first) => found.push([first.clone(), name]),
-                None => {
-                    known.insert((tokens, labels), name);
-                }
-            }
-        }
-    }
-    found
-}
-
-fn copies(tasks: &[TaskData]) -> Finding {
-    const TEST: &str = "copies";
-    let found = repeated(tasks);
-    let all: usize = tasks.iter().map(|task| task.samples.len()).sum();
-    if found.is_empty() {
-        let said = format!("no two of {all} samples have the same tokens and labels");
-        return Finding::new(TEST, Judged::Fine, said);
-    }
-    let pairs: Vec<String> = found
-        .iter()
-        .map(|[a, b]| format!("`{a}` = `{b}`"))
-        .collect();
-    let said = format!(
-        "{} of {all} samples are copies of another, which makes errors look smaller than they are: {}",
-        found.len(),
-        few(&pairs)
-    );
-    Finding::new(TEST, Judged::Warning, said)
 }
