@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::finish::{Work, done, load, phases};
 use crate::measure::{
-    COMMAND, Forecast, Inputs, Kind, MeasureArgs, Result, Selection, TOKENS, check_second, collect,
-    per_token, write,
+    COMMAND, Forecast, Inputs, Kind, MeasureArgs, PerToken, Result, Selection, TOKENS,
+    check_second, collect, per_token, write,
 };
 use crate::models::{Checkpoint, Outcomes};
 use crate::out::Out;
@@ -40,6 +40,9 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
     }
     let device = run.analysis.device.device()?;
     let checkpoint = load(&run.model, &run.loaded, &device)?;
+    if !run.per_token.is_empty() {
+        PerToken::suits(&checkpoint.config)?;
+    }
     let (data, encoding) = read(run, &checkpoint)?;
     run.per_token
         .iter()

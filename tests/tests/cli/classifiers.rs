@@ -118,3 +118,37 @@ fn a_text_under_two_classes_is_no_copy() {
     let (found, _) = check(&llama, &[("x", &llama.join("alpha.jsonl"))]);
     assert!(of(&found, "contradictions").is_empty());
 }
+
+#[test]
+fn there_are_no_tokens_to_look_at() {
+    for which in ["1", "id:a0"] {
+        let error = run(&["--per-token", which]).expect_err("no labels of tokens");
+        assert!(
+            error.contains("--per-token") && error.contains("one class and no labels of tokens"),
+            "{error}"
+        );
+    }
+    // Before the samples are read: these are none.
+    let here = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| here.path().join(name).display().to_string();
+    std::fs::write(at("none.jsonl"), "no JSON").expect("a file");
+    let model = folder("families").join("bert").display().to_string();
+    let (task, out) = (format!("none={}", at("none.jsonl")), at("out"));
+    let fixed = ["measure", "--model", &model, "--out", &out, "--task", &task];
+    let error = program(&[&fixed[..], &["--per-token", "1"]].concat()).expect_err("no labels");
+    assert!(error.contains("--per-token"), "{error}");
+    let error = program(&[&fixed[..], &["--resume"]].concat()).expect_err("no samples");
+    assert!(error.contains("not JSON"), "{error}");
+    assert!(!here.path().join("out/statistics.safetensors").exists());
+}
+
+/// `report.json` has what the refusal points to.
+#[test]
+fn every_sample_has_its_loss() {
+    let out = run(&[]).expect("a run");
+    let report = std::fs::read(out.path().join("report.json")).expect("a report");
+    let report: Value = serde_json::from_slice(&report).expect("JSON");
+    let losses = report["tasks"]["alpha"]["loss_sum"].as_array();
+    assert_eq!(losses.expect("losses").len(), 4, "{report}");
+    assert_eq!(report["run"]["model"]["classes"], 3);
+}

@@ -170,7 +170,7 @@ pub struct MeasureArgs {
     )]
     pub part: Option<Part>,
     /// Look at some samples token by token, into tokens.json and the report: a number, for the first of each task, or
-    /// id: and an id; as often as wanted. A pass a token
+    /// id: and an id; as often as wanted. A pass a token; not for models that tell classes apart
     #[arg(long, value_name = "N|id:ID", help_heading = "Samples")]
     pub per_token: Vec<PerToken>,
     /// Leave bad lines and samples without a finite gradient out and count them, instead of stopping
