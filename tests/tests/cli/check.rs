@@ -191,6 +191,31 @@ fn a_loss_above_that_of_knowing_nothing_is_a_warning() {
     assert!(said.contains("above ln(vocabulary)"), "{said}");
 }
 
+/// One sample has no other to be beside: that is said to be untested, and what can be tested still is.
+#[test]
+fn one_sample_is_tested_as_far_as_it_goes() {
+    let here = tempfile::tempdir().expect("a folder");
+    let path = here.path().join("data.jsonl");
+    std::fs::write(&path, r#"{"input_ids": [7, 5, 6, 9]}"#).expect("a file");
+    let (found, result) = check(&folder("llama-gqa"), &[("data", &path)]);
+    assert_eq!(result, Ok(()), "{found}");
+    let losses = of(&found, "batch: losses")[0];
+    assert_eq!(losses["judged"], "untested");
+    let said = losses["said"].as_str().expect("words");
+    assert!(said.contains("two samples of a task"), "{said}");
+    for test in ["padding: losses", "padding: gradients", "engine"] {
+        assert_eq!(of(&found, test)[0]["judged"], "fine", "{test}: {found}");
+    }
+    let said = of(&found, "padding: losses")[0]["said"].as_str();
+    let said = said.expect("words");
+    assert!(
+        said.starts_with("losses of 2 samples in a batch with padding"),
+        "{said}"
+    );
+    let said = of(&found, "engine")[0]["said"].as_str().expect("words");
+    assert!(said.starts_with("one pass over the batch"), "{said}");
+}
+
 /// Where no line is a sample, the first says why.
 #[test]
 fn files_without_samples_say_why() {

@@ -7,19 +7,28 @@ use super::repeated::repeated;
 use super::weights::few;
 use crate::samples::TaskData;
 
-/// Look at the samples of all tasks.
-pub(super) fn data(tasks: &[TaskData], special: &BTreeMap<i64, String>) -> Vec<Finding> {
+/// Look at the samples of all tasks, of which at most so many were read of each.
+pub(super) fn data(
+    tasks: &[TaskData],
+    most: usize,
+    special: &BTreeMap<i64, String>,
+) -> Vec<Finding> {
     let mut findings = Vec::new();
     for task in tasks {
-        findings.push(lines(task));
+        findings.push(lines(task, most));
         findings.push(ends(task, special));
     }
     findings.extend(repeated(tasks).findings());
     findings
 }
 
-fn lines(task: &TaskData) -> Finding {
-    let looked = format!("{}: {} samples", task.name, task.samples.len());
+fn lines(task: &TaskData, most: usize) -> Finding {
+    let first = if task.samples.len() == most {
+        "the first "
+    } else {
+        ""
+    };
+    let looked = format!("{}: {first}{} samples", task.name, task.samples.len());
     match task.bad.first() {
         None => Finding::new("lines", Judged::Fine, format!("{looked}, none left out")),
         Some(first) => {
