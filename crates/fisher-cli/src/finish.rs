@@ -142,6 +142,7 @@ impl Work<'_> {
                 "head_width": head_width,
                 "vocabulary": config.vocabulary(),
                 "classes": config.class_count(),
+                "experts": config.shape.experts.map(|of| json!({"count": of.count, "chosen": of.chosen})),
                 "weights": elements.sum::<usize>(),
             },
             "provenance": statistics.provenance(),

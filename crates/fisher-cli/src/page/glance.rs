@@ -113,7 +113,7 @@ fn most(report: &ImportanceReport) -> Option<String> {
         ),
         (_, false) => format!(
             "In these samples of <b>{task}</b>, <b>{name}</b> has the largest share of the Fisher \
-             information, {}{}",
+             information that was measured, {}{}",
             share(layer.share),
             sure(layer)
         ),

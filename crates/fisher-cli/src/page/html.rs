@@ -91,7 +91,7 @@ impl Page<'_> {
              <title>{0}: Fisher information</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
              <header><p class=kicker>Fisher information</p><h1>{0}</h1><p class=lead>{1}</p>{2}\
              <nav aria-label=Sections><ul>{links}</ul></nav></header>\n<main>{body}</main>\n\
-             <footer><p>Made by {3}. Every number is in report.json and results.safetensors beside \
+             <footer><p>Made by {3}. Numbers for programs are in report.json and results.safetensors beside \
              this page.</p></footer>\n</body>\n</html>\n",
             escaped(&title),
             lead(run, self.outcomes, self.tasks),

@@ -35,10 +35,10 @@ pub(super) fn merging(
     if merged.measured.is_empty() {
         text += " What that costs was not measured: the samples are not at hand.</p>";
     } else {
-        text += " What that costs was measured on the samples that the Fisher was measured on: by how \
-                 much their loss rises beside that of the task's own model, with the 95\u{a0}% interval \
-                 of the mean, paired by sample. The prediction beside it is ½ΣF(θ − θ₁)², the penalty of \
-                 elastic weight consolidation; it leaves out the first order and all cross terms.</p>";
+        text += " What that costs was measured on the samples of this run, which its Fisher is of too: by how \
+                 much their loss rises beside that of the task's own model, with the 95\u{a0}% interval of the \
+                 mean over samples, or over documents where samples name theirs. The prediction beside it is \
+                 ½ΣF(θ − θ₁)², the penalty of elastic weight consolidation; it leaves out the first order and all cross terms.</p>";
         costs(&mut text, outcomes, merged, &first);
     }
     for warning in &merged.report.warnings {
@@ -95,7 +95,7 @@ fn costs(text: &mut String, outcomes: Outcomes, merged: &Merged, first: &str) {
         let shares: Vec<String> = shares.collect();
         let _ = write!(
             text,
-            "<p>Most of the prediction for the merged weights comes from {}.</p>",
+            "<p>The largest parts of the prediction for the merged weights are those of {}.</p>",
             shares.join(", ")
         );
     }
