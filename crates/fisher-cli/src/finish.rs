@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 
 use crate::date::now;
 use crate::measure::{
-    Analysis, Change, Collection, Findings, LoadArgs, MERGED, Measured, Phases, Plan, REPORT,
-    RESULTS, Result, SampleTokens, Saved, Tensors, TokenLoss, changes, report, uses, write,
+    Analyses, AnalysisArgs, Change, Collection, Findings, LoadArgs, MERGED, Measured, Phases,
+    REPORT, RESULTS, Result, SampleTokens, Saved, Tensors, TokenLoss, changes, report, uses, write,
 };
 use crate::memory::resident;
 use crate::models::{Adapter, Checkpoint};
@@ -25,7 +25,7 @@ use crate::words::count;
 pub(crate) struct Work<'a> {
     pub(crate) checkpoint: &'a Checkpoint,
     pub(crate) collection: &'a Collection,
-    pub(crate) analysis: &'a Analysis,
+    pub(crate) analysis: &'a AnalysisArgs,
     pub(crate) phases: &'a [u8],
     /// The samples of the tasks, where they are at hand, and how many tokens a batch may have.
     pub(crate) data: Option<(&'a [TaskData], usize)>,
@@ -62,6 +62,7 @@ impl Work<'_> {
         )?;
         let page = Page {
             run: &run,
+            outcomes: self.checkpoint.config.outcomes(),
             tasks,
             statistics,
             findings: &findings,
@@ -99,7 +100,7 @@ impl Work<'_> {
     ) -> Result<Findings> {
         let settings = self.analysis.settings().into_iter();
         let interference = settings.map(|settings| (settings.text, settings.config));
-        let plan = Plan {
+        let analyses = Analyses {
             phases: self.phases.to_vec(),
             sparsities: self.analysis.sparsity.clone(),
             interference: interference.collect(),
@@ -111,7 +112,7 @@ impl Work<'_> {
         let names: Vec<String> = tasks.iter().map(|task| task.name.clone()).collect();
         let reader = self.checkpoint.reader();
         let weights = |path: &str, _| Ok(reader.read(path)?);
-        Ok(plan.run(&names, statistics, &weights, store)?)
+        Ok(analyses.run(&names, statistics, &weights, store)?)
     }
 
     /// What was run, for the record.
@@ -140,6 +141,8 @@ impl Work<'_> {
                 "kv_heads": kv_heads,
                 "head_width": head_width,
                 "vocabulary": config.vocabulary(),
+                "classes": config.class_count(),
+                "experts": config.shape.experts.map(|of| json!({"count": of.count, "chosen": of.chosen})),
                 "weights": elements.sum::<usize>(),
             },
             "provenance": statistics.provenance(),
@@ -163,7 +166,7 @@ impl Work<'_> {
 }
 
 /// The phases wanted, or all that there are tasks for.
-pub(crate) fn phases(analysis: &Analysis, tasks: usize) -> Result<Vec<u8>> {
+pub(crate) fn phases(analysis: &AnalysisArgs, tasks: usize) -> Result<Vec<u8>> {
     let uses = analysis.merge_with.is_some() || !analysis.scale.is_empty();
     if tasks != 2 && analysis.merge_with.is_some() {
         return Err(

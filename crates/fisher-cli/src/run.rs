@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use crate::finish::{Work, done, load, phases};
 use crate::measure::{
-    COMMAND, Forecast, Inputs, Kind, MeasureArgs, Result, Selection, TOKENS, check_second, collect,
-    per_token, write,
+    COMMAND, Forecast, Inputs, Kind, MeasureArgs, PerToken, Result, Selection, TOKENS,
+    check_second, collect, per_token, write,
 };
-use crate::models::Checkpoint;
+use crate::models::{Checkpoint, Outcomes};
 use crate::out::Out;
 use crate::samples::{Form, Reader, TaskData, TaskFile};
 use crate::say::say;
@@ -40,6 +40,9 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
     }
     let device = run.analysis.device.device()?;
     let checkpoint = load(&run.model, &run.loaded, &device)?;
+    if !run.per_token.is_empty() {
+        PerToken::suits(&checkpoint.config)?;
+    }
     let (data, encoding) = read(run, &checkpoint)?;
     run.per_token
         .iter()
@@ -178,12 +181,14 @@ fn read(run: &MeasureArgs, checkpoint: &Checkpoint) -> Result<(Vec<TaskData>, Op
     for file in &run.tasks {
         let task = reader.read(file)?;
         let tokens: usize = task.samples.iter().map(|sample| sample.active()).sum();
-        say!(
-            "{}: {}, {}",
-            task.name,
-            count(task.samples.len(), "sample"),
-            count(tokens, "active token")
-        );
+        let samples = count(task.samples.len(), "sample");
+        match checkpoint.config.outcomes() {
+            Outcomes::Tokens(_) => {
+                let tokens = count(tokens, "active token");
+                say!("{}: {samples}, {tokens}", task.name);
+            }
+            Outcomes::Classes(_) => say!("{}: {samples}", task.name),
+        }
         if let Some(first) = task.bad.first() {
             let (bad, line, reason) =
                 (count(task.bad.len(), "bad line"), first.line, &first.reason);

@@ -295,6 +295,19 @@ fn files_that_are_cut_short_or_not_there_are_named() {
 #[case("gpt2-fused", json!({"activation_function": "snake"}), "activation_function")]
 #[case("gpt2-fused", json!({"scale_attn_by_inverse_layer_idx": true}), "scale_attn_by_inverse_layer_idx")]
 #[case("gpt2-fused", json!({"n_head": 5}), "n_head")]
+#[case("families/qwen2-sliding", json!({"max_window_layers": "2"}), "max_window_layers")]
+#[case("families/qwen2-sliding", json!({"max_window_layers": -1}), "max_window_layers")]
+#[case("families/qwen2_moe", json!({"max_window_layers": 1.5}), "max_window_layers")]
+#[case("families/qwen2_moe", json!({"mlp_only_layers": [0, "1"]}), "mlp_only_layers")]
+#[case("families/qwen3_moe", json!({"mlp_only_layers": 1}), "mlp_only_layers")]
+#[case("families/qwen3_moe", json!({"mlp_only_layers": [-1]}), "mlp_only_layers")]
+#[case("families/roberta", json!({"pad_token_id": "1"}), "pad_token_id")]
+#[case("families/roberta", json!({"pad_token_id": null}), "pad_token_id")]
+#[case("families/roberta", json!({"pad_token_id": -1}), "pad_token_id")]
+#[case("families/roberta", json!({"pad_token_id": 31}), "pad_token_id")]
+#[case("families/roberta", json!({"pad_token_id": u64::MAX}), "pad_token_id")]
+#[case("families/bert", json!({"id2label": ["no", "yes"]}), "id2label")]
+#[case("families/bert", json!({"architectures": "BertForSequenceClassification"}), "architectures")]
 fn what_is_not_supported_is_named(#[case] case: &str, #[case] with: Value, #[case] field: &str) {
     let text = std::fs::read_to_string(folder(case).join("config.json")).expect("a config");
     let mut config: Value = serde_json::from_str(&text).expect("JSON");
@@ -304,6 +317,50 @@ fn what_is_not_supported_is_named(#[case] case: &str, #[case] with: Value, #[cas
         .expect_err("refused")
         .to_string();
     assert!(error.contains(&format!("`{field}`")), "{error}");
+}
+
+/// Numbers from 0 and lists of them are taken as they are.
+#[test]
+fn layers_are_counted_from_zero() {
+    let parse = |case: &str, field: &str, value: Value| {
+        let text = std::fs::read_to_string(folder(case).join("config.json")).expect("a config");
+        let mut config: Value = serde_json::from_str(&text).expect("JSON");
+        config[field] = value;
+        ModelConfig::parse(&config).expect("supported").shape
+    };
+    let dense = |value| {
+        let shape = parse("families/qwen3_moe", "mlp_only_layers", value);
+        let layers = shape.layers.iter();
+        layers.map(|layer| !layer.experts).collect::<Vec<bool>>()
+    };
+    let none = dense(json!([]));
+    assert_eq!(dense(Value::Null), none);
+    let first = dense(json!([0]));
+    assert!(first[0] && !none[0] && first[1..] == none[1..], "{none:?}");
+    let config = folder("families/qwen2-sliding").join("config.json");
+    let text = std::fs::read_to_string(config).expect("a config");
+    let mut config: Value = serde_json::from_str(&text).expect("JSON");
+    // Without it windows begin at `max_window_layers`.
+    config["layer_types"] = Value::Null;
+    config["max_window_layers"] = 0.into();
+    let shape = ModelConfig::parse(&config).expect("supported").shape;
+    assert!(shape.layers.iter().all(|layer| layer.window.is_some()));
+    let roberta = parse("families/roberta", "pad_token_id", json!(0));
+    assert_eq!(roberta.embedding.positions, Some([32, 1]));
+}
+
+/// What is refused is the field that the file has, under whichever of its names.
+#[rstest]
+#[case("num_attention_heads", "hidden_size")]
+#[case("n_head", "n_embed")]
+fn a_width_that_heads_do_not_divide_is_named(#[case] heads: &str, #[case] width: &str) {
+    let config = json!({"model_type": "bloom", "vocab_size": 23, "num_hidden_layers": 2, heads: 5, width: 16});
+    let error = ModelConfig::parse(&config)
+        .expect_err("refused")
+        .to_string();
+    assert!(error.contains(&format!("`{heads}` is 5")), "{error}");
+    let divisor = format!("a divisor of {width} = 16");
+    assert!(error.contains(&divisor), "{error}");
 }
 
 #[rstest]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Check a model's folder; what was found, and whether it is fit.
-fn check(model: &Path, tasks: &[(&str, &Path)]) -> (Value, Result<(), String>) {
+pub(crate) fn check(model: &Path, tasks: &[(&str, &Path)]) -> (Value, Result<(), String>) {
     let out = tempfile::tempdir().expect("a folder");
     let file = out.path().join("check.json").display().to_string();
     let model = model.display().to_string();
@@ -29,7 +29,7 @@ fn check(model: &Path, tasks: &[(&str, &Path)]) -> (Value, Result<(), String>) {
 }
 
 /// The findings of a test.
-fn of<'a>(found: &'a Value, test: &str) -> Vec<&'a Value> {
+pub(crate) fn of<'a>(found: &'a Value, test: &str) -> Vec<&'a Value> {
     let findings = found["findings"].as_array().expect("findings").iter();
     findings
         .filter(|finding| finding["test"] == *test)
@@ -187,6 +187,33 @@ fn a_loss_above_that_of_knowing_nothing_is_a_warning() {
     let loss = of(&found, "loss")[0];
     assert_eq!(loss["judged"], "warning", "{found}");
     assert!(loss["found"].as_f64() > loss["bound"].as_f64());
+    let said = loss["said"].as_str().expect("words");
+    assert!(said.contains("above ln(vocabulary)"), "{said}");
+}
+
+/// One sample has no other to be beside: that is said to be untested, and what can be tested still is.
+#[test]
+fn one_sample_is_tested_as_far_as_it_goes() {
+    let here = tempfile::tempdir().expect("a folder");
+    let path = here.path().join("data.jsonl");
+    std::fs::write(&path, r#"{"input_ids": [7, 5, 6, 9]}"#).expect("a file");
+    let (found, result) = check(&folder("llama-gqa"), &[("data", &path)]);
+    assert_eq!(result, Ok(()), "{found}");
+    let losses = of(&found, "batch: losses")[0];
+    assert_eq!(losses["judged"], "untested");
+    let said = losses["said"].as_str().expect("words");
+    assert!(said.contains("two samples of a task"), "{said}");
+    for test in ["padding: losses", "padding: gradients", "engine"] {
+        assert_eq!(of(&found, test)[0]["judged"], "fine", "{test}: {found}");
+    }
+    let said = of(&found, "padding: losses")[0]["said"].as_str();
+    let said = said.expect("words");
+    assert!(
+        said.starts_with("losses of 2 samples in a batch with padding"),
+        "{said}"
+    );
+    let said = of(&found, "engine")[0]["said"].as_str().expect("words");
+    assert!(said.starts_with("one pass over the batch"), "{said}");
 }
 
 /// Where no line is a sample, the first says why.

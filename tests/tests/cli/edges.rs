@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 
 use fisher_cli::Cli;
 use fisher_core::store::GradientStore;
+use fisher_tests::golden::folder;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use crate::program::program;
 
 const VOCABULARY: usize = 31;
 
@@ -298,6 +301,36 @@ fn losses_are_those_of_the_tokens() {
         (told - (within[0] + within[1]) / 2.0).abs() < 1e-5,
         "{told} and {within:?}"
     );
+}
+
+/// The page of a run of a golden family on one of its tasks, as text.
+fn of_family(case: &str, more: &[&str]) -> String {
+    let work = tempfile::tempdir().expect("a folder");
+    let model = folder("families").join(case).display().to_string();
+    let task = format!("alpha={model}/alpha.jsonl");
+    let out = work.path().display().to_string();
+    let fixed = [
+        "measure", "--model", &model, "--task", &task, "--out", &out, "--phases", "1,2",
+    ];
+    program(&[&fixed[..], more].concat()).expect("a run");
+    plain(&std::fs::read_to_string(work.path().join("report.html")).expect("a page"))
+}
+
+/// What F is of is said of models with experts, and by whose labels it was measured.
+#[test]
+fn what_is_taken_as_given_is_said() {
+    let text = of_family("mixtral", &[]);
+    for said in [
+        "each token uses 2 of 8. Which ones is taken as given",
+        "small random changes of these change the samples' loss much",
+        "No line and no sample was left out.",
+    ] {
+        assert!(text.contains(said), "`{said}` is not in: {text}");
+    }
+    let text = of_family("llama-bias", &["--kind", "monte-carlo"]);
+    assert!(!text.contains("of experts"), "{text}");
+    let said = "small random changes of these change what the model predicts for the samples much";
+    assert!(text.contains(said), "{text}");
 }
 
 /// As many layers and heads as SmolLM2-135M has.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use fisher_cli::models::{Adapter, Checkpoint, Loading, ModelConfig, Sequence, Sequences};
+use fisher_cli::samples::{Reader, TaskFile};
 use fisher_core::statistics::{Statistics, StatisticsConfig};
 use fisher_tests::backend::Backend;
 use fisher_tests::golden::folder;
@@ -29,7 +30,7 @@ pub(crate) const TASKS: [&str; 2] = ["alpha", "beta"];
 fn families() -> Vec<PathBuf> {
     let folders = std::fs::read_dir(folder("families")).expect("families");
     let folders = folders.map(|entry| entry.expect("a folder").path());
-    // Its samples are longer than what the model takes; transformers scales its positions by them.
+    // Its samples are longer than what the model takes, and are refused; transformers scales its positions by them.
     let beyond = |path: &PathBuf| path.ends_with("llama-rope-dynamic-beyond");
     let folders = folders.filter(|path| path.is_dir() && !beyond(path));
     let mut folders: Vec<PathBuf> = folders.collect();
@@ -288,6 +289,48 @@ fn adapters_agree_with_peft(#[case] name: &str, #[values(false, true)] merged: b
         } = distance;
         assert!(loss.max(mean) < TOLERANCE && m2 < OF_M2 && traced);
     }
+}
+
+/// Samples that are longer than the model takes are refused, also where transformers would turn positions slower
+/// for them, and where some positions are of no token.
+#[rstest]
+#[case("llama-rope-dynamic-beyond", 12, 6)]
+#[case("roberta", 31, 30)]
+fn samples_beyond_the_longest_are_refused(
+    #[case] case: &str,
+    #[case] tokens: usize,
+    #[case] longest: usize,
+) {
+    let model = folder("families").join(case);
+    let config = ModelConfig::read(&model).expect("a model");
+    let here = tempfile::tempdir().expect("a folder");
+    let path = match case {
+        "roberta" => {
+            let row = |length| format!("{{\"input_ids\": {:?}, \"label\": 0}}", vec![5; length]);
+            let path = here.path().join("lines.jsonl");
+            std::fs::write(&path, format!("{}\n{}", row(tokens), row(longest))).expect("a file");
+            path
+        }
+        _ => model.join("alpha.jsonl"),
+    };
+    let name = "alpha".into();
+    let task = TaskFile { name, path };
+    let mut reader = Reader::new(&config, &model);
+    let error = reader.read(&task).expect_err("too long").to_string();
+    let said = format!(
+        "line 1: {tokens} tokens are more than the {longest} that the model takes (max_position_embeddings)"
+    );
+    assert!(error.contains(&said), "{error}");
+    // Only those are.
+    reader.skip_bad = true;
+    let data = reader.read(&task).expect("samples");
+    assert!(data.bad.iter().all(|bad| bad.reason.contains("more than")));
+    let lengths = data.samples.iter().map(|sample| sample.tokens.len());
+    let (lengths, expected): (Vec<usize>, &[usize]) = match case {
+        "roberta" => (lengths.collect(), &[30]),
+        _ => (lengths.collect(), &[5, 4]),
+    };
+    assert_eq!(lengths, expected);
 }
 
 /// A configuration means the same as transformers 4 wrote it.

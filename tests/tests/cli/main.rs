@@ -1,6 +1,7 @@
 //! The program `fisher`, and pictures as it and others write them. Needs the feature `cli`.
 
 mod check;
+mod classifiers;
 mod config;
 mod dtype;
 mod edges;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use fisher_tests::golden::folder;
 use rstest::rstest;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
@@ -142,4 +143,25 @@ fn fishers_are_brought_to_one_scale() {
     };
     // What the other model would cost is by F as it is.
     assert_eq!(costs("none"), costs("trace"));
+}
+
+/// An adapter is no model to merge with: it is told what it is and what makes one of it, before anything is measured.
+#[test]
+fn an_adapter_is_not_merged_with() {
+    let case = Case::new("llama-gqa");
+    let adapter = folder("families").join("llama-lora/adapters/query-value");
+    assert!(!adapter.join("config.json").exists());
+    let adapter = adapter.display().to_string();
+    let error = case.run("out", &["--phases", "1,7", "--merge-with", &adapter]);
+    let error = error.expect_err("no model");
+    for said in [
+        &adapter,
+        "is an adapter (PEFT)",
+        "not a model",
+        "merge_and_unload",
+    ] {
+        assert!(error.contains(said), "{error}");
+    }
+    let out = Path::new(&case.folder("out")).to_owned();
+    assert!(!out.join("statistics.safetensors").exists() && !out.join("merged").exists());
 }

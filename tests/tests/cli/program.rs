@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use fisher_cli::Cli;
-use fisher_cli::measure::{Measured, Plan, Saved, Tensors, parse_interference, report};
+use fisher_cli::measure::{Analyses, Measured, Saved, Tensors, parse_interference, report};
 use fisher_cli::models::Checkpoint;
 use fisher_core::statistics::{Statistics, StatisticsConfig};
 use fisher_core::store::GradientStoreConfig;
@@ -47,7 +47,7 @@ fn findings_are_written_under_golden_keys() {
         let store = golden.store(&GradientStoreConfig::new(1 << 24), 3, &device);
         let store = store.with_heads(golden.heads()).with_device(&device);
         let parse = |text: &String| (text.clone(), parse_interference(text).expect("settings"));
-        let plan = Plan {
+        let analyses = Analyses {
             phases: (1..=6).collect(),
             sparsities: vec![0.5, 0.7, 0.9],
             interference: settings(&golden).iter().map(parse).collect(),
@@ -59,7 +59,7 @@ fn findings_are_written_under_golden_keys() {
         let names = TASKS.map(str::to_owned);
         let weights = Weights::from(golden.weights());
         let read = |path: &str, elements| Ok(weights.get(path, elements)?.to_vec());
-        let findings = plan
+        let findings = analyses
             .run(&names, &statistics, &read, Some(&store))
             .expect("findings");
         let folder = tempfile::tempdir().expect("a folder");
@@ -720,7 +720,9 @@ fn a_sequence_that_is_too_long_is_named() {
     lines(&mut case, &[&long]);
     let error = case.run("out", &[]).expect_err("too long");
     assert!(
-        error.contains("33 tokens") && error.contains("max_position_embeddings = 32"),
+        error.contains(
+            "33 tokens are more than the 32 that the model takes (max_position_embeddings)"
+        ),
         "{error}"
     );
     let error = case.run("out", &["--skip-bad"]).expect_err("nothing left");

@@ -10,10 +10,10 @@ use crate::samples::TaskFile;
 
 /// Whether a model and its data are fit to be measured: in minutes, before hours of work
 ///
-/// Looks at every weight, at the first 10 000 samples of each task (special tokens that come twice, repeated samples, lines that
+/// Looks at every weight, at the first 10 000 samples of each task (special tokens that come twice, repeated samples, one text under two classes, lines that
 /// are left out), and at a few samples of each, evenly spread over those: their loss, and whether gradients and losses depend on the engine,
-/// on what else is in the batch, and on padding. A loss above ln(vocabulary), which a model has that knows nothing, is the first sign of one that was
-/// loaded wrong.
+/// on what else is in the batch, and on padding. A loss above ln(vocabulary), or ln(classes) of a classifier, which equal
+/// probabilities for all have, is the first sign of a model that was loaded wrong.
 ///
 /// Ends with code 1 where something is wrong; a warning is not. What is fine here is what was tested: a model with a wrong field in config.json
 /// is not found out but by its loss.

@@ -56,7 +56,11 @@ pub(crate) fn check(run: &CheckArgs) -> Result {
             0 => "nothing was found".into(),
             n => count(n, "warning"),
         };
-        say!("\nFit to be measured, by what was tested: {warnings}.");
+        let untested = match found.count(Judged::Untested) {
+            0 => String::new(),
+            n => format!("; not tested: {n} of {all}"),
+        };
+        say!("\nFit to be measured, by what was tested: {warnings}{untested}.");
     }
     Ok(())
 }
@@ -71,7 +75,7 @@ fn look(
     let broken = findings
         .iter()
         .any(|finding| finding.judged == Judged::Wrong);
-    findings.extend(data(tasks, &special_tokens(&run.model)));
+    findings.extend(data(tasks, LOOKED, &special_tokens(&run.model)));
     let few: Vec<TaskData> = tasks
         .iter()
         .map(|task| spread(task, run.samples as usize))
@@ -84,11 +88,13 @@ fn look(
     } else {
         findings.extend(gradients(checkpoint, &few, run.batch_tokens, device)?);
     }
+    let outcomes = checkpoint.config.outcomes();
     let verdict = findings.iter().map(|finding| finding.judged).max();
     Ok(Findings {
         model: run.model.display().to_string(),
         verdict: verdict.unwrap_or(Judged::Untested),
-        ln_vocabulary: (checkpoint.config.vocabulary() as f64).ln(),
+        outcomes,
+        uniform_loss: outcomes.uniform_loss(),
         tasks: losses,
         findings,
     })

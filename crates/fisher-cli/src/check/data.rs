@@ -1,25 +1,34 @@
 //! Samples that are not what they should be.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use super::finding::{Finding, Judged};
+use super::repeated::repeated;
 use super::weights::few;
-use crate::models::Sequence;
 use crate::samples::TaskData;
 
-/// Look at the samples of all tasks.
-pub(super) fn data(tasks: &[TaskData], special: &BTreeMap<i64, String>) -> Vec<Finding> {
+/// Look at the samples of all tasks, of which at most so many were read of each.
+pub(super) fn data(
+    tasks: &[TaskData],
+    most: usize,
+    special: &BTreeMap<i64, String>,
+) -> Vec<Finding> {
     let mut findings = Vec::new();
     for task in tasks {
-        findings.push(lines(task));
+        findings.push(lines(task, most));
         findings.push(ends(task, special));
     }
-    findings.push(copies(tasks));
+    findings.extend(repeated(tasks).findings());
     findings
 }
 
-fn lines(task: &TaskData) -> Finding {
-    let looked = format!("{}: {} samples", task.name, task.samples.len());
+fn lines(task: &TaskData, most: usize) -> Finding {
+    let first = if task.samples.len() == most {
+        "the first "
+    } else {
+        ""
+    };
+    let looked = format!("{}: {first}{} samples", task.name, task.samples.len());
     match task.bad.first() {
         None => Finding::new("lines", Judged::Fine, format!("{looked}, none left out")),
         Some(first) => {
@@ -84,43 +93,4 @@ fn ends(task: &TaskData, special: &BTreeMap<i64, String>) -> Finding {
         Judged::Fine,
         format!("{counts}; none has one twice in a row there"),
     )
-}
-
-/// Samples with the same tokens and labels as one that came before, with that one, as `task: id`.
-pub fn repeated(tasks: &[TaskData]) -> Vec<[String; 2]> {
-    let mut known: HashMap<(&[i64], &[i64]), String> = HashMap::new();
-    let mut found = Vec::new();
-    for task in tasks {
-        for sample in &task.samples {
-            let Sequence { tokens, labels, .. } = sample;
-            let name = format!("{}: {}", task.name, sample.id);
-            match known.get(&(&tokens[..], &labels[..])) {
-                Some(first) => found.push([first.clone(), name]),
-                None => {
-                    known.insert((tokens, labels), name);
-                }
-            }
-        }
-    }
-    found
-}
-
-fn copies(tasks: &[TaskData]) -> Finding {
-    const TEST: &str = "copies";
-    let found = repeated(tasks);
-    let all: usize = tasks.iter().map(|task| task.samples.len()).sum();
-    if found.is_empty() {
-        let said = format!("no two of {all} samples have the same tokens and labels");
-        return Finding::new(TEST, Judged::Fine, said);
-    }
-    let pairs: Vec<String> = found
-        .iter()
-        .map(|[a, b]| format!("`{a}` = `{b}`"))
-        .collect();
-    let said = format!(
-        "{} of {all} samples are copies of another, which makes errors look smaller than they are: {}",
-        found.len(),
-        few(&pairs)
-    );
-    Finding::new(TEST, Judged::Warning, said)
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::task_loss::TaskLoss;
+use crate::models::Outcomes;
 
 /// How a finding is judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -83,8 +84,10 @@ pub struct Findings {
     pub model: String,
     /// The worst of all.
     pub verdict: Judged,
-    /// `ln(vocabulary)`, in nats.
-    pub ln_vocabulary: f64,
+    /// What the model chooses among.
+    pub outcomes: Outcomes,
+    /// The loss of one that gives all of them the same probability, in nats.
+    pub uniform_loss: f64,
     /// Losses of the tasks.
     pub tasks: Vec<TaskLoss>,
     /// What the tests found.
@@ -100,15 +103,17 @@ impl Findings {
 
 impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [of, each] = self.outcomes.words();
+        let nats = format!("nats/{each}");
         writeln!(
             f,
-            "{:<16} {:>7} {:>8} {:>8} {:>10} {:>11}  least and most of a sample",
-            "task", "samples", "tokens", "active", "nats/token", "perplexity"
+            "{:<16} {:>7} {:>8} {:>8} {nats:>11} {:>11}  least and most of a sample",
+            "task", "samples", "tokens", "active", "perplexity"
         )?;
         for task in &self.tasks {
             writeln!(
                 f,
-                "{:<16} {:>7} {:>8} {:>8} {:>10.4} {:>11.2}  {:.4} to {:.4}",
+                "{:<16} {:>7} {:>8} {:>8} {:>11.4} {:>11.2}  {:.4} to {:.4}",
                 task.task,
                 task.samples,
                 task.tokens,
@@ -121,8 +126,8 @@ impl fmt::Display for Findings {
         }
         writeln!(
             f,
-            "(a model that knows nothing has ln(vocabulary) = {:.4})\n",
-            self.ln_vocabulary
+            "(equal probabilities for all have ln({of}) = {:.4})\n",
+            self.uniform_loss
         )?;
         for finding in &self.findings {
             let bound = match (finding.found, finding.bound) {

@@ -5,6 +5,7 @@ use fisher_train::capture::{Checkup, Difference, check};
 
 use super::finding::{Finding, Judged};
 use super::rounding::rounding;
+use super::weights::few;
 use crate::measure::Result;
 use crate::models::{Checkpoint, Naming, Sequence, Sequences};
 use crate::samples::{TaskData, batches};
@@ -39,17 +40,20 @@ pub(super) fn gradients(
         &mut findings,
         &in_batches,
         ["batch: losses", "batch: gradients"],
-        "in their batch",
+        "in a batch of their task",
+        "it needs two samples of a task that differ",
     );
     compared(
         &mut findings,
         &padded,
         ["padding: losses", "padding: gradients"],
-        "beside a longer one",
+        "in a batch with padding",
+        "it needs a sample that is shorter than the model takes",
     );
-    findings.extend(in_batches.first().map(engines));
-    findings.extend(in_batches.first().and_then(unreached));
-    findings.extend(underflow(&in_batches));
+    let all: Vec<Checkup> = in_batches.into_iter().chain(padded).collect();
+    findings.extend(engines(&all));
+    findings.extend(unreached(&all));
+    findings.extend(underflow(&all));
     let samples = tasks.iter().flat_map(|task| &task.samples);
     if let Some(shortest) = samples.min_by_key(|sample| sample.tokens.len()) {
         findings.extend(rounding(model, shortest, &tracked)?);
@@ -114,6 +118,7 @@ fn compared(
     checkups: &[Checkup],
     [losses, gradients]: [&'static str; 2],
     where_from: &str,
+    needed: &str,
 ) {
     let samples: usize = checkups.iter().map(|checkup| checkup.samples).sum();
     let Some(bound) = checkups
@@ -121,15 +126,14 @@ fn compared(
         .map(|checkup| checkup.rounding)
         .reduce(f64::max)
     else {
-        let said = "it needs two samples of a task, and room for a longer one";
-        findings.push(Finding::new(losses, Judged::Untested, said));
+        findings.push(Finding::new(losses, Judged::Untested, needed));
         return;
     };
     let worst = |of: fn(&Checkup) -> Option<&Difference>| {
         let found = checkups.iter().filter_map(of);
         found.max_by(|a, b| a.relative.total_cmp(&b.relative))
     };
-    let bounded = |test, found: &Difference, what: &str| {
+    let bounded = |test, found: &Difference, what: &str, samples: usize| {
         let said = format!(
             "{what} of {samples} samples {where_from} against each alone, relative; most in `{}` of `{}`",
             found.what, found.sample
@@ -137,10 +141,12 @@ fn compared(
         Finding::bounded(test, [found.relative, bound], Judged::Wrong, said)
     };
     if let Some(found) = worst(|checkup| Some(&checkup.batch)) {
-        findings.push(bounded(losses, found, "losses"));
+        findings.push(bounded(losses, found, "losses", samples));
     }
+    let by_one_pass = checkups.iter().filter(|c| c.engines.is_some());
+    let by_one_pass = by_one_pass.map(|checkup| checkup.samples).sum();
     findings.push(match worst(|checkup| checkup.engines.as_ref()) {
-        Some(found) => bounded(gradients, found, "gradients by one pass"),
+        Some(found) => bounded(gradients, found, "gradients by one pass", by_one_pass),
         None => {
             let said = "one pass over a batch gives none: they come from the loop, each alone";
             Finding::new(gradients, Judged::Untested, said)
@@ -156,33 +162,48 @@ fn compared(
     findings.extend(wrong(gradients, "NaN or infinite", |c| &c.not_finite));
 }
 
-fn engines(checkup: &Checkup) -> Finding {
-    let all = checkup.parameters;
-    if let Some(operation) = &checkup.mixed {
+/// By which way gradients come, in the batch that is worst for it.
+fn engines(checkups: &[Checkup]) -> Option<Finding> {
+    const TEST: &str = "engine";
+    if let Some(operation) = checkups.iter().find_map(|c| c.mixed.as_ref()) {
         let said = format!(
             "samples seem to depend on each other: a sum over all of them goes into {operation}"
         );
-        return Finding::new("engine", Judged::Wrong, said);
+        return Some(Finding::new(TEST, Judged::Wrong, said));
     }
-    match checkup.by_loop.iter().next() {
+    let slowest = checkups.iter().max_by_key(|c| c.by_loop.len())?;
+    let all = slowest.parameters;
+    let batches = match checkups.len() {
+        1 => "the batch".into(),
+        n => format!("each of {n} batches"),
+    };
+    Some(match slowest.by_loop.iter().next() {
         None => {
-            let said = format!("one pass a batch gives the gradients of all {all} parameters");
-            Finding::new("engine", Judged::Fine, said)
+            let said =
+                format!("one pass over {batches} gave the gradients of all {all} parameters");
+            Finding::new(TEST, Judged::Fine, said)
         }
         Some((path, reason)) => {
-            let left = checkup.by_loop.len();
+            let left = slowest.by_loop.len();
             let said = format!(
                 "{left} of {all} parameters go by the loop, which is slow: `{path}`, since {reason}"
             );
-            Finding::new("engine", Judged::Warning, said)
+            Finding::new(TEST, Judged::Warning, said)
         }
-    }
+    })
 }
 
-fn unreached(checkup: &Checkup) -> Option<Finding> {
-    let paths = &checkup.unreached;
+/// Parameters that no loss of any batch depends on.
+fn unreached(checkups: &[Checkup]) -> Option<Finding> {
+    let (first, others) = checkups.split_first()?;
+    let nowhere = |path: &&String| others.iter().all(|other| other.unreached.contains(path));
+    let paths: Vec<String> = first.unreached.iter().filter(nowhere).cloned().collect();
+    let samples: usize = checkups.iter().map(|checkup| checkup.samples).sum();
     (!paths.is_empty()).then(|| {
-        let said = format!("no loss depends on {}: their Fisher is 0", paths.join(", "));
+        let said = format!(
+            "none of {samples} losses depends on {}: F is 0 there, as far as samples are like these",
+            few(&paths)
+        );
         Finding::new("reach", Judged::Warning, said)
     })
 }
@@ -192,7 +213,7 @@ fn underflow(checkups: &[Checkup]) -> Option<Finding> {
         .iter()
         .map(|checkup| checkup.underflow)
         .reduce(f64::max)?;
-    let said = "the share of gradient elements other than 0 whose square float32 does not hold (only devices without float64 square in it)";
+    let said = "of the gradient elements other than 0 the share whose square float32 does not hold, most in a batch (only devices without float64 square in it)";
     Some(Finding::bounded(
         "range",
         [most, 0.01],

@@ -7,6 +7,7 @@ mod data;
 mod finding;
 mod gradients;
 mod losses;
+mod repeated;
 mod rounding;
 mod special;
 mod task_loss;
@@ -14,7 +15,8 @@ mod weights;
 
 pub use args::CheckArgs;
 pub(crate) use command::check;
-pub use data::{doubled, repeated};
+pub use data::doubled;
 pub use finding::{Finding, Findings, Judged};
+pub use repeated::{Pair, Repeated, repeated};
 pub use special::special_tokens;
 pub use task_loss::TaskLoss;

@@ -37,7 +37,7 @@ pub(super) fn rounding(
         let id = &sample.id;
         let said = if off == 0.0 {
             format!(
-                "the gradient of `{id}` stays as it is: the weights are {name} already, or hold no more"
+                "the gradient of `{id}`, in float32, stays as it is when weights are rounded to {name}"
             )
         } else {
             format!(

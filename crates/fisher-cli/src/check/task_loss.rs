@@ -11,9 +11,9 @@ pub struct TaskLoss {
     pub samples: usize,
     /// Their tokens.
     pub tokens: usize,
-    /// Those that are predicted.
+    /// Those that are predicted; a sample with a class counts as one.
     pub active: usize,
-    /// `Σ L_i / Σ T_i`, in nats a token.
+    /// `Σ L_i / Σ T_i`, in nats.
     pub loss: f64,
     /// `exp` of it.
     pub perplexity: f64,

@@ -47,7 +47,7 @@ pub(super) fn weights<M: Module>(model: &M, naming: &Naming) -> Result<Vec<Findi
         }
     }];
     if !empty.is_empty() {
-        let said = format!("{} of 0 alone: {}", matrices(empty.len()), few(&empty));
+        let said = format!("{} of zeros alone: {}", matrices(empty.len()), few(&empty));
         findings.push(Finding::new("weights", Judged::Warning, said));
     }
     Ok(findings)

@@ -59,7 +59,7 @@ pub struct JoinArgs {
     pub runs: Vec<PathBuf>,
     /// What to look at
     #[command(flatten)]
-    pub analysis: Analysis,
+    pub analysis: AnalysisArgs,
 }
 
 /// Fisher information of a Hugging Face checkpoint: which layers and heads a task needs, where two
@@ -170,7 +170,7 @@ pub struct MeasureArgs {
     )]
     pub part: Option<Part>,
     /// Look at some samples token by token, into tokens.json and the report: a number, for the first of each task, or
-    /// id: and an id; as often as wanted. A pass a token
+    /// id: and an id; as often as wanted. A pass a token; not for models that tell classes apart
     #[arg(long, value_name = "N|id:ID", help_heading = "Samples")]
     pub per_token: Vec<PerToken>,
     /// Leave bad lines and samples without a finite gradient out and count them, instead of stopping
@@ -210,12 +210,12 @@ pub struct MeasureArgs {
     pub save_every: usize,
     /// What to look at
     #[command(flatten)]
-    pub analysis: Analysis,
+    pub analysis: AnalysisArgs,
 }
 
 /// What is made of statistics and gradients.
 #[derive(Args, Debug, Clone)]
-pub struct Analysis {
+pub struct AnalysisArgs {
     /// Phases: 1 statistics, 2 importance, 3 masks, 4 overlap, 5 conflicts of samples, 6 interference
     /// of heads, 7 models merged and gradients scaled (by --merge-with and --scale); such as 1-4 or
     /// 2,5. Without it all that the tasks and options allow: one task has no 4 to 6
@@ -296,7 +296,7 @@ pub struct Analysis {
     pub device: Backend,
 }
 
-impl Analysis {
+impl AnalysisArgs {
     /// Whether these phases need gradients of single samples.
     pub fn keeps_gradients(&self, phases: &[u8]) -> bool {
         let compares = phases.iter().any(|phase| [5, 6].contains(phase));

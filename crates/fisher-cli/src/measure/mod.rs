@@ -1,7 +1,7 @@
 //! From samples to findings: flags, tasks as JSON lines, losses and gradients by sample, every analysis
 //! of them, and their files.
 
-mod analysis;
+mod analyses;
 mod args;
 mod changes;
 mod collect;
@@ -25,9 +25,9 @@ mod tokens;
 mod uses;
 mod values;
 
-pub(crate) use analysis::DRAWN;
-pub use analysis::{Findings, Plan, ReadWeights};
-pub use args::{Analysis, JoinArgs, MeasureArgs};
+pub(crate) use analyses::DRAWN;
+pub use analyses::{Analyses, Findings, ReadWeights};
+pub use args::{AnalysisArgs, JoinArgs, MeasureArgs};
 pub use changes::{Change, changes};
 pub(crate) use collect::losses_of;
 pub use collect::{Collection, GRADIENTS, STATISTICS, collect, only_measured};

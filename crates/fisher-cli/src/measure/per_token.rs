@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use crate::models::{ModelConfig, Outcomes};
 use crate::samples::TaskData;
 
 /// Which samples are looked at token by token.
@@ -26,6 +27,21 @@ impl FromStr for PerToken {
 }
 
 impl PerToken {
+    /// Whether a model predicts tokens, so that there is something to look at.
+    ///
+    /// # Errors
+    /// When it tells classes apart.
+    pub fn suits(config: &ModelConfig) -> Result<(), String> {
+        match config.outcomes() {
+            Outcomes::Tokens(_) => Ok(()),
+            Outcomes::Classes(_) => Err(format!(
+                "--per-token looks at each label of a sample, and a sample of this model ({}) has one class and no \
+                 labels of tokens: leave it out; report.json has the loss of every sample",
+                config.kind
+            )),
+        }
+    }
+
     /// Whether some task has the sample.
     ///
     /// # Errors

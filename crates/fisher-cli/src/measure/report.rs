@@ -5,7 +5,7 @@ use fisher_metrics::interference::InterferenceReport;
 use fisher_metrics::pruning::{Mask, Masks};
 use serde_json::{Map, Value, json};
 
-use super::analysis::Findings;
+use super::analyses::Findings;
 use super::measured::Measured;
 use super::merge::Cost;
 

@@ -28,7 +28,7 @@ use fisher_metrics::conflicts::Pairs;
 use fisher_metrics::interference::InterferenceReport;
 use safetensors::tensor::Dtype;
 
-use super::analysis::Findings;
+use super::analyses::Findings;
 use super::measured::{Measured, key};
 use super::outcome::Result;
 use super::uses::divided;

@@ -6,7 +6,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use fisher_core::statistics::Statistics;
 use fisher_core::store::GradientStore;
 
-use super::args::Analysis;
+use super::args::AnalysisArgs;
 use super::measured::{Measured, key};
 use super::merge::{MERGED, Merged, fisher, merge};
 use super::outcome::Result;
@@ -26,7 +26,7 @@ pub struct Uses {
 /// # Errors
 /// When a parameter has no Fisher element by element, or a folder cannot be read or written.
 pub fn uses(
-    analysis: &Analysis,
+    analysis: &AnalysisArgs,
     checkpoint: &Checkpoint,
     tasks: &[Measured],
     statistics: &Statistics,

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::error::{Error, Result};
 use super::families::Family;
 use super::fields::Fields;
+use super::outcomes::Outcomes;
 use super::shape::{Longest, Output, Shape};
 
 /// What a folder says its model is.
@@ -79,11 +80,19 @@ impl ModelConfig {
         self.shape.vocabulary
     }
 
+    /// What it chooses among.
+    pub fn outcomes(&self) -> Outcomes {
+        match self.shape.output {
+            Output::Classes { count, .. } => Outcomes::Classes(count),
+            Output::NextToken { .. } => Outcomes::Tokens(self.vocabulary()),
+        }
+    }
+
     /// How many classes it tells apart, if it does.
     pub fn class_count(&self) -> Option<usize> {
-        match self.shape.output {
-            Output::Classes { count, .. } => Some(count),
-            Output::NextToken { .. } => None,
+        match self.outcomes() {
+            Outcomes::Classes(count) => Some(count),
+            Outcomes::Tokens(_) => None,
         }
     }
 }

@@ -170,9 +170,21 @@ impl<'a> Fields<'a> {
 
     /// A whole number above 0.
     pub(super) fn number(&self, field: &str, default: Option<usize>) -> Result<usize> {
-        let of = |v: &Value| v.as_u64().and_then(|n| usize::try_from(n).ok());
         self.read(field, default, "a number above 0", |v| {
-            of(v).filter(|n| *n > 0)
+            whole(v).filter(|n| *n > 0)
+        })
+    }
+
+    /// A whole number, 0 among them.
+    pub(super) fn index(&self, field: &str, default: usize) -> Result<usize> {
+        self.read(field, Some(default), "a whole number from 0", whole)
+    }
+
+    /// A list of whole numbers, empty where it is missing.
+    pub(super) fn indices(&self, field: &str) -> Result<Vec<usize>> {
+        let what = "a list of whole numbers from 0";
+        self.read(field, Some(Vec::new()), what, |v| {
+            v.as_array()?.iter().map(whole).collect()
         })
     }
 
@@ -249,6 +261,10 @@ impl<'a> Fields<'a> {
         }
         Ok(())
     }
+}
+
+fn whole(value: &Value) -> Option<usize> {
+    value.as_u64().and_then(|n| usize::try_from(n).ok())
 }
 
 fn positive(value: &Value) -> Option<f64> {

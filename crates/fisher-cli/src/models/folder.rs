@@ -234,7 +234,9 @@ fn adapter(path: &Path) -> Error {
     no(
         path,
         format!("is an adapter (PEFT){base}, not a model"),
-        "give the folder of the model that it is for as --model, and this one as --adapter",
+        "give the folder of the model that it is for as --model, and this one as --adapter; where a whole model is \
+         wanted (--merge-with), load both by peft and save one: `model.merge_and_unload().save_pretrained(NEW)`, and the \
+         tokenizer likewise",
     )
 }
 

@@ -71,7 +71,8 @@ fn collisions(text: &mut String, report: &ConflictReport) {
                 continue;
             }
             map.title = "Cosines of all pairs".into();
-            figure(text, &map, &picture.note);
+            let elsewhere = "--save-pairs writes the numbers to results.safetensors";
+            figure(text, &map, &picture.note, elsewhere);
         }
     }
 }

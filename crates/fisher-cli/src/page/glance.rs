@@ -9,17 +9,21 @@ use serde_json::Value;
 use super::overlap::mask;
 use super::parts::{escaped, maybe, percent, share};
 use crate::measure::{Findings, Measured};
+use crate::models::Outcomes;
 use crate::words::count;
 
 /// One sentence about the model and the data.
-pub(super) fn lead(run: &Value, tasks: &[Measured]) -> String {
+pub(super) fn lead(run: &Value, outcomes: Outcomes, tasks: &[Measured]) -> String {
     let model = &run["model"];
     let of = |key: &str| model[key].as_u64().unwrap_or(0);
     let tasks = tasks.iter().map(|task| {
         let tokens: u64 = task.tokens.iter().sum();
         let samples = count(task.ids.len(), "sample");
-        let tokens = count(tokens as usize, "active token");
-        format!("{samples} of {} with {tokens}", escaped(&task.name))
+        let tokens = match outcomes {
+            Outcomes::Tokens(_) => format!(" with {}", count(tokens as usize, "active token")),
+            Outcomes::Classes(_) => String::new(),
+        };
+        format!("{samples} of {}{tokens}", escaped(&task.name))
     });
     let heads = match (of("heads") as usize, of("kv_heads") as usize) {
         (0, _) => "without attention heads".into(),
@@ -31,10 +35,14 @@ pub(super) fn lead(run: &Value, tasks: &[Measured]) -> String {
         (heads, _) => format!("each with {},", count(heads, "attention head")),
     };
     format!(
-        "A {} model of {}, {heads} and {} weights; {}.",
+        "A {} model of {}, {heads} and {} weights{}; {}.",
         escaped(model["type"].as_str().unwrap_or("decoder")),
         count(of("layers") as usize, "layer"),
         large(of("weights")),
+        match outcomes {
+            Outcomes::Tokens(_) => String::new(),
+            Outcomes::Classes(classes) => format!(", which tells {classes} classes apart"),
+        },
         tasks.collect::<Vec<_>>().join(", ")
     )
 }
@@ -105,7 +113,7 @@ fn most(report: &ImportanceReport) -> Option<String> {
         ),
         (_, false) => format!(
             "In these samples of <b>{task}</b>, <b>{name}</b> has the largest share of the Fisher \
-             information, {}{}",
+             information that was measured, {}{}",
             share(layer.share),
             sure(layer)
         ),

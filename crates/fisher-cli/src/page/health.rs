@@ -43,7 +43,8 @@ pub(super) fn health(tasks: &[Measured], findings: &Findings) -> String {
         state(&mut text, settings, report);
     }
     if text.is_empty() {
-        "<p>Nothing was left out, and nothing needs a warning.</p>".into()
+        "<p>No line and no sample was left out. What an analysis warns of stands beside it.</p>"
+            .into()
     } else {
         text
     }

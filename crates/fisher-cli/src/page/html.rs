@@ -17,6 +17,7 @@ use super::settings::settings;
 use super::tasks::tasks;
 use super::tokens::tokens;
 use crate::measure::{Findings, Measured, SampleTokens};
+use crate::models::Outcomes;
 
 /// The page, in a run's folder.
 pub const PAGE: &str = "report.html";
@@ -31,6 +32,8 @@ const STYLE: &str = include_str!("style.css");
 pub struct Page<'a> {
     /// What was run, as in report.json.
     pub run: &'a Value,
+    /// What the model chooses among.
+    pub outcomes: Outcomes,
     /// The tasks.
     pub tasks: &'a [Measured],
     /// Their statistics.
@@ -53,7 +56,7 @@ impl Page<'_> {
             (
                 "tasks",
                 "What was measured",
-                tasks(run, self.tasks, self.statistics),
+                tasks(run, self.outcomes, self.tasks, self.statistics),
             ),
             (
                 "importance",
@@ -67,7 +70,7 @@ impl Page<'_> {
             (
                 "merge",
                 "What merging costs",
-                merging(run, self.tasks, found),
+                merging(run, self.outcomes, self.tasks, found),
             ),
             ("health", "Health and warnings", health(self.tasks, found)),
             ("settings", "What was run", settings(run)),
@@ -88,10 +91,10 @@ impl Page<'_> {
              <title>{0}: Fisher information</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
              <header><p class=kicker>Fisher information</p><h1>{0}</h1><p class=lead>{1}</p>{2}\
              <nav aria-label=Sections><ul>{links}</ul></nav></header>\n<main>{body}</main>\n\
-             <footer><p>Made by {3}. Every number is in report.json and results.safetensors beside \
+             <footer><p>Made by {3}. Numbers for programs are in report.json and results.safetensors beside \
              this page.</p></footer>\n</body>\n</html>\n",
             escaped(&title),
-            lead(run, self.tasks),
+            lead(run, self.outcomes, self.tasks),
             glance(found),
             escaped(self.run["program"].as_str().unwrap_or_default()),
             env!("CARGO_PKG_VERSION"),

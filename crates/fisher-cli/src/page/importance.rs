@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use fisher_core::kind::FisherKind;
 use fisher_core::statistics::Statistics;
 use fisher_metrics::importance::ImportanceReport;
 use fisher_metrics::picture::{ColorScale, HeatMap};
 use serde_json::Value;
 
-use super::parts::{figure, note, ranking};
+use super::parts::{IN_REPORT, figure, note, ranking};
 
 /// Rankings of layers and heads, and shares of all heads.
 pub(super) fn importance(
@@ -20,13 +21,22 @@ pub(super) fn importance(
     if reports.is_empty() {
         return text;
     }
-    text.push_str(
+    let changed = match statistics.provenance().kind {
+        FisherKind::MonteCarlo | FisherKind::Exact => "what the model predicts for the samples",
+        _ => "the samples' loss",
+    };
+    let _ = write!(
+        text,
         "<p>A layer or head with much Fisher information is one whose weights the task's samples \
-         are sensitive to: a small change there changes their loss much. Bars show F, whiskers \
-         its 95\u{a0}% interval over samples. The rank is the set of ranks that the samples leave \
+         are sensitive to: small random changes of these change {changed} much. Bars show F, whiskers \
+         its 95\u{a0}% interval over samples, or over documents where samples name theirs. The rank is the set \
+         of ranks that the samples leave \
          open, 95\u{a0}% sure of all in a table at once. F that rests on few effective samples is made by a \
          few of them, and below 5 it has no interval.</p>",
     );
+    if let Some(said) = experts(&run["model"]["experts"]) {
+        let _ = write!(text, "<p>{said}</p>");
+    }
     for report in reports {
         let task = &report.task;
         for warning in &report.warnings {
@@ -49,11 +59,22 @@ pub(super) fn importance(
     if !maps.is_empty() {
         text.push_str("<h3>All heads</h3><div class=maps>");
         for map in maps {
-            figure(&mut text, &map, "");
+            figure(&mut text, &map, "", IN_REPORT);
         }
         text.push_str("</div>");
     }
     text
+}
+
+/// What F is of where tokens choose experts.
+fn experts(experts: &Value) -> Option<String> {
+    let [count, chosen] = ["count", "chosen"].map(|key| experts[key].as_u64());
+    Some(format!(
+        "In layers of experts each token uses {} of {}. Which ones is taken as given: what another choice \
+         would change is not in F, and the weights of an expert that no token of the samples chose have F = 0, \
+         which says nothing of other samples.",
+        chosen?, count?
+    ))
 }
 
 /// Which query heads share which key/value head, where they do.
@@ -108,7 +129,7 @@ fn picture(report: &ImportanceReport, statistics: &Statistics) -> Option<HeatMap
             .map(|(_, shares)| percent(shares))
             .collect(),
         scale: ColorScale::Sequential,
-        quantity: "per cent of all Fisher information: dark is more".into(),
+        quantity: "per cent of the Fisher information that was measured: dark is more".into(),
     })
 }
 

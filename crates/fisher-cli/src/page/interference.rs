@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use fisher_metrics::interference::{InterferenceReport, Variant};
 
-use super::parts::{escaped, figure, note, number};
+use super::parts::{IN_REPORT, escaped, figure, note, number};
 use crate::measure::Findings;
 
 /// Scores of heads, a section for each settings.
@@ -29,7 +29,7 @@ pub(super) fn interference(findings: &Findings) -> String {
         }
         text.push_str("<div class=maps>");
         for map in report.picture().maps {
-            figure(&mut text, &map, "");
+            figure(&mut text, &map, "", IN_REPORT);
         }
         text.push_str("</div>");
         worst(&mut text, report);

@@ -6,9 +6,15 @@ use serde_json::Value;
 
 use super::parts::{escaped, maybe, note, number, plain};
 use crate::measure::{Cost, Findings, MERGED, Measured, Merged};
+use crate::models::Outcomes;
 
 /// How the models were merged, and what that costs.
-pub(super) fn merging(run: &Value, tasks: &[Measured], findings: &Findings) -> String {
+pub(super) fn merging(
+    run: &Value,
+    outcomes: Outcomes,
+    tasks: &[Measured],
+    findings: &Findings,
+) -> String {
     let mut text = String::new();
     let (Some(merged), [first, second]) = (&findings.uses.merged, tasks) else {
         return text;
@@ -29,11 +35,11 @@ pub(super) fn merging(run: &Value, tasks: &[Measured], findings: &Findings) -> S
     if merged.measured.is_empty() {
         text += " What that costs was not measured: the samples are not at hand.</p>";
     } else {
-        text += " What that costs was measured on the samples that the Fisher was measured on: by how \
-                 much their loss rises beside that of the task's own model, with the 95\u{a0}% interval \
-                 of the mean, paired by sample. The prediction beside it is ½ΣF(θ − θ₁)², the penalty of \
-                 elastic weight consolidation; it leaves out the first order and all cross terms.</p>";
-        costs(&mut text, merged, &first);
+        text += " What that costs was measured on the samples of this run, which its Fisher is of too: by how \
+                 much their loss rises beside that of the task's own model, with the 95\u{a0}% interval of the \
+                 mean over samples, or over documents where samples name theirs. The prediction beside it is \
+                 ½ΣF(θ − θ₁)², the penalty of elastic weight consolidation; it leaves out the first order and all cross terms.</p>";
+        costs(&mut text, outcomes, merged, &first);
     }
     for warning in &merged.report.warnings {
         note(&mut text, warning);
@@ -42,10 +48,12 @@ pub(super) fn merging(run: &Value, tasks: &[Measured], findings: &Findings) -> S
 }
 
 /// What tasks were measured to lose, and what was predicted for the first.
-fn costs(text: &mut String, merged: &Merged, first: &str) {
+fn costs(text: &mut String, outcomes: Outcomes, merged: &Merged, first: &str) {
     let total = |of: fn(&Cost) -> f64| merged.cost.values().map(of).sum::<f64>();
-    text.push_str(
-        "<div class=scroll tabindex=0><table><caption>Rise of the loss, in nats a token</caption><thead>\
+    let [_, each] = outcomes.words();
+    let _ = write!(
+        text,
+        "<div class=scroll tabindex=0><table><caption>Rise of the loss, in nats a {each}</caption><thead>\
          <tr><th scope=col>task</th><th scope=col>weights</th><th scope=col class=n>measured</th>\
          <th scope=col class=n>from</th><th scope=col class=n>to</th><th scope=col class=n>predicted</th>\
          </tr></thead><tbody>",
@@ -87,7 +95,7 @@ fn costs(text: &mut String, merged: &Merged, first: &str) {
         let shares: Vec<String> = shares.collect();
         let _ = write!(
             text,
-            "<p>Most of the prediction for the merged weights comes from {}.</p>",
+            "<p>The largest parts of the prediction for the merged weights are those of {}.</p>",
             shares.join(", ")
         );
     }

@@ -144,15 +144,21 @@ fn bar(entry: &Ranked, most: f64) -> String {
     )
 }
 
-/// A heat map, and its numbers as a table for who cannot see it.
-pub(super) fn figure(page: &mut String, map: &HeatMap, caption: &str) {
+/// Where numbers are that are too many for the page.
+pub(super) const IN_REPORT: &str = "the numbers are in report.json";
+
+/// A heat map, and its numbers as a table for who cannot see it, or where they are.
+pub(super) fn figure(page: &mut String, map: &HeatMap, caption: &str, elsewhere: &str) {
     let svg = map.svg();
     let _ = write!(page, "<figure class=map>{svg}");
     if !caption.is_empty() {
         let _ = write!(page, "<figcaption>{}</figcaption>", escaped(caption));
     }
     if map.rows.len() * map.columns.len() > NUMBERS {
-        page.push_str("<p class=soft>Too many cells for a table: the numbers are in report.json.</p></figure>");
+        let _ = write!(
+            page,
+            "<p class=soft>Too many cells for a table: {elsewhere}.</p></figure>"
+        );
         return;
     }
     let _ = write!(

@@ -8,29 +8,42 @@ use serde_json::Value;
 
 use super::parts::{escaped, note, number, sentence};
 use crate::measure::{Measured, TokenLoss};
+use crate::models::Outcomes;
 use crate::words::count;
 
 /// The tasks in a table, and when and for how long they were measured.
-pub(super) fn tasks(run: &Value, tasks: &[Measured], statistics: &Statistics) -> String {
-    let mut text = String::from(
-        "<p>The loss is that of the active tokens, in nats: the mean is over all of them alike, with its \
-         95\u{a0}% interval over samples; the median is over samples. A model that knows nothing has the \
-         logarithm of its vocabulary",
-    );
-    if let Some(words) = run["model"]["vocabulary"]
-        .as_f64()
-        .filter(|words| *words > 0.0)
-    {
-        let _ = write!(text, ", here {}", number(words.ln()));
-    }
-    text.push_str(
-        ".</p><div class=scroll tabindex=0><table><caption>Tasks</caption><thead><tr><th scope=col>task</th>\
-         <th scope=col>file</th><th scope=col class=n>samples</th><th scope=col class=n>active tokens</th>\
-         <th scope=col class=n>loss per token</th><th scope=col class=n>median of samples</th>\
+pub(super) fn tasks(
+    run: &Value,
+    outcomes: Outcomes,
+    tasks: &[Measured],
+    statistics: &Statistics,
+) -> String {
+    let interval =
+        "with its 95\u{a0}% interval over samples, or over documents where samples name theirs";
+    let said = match outcomes {
+        Outcomes::Tokens(_) => format!(
+            "The loss is that of the active tokens, in nats: the mean is over all of them alike, {interval}; the \
+             median is over samples."
+        ),
+        Outcomes::Classes(_) => format!(
+            "The loss is that of each sample's class, in nats: the mean is over samples, {interval}."
+        ),
+    };
+    let [of, each] = outcomes.words();
+    let mut text = format!(
+        "<p>{said} Equal probabilities for all have ln({of}), here {}.</p>\
+         <div class=scroll tabindex=0><table><caption>Tasks</caption><thead><tr><th scope=col>task</th>\
+         <th scope=col>file</th><th scope=col class=n>samples</th>{}\
+         <th scope=col class=n>loss per {each}</th><th scope=col class=n>median of samples</th>\
          <th scope=col class=n>lowest</th><th scope=col class=n>highest</th></tr></thead><tbody>",
+        number(outcomes.uniform_loss()),
+        match outcomes {
+            Outcomes::Tokens(_) => "<th scope=col class=n>active tokens</th>",
+            Outcomes::Classes(_) => "",
+        },
     );
     for task in tasks {
-        row(&mut text, run, task, statistics);
+        row(&mut text, run, outcomes, task, statistics);
     }
     text.push_str("</tbody></table></div>");
     for task in tasks.iter().filter(|task| task.ids.len() == 1) {
@@ -44,19 +57,28 @@ pub(super) fn tasks(run: &Value, tasks: &[Measured], statistics: &Statistics) ->
     text
 }
 
-fn row(text: &mut String, run: &Value, task: &Measured, statistics: &Statistics) {
+fn row(
+    text: &mut String,
+    run: &Value,
+    outcomes: Outcomes,
+    task: &Measured,
+    statistics: &Statistics,
+) {
     let tokens: u64 = task.tokens.iter().sum();
     let path = run["files"][&task.name].as_str().unwrap_or("–");
     let file = Path::new(path).file_name();
     let file = file.map_or_else(|| path.into(), |name| name.to_string_lossy());
     let _ = write!(
         text,
-        "<tr><th scope=row>{}</th><td title=\"{}\">{}</td><td class=n>{}</td><td class=n>{tokens}</td>",
+        "<tr><th scope=row>{}</th><td title=\"{}\">{}</td><td class=n>{}</td>",
         escaped(&task.name),
         escaped(path),
         escaped(&file),
         task.ids.len(),
     );
+    if let Outcomes::Tokens(_) = outcomes {
+        let _ = write!(text, "<td class=n>{tokens}</td>");
+    }
     let Ok(loss) = TokenLoss::of(task, statistics) else {
         text.push_str(
             "<td class=n>–</td><td class=n>–</td><td class=n>–</td><td class=n>–</td></tr>",

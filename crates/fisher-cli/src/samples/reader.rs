@@ -232,7 +232,7 @@ impl<'a> Reader<'a> {
         } = self.config.longest;
         if tokens.len() > longest {
             return Err(format!(
-                "{} tokens are more than the model takes ({field} = {longest})",
+                "{} tokens are more than the {longest} that the model takes ({field})",
                 tokens.len()
             ));
         }

@@ -146,7 +146,10 @@ impl Dialect {
         let head_width = match self.head_width.read(maybe)? {
             Some(width) => width,
             None if width.is_multiple_of(heads) => width / heads,
-            None => return Err(fields.unsupported(self.heads.0[0], "a divisor of the width")),
+            None => {
+                let divisor = format!("a divisor of {} = {width}", self.width.name(fields));
+                return Err(fields.unsupported(self.heads.name(fields), &divisor));
+            }
         };
         Ok([kv_heads, head_width])
     }

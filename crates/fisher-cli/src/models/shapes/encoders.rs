@@ -25,8 +25,13 @@ pub(crate) const BERT: Dialect = Dialect {
 
 pub(crate) const ROBERTA: Dialect = Dialect {
     then: |shape, longest, fields| {
-        let padding = fields.get("pad_token_id").and_then(Value::as_u64);
-        bert(shape, longest, fields, padding.unwrap_or(1) as usize + 1)
+        // Positions are counted from behind the padding's number: without one there are none.
+        let padding = fields.index("pad_token_id", 1)?;
+        if fields.is_null("pad_token_id") || padding >= longest.tokens - 1 {
+            let supported = "a whole number from 0 that leaves positions behind it";
+            return Err(fields.unsupported("pad_token_id", supported));
+        }
+        bert(shape, longest, fields, padding + 1)
     },
     ..BERT
 };
@@ -50,7 +55,7 @@ pub(crate) const DISTILBERT: Dialect = Dialect {
 fn bert(shape: &mut Shape, longest: &mut Longest, fields: &Fields, unused: usize) -> Result<()> {
     encoder(shape, fields, [longest.tokens, unused], Activation::Tanh)?;
     shape.embedding.types = fields.number("type_vocab_size", Some(2))?;
-    longest.tokens = longest.tokens.saturating_sub(unused);
+    longest.tokens -= unused;
     if fields.flag("is_decoder", false)? {
         return Err(fields.unsupported("is_decoder", "false"));
     }
@@ -74,12 +79,22 @@ fn encoder(
 
 /// Classes, of which every sample has one.
 fn classes(fields: &Fields, activation: Activation) -> Result<Output> {
-    let names = fields.get("id2label").and_then(Value::as_object);
-    let count = fields.number("num_labels", Some(names.map_or(2, |names| names.len())))?;
-    let architecture = fields.get("architectures");
-    let first = architecture.and_then(|all| all.get(0)?.as_str());
-    if first.is_some_and(|name| !name.ends_with("ForSequenceClassification")) {
-        return Err(fields.unsupported("architectures", "a ..ForSequenceClassification"));
+    let names = fields.get("id2label").map(|names| {
+        let names = names.as_object();
+        names.ok_or_else(|| fields.unsupported("id2label", "an object, from numbers to names"))
+    });
+    let named = names.transpose()?.map_or(2, |names| names.len());
+    let count = fields.number("num_labels", Some(named))?;
+    let classifier = |name: &Value| {
+        let name = name.as_str();
+        name.is_some_and(|name| name.ends_with("ForSequenceClassification"))
+    };
+    let architectures = fields.get("architectures").map(Value::as_array);
+    let fits =
+        architectures.is_none_or(|all| all.is_some_and(|a| a.first().is_none_or(classifier)));
+    if !fits {
+        let supported = "a list that begins with a ..ForSequenceClassification";
+        return Err(fields.unsupported("architectures", supported));
     }
     let kind = fields.text("problem_type", Some("single_label_classification"))?;
     if count < 2 || kind != "single_label_classification" {

@@ -1,7 +1,5 @@
 //! Families with a feed-forward part of several experts.
 
-use serde_json::Value;
-
 use super::super::error::Result;
 use super::super::fields::Fields;
 use super::super::rope::RopeDefaults;
@@ -74,11 +72,9 @@ fn qwen_experts(
         renormalized: fields.flag("norm_topk_prob", false)?,
     });
     let every = fields.number("decoder_sparse_step", Some(1))?;
-    let dense = fields.get("mlp_only_layers").and_then(Value::as_array);
-    let dense = dense.into_iter().flatten().filter_map(Value::as_u64);
-    let dense: Vec<u64> = dense.collect();
+    let dense = fields.indices("mlp_only_layers")?;
     for (l, layer) in shape.layers.iter_mut().enumerate() {
-        layer.experts = (l + 1) % every == 0 && !dense.contains(&(l as u64));
+        layer.experts = (l + 1) % every == 0 && !dense.contains(&l);
     }
     trained_only(fields);
     Ok(())

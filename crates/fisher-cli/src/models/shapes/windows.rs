@@ -65,10 +65,7 @@ fn width(fields: &Fields, default: Option<usize>) -> Result<Option<usize>> {
 impl Sliding {
     /// For each of `count` layers, whether it slides.
     fn read(self, count: usize, fields: &Fields) -> Result<Vec<bool>> {
-        let bound = || {
-            let bound = fields.get("max_window_layers").and_then(Value::as_u64);
-            bound.unwrap_or(28) as usize
-        };
+        let bound = || fields.index("max_window_layers", 28);
         let layers = |slides: &dyn Fn(usize) -> bool| (0..count).map(slides).collect();
         Ok(match self {
             Self::All => layers(&|_| true),
@@ -80,11 +77,11 @@ impl Sliding {
                 layers(&|l| (l + 1) % n != 0)
             }
             Self::Beyond => {
-                let from = bound();
+                let from = bound()?;
                 layers(&|l| l >= from)
             }
             Self::EvenBelow => {
-                let until = bound();
+                let until = bound()?;
                 layers(&|l| l < until && l % 2 == 0)
             }
         })

@@ -17,9 +17,9 @@ use fisher_metrics::ranking::{RankingConfig, RankingReport};
 use super::uses::Uses;
 use crate::say::say;
 
-/// What to analyze, and how.
+/// Which analyses are wanted, and how.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct Analyses {
     /// Up to which phase: 2 importance, 3 masks, 4 overlap, 5 conflicts, 6 interference.
     pub phases: Vec<u8>,
     /// Shares of groups that masks remove.
@@ -75,7 +75,7 @@ type Halves = [Vec<[Scores; 2]>; 2];
 /// Ways in which samples are halved, to see how far a task agrees with itself.
 const SPLITS: usize = 10;
 
-impl Plan {
+impl Analyses {
     fn wants(&self, phase: u8) -> bool {
         self.phases.contains(&phase)
     }
