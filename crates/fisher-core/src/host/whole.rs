@@ -149,3 +149,68 @@ impl Moments<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values that are no two alike, some of them small.
+    fn values(length: usize) -> Vec<f32> {
+        let value = |k: usize| (k as f32 * 0.7371).sin() * [1.0, 1e-3, 40.0][k % 3];
+        (0..length).map(value).collect()
+    }
+
+    /// Batches of one, three and seven samples, sides longer than what is held at a time.
+    #[test]
+    fn moments_and_sums_are_those_of_all_samples_at_once() {
+        for [rows, columns] in [[1, 5], [3, 1], [11, 4], [9, 10_000]] {
+            let elements = rows * columns;
+            let (mut mean, mut m2) = (vec![0.0; elements], vec![0.0; elements]);
+            let mut all: Vec<Vec<f64>> = Vec::new();
+            let both = Sides {
+                rows: true,
+                columns: true,
+            };
+            for samples in [1, 3, 7] {
+                let gradients = values((all.len() + samples) * elements);
+                let gradients = &gradients[all.len() * elements..];
+                let roots: Vec<f64> = (0..samples).map(|k| 0.5 + k as f64).collect();
+                let whole = Whole {
+                    rows,
+                    columns,
+                    gradients,
+                    roots: &roots,
+                };
+                let moments = Moments {
+                    before: all.len() as u64,
+                    mean: &mut mean,
+                    m2: Some(&mut m2),
+                };
+                let sums = whole.fold(Some(moments), both);
+                for (sample, root) in gradients.chunks(elements).zip(&roots) {
+                    let square = |g: &f32| (f64::from(*g) * root).powi(2);
+                    all.push(sample.iter().map(square).collect());
+                }
+                let near = |a: f64, b: f64| (a - b).abs() <= 1e-12 * b.abs();
+                let batch = &all[all.len() - samples..];
+                for (sample, values) in batch.iter().enumerate() {
+                    for row in 0..rows {
+                        let sum: f64 = values[row * columns..(row + 1) * columns].iter().sum();
+                        assert!(near(sums.rows[sample * rows + row], sum));
+                    }
+                    for column in 0..columns {
+                        let sum: f64 = values.iter().skip(column).step_by(columns).sum();
+                        assert!(near(sums.columns[sample * columns + column], sum));
+                    }
+                }
+            }
+            let n = all.len() as f64;
+            for at in 0..elements {
+                let own = all.iter().map(|values| values[at]).sum::<f64>() / n;
+                let squares: f64 = all.iter().map(|values| (values[at] - own).powi(2)).sum();
+                assert!((mean[at] - own).abs() <= 1e-12 * own);
+                assert!((m2[at] - squares).abs() <= 1e-11 * squares + 1e-14 * own * own);
+            }
+        }
+    }
+}
