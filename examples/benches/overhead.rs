@@ -290,10 +290,23 @@ fn median(mut values: Vec<f64>) -> f64 {
 /// A model that can be measured.
 trait Subject: SampleLoss<Batch: Clone> {
     const HEADS: Option<usize>;
+
+    /// The batch with other ids in every round, if it has any.
+    fn renamed(batch: &Self::Batch, _round: usize) -> Self::Batch {
+        batch.clone()
+    }
 }
 
 impl Subject for CausalTransformer {
     const HEADS: Option<usize> = Some(8);
+
+    fn renamed(batch: &TaskBatch, round: usize) -> TaskBatch {
+        let ids = batch.ids.iter().map(|id| format!("{round}: {id}"));
+        TaskBatch {
+            ids: ids.collect(),
+            ..batch.clone()
+        }
+    }
 }
 
 impl Subject for Perceptron {
@@ -384,8 +397,8 @@ fn runner<'a, M: Subject>(way: Way, model: &'a M, batch: &'a M::Batch) -> Outcom
                 .with_grouped(matches!(way, Way::Grouped | Way::Ghost))
                 .with_ghost(way != Way::Grouped)
                 .with_attention(M::HEADS.map(AttentionConfig::new));
-            let empty = config.init(model)?;
-            let paths: Vec<String> = empty.paths().map(str::to_owned).collect();
+            let mut statistics = config.init(model)?;
+            let paths: Vec<String> = statistics.paths().map(str::to_owned).collect();
             let engine = match way {
                 Way::Loop => Engine::Loop,
                 _ => Engine::Trace,
@@ -393,10 +406,12 @@ fn runner<'a, M: Subject>(way: Way, model: &'a M, batch: &'a M::Batch) -> Outcom
             let mut capture: Capture<M> = CaptureConfig::new()
                 .with_engine(engine)
                 .init(model, paths.iter().map(String::as_str))?;
+            let mut round = 0;
+            // On and on, as in a collection: a sample counts once in statistics.
             Box::new(move || {
-                // A sample counts once in statistics.
-                let mut statistics = empty.clone();
-                capture.accumulate(batch, "task", &mut statistics)?;
+                round += 1;
+                let batch = M::renamed(batch, round);
+                capture.accumulate(&batch, "task", &mut statistics)?;
                 Ok(())
             })
         }

@@ -156,7 +156,8 @@ pub struct TaskBatch {
     pub labels: Tensor<2, Int>,
     /// The task of every sample.
     pub tasks: Vec<Task>,
-    ids: Vec<String>,
+    /// The id of every sample.
+    pub ids: Vec<String>,
     lengths: Vec<usize>,
 }
 
