@@ -261,8 +261,8 @@ fn a_check_tells_what_it_does() {
     assert!(output.stdout.starts_with(b"{"), "{output:?}");
     let said = String::from_utf8_lossy(&output.stderr);
     for test in [
-        "weights ..",
-        "gradients in batches and alone",
+        "looking at every weight ..",
+        "gradients in batches and alone ..",
         "gradients of rounded weights ..",
     ] {
         assert!(said.contains(test), "{test}: {said}");

@@ -810,6 +810,7 @@ fn arguments_that_make_no_sense_are_refused(#[case] more: &[&str], #[case] reaso
 #[case(&["--save-every", "0"], "--save-every", "1 or more")]
 #[case(&["--batch-tokens", "0"], "--batch-tokens", "")]
 #[case(&["--draws", "0"], "--draws", "")]
+#[case(&["--seed", "-1"], "--seed", "-1")]
 #[case(&["--scale", "1/0"], "--scale", "damping")]
 #[case(&["--interference", "variant=loud"], "--interference", "variant=loud")]
 #[case(&["--params", "none"], "--params none", "nothing to measure")]

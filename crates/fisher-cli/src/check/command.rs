@@ -26,9 +26,9 @@ pub(crate) fn check(run: &CheckArgs) -> Result {
     run.tasks.iter().try_for_each(there)?;
     let device = run.device.device()?;
     let tracked = device.clone().autodiff();
-    doing("the model");
+    doing("reading the model");
     let checkpoint = Checkpoint::load_with(&run.model, &run.loaded.loading(), &tracked)?;
-    doing("the samples");
+    doing("reading the samples");
     let reader = |skip_bad| Reader {
         skip_bad,
         samples: Some(LOOKED),
@@ -74,7 +74,7 @@ fn look(
     tasks: &[TaskData],
     device: &Device,
 ) -> Result<Findings> {
-    doing("weights");
+    doing("looking at every weight");
     let mut findings = weights(&checkpoint.model, &checkpoint.naming)?;
     let broken = findings
         .iter()

@@ -113,12 +113,12 @@ pub struct MeasureArgs {
     /// The whole command, as run.toml has it.
     #[arg(skip)]
     pub command: String,
-    /// Begin even if memory or disk will not do
-    #[arg(long)]
-    pub force: bool,
     /// Go on with what --out already holds
     #[arg(long)]
     pub resume: bool,
+    /// Begin even if memory or disk will not do
+    #[arg(long)]
+    pub force: bool,
     /// How it is loaded
     #[command(flatten)]
     pub loaded: LoadArgs,
@@ -296,7 +296,12 @@ pub struct AnalysisArgs {
     )]
     pub scale: Vec<Scale>,
     /// Seed of everything random
-    #[arg(long, default_value_t = 0, help_heading = "What is made of it")]
+    #[arg(
+        long,
+        default_value_t = 0,
+        allow_negative_numbers = true,
+        help_heading = "What is made of it"
+    )]
     pub seed: u64,
     /// Memory beside weights and statistics, such as 500MB or 8GiB: half for gradients that are held, the
     /// rest of which stays on disk, half for a batch and then for analyses

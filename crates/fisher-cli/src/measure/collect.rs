@@ -158,6 +158,9 @@ pub fn collect(
         }
         tasks.push(measured);
     }
+    if asked() {
+        return Err(ended(&statistics));
+    }
     Ok(Collection {
         tasks,
         statistics,

@@ -82,7 +82,7 @@ pub struct PlanArgs {
     #[arg(long, conflicts_with = "out")]
     pub json: bool,
     /// Seed of bootstrap draws
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     pub seed: u64,
     /// Where to compute
     #[arg(long, value_enum, default_value = "flex")]

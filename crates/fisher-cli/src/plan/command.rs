@@ -16,7 +16,7 @@ pub(crate) fn plan(run: &PlanArgs) -> Result {
     Run::finished(&run.run)?;
     run.sensible()?;
     let device = run.device.device()?;
-    doing("the run and its model");
+    doing("reading the run and its model");
     let checkpoint = match &run.model {
         Some(folder) => Some(Checkpoint::load(folder, &device.clone().autodiff())?),
         None => None,

@@ -30,7 +30,7 @@ pub(super) fn make(
     device: &Device,
 ) -> Result<Made> {
     let (kind, [asked, reference], scored) = scored(run, source, checkpoint)?;
-    doing("which scores the samples tell apart");
+    doing("telling scores apart by the samples");
     let resolution = resolve(&scored, run.seed)?;
     let singles: Vec<Vec<usize>> = (0..scored.items.len()).map(|at| vec![at]).collect();
     let groups = match run.distinctions {
