@@ -38,13 +38,33 @@ impl Backend {
             #[cfg(feature = "remote")]
             Self::Remote => remote(),
             #[allow(unreachable_patterns)] // reachable where a feature is off
-            other => Err(format!(
-                "this program was built without {other:?}; build it with `--features {}`",
-                format!("{other:?}").to_lowercase()
-            )),
+            other => {
+                let name = |backend: &Self| format!("{backend:?}").to_lowercase();
+                let built: Vec<String> = BUILT.iter().map(name).collect();
+                let other = name(&other);
+                Err(format!(
+                    "this program was built without {other}, and has --device {}; {other} needs one built with \
+                     `--features {other}`",
+                    built.join(", ")
+                ))
+            }
         }
     }
 }
+
+/// Those that this program was built with.
+const BUILT: &[Backend] = &[
+    #[cfg(feature = "flex")]
+    Backend::Flex,
+    #[cfg(feature = "ndarray")]
+    Backend::Ndarray,
+    #[cfg(feature = "wgpu")]
+    Backend::Wgpu,
+    #[cfg(feature = "cuda")]
+    Backend::Cuda,
+    #[cfg(feature = "remote")]
+    Backend::Remote,
+];
 
 #[cfg(feature = "remote")]
 fn remote() -> Result<Device, String> {
@@ -56,4 +76,16 @@ fn remote() -> Result<Device, String> {
     }
     let device = Device::remote_options(&host).init();
     device.map_err(|e| format!("no device at {address}: {e}"))
+}
+
+#[cfg(all(test, feature = "flex", not(feature = "cuda")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_built_in_is_told_beside_what_is() {
+        let error = Backend::Cuda.device().expect_err("no CUDA");
+        assert!(error.contains("has --device flex"), "{error}");
+        assert!(error.contains("--features cuda"), "{error}");
+    }
 }

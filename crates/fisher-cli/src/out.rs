@@ -5,9 +5,10 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::measure::{
-    GRADIENTS, INPUTS, Inputs, MERGED, REPORT, RESULTS, Result, STATISTICS, remove_parts,
+    COMMAND, GRADIENTS, INPUTS, Inputs, MERGED, REPORT, RESULTS, Result, STATISTICS, remove_parts,
 };
 use crate::page::{GENERATOR, PAGE};
+use crate::say::say;
 
 /// Locked for as long as a run goes on. The system lets go of it when the program ends, however that is,
 /// so the file itself may stay.
@@ -47,12 +48,30 @@ impl Out {
             )
             .into());
         }
-        if !resume && out.holds_run() {
+        let held = out.holds_run();
+        if !resume && held {
             return Err(format!(
                 "{} holds a run already: go on with it by --resume, or give another folder",
                 path.display()
             )
             .into());
+        }
+        if resume && !held {
+            say!(
+                "{} holds nothing to go on with: this begins anew.",
+                path.display()
+            );
+        }
+        let others = if held { Vec::new() } else { out.others()? };
+        if let Some(first) = others.first() {
+            let more = match others.len() {
+                1 => String::new(),
+                n => format!(" and {} more", n - 1),
+            };
+            say!(
+                "{} is not empty ({first}{more}): what is there stays, and the results come beside it.",
+                path.display()
+            );
         }
         Ok(out)
     }
@@ -61,6 +80,21 @@ impl Out {
     pub(crate) fn holds_run(&self) -> bool {
         let mut files = [STATISTICS, GRADIENTS, REPORT].iter();
         files.any(|file| self.path.join(file).exists())
+    }
+
+    /// What is there beside what a run writes before anything is counted, by name.
+    fn others(&self) -> Result<Vec<String>> {
+        let fail = |e: std::io::Error| format!("cannot read {}: {e}", self.path.display());
+        let mut others = Vec::new();
+        for entry in std::fs::read_dir(&self.path).map_err(fail)? {
+            let name = entry.map_err(fail)?.file_name();
+            let name = name.to_string_lossy().into_owned();
+            if ![LOCK, INPUTS, COMMAND].contains(&&*name) {
+                others.push(name);
+            }
+        }
+        others.sort_unstable();
+        Ok(others)
     }
 
     /// The first file that would be written over and is not this program's.

@@ -12,7 +12,7 @@ use crate::measure::{
 };
 use crate::models::{Checkpoint, Outcomes};
 use crate::out::Out;
-use crate::samples::{Form, Reader, TaskData, TaskFile};
+use crate::samples::{Form, Reader, TaskData, TaskFile, there};
 use crate::say::say;
 use crate::words::count;
 
@@ -23,11 +23,7 @@ use crate::words::count;
 pub(crate) fn measure(run: &MeasureArgs) -> Result {
     let start = Instant::now();
     let phases = phases(&run.analysis, run.tasks.len())?;
-    let mut names: Vec<&str> = run.tasks.iter().map(|task| &*task.name).collect();
-    names.dedup();
-    if names.len() < run.tasks.len() || run.tasks.len() > 2 {
-        return Err("give one task, or two with different names".into());
-    }
+    sensible(run, &phases)?;
     let out = Out::claim(&run.out, run.resume)?;
     if let Some(part) = run.part {
         let source = part
@@ -48,13 +44,6 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
         .iter()
         .try_for_each(|which| which.is_in(&data))?;
     let keep = run.analysis.keeps_gradients(&phases);
-    if keep && run.kind != Kind::Empirical {
-        return Err(
-            "gradients that are kept are those of the data's labels, and --kind is not empirical: leave phases 5 \
-             and 6, --scale, --save-gradients and --keep-gradients out (--phases 1-4)"
-                .into(),
-        );
-    }
     possible(run, &phases, &checkpoint, &data, &device)?;
     Forecast::of(run, &phases, &checkpoint, &data, keep)?.tell(run, &checkpoint)?;
     let inputs = Inputs::of(&checkpoint.config, &data, run.part);
@@ -101,6 +90,52 @@ pub(crate) fn measure(run: &MeasureArgs) -> Result {
     Ok(())
 }
 
+/// What is wrong with the flags whatever the model and the samples are.
+fn sensible(run: &MeasureArgs, phases: &[u8]) -> Result {
+    if let [first, second] = &*run.tasks
+        && first.name == second.name
+    {
+        return Err(format!(
+            "both tasks are called `{}`: give them different names",
+            first.name
+        )
+        .into());
+    }
+    if run.tasks.len() > 2 {
+        return Err(format!(
+            "a run compares two tasks at most, and --task is given {} times: run each pair by itself, with an \
+             --out of its own",
+            run.tasks.len()
+        )
+        .into());
+    }
+    run.tasks.iter().try_for_each(there)?;
+    let keep = run.analysis.keeps_gradients(phases);
+    if keep && run.kind != Kind::Empirical {
+        return Err(
+            "gradients that are kept are those of the data's labels, and --kind is not empirical: leave phases 5 \
+             and 6, --scale, --save-gradients and --keep-gradients out (--phases 1-4)"
+                .into(),
+        );
+    }
+    if run.params == Selection::None {
+        return Err("--params none leaves nothing to measure".into());
+    }
+    if keep && run.compare == Selection::None {
+        return Err("--compare none leaves nothing to compare; leave phases 5 and 6 out".into());
+    }
+    if phases.contains(&7) && run.loaded.adapter.is_some() && run.analysis.merge_with.is_some() {
+        return Err("--merge-with merges folders of whole models: save the adapted model as one, or leave --adapter out".into());
+    }
+    if phases.contains(&7) && (run.params != Selection::All || run.elements != Selection::All) {
+        return Err(
+            "phase 7 needs the Fisher of every element: leave --params and --elements at all"
+                .into(),
+        );
+    }
+    Ok(())
+}
+
 /// A task and its file, for the record.
 fn file(task: &TaskFile) -> (String, Value) {
     let path = task
@@ -123,11 +158,6 @@ fn possible(
     } = checkpoint;
     let kept = match run.compare.of(catalogue, heads)? {
         Some(kept) => Some(catalogue.filter(&kept)?),
-        None if run.analysis.keeps_gradients(phases) => {
-            return Err(
-                "--compare none leaves nothing to compare; leave phases 5 and 6 out".into(),
-            );
-        }
         None => None,
     };
     let compares = phases.iter().any(|phase| [5, 6].contains(phase));
@@ -151,15 +181,6 @@ fn possible(
     }
     if !phases.contains(&7) {
         return Ok(());
-    }
-    if run.loaded.adapter.is_some() && run.analysis.merge_with.is_some() {
-        return Err("--merge-with merges folders of whole models: save the adapted model as one, or leave --adapter out".into());
-    }
-    if run.params != Selection::All || run.elements != Selection::All {
-        return Err(
-            "phase 7 needs the Fisher of every element: leave --params and --elements at all"
-                .into(),
-        );
     }
     if let (Some(folder), [_, task]) = (&run.analysis.merge_with, data) {
         let own = run.analysis.merge_run.as_deref();

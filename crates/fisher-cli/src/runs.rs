@@ -10,7 +10,9 @@ use fisher_core::statistics::SavedSamples;
 use fisher_core::store::GradientStore;
 use serde::Deserialize;
 
-use crate::measure::{COMMAND, GRADIENTS, Inputs, Measured, REPORT, Result, STATISTICS, key};
+use crate::measure::{
+    COMMAND, GRADIENTS, INPUTS, Inputs, Measured, REPORT, Result, STATISTICS, key,
+};
 use crate::samples::Part;
 
 /// A run that is finished.
@@ -51,6 +53,27 @@ impl Run {
         Self::read(folder, gradients).map_err(unfinished)
     }
 
+    /// A run that something is to be made of.
+    ///
+    /// # Errors
+    /// When the folder is no run, or one that is not finished.
+    pub(crate) fn finished(folder: &Path) -> Result<Self> {
+        let no_run = |why: &str| {
+            format!(
+                "{} is no run: {why}; give what --out of `fisher measure` or `fisher join` was",
+                folder.display()
+            )
+        };
+        if !folder.exists() {
+            return Err(no_run("there is no such folder").into());
+        }
+        let mut files = [INPUTS, STATISTICS, COMMAND].iter();
+        if !files.any(|file| folder.join(file).exists()) {
+            return Err(no_run(&format!("it has neither {INPUTS} nor {STATISTICS}")).into());
+        }
+        Self::of(folder, false).map_err(|run| run.to_string().into())
+    }
+
     fn read(folder: &Path, gradients: bool) -> Result<Self> {
         if !folder.is_dir() {
             return Err("there is no such folder".into());
@@ -76,6 +99,18 @@ impl Run {
         };
         for task in &tasks {
             complete(&statistics, store.as_ref(), task)?;
+        }
+        // What a later call has begun is not in the report of the one before.
+        let told = |name: &str| tasks.iter().any(|task| task.name == name);
+        for (name, all) in inputs.tasks.iter().filter(|(name, _)| !told(name)) {
+            let counted = statistics.samples(name).len();
+            if (1..all.len()).contains(&counted) {
+                return Err(format!(
+                    "{counted} of {} samples of task `{name}` are counted, and its report has none",
+                    all.len()
+                )
+                .into());
+            }
         }
         Ok(Self {
             tasks,

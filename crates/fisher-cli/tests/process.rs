@@ -65,7 +65,7 @@ fn waiting(folder: &Path, out: &Path) -> Child {
     let child = Command::new(PROGRAM)
         .args(measure(out, &[("alpha", &fifo)], &[]))
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .expect("a process");
     let start = Instant::now();
@@ -206,6 +206,66 @@ fn a_full_disk_names_the_file() {
         let left = left.map(|entry| entry.expect("an entry").file_name());
         let parts = left.filter(|name| name.to_string_lossy().ends_with(".part"));
         assert_eq!(parts.count(), 0);
+    }
+}
+
+/// Where there is nothing to save yet, Ctrl-C ends the program at once, and is told.
+#[test]
+fn ctrl_c_is_told() {
+    let folder = folder();
+    let out = folder.path().join("out");
+    let child = waiting(folder.path(), &out);
+    let pid = child.id().to_string();
+    let sent = Command::new("kill").args(["-INT", &pid]).status();
+    assert!(sent.expect("kill").success());
+    let output = child.wait_with_output().expect("an end");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.contains("Interrupted."), "{said}");
+}
+
+/// What is in a folder already is told, and that there is nothing to go on with; passes for tokens are forecast.
+#[test]
+fn what_a_run_begins_with_is_told() {
+    let folder = folder();
+    let lines = golden().join("alpha.jsonl");
+    let out = folder.path().join("out");
+    let said = |more: &[&str]| {
+        let output = run(&measure(&out, &[("alpha", &lines)], more));
+        assert!(output.status.success(), "{output:?}");
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned())
+    };
+    std::fs::create_dir(&out).expect("a folder");
+    std::fs::write(out.join("notes.txt"), "mine").expect("a file");
+    let [first, _] = said(&["--phases", "1", "--resume"]);
+    assert!(first.contains("nothing to go on with"), "{first}");
+    assert!(first.contains("is not empty (notes.txt)"), "{first}");
+    let [again, progress] = said(&["--phases", "1", "--resume", "--per-token", "1"]);
+    assert!(!again.contains("nothing to go on with"), "{again}");
+    assert!(!again.contains("is not empty"), "{again}");
+    assert!(again.contains("Token by token (--per-token)"), "{again}");
+    assert!(!progress.contains("\u{1b}"), "{progress}");
+}
+
+/// What is done now goes to standard error, and what was found to standard output alone.
+#[test]
+fn a_check_tells_what_it_does() {
+    let lines = golden().join("alpha.jsonl");
+    let (model, task) = (
+        golden().display().to_string(),
+        format!("a={}", lines.display()),
+    );
+    let check = ["check", "--model", &model, "--task", &task, "--json"].map(str::to_owned);
+    let output = run(&check);
+    assert!(output.status.success(), "{output:?}");
+    assert!(output.stdout.starts_with(b"{"), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    for test in [
+        "looking at every weight ..",
+        "gradients in batches and alone ..",
+        "gradients of rounded weights ..",
+    ] {
+        assert!(said.contains(test), "{test}: {said}");
     }
 }
 

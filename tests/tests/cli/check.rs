@@ -153,9 +153,15 @@ fn data_is_looked_at() {
     };
     let (lines, special, copies) = (said("lines"), said("special tokens"), said("copies"));
     assert!(
-        lines.contains("4 samples, 2 more left out; the first is line 5"),
+        lines.contains("4 samples, 2 more left out; the first is line 5")
+            && lines.contains("--skip-bad"),
         "{lines}"
     );
+    // Samples are named with their task.
+    let [rounded, batch] = [said("weights as float16"), said("batch: gradients")];
+    assert!(rounded.contains("of task `data`"), "{rounded}");
+    let differs = of(&found, "batch: gradients")[0]["found"] != 0.0;
+    assert_eq!(batch.contains("of sample `data: "), differs, "{batch}");
     assert!(
         special.contains("`twice` (BOS 1 at its start), `ends` (EOS 2 at its end)"),
         "{special}"

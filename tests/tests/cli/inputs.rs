@@ -217,6 +217,11 @@ fn a_byte_order_mark_means_nothing() {
 #[case(b"text,label\nthe cat,1\n", "line 1: not JSON", "read_csv")]
 #[case(b"the cat sat\n", "line 1: not JSON", "each line is an object")]
 #[case(b"\n \n", "no samples", "no bad lines")]
+#[case(
+    b"{\"text\": \"a\"}\n{\"text\": \"x",
+    "line 2: not JSON",
+    "string at column 11 "
+)]
 fn what_is_no_json_lines_is_named(#[case] bytes: &[u8], #[case] what: &str, #[case] advice: &str) {
     let error = plain(bytes).expect_err("no lines");
     assert!(
@@ -234,6 +239,16 @@ fn what_is_no_json_lines_is_named(#[case] bytes: &[u8], #[case] what: &str, #[ca
 #[case(r#"{"messages": [], "labels": [1]}"#, "belong to `input_ids`")]
 #[case(r#"{"messages": [], "completion": "x"}"#, "belongs to `prompt`")]
 #[case(r#"{"text": "x", "label": 1}"#, "no classifier: leave `label` out")]
+#[case(r#"{"text": ""}"#, "no token counts: the text is empty")]
+#[case(r#"{"prompt": "the cat", "completion": ""}"#, "of the completion")]
+#[case(
+    r#"{"conversations": [{"from": "human", "value": "x"}]}"#,
+    "into `messages` by `jq"
+)]
+#[case(
+    r#"{"instruction": "x", "input": "", "output": "y"}"#,
+    "into `prompt` and `completion`"
+)]
 fn bad_chats_and_labels_are_named(#[case] line: &str, #[case] reason: &str) {
     let error = plain(line.as_bytes()).expect_err("a bad line");
     assert!(

@@ -534,11 +534,78 @@ fn mean_loss(model: &Path, case: &str) -> f64 {
     each.sum::<f64>() / losses.len() as f64
 }
 
+/// A plan is made of a run that is finished, or of none.
+#[test]
+fn plans_are_made_of_finished_runs() {
+    let run = Run::new("llama-gqa", &["--phases", "1"]);
+    let out = run.folder();
+    let plan = |run: &str| program(&["plan", "--run", run, "--rank", "1", "--json"]);
+    plan(&out).expect("a plan");
+    // A later call has begun another task.
+    let at = |file: &str| run.out.path().join(file);
+    let read = |file: &str| -> Value {
+        serde_json::from_slice(&std::fs::read(at(file)).expect("a file")).expect("JSON")
+    };
+    let report = read("report.json");
+    let write = |file: &str, value: &Value| {
+        std::fs::write(at(file), value.to_string()).expect("a file");
+    };
+    let mut before = report.clone();
+    before["order"] = serde_json::json!([TASKS[0]]);
+    write("report.json", &before);
+    let mut inputs = read("inputs.json");
+    let all = inputs["tasks"][TASKS[1]]
+        .as_object()
+        .expect("samples")
+        .len();
+    inputs["tasks"][TASKS[1]]["more"] = "hash".into();
+    write("inputs.json", &inputs);
+    let error = plan(&out).expect_err("half of a task");
+    let said = format!("{all} of {} samples of task `{}`", all + 1, TASKS[1]);
+    assert!(
+        error.contains(&said) && error.contains("it goes on by"),
+        "{error}"
+    );
+    std::fs::remove_file(at("report.json")).expect("a file");
+    let error = plan(&out).expect_err("no report");
+    assert!(
+        error.contains("samples are counted, and it has no report") && error.contains("--resume"),
+        "{error}"
+    );
+    for nowhere in [format!("{out}/nope"), format!("{out}/empty")] {
+        if nowhere.ends_with("empty") {
+            std::fs::create_dir(&nowhere).expect("a folder");
+        }
+        let error = plan(&nowhere).expect_err("no run");
+        assert!(error.contains("is no run"), "{error}");
+    }
+}
+
+#[rstest::rstest]
+#[case(&["--bits", "NaN"], "--bits")]
+#[case(&["--bits", "-4"], "--bits")]
+#[case(&["--bits", "40"], "--bits")]
+#[case(&["--bits", "4", "--widths", "1,4"], "--widths")]
+#[case(&["--bits", "4", "--batch-tokens", "0"], "--batch-tokens")]
+#[case(&["--bits", "4", "--params", "none"], "--params none")]
+#[case(&["--bits", "4", "--verify", "a=missing.jsonl"], "missing.jsonl")]
+#[case(&["--bits", "4", "--verify", "a=missing.jsonl", "--samples", "0"], "--samples")]
+fn values_are_checked_before_the_model_is_loaded(#[case] more: &[&str], #[case] said: &str) {
+    let run = Run::new("llama-gqa", &["--phases", "1", "--elements", "none"]);
+    let (out, model) = (run.folder(), "nowhere/at/all");
+    let fixed = ["plan", "--run", &out, "--model", model];
+    let error = program(&[&fixed[..], more].concat()).expect_err("refused");
+    assert!(error.contains(said) && !error.contains(model), "{error}");
+}
+
 #[test]
 fn what_cannot_be_planned_is_said() {
     let run = Run::new("llama-gqa", &["--phases", "1", "--elements", "none"]);
     let error = run.plan(&["--bits", "4"]).expect_err("no elements");
-    assert!(error.contains("F of every element"), "{error}");
+    assert!(
+        error.contains("F of every element") && error.contains("--elements all"),
+        "{error}"
+    );
     let run = Run::new("llama-gqa", &["--phases", "1"]);
     let error = run.plan(&["--bits", "1.5"]).expect_err("too few bits");
     assert!(error.contains("below the lowest levels"), "{error}");

@@ -793,12 +793,99 @@ fn gradients_that_are_not_finite_are_named_or_counted() {
 #[case(&["--compare", "none"], "--compare none")]
 #[case(&["--params", "(("], "regular expression")]
 #[case(&["--memory", "lots"], "no unit")]
-#[case(&["--sparsity", "1.5"], "sparsity")]
-#[case(&["--task", "third=x.jsonl"], "two with different names")]
+#[case(&["--sparsity", "1.5"], "--sparsity")]
+#[case(&["--task", "third=x.jsonl"], "compares two tasks at most")]
+#[case(&["--phases", "9"], "`9` names no phases")]
 fn arguments_that_make_no_sense_are_refused(#[case] more: &[&str], #[case] reason: &str) {
     let case = Case::new("llama-gqa");
     let error = case.run("out", more).expect_err("refused");
     assert!(error.contains(reason), "{error}");
+}
+
+/// What is wrong whatever the model is told before it is loaded: here is none.
+#[rstest]
+#[case(&["--sparsity", "0.5,90"], "--sparsity", "such as 0.9 (for 90 %: 0.9)")]
+#[case(&["--sparsity", "-0.5"], "--sparsity", "between 0 and 1")]
+#[case(&["--samples", "0"], "--samples", "1 or more")]
+#[case(&["--save-every", "0"], "--save-every", "1 or more")]
+#[case(&["--batch-tokens", "0"], "--batch-tokens", "")]
+#[case(&["--draws", "0"], "--draws", "")]
+#[case(&["--seed", "-1"], "--seed", "-1")]
+#[case(&["--scale", "1/0"], "--scale", "damping")]
+#[case(&["--interference", "variant=loud"], "--interference", "variant=loud")]
+#[case(&["--params", "none"], "--params none", "nothing to measure")]
+#[case(&["--compare", "none"], "--compare none", "phases 5 and 6")]
+#[case(&["--kind", "exact"], "--kind", "--phases 1-4")]
+fn values_are_checked_before_the_model_is_loaded(
+    #[case] more: &[&str],
+    #[case] flag: &str,
+    #[case] reason: &str,
+) {
+    let mut case = Case::new("llama-gqa");
+    case.model = case.folder("nowhere");
+    let error = case.run("out", more).expect_err("refused");
+    assert!(error.contains(flag) && error.contains(reason), "{error}");
+    assert!(!Path::new(&case.folder("out")).exists());
+}
+
+#[test]
+fn files_and_names_of_tasks_are_checked_before_the_model_is_loaded() {
+    let mut case = Case::new("llama-gqa");
+    case.model = case.folder("nowhere");
+    let out = case.folder("out");
+    let missing = format!("b={}", case.folder("missing.jsonl"));
+    let zipped = case.folder("zipped.jsonl");
+    std::fs::write(&zipped, b"\x1f\x8b\x08").expect("a file");
+    let zipped = format!("b={zipped}");
+    let same = case.tasks[0].clone();
+    for (second, said) in [
+        (&missing, "cannot read"),
+        (&zipped, "packed by gzip"),
+        (&same, "both tasks are called `alpha`"),
+    ] {
+        case.tasks[1] = second.clone();
+        let error = case.run("out", &[]).expect_err(said);
+        assert!(error.contains(said), "{error}");
+    }
+    case.tasks[1] = missing.clone();
+    let model = case.model.clone();
+    let check = ["check", "--model", &model, "--task", &missing];
+    let error = program(&check).expect_err("no file");
+    assert!(error.contains("cannot read"), "{error}");
+    assert!(!Path::new(&out).exists());
+}
+
+/// A run that is gone on with names the sample that is another, and no checkpoint: that is what a model is.
+#[test]
+fn other_samples_are_told_in_the_words_of_the_program() {
+    let mut case = Case::new("llama-gqa");
+    let old = r#"{"id": "old", "input_ids": [1, 2, 3, 4]}"#;
+    let longer = r#"{"id": "longer", "input_ids": [1, 2, 3, 4, 5]}"#;
+    let phases = ["--phases", "1"];
+    lines(&mut case, &[old, longer]);
+    case.run("out", &phases).expect("a run");
+    let again = ["--phases", "1", "--resume"];
+    lines(
+        &mut case,
+        &[r#"{"id": "new", "input_ids": [1, 2]}"#, old, longer],
+    );
+    let error = case.run("out", &again).expect_err("one is before it");
+    assert!(
+        error.contains("other samples of task `alpha`: where it has `old` there is `new` now")
+            && error.contains("another --out")
+            && !error.contains("checkpoint"),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_expression_that_is_found_nowhere_is_told_with_one_that_is() {
+    let case = Case::new("llama-gqa");
+    let error = case.run("out", &["--params", "foo"]).expect_err("no name");
+    assert!(
+        error.contains(r"such as 'self_attn\.(q|v)_proj'") && error.contains("model.norm.weight"),
+        "{error}"
+    );
 }
 
 /// One task, and only the attention of it.

@@ -313,9 +313,11 @@ fn an_interrupted_run_says_how_it_goes_on() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(130), "{said}");
     assert!(
-        said.contains("--resume") && said.contains("of 120 samples"),
+        said.contains("--resume") && said.contains("of 120 samples of task `a`"),
         "{said}"
     );
+    assert!(said.contains("no sample of task `b`"), "{said}");
+    assert!(said.contains("Stopping after this batch"), "{said}");
     assert!(!said.contains('\u{1b}'), "{said}");
     subject.run("out", &[&fixed[..], &["--resume"]].concat());
     subject.run("whole", &fixed);

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::device::Backend;
-use crate::measure::LoadArgs;
+use crate::measure::{LoadArgs, positive};
 use crate::samples::TaskFile;
 
-/// Whether a model and its data are fit to be measured: in minutes, before hours of work
+/// Tell in minutes whether a model and its data are fit to be measured, before hours of work
 ///
 /// Looks at every weight, at the first 10 000 samples of each task (special tokens that come twice, repeated samples, one text under two classes, lines that
 /// are left out), and at a few samples of each, evenly spread over those: their loss, and whether gradients and losses depend on the engine,
@@ -32,7 +32,7 @@ pub struct CheckArgs {
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     pub samples: u32,
     /// Tokens in a batch, padding included
-    #[arg(long, value_name = "N", default_value_t = 2048)]
+    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = positive)]
     pub batch_tokens: usize,
     /// Write what was found to a file, as JSON
     #[arg(long, value_name = "FILE")]

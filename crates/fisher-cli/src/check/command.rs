@@ -9,9 +9,9 @@ use super::gradients::gradients;
 use super::losses::losses;
 use super::special::special_tokens;
 use super::weights::weights;
-use crate::measure::{Result, write_out};
+use crate::measure::{Result, doing, write_out};
 use crate::models::Checkpoint;
-use crate::samples::{InputError, Reader, TaskData};
+use crate::samples::{InputError, Reader, TaskData, there};
 use crate::say::say;
 use crate::words::count;
 
@@ -23,9 +23,12 @@ const LOOKED: usize = 10_000;
 /// # Errors
 /// What could not be read; and, when all was told, that something is wrong.
 pub(crate) fn check(run: &CheckArgs) -> Result {
+    run.tasks.iter().try_for_each(there)?;
     let device = run.device.device()?;
     let tracked = device.clone().autodiff();
+    doing("reading the model");
     let checkpoint = Checkpoint::load_with(&run.model, &run.loaded.loading(), &tracked)?;
+    doing("reading the samples");
     let reader = |skip_bad| Reader {
         skip_bad,
         samples: Some(LOOKED),
@@ -71,6 +74,7 @@ fn look(
     tasks: &[TaskData],
     device: &Device,
 ) -> Result<Findings> {
+    doing("looking at every weight");
     let mut findings = weights(&checkpoint.model, &checkpoint.naming)?;
     let broken = findings
         .iter()

@@ -33,7 +33,8 @@ fn lines(task: &TaskData, most: usize) -> Finding {
         None => Finding::new("lines", Judged::Fine, format!("{looked}, none left out")),
         Some(first) => {
             let said = format!(
-                "{looked}, {} more left out; the first is line {}: {}",
+                "{looked}, {} more left out; the first is line {}: {}; `fisher measure` stops at it, and leaves such \
+                 lines out by --skip-bad",
                 task.bad.len(),
                 first.line,
                 first.reason

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::task_loss::TaskLoss;
 use crate::models::Outcomes;
+use crate::words::figures;
 
 /// How a finding is judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -132,8 +133,8 @@ impl fmt::Display for Findings {
         for finding in &self.findings {
             let bound = match (finding.found, finding.bound) {
                 (found, Some(bound)) => {
-                    let found = found.map_or("not finite".into(), |found| format!("{found:.2e}"));
-                    format!(" [{found}, bound {bound:.2e}]")
+                    let found = found.map_or("not finite".into(), figures);
+                    format!(" ({found}, bound {})", figures(bound))
                 }
                 _ => String::new(),
             };
@@ -144,5 +145,28 @@ impl fmt::Display for Findings {
             )?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_as_numbers() {
+        let finding = Finding::bounded("loss", [2.526, 10.82], Judged::Warning, "told");
+        let findings = Findings {
+            model: "model".into(),
+            verdict: Judged::Fine,
+            outcomes: Outcomes::Tokens(9),
+            uniform_loss: 2.0,
+            tasks: Vec::new(),
+            findings: vec![finding],
+        };
+        let text = findings.to_string();
+        assert!(
+            text.ends_with("fine      loss: told (2.53, bound 10.8)\n"),
+            "{text}"
+        );
     }
 }

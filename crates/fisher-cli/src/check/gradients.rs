@@ -6,7 +6,7 @@ use fisher_train::capture::{Checkup, Difference, check};
 use super::finding::{Finding, Judged};
 use super::rounding::rounding;
 use super::weights::few;
-use crate::measure::Result;
+use crate::measure::{Progress, Result, doing};
 use crate::models::{Checkpoint, Naming, Sequence, Sequences};
 use crate::samples::{TaskData, batches};
 
@@ -23,18 +23,32 @@ pub(super) fn gradients(
     let (model, longest) = (&checkpoint.model, checkpoint.config.longest.tokens);
     let tracked = device.clone().autodiff();
     let (mut in_batches, mut padded) = (Vec::new(), Vec::new());
-    let looked = |batch: &[Sequence]| -> Result<Checkup> {
+    let batches = tasks.iter().map(|task| {
+        let padded = with_padding(task, longest);
+        (&*task.name, pairs(task, batch_tokens), padded)
+    });
+    let batches: Vec<_> = batches.collect();
+    let tokens = |batch: &[Sequence]| batch.iter().map(|s| s.tokens.len() as u64).sum::<u64>();
+    let all = batches
+        .iter()
+        .flat_map(|(_, pairs, padded)| pairs.iter().chain(padded));
+    let all = all.map(|batch| tokens(batch)).sum();
+    doing("gradients in batches and alone");
+    let mut progress = Progress::new("gradients", all);
+    let mut looked = |task: &str, batch: &[Sequence]| -> Result<Checkup> {
         let found = check(model, &Sequences::new(batch, &tracked))?;
-        Ok(named(found, &checkpoint.naming))
+        progress.advance(tokens(batch));
+        Ok(named(found, task, &checkpoint.naming))
     };
-    for task in tasks {
-        for batch in pairs(task, batch_tokens) {
-            in_batches.push(looked(&batch)?);
+    for (task, pairs, with_padding) in &batches {
+        for batch in pairs {
+            in_batches.push(looked(task, batch)?);
         }
-        if let Some(batch) = with_padding(task, longest) {
-            padded.push(looked(&batch)?);
+        if let Some(batch) = with_padding {
+            padded.push(looked(task, batch)?);
         }
     }
+    progress.finish();
     let mut findings = Vec::new();
     compared(
         &mut findings,
@@ -54,23 +68,37 @@ pub(super) fn gradients(
     findings.extend(engines(&all));
     findings.extend(unreached(&all));
     findings.extend(underflow(&all));
-    let samples = tasks.iter().flat_map(|task| &task.samples);
-    if let Some(shortest) = samples.min_by_key(|sample| sample.tokens.len()) {
+    let samples = tasks.iter().flat_map(|task| {
+        let samples = task.samples.iter();
+        samples.map(|sample| (&*task.name, sample))
+    });
+    if let Some(shortest) = samples.min_by_key(|(_, sample)| sample.tokens.len()) {
+        doing("gradients of rounded weights");
         findings.extend(rounding(model, shortest, &tracked)?);
     }
     Ok(findings)
 }
 
-/// With parameters under the names of the checkpoint.
-fn named(mut checkup: Checkup, naming: &Naming) -> Checkup {
+/// With parameters under the names of the checkpoint, and samples with their task's.
+fn named(mut checkup: Checkup, task: &str, naming: &Naming) -> Checkup {
     let name = |path: &str| {
         naming
             .get(path)
             .map_or(path, |named| &named.name)
             .to_owned()
     };
+    let of_task = |sample: &str| format!("{task}: {sample}");
     if let Some(engines) = &mut checkup.engines {
         engines.what = name(&engines.what);
+    }
+    let differences = std::iter::once(&mut checkup.batch).chain(&mut checkup.engines);
+    for difference in differences.filter(|of| !of.sample.is_empty()) {
+        difference.sample = of_task(&difference.sample);
+    }
+    for samples in [&mut checkup.tokens, &mut checkup.not_finite] {
+        samples
+            .iter_mut()
+            .for_each(|sample| *sample = of_task(sample));
     }
     checkup.unreached = checkup.unreached.iter().map(|path| name(path)).collect();
     let by_loop = std::mem::take(&mut checkup.by_loop).into_iter();
@@ -134,10 +162,12 @@ fn compared(
         found.max_by(|a, b| a.relative.total_cmp(&b.relative))
     };
     let bounded = |test, found: &Difference, what: &str, samples: usize| {
-        let said = format!(
-            "{what} of {samples} samples {where_from} against each alone, relative; most in `{}` of `{}`",
-            found.what, found.sample
-        );
+        let most = match &*found.sample {
+            "" => String::new(),
+            sample => format!("; most in `{}` of sample `{sample}`", found.what),
+        };
+        let said =
+            format!("{what} of {samples} samples {where_from} against each alone, relative{most}");
         Finding::bounded(test, [found.relative, bound], Judged::Wrong, said)
     };
     if let Some(found) = worst(|checkup| Some(&checkup.batch)) {

@@ -4,7 +4,7 @@ use burn::tensor::Device;
 
 use super::finding::{Finding, Judged};
 use super::task_loss::TaskLoss;
-use crate::measure::{Result, losses_of};
+use crate::measure::{Result, doing, losses_of};
 use crate::models::{Checkpoint, Outcomes};
 use crate::samples::TaskData;
 use crate::words::count;
@@ -23,6 +23,7 @@ pub(super) fn losses(
     let outcomes = checkpoint.config.outcomes();
     let (mut all, mut findings) = (Vec::new(), Vec::new());
     for task in tasks {
+        doing(&format!("losses of {}", task.name));
         let losses = losses_of(checkpoint, task, batch_tokens, device)?;
         let active: Vec<usize> = task.samples.iter().map(|s| s.active()).collect();
         let each = || losses.iter().zip(&active).map(|(loss, t)| loss / *t as f64);

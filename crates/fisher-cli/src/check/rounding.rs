@@ -17,7 +17,7 @@ use crate::models::{Sequence, Sequences, Transformer};
 /// What the library refused.
 pub(super) fn rounding(
     model: &Transformer,
-    sample: &Sequence,
+    (task, sample): (&str, &Sequence),
     device: &Device,
 ) -> Result<Vec<Finding>> {
     let batch = Sequences::new(std::slice::from_ref(sample), device);
@@ -34,14 +34,14 @@ pub(super) fn rounding(
     ] {
         let after = gradient(&map_paths(model.clone(), &mut Cast(dtype)))?;
         let off = distance(&before, &after)?;
-        let id = &sample.id;
+        let named = format!("sample `{}` of task `{task}`", sample.id);
         let said = if off == 0.0 {
             format!(
-                "the gradient of `{id}`, in float32, stays as it is when weights are rounded to {name}"
+                "the gradient of {named}, in float32, stays as it is when weights are rounded to {name}"
             )
         } else {
             format!(
-                "the gradient of `{id}` moves by this part of its norm when weights are rounded to {name}, arithmetic still in float32"
+                "the gradient of {named} moves by this part of its norm when weights are rounded to {name}, arithmetic still in float32"
             )
         };
         findings.push(Finding::bounded(test, [off, 0.25], Judged::Warning, said));

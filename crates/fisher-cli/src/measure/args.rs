@@ -8,13 +8,16 @@ use super::jobs::part;
 use super::loaded::LoadArgs;
 use super::per_token::PerToken;
 use super::selection::Selection;
-use super::values::{Bytes, Kind, MergeScale, Phases, Precision, Scale, Settings};
+use super::values::{Bytes, Kind, MergeScale, Phases, Precision, Scale, Settings, positive, share};
 use crate::device::Backend;
 use crate::samples::{Part, TaskFile};
 
 /// How the two commands are used together.
 pub(crate) const EXAMPLES: &str = "\
 Examples:
+  Look first whether model and data are fit:
+    fisher check --model ./SmolLM-135M --task code=code.jsonl
+
   Compare two tasks, samples by the gradients of the attention:
     fisher measure --model ./SmolLM-135M --task code=code.jsonl --task chat=chat.jsonl \\
       --compare attention --out out/smol
@@ -79,33 +82,48 @@ pub struct JoinArgs {
 ///                                                      what the assistant says counts
 ///
 /// each with an optional "id". Text is encoded whole, with the tokens that the tokenizer adds before and
-/// behind it, which count as any. Written to --out: report.html to read, report.json and
+/// behind it, which count like all others. Written to --out: report.html to read, report.json and
 /// results.safetensors to compute with, statistics.safetensors to merge with others.
+///
+/// Give --task once to see what a task depends on, and twice to compare two: where they need the same
+/// weights, and which of their samples collide.
+///
+/// `fisher check` tells in minutes whether the model is loaded right and the data is what it should be:
+/// call it first. How many samples: intervals of F need about 64 of a task, 5 of them effective (the report
+/// counts these), a conflict of pairs is found among 20 conflicting ones or more, and the order of layers
+/// and heads takes more still. What the samples do not resolve is told as not resolved.
 ///
 /// `fisher join --help` tells how to join runs on several machines.
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment, after_help = EXAMPLES)]
 pub struct MeasureArgs {
-    /// Flags from a file such as the run.toml that every run leaves in --out; flags beside it go before
-    /// them. Relative paths are those of the folder that the program is called in
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// The whole command, as run.toml has it.
-    #[arg(skip)]
-    pub command: String,
     /// Hugging Face folder: config.json, model.safetensors, tokenizer.json for text
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
-    /// How it is loaded
-    #[command(flatten)]
-    pub loaded: LoadArgs,
-    /// A task and its samples; give it once, or twice to compare two tasks
+    /// A task and its samples: once, or twice with different names to compare two tasks
     #[arg(long = "task", value_name = "NAME=FILE", required = true)]
     pub tasks: Vec<TaskFile>,
     /// Folder for the results
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Parameters to measure: all, attention, or a regular expression on their names
+    /// Flags from a file such as the run.toml that every run leaves in --out; flags beside it override
+    /// those in it. Relative paths are those of the folder that the program is called in
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The whole command, as run.toml has it.
+    #[arg(skip)]
+    pub command: String,
+    /// Go on with what --out already holds
+    #[arg(long)]
+    pub resume: bool,
+    /// Begin even if memory or disk will not do
+    #[arg(long)]
+    pub force: bool,
+    /// How it is loaded
+    #[command(flatten)]
+    pub loaded: LoadArgs,
+    /// Parameters to measure: all, attention, or a regular expression that is found in their names, such
+    /// as 'self_attn\.(q|v)_proj'
     #[arg(
         long,
         value_name = "WHICH",
@@ -153,6 +171,7 @@ pub struct MeasureArgs {
     #[arg(
         long,
         value_name = "N",
+        value_parser = positive,
         conflicts_with = "part",
         help_heading = "Samples"
     )]
@@ -194,17 +213,12 @@ pub struct MeasureArgs {
         help_heading = "Resources"
     )]
     pub batch_tokens: Option<u32>,
-    /// Begin even if memory or disk will not do
-    #[arg(long, help_heading = "Resources")]
-    pub force: bool,
-    /// Go on with what --out already holds
-    #[arg(long, help_heading = "Resources")]
-    pub resume: bool,
     /// Samples between two saves of what was collected
     #[arg(
         long,
         value_name = "N",
         default_value_t = 64,
+        value_parser = positive,
         help_heading = "Resources"
     )]
     pub save_every: usize,
@@ -226,6 +240,8 @@ pub struct AnalysisArgs {
         long,
         value_name = "SHARES",
         value_delimiter = ',',
+        value_parser = share,
+        allow_negative_numbers = true,
         default_value = "0.5,0.7,0.9",
         help_heading = "What is made of it"
     )]
@@ -280,7 +296,12 @@ pub struct AnalysisArgs {
     )]
     pub scale: Vec<Scale>,
     /// Seed of everything random
-    #[arg(long, default_value_t = 0, help_heading = "What is made of it")]
+    #[arg(
+        long,
+        default_value_t = 0,
+        allow_negative_numbers = true,
+        help_heading = "What is made of it"
+    )]
     pub seed: u64,
     /// Memory beside weights and statistics, such as 500MB or 8GiB: half for gradients that are held, the
     /// rest of which stays on disk, half for a batch and then for analyses

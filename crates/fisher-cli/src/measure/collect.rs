@@ -75,6 +75,7 @@ pub fn collect(
         .init()?
         .with_names(checkpoint.naming.names());
     let mut statistics = collector.resume(fresh)?;
+    let ended = |statistics: &Statistics| interrupted(run, data, statistics);
     let mut store = if keep {
         Some(store(checkpoint, run, hash, device)?)
     } else {
@@ -84,7 +85,14 @@ pub fn collect(
     inputs.write(&run.out)?;
     let mut tasks = Vec::new();
     for task in data {
-        let losses = losses_of(checkpoint, task, batch_tokens, device)?;
+        let losses = losses_of(checkpoint, task, batch_tokens, device);
+        let losses = losses.map_err(|e| {
+            if e.is::<Interrupted>() {
+                ended(&statistics)
+            } else {
+                e
+            }
+        })?;
         if complete(&statistics, store.as_ref(), task) {
             say!(
                 "  {}: all there before ({})",
@@ -116,14 +124,14 @@ pub fn collect(
             let collected = match &mut store {
                 Some(store) => {
                     let into = (&mut statistics, store);
-                    collector.collect_batches(model, &task.name, batches, into)?
+                    collector.collect_batches(model, &task.name, batches, into)
                 }
-                None => collector.collect_batches(model, &task.name, batches, &mut statistics)?,
+                None => collector.collect_batches(model, &task.name, batches, &mut statistics),
             };
+            let collected = collected.map_err(|e| in_words(e, run))?;
             progress.finish();
             if asked() {
-                let there = statistics.task(&task.name)?.samples().len();
-                return Err(interrupted(run, &task.name, there, task.samples.len()));
+                return Err(ended(&statistics));
             }
             let resumed = match collected.resumed {
                 0 => String::new(),
@@ -149,6 +157,9 @@ pub fn collect(
             );
         }
         tasks.push(measured);
+    }
+    if asked() {
+        return Err(ended(&statistics));
     }
     Ok(Collection {
         tasks,
@@ -255,7 +266,7 @@ fn complete(statistics: &Statistics, store: Option<&GradientStore>, task: &TaskD
 /// `L_i` of every sample, in the order of the file.
 ///
 /// # Errors
-/// When the device does not give them.
+/// When the device does not give them; [`Interrupted`] when the end was asked for.
 pub(crate) fn losses_of(
     checkpoint: &Checkpoint,
     task: &TaskData,
@@ -267,9 +278,7 @@ pub(crate) fn losses_of(
     let mut found = HashMap::new();
     for samples in batches(&task.samples, batch_tokens) {
         if asked() {
-            return Err(Box::new(Interrupted(
-                "interrupted; go on by the same command with --resume".into(),
-            )));
+            return Err(Box::new(Interrupted("interrupted".into())));
         }
         let batch = Sequences::new(&samples, device);
         let sums = model.sample_losses(&batch).sums().clone().try_into_data();
@@ -290,10 +299,74 @@ fn tokens(samples: &[Sequence]) -> u64 {
 }
 
 /// What an interrupted run has, and how it goes on.
-fn interrupted(run: &MeasureArgs, task: &str, there: usize, all: usize) -> Box<dyn Error> {
+fn interrupted(run: &MeasureArgs, data: &[TaskData], statistics: &Statistics) -> Box<dyn Error> {
+    let of = |task: &TaskData| {
+        let there = statistics.task(&task.name);
+        let there = there.map_or(0, |task| task.samples().len());
+        [there, task.samples.len()]
+    };
+    let tasks = data.iter().map(|task| (&*task.name, of(task)));
+    let has = counted(&tasks.collect::<Vec<_>>());
     let out = run.out.display();
     Box::new(Interrupted(format!(
-        "interrupted: {there} of {all} samples of task `{task}` are in {out}; go on by the same command with \
-         --resume, or by fisher measure --config {out}/{COMMAND} --resume"
+        "interrupted: {has} in {out}; go on by the same command with --resume, or by fisher measure --config \
+         {out}/{COMMAND} --resume"
     )))
+}
+
+/// What there is of tasks, by their name, of how many samples each.
+fn counted(tasks: &[(&str, [usize; 2])]) -> String {
+    let of = |&(name, [there, all]): &(&str, [usize; 2])| match there {
+        0 => format!("no sample of task `{name}`"),
+        1 if all == 1 => format!("the one sample of task `{name}`"),
+        n if n == all => format!("all {n} samples of task `{name}`"),
+        n => format!("{n} of {all} samples of task `{name}`"),
+    };
+    let parts: Vec<String> = tasks.iter().map(of).collect();
+    let verb = match tasks {
+        [(_, [0 | 1, _])] => "is",
+        _ => "are",
+    };
+    format!("{} {verb}", parts.join(" and "))
+}
+
+/// An error of the library in the program's words, where those differ.
+fn in_words(error: fisher_train::Error, run: &MeasureArgs) -> Box<dyn Error> {
+    match error {
+        fisher_train::Error::OtherData {
+            task,
+            expected,
+            found,
+            ..
+        } => {
+            let now = match &*found {
+                "the end of the data" => "there is none".into(),
+                found => format!("there is `{found}`"),
+            };
+            format!(
+                "{} holds other samples of task `{task}`: where it has `{expected}` {now} now; give the same samples \
+                 in the same order, or another --out",
+                run.out.display()
+            )
+            .into()
+        }
+        other => other.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_still_to_come_is_told() {
+        assert_eq!(
+            counted(&[("a", [3, 12])]),
+            "3 of 12 samples of task `a` are"
+        );
+        assert_eq!(
+            counted(&[("a", [6, 6]), ("b", [0, 12])]),
+            "all 6 samples of task `a` and no sample of task `b` are"
+        );
+    }
 }

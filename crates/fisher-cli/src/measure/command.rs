@@ -42,7 +42,7 @@ pub(crate) fn written(command: &Command, matches: &ArgMatches) -> Result<String,
         table.insert(name.into(), value);
     }
     Ok(format!(
-        "# fisher {}\n# Again: fisher measure --config {COMMAND} --out ANOTHER; flags beside it go before what is here.\n{table}",
+        "# fisher {}\n# Again: fisher measure --config {COMMAND} --out ANOTHER; flags beside it override those here.\n{table}",
         env!("CARGO_PKG_VERSION")
     ))
 }

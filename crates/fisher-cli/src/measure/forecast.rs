@@ -10,6 +10,7 @@ use fisher_core::statistics::{Statistics, StatisticsConfig};
 
 use super::args::MeasureArgs;
 use super::outcome::Result;
+use super::tokens::{chosen, passes};
 use crate::memory::{available_disk, available_memory};
 use crate::models::Checkpoint;
 use crate::samples::{TaskData, batches};
@@ -32,6 +33,8 @@ type Parts = Vec<(&'static str, u64)>;
 pub(crate) struct Forecast {
     /// By task: its name, samples, tokens.
     tasks: Vec<(String, usize, usize)>,
+    /// Samples that are looked at token by token, their labels, and the tokens of a pass for each of those.
+    by_token: [usize; 3],
     /// At the worst moment.
     memory: Parts,
     /// When all is done.
@@ -193,6 +196,16 @@ impl Forecast {
                     (task.name.clone(), task.samples.len(), tokens)
                 })
                 .collect(),
+            by_token: chosen(data, &run.per_token)
+                .iter()
+                .map(|(task, at)| &task.samples[*at])
+                .fold([0; 3], |[samples, labels, tokens], sample| {
+                    [
+                        samples + 1,
+                        labels + sample.active(),
+                        tokens + passes(sample),
+                    ]
+                }),
             memory,
             disk,
             besides: statistics,
@@ -213,6 +226,12 @@ impl Forecast {
         let batch = run.tokens(checkpoint);
         let [samples, tokens] = [count(samples, "sample"), count(tokens, "token")];
         say!("To measure: {samples}, {tokens}, in batches of up to {batch} tokens.");
+        let [of, labels, tokens] = self.by_token;
+        if of > 0 {
+            let [of, labels, tokens] = [(of, "sample"), (labels, "label"), (tokens, "token")]
+                .map(|(n, what)| count(n, what));
+            say!("Token by token (--per-token): {labels} of {of}, a pass each: {tokens} more.");
+        }
         let there = available_memory();
         say!("Memory: about {}{}.", told(&self.memory), free(there));
         let disk = available_disk(&run.out);
@@ -334,6 +353,7 @@ mod tests {
     fn what_does_not_fit_is_refused_with_what_to_do() {
         let forecast = Forecast {
             tasks: Vec::new(),
+            by_token: [0; 3],
             memory: vec![("weights", 2_000_000_000), ("statistics", 4_000_000_000)],
             disk: vec![("statistics", 5_000_000_000)],
             besides: 5_000_000_000,

@@ -1,4 +1,4 @@
-//! How far a collection is, in tokens.
+//! How far work is that takes its time.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -9,10 +9,17 @@ use indicatif::{HumanDuration, ProgressBar};
 /// Between two lines where standard error is no terminal.
 const EVERY: Duration = Duration::from_secs(10);
 
+/// Say on standard error what is done now, where there is no measure of how far it is.
+pub(crate) fn doing(what: &str) {
+    // Who closed it does not want to hear.
+    let _ = writeln!(std::io::stderr(), "  {what} ..");
+}
+
 /// A bar with rate and time left; plain lines, now and then, where there is no terminal to draw it on.
 #[derive(Debug)]
 pub(crate) struct Progress {
     task: String,
+    unit: &'static str,
     bar: ProgressBar,
     plain: bool,
     done: u64,
@@ -24,16 +31,23 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
+    /// In tokens.
     pub(crate) fn new(task: &str, total: u64) -> Self {
-        let template =
-            "  {prefix} {wide_bar} {human_pos}/{human_len} tokens, {per_sec}, {eta} left";
-        let bar = styled(ProgressBar::new(total), template, task.to_owned());
+        Self::of(task, total, "tokens")
+    }
+
+    pub(crate) fn of(task: &str, total: u64, unit: &'static str) -> Self {
+        let template = format!(
+            "  {{prefix}} {{wide_bar}} {{human_pos}}/{{human_len}} {unit}, {{per_sec}}, {{eta}} left"
+        );
+        let bar = styled(ProgressBar::new(total), &template, task.to_owned());
         let plain = !std::io::stderr().is_terminal();
         if !plain {
             bar.enable_steady_tick(Duration::from_millis(500));
         }
         Self {
             task: task.to_owned(),
+            unit,
             bar,
             plain,
             done: 0,
@@ -44,7 +58,7 @@ impl Progress {
         }
     }
 
-    /// So many tokens were there.
+    /// So many were there.
     pub(crate) fn skip(&mut self, tokens: u64) {
         self.skipped += tokens;
         self.done += tokens;
@@ -71,8 +85,8 @@ impl Progress {
         let rate = (self.done - self.skipped) as f64 / elapsed.as_secs_f64().max(1e-3);
         let left = (self.total - self.done) as f64 / rate.max(1e-9);
         let left = HumanDuration(Duration::from_secs(left.min(1e9) as u64));
-        let (task, done, total) = (&self.task, self.done, self.total);
-        format!("{task}: {done} of {total} tokens, {rate:.1} tokens/s, about {left} left")
+        let (task, unit, done, total) = (&self.task, self.unit, self.done, self.total);
+        format!("{task}: {done} of {total} {unit}, {rate:.1} {unit}/s, about {left} left")
     }
 
     pub(crate) fn finish(&self) {

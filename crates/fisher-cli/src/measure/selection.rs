@@ -56,7 +56,13 @@ impl Selection {
             Self::Attention => heads.group(),
             Self::Pattern(pattern) => regex(pattern)?,
         };
-        catalogue.filter(&group).map_err(|e| e.to_string())?;
+        catalogue.filter(&group).map_err(|e| match self {
+            Self::Pattern(pattern) => format!(
+                "`{pattern}` is found in no name. Give a regular expression that is found in those meant, such as \
+                 'self_attn\\.(q|v)_proj': {e}"
+            ),
+            _ => e.to_string(),
+        })?;
         Ok(Some(group))
     }
 }

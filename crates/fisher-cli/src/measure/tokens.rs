@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::args::MeasureArgs;
 use super::outcome::Result;
 use super::per_token::PerToken;
+use super::progress::Progress;
 use crate::models::{Checkpoint, Sequence, Sequences};
 use crate::samples::{TaskData, Text, batches};
 
@@ -106,12 +107,17 @@ pub fn per_token(
     let paths = paths.iter().map(String::as_str);
     let mut capture = CaptureConfig::new().init_named(&checkpoint.model, paths, &names)?;
     let tracked = device.clone().autodiff();
+    let chosen = chosen(data, &run.per_token);
+    let passes = chosen.iter().map(|(task, at)| passes(&task.samples[*at]));
+    let mut progress = Progress::new("token by token", passes.sum::<usize>() as u64);
     let mut found = Vec::new();
-    for (task, at) in chosen(data, &run.per_token) {
+    for (task, at) in chosen {
         let sample = &task.samples[at];
         let mut labels = Vec::new();
         for batch in batches(&tokens_of(sample), run.tokens(checkpoint)) {
             let mut statistics: Statistics = fresh()?;
+            let passed = batch.iter().map(|label| label.tokens.len());
+            let passed = passed.sum::<usize>() as u64;
             let batch = Sequences::new(&batch, &tracked);
             let outcomes = capture.accumulate(&batch, TASK, &mut statistics)?;
             let losses = outcomes.iter().filter_map(|outcome| outcome.loss);
@@ -120,6 +126,7 @@ pub fn per_token(
                     .zip(rows(&statistics)?)
                     .map(|(loss, row)| LabelRow { loss, ..row }),
             );
+            progress.advance(passed);
         }
         let pieces = text.as_ref().map(|text| text.pieces(&sample.tokens));
         let mut labels = labels.into_iter();
@@ -140,14 +147,20 @@ pub fn per_token(
             tokens: tokens.collect(),
         });
     }
+    progress.finish();
     Ok(found)
+}
+
+/// Tokens of all passes over a sample, one for each label that counts.
+pub(super) fn passes(sample: &Sequence) -> usize {
+    sample.active() * sample.tokens.len()
 }
 
 /// What a sample's labels are counted as.
 const TASK: &str = "tokens";
 
 /// Each sample that was asked for, once.
-fn chosen<'a>(data: &'a [TaskData], which: &[PerToken]) -> Vec<(&'a TaskData, usize)> {
+pub(super) fn chosen<'a>(data: &'a [TaskData], which: &[PerToken]) -> Vec<(&'a TaskData, usize)> {
     let wanted = |at: usize, sample: &Sequence| {
         which.iter().any(|which| match which {
             PerToken::First(count) => at < *count,

@@ -86,7 +86,7 @@ impl FromStr for Phases {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong =
-            || format!("`{text}` are no phases: give numbers from 1 to 7, such as 1-4 or 2,5");
+            || format!("`{text}` names no phases: give numbers from 1 to 7, such as 1-4 or 2,5");
         let mut phases = Vec::new();
         for part in text.split(',') {
             let (from, to) = part.split_once('-').unwrap_or((part, part));
@@ -192,6 +192,25 @@ impl FromStr for Bytes {
     }
 }
 
+/// Read a number of things of which there must be one.
+pub(crate) fn positive(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| "give a whole number, 1 or more".into())
+}
+
+/// Read a share of `--sparsity`.
+pub(crate) fn share(text: &str) -> Result<f64, String> {
+    let share: Option<f64> = text.trim().parse().ok();
+    match share {
+        Some(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        Some(percent) if percent > 1.0 && percent <= 100.0 => Err(format!(
+            "give a share between 0 and 1, such as 0.9 (for {text} %: {})",
+            percent / 100.0
+        )),
+        _ => Err("give a share between 0 and 1, such as 0.9".into()),
+    }
+}
+
 /// Settings of interference as they are written on the command line: `default`, or pairs such as
 /// `variant=signed,pool=pooled`.
 ///
@@ -240,6 +259,19 @@ mod tests {
         }
         assert_eq!("8GiB".parse(), Ok(Bytes(8 << 30)));
         assert_eq!("500MB".parse(), Ok(Bytes(500_000_000)));
+        assert_eq!((share("0.9"), share("1")), (Ok(0.9), Ok(1.0)));
+        for wrong in ["90", "-0.1", "NaN", "a", "1e9", ""] {
+            let error = share(wrong).expect_err(wrong);
+            assert!(
+                error.contains("a share between 0 and 1, such as 0.9"),
+                "{error}"
+            );
+        }
+        assert!(share("90").is_err_and(|e| e.contains("for 90 %: 0.9")));
+        assert_eq!(positive("1"), Ok(1));
+        for wrong in ["0", "-1", "1.5", ""] {
+            assert!(positive(wrong).is_err(), "{wrong}");
+        }
         assert!("8 apples".parse::<Bytes>().is_err() && "-1".parse::<Bytes>().is_err());
         let settings: Settings = "ridge=0.0,ridge_rel=0.01".parse().expect("settings");
         assert_eq!(

@@ -6,8 +6,8 @@ use clap::{ArgGroup, Args, ValueEnum};
 use serde::Serialize;
 
 use crate::device::Backend;
-use crate::measure::Selection;
-use crate::samples::TaskFile;
+use crate::measure::{Result, Selection, positive};
+use crate::samples::{TaskFile, there};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -40,7 +40,7 @@ pub struct PlanArgs {
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
     /// Bits of a weight on average, such as 4.5; scales come on top
-    #[arg(long, value_name = "BITS")]
+    #[arg(long, value_name = "BITS", value_parser = bits, allow_negative_numbers = true)]
     pub bits: Option<f64>,
     /// The rank of a LoRA with as many parameters, the same for every matrix
     #[arg(long, value_name = "RANK", value_parser = clap::value_parser!(u32).range(1..))]
@@ -48,7 +48,7 @@ pub struct PlanArgs {
     /// The task whose loss counts; all tasks alike without it
     #[arg(long, value_name = "NAME")]
     pub task: Option<String>,
-    /// Matrices to plan for: all, attention, or a regular expression on their names
+    /// Matrices to plan for: all, attention, or a regular expression that is found in their names
     #[arg(long, value_name = "WHICH", default_value = "all")]
     pub params: Selection,
     /// Bits to choose from
@@ -70,10 +70,10 @@ pub struct PlanArgs {
     #[arg(long, value_name = "NAME=FILE", requires = "bits")]
     pub verify: Vec<TaskFile>,
     /// Only the first N samples of each file of --verify
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = positive, requires = "verify")]
     pub samples: Option<usize>,
     /// Tokens in a batch of --verify, padding included
-    #[arg(long, value_name = "N", default_value_t = 2048)]
+    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = positive)]
     pub batch_tokens: usize,
     /// The file to write. [default: plan-bits.json or plan-rank.json in the run's folder]
     #[arg(long, value_name = "FILE")]
@@ -82,11 +82,41 @@ pub struct PlanArgs {
     #[arg(long, conflicts_with = "out")]
     pub json: bool,
     /// Seed of bootstrap draws
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     pub seed: u64,
     /// Where to compute
     #[arg(long, value_enum, default_value = "flex")]
     pub device: Backend,
+}
+
+/// Read `--bits`.
+fn bits(text: &str) -> std::result::Result<f64, String> {
+    let bits = text.parse().ok().filter(|bits| (0.0..=16.0).contains(bits));
+    bits.ok_or_else(|| "give bits of a weight on average, up to 16, such as 4.5".into())
+}
+
+impl PlanArgs {
+    /// What is wrong with them whatever the run and the model are.
+    ///
+    /// # Errors
+    /// The first such thing.
+    pub(super) fn sensible(&self) -> Result {
+        if self.bits.is_some() && self.model.is_none() {
+            return Err("--bits rounds weights: give their --model".into());
+        }
+        if let (Some(bits), Some(lowest)) = (self.bits, self.widths.iter().min())
+            && bits < f64::from(*lowest)
+        {
+            return Err(format!(
+                "--bits {bits} is below the lowest levels: --widths begins at {lowest}"
+            )
+            .into());
+        }
+        if self.params == Selection::None {
+            return Err("--params none leaves nothing to plan for".into());
+        }
+        Ok(self.verify.iter().try_for_each(there)?)
+    }
 }
 
 /// Which differences between tensors a plan makes use of.

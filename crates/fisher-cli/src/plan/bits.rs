@@ -27,6 +27,7 @@ pub fn bits(
     let at = widths.iter().position(|width| *width == reference);
     let at = at.ok_or("the reference is one of the widths")?;
     let mut scored = Scored::none(source)?;
+    let mut progress = source.progress("rounding");
     for matrix in &source.matrices {
         let shape = [matrix.shape()[0], matrix.shape()[1]];
         let axis = matrix.input_axis().unwrap_or(1);
@@ -56,6 +57,8 @@ pub fn bits(
             (costs[at] / size, costs)
         };
         scored.take(source, matrix.path(), item, (score, bound), of_sample)?;
+        progress.advance(matrix.elements() as u64);
     }
+    progress.finish();
     Ok(scored)
 }

@@ -3,8 +3,9 @@
 use super::args::PlanArgs;
 use super::make::make;
 use super::source::Source;
-use crate::measure::{Result, write_out};
+use crate::measure::{Result, doing, write_out};
 use crate::models::Checkpoint;
+use crate::runs::Run;
 use crate::say::say;
 
 /// Make a plan.
@@ -12,7 +13,10 @@ use crate::say::say;
 /// # Errors
 /// Whatever kept it from being made, in words.
 pub(crate) fn plan(run: &PlanArgs) -> Result {
+    Run::finished(&run.run)?;
+    run.sensible()?;
     let device = run.device.device()?;
+    doing("reading the run and its model");
     let checkpoint = match &run.model {
         Some(folder) => Some(Checkpoint::load(folder, &device.clone().autodiff())?),
         None => None,
@@ -35,7 +39,12 @@ pub(crate) fn plan(run: &PlanArgs) -> Result {
         Some(path) => path.clone(),
         None => run.run.join(format!("plan-{}.json", made.kind)),
     };
+    let replaced = match std::fs::read(&path) {
+        Ok(before) if before == json.as_bytes() => ", the same as was there",
+        Ok(_) => ", in place of what was there",
+        Err(_) => "",
+    };
     write_out(&path, &json)?;
-    say!("\nWrote {}.", path.display());
+    say!("\nWrote {}{replaced}.", path.display());
     Ok(())
 }

@@ -15,7 +15,7 @@ use super::ties::tie_groups;
 use super::uniform::{uniform, uniform_name};
 use super::verify::{Comparison, verify};
 use super::words::{Costs, Made, Row};
-use crate::measure::{Result, mean_with_interval};
+use crate::measure::{Result, doing, mean_with_interval};
 use crate::models::Checkpoint;
 use crate::samples::Reader;
 
@@ -29,7 +29,8 @@ pub(super) fn make(
     checkpoint: Option<&Checkpoint>,
     device: &Device,
 ) -> Result<Made> {
-    let (kind, asked, scored) = scored(run, source, checkpoint)?;
+    let (kind, [asked, reference], scored) = scored(run, source, checkpoint)?;
+    doing("telling scores apart by the samples");
     let resolution = resolve(&scored, run.seed)?;
     let singles: Vec<Vec<usize>> = (0..scored.items.len()).map(|at| vec![at]).collect();
     let groups = match run.distinctions {
@@ -65,6 +66,8 @@ pub(super) fn make(
     Ok(Made {
         kind,
         budget: [asked, chosen.spent as f64 / sizes as f64],
+        reference,
+        distinctions: run.distinctions,
         group_size: (kind == "bits").then_some(run.group_size as usize),
         tasks: source.tasks.clone(),
         by: resolution.by,
@@ -81,14 +84,14 @@ pub(super) fn make(
     })
 }
 
-/// What is planned, the budget for each weight or matrix, and the scores.
+/// What is planned, the budget for each weight or matrix, the level that scores are of, and the scores.
 fn scored(
     run: &PlanArgs,
     source: &Source,
     checkpoint: Option<&Checkpoint>,
-) -> Result<(&'static str, f64, Scored)> {
+) -> Result<(&'static str, [f64; 2], Scored)> {
     if let Some(reference) = run.rank {
-        return Ok(("rank", f64::from(reference), rank(source, reference)?));
+        return Ok(("rank", [reference.into(); 2], rank(source, reference)?));
     }
     let asked = run.bits.ok_or("give --bits or --rank")?;
     let checkpoint = checkpoint.ok_or("--bits rounds weights: give their --model")?;
@@ -101,7 +104,7 @@ fn scored(
     let weights = checkpoint.weights()?;
     let group = run.group_size as usize;
     let scored = bits(source, &weights, &widths, group, reference)?;
-    Ok(("bits", asked, scored))
+    Ok(("bits", [asked, reference.into()], scored))
 }
 
 fn levels(scored: &Scored, at: &[usize]) -> BTreeMap<String, u32> {

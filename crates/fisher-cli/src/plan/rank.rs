@@ -21,6 +21,7 @@ use crate::measure::Result;
 /// When F of every element is not there.
 pub fn rank(source: &Source, reference: u32) -> Result<Scored> {
     let mut scored = Scored::none(source)?;
+    let mut progress = source.progress("ranks");
     for matrix in &source.matrices {
         let shape = [matrix.shape()[0], matrix.shape()[1]];
         let fisher = source.elements(matrix.path())?;
@@ -57,7 +58,9 @@ pub fn rank(source: &Source, reference: u32) -> Result<Scored> {
         };
         let score = first(sums) / size;
         scored.take(source, matrix.path(), item, (score, bound), of_sample)?;
+        progress.advance(matrix.elements() as u64);
     }
+    progress.finish();
     Ok(scored)
 }
 

@@ -9,7 +9,7 @@ use fisher_core::model::{Catalogue, Orientation, Parameter, Role};
 use fisher_core::statistics::Statistics;
 use fisher_core::store::GradientStore;
 
-use crate::measure::{GRADIENTS, Result, STATISTICS, Selection, only_measured};
+use crate::measure::{GRADIENTS, Progress, Result, STATISTICS, Selection, only_measured};
 use crate::models::Checkpoint;
 
 /// Statistics, and gradients of single samples where the run kept them.
@@ -88,6 +88,12 @@ impl Source {
         })
     }
 
+    /// Of work on one matrix after the other.
+    pub(super) fn progress(&self, what: &str) -> Progress {
+        let weights = self.matrices.iter().map(|matrix| matrix.elements() as u64);
+        Progress::of(what, weights.sum(), "weights")
+    }
+
     /// F of every element of a matrix, each task alike.
     ///
     /// # Errors
@@ -104,7 +110,8 @@ impl Source {
             });
             let (mean, errors) = found.ok_or_else(|| {
                 format!(
-                    "a plan needs F of every element of {path}: measure it by --params and --elements"
+                    "a plan needs F of every element of {path}, which this run did not keep: measure with --params \
+                     all and --elements all, or plan without it by --params"
                 )
             })?;
             let squares = errors.map(|errors| errors.iter().map(|e| e * e).collect::<Vec<f64>>());

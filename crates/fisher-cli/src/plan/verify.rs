@@ -9,7 +9,7 @@ use fisher_core::model::{Catalogue, Parameter, PathMapper, map_paths};
 use serde::Serialize;
 
 use super::round::Rounding;
-use crate::measure::{Result, losses_of, mean_with_interval};
+use crate::measure::{Result, doing, losses_of, mean_with_interval};
 use crate::models::{Checkpoint, Naming};
 use crate::samples::TaskData;
 
@@ -57,6 +57,8 @@ pub fn verify(
             .map(|(loss, s)| loss / s.active() as f64)
             .collect())
     };
+    let name = &task.name;
+    doing(&format!("{name}: losses of the model as it is"));
     let before = losses(checkpoint)?;
     let clusters = cluster_numbers(task.samples.iter().map(|s| s.document.as_deref()));
     let rise = |of: String, from: &[f64], to: &[f64]| -> Result<Rise> {
@@ -66,9 +68,10 @@ pub fn verify(
     };
     let mut rises = Vec::new();
     let mut after = Vec::new();
-    for (name, bits) in plans {
+    for (plan, bits) in plans {
+        doing(&format!("{name}: losses of the model rounded, {plan}"));
         let with = losses(&rounded(checkpoint, bits, group)?)?;
-        rises.push(rise(name.clone(), &before, &with)?);
+        rises.push(rise(plan.clone(), &before, &with)?);
         after.push(with);
     }
     if let (Some(((first, _), others)), Some((with_first, with))) =

@@ -26,6 +26,22 @@ impl Form {
         ("messages", Self::Chat),
     ];
 
+    /// Forms that others have, by a key of theirs, and how they become one that is read.
+    const OTHERS: [(&str, &str); 2] = [
+        (
+            "conversations",
+            "it has `conversations` (the form of ShareGPT), which is not read: turn them into `messages` by \
+             `jq -c '{messages: [.conversations[] | {role: ({human: \"user\", gpt: \"assistant\"}[.from] // .from), \
+             content: .value}]}' FILE > NEW`",
+        ),
+        (
+            "instruction",
+            "it has `instruction` (the form of Alpaca), which is not read: turn it into `prompt` and `completion`, the \
+             prompt as the model is asked, by such as `jq -c '{prompt: (.instruction + \"\\n\" + (.input // \"\") + \"\\n\"), \
+             completion: .output}' FILE > NEW`",
+        ),
+    ];
+
     /// The form of a line.
     ///
     /// # Errors
@@ -40,6 +56,9 @@ impl Form {
             _ => return Err(format!("it has {}: give one of them", keys.join(" and "))),
         };
         let Some((key, form)) = form else {
+            if let Some((_, what)) = Self::OTHERS.iter().find(|(key, _)| has(key)) {
+                return Err((*what).into());
+            }
             return Err(
                 "it has neither `input_ids`, nor `text`, nor `prompt` and `completion`, nor `messages`"
                     .into(),

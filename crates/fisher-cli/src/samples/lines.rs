@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use super::error::InputError;
+use super::task::TaskFile;
 use crate::content::{BOM, Content};
 
 /// Read the lines of a file with their numbers, from 1.
@@ -44,6 +45,22 @@ pub(super) fn lines(
     }
     let lines = reader.split(b'\n').zip(1..);
     Ok(lines.map(|(line, number)| Ok((number, line?))))
+}
+
+/// Whether the file of a task is there and of lines, as far as its beginning says. A pipe is not read: what came out of it
+/// would be missing later.
+///
+/// # Errors
+/// Those of [`lines`].
+pub(crate) fn there(task: &TaskFile) -> Result<(), InputError> {
+    let about = std::fs::metadata(&task.path).map_err(|source| InputError::Io {
+        path: task.path.clone(),
+        source,
+    })?;
+    if about.is_file() || about.is_dir() {
+        drop(lines(&task.path)?);
+    }
+    Ok(())
 }
 
 /// JSON that does not stand on one line each, and what to do.

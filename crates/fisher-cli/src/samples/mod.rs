@@ -18,6 +18,7 @@ pub use chat::{Chat, Conversation, Rendered};
 pub use classes::Classes;
 pub use error::InputError;
 pub use form::Form;
+pub(crate) use lines::there;
 pub use reader::Reader;
 pub use settings::TokenizerSettings;
 pub use task::{BadLine, Part, TaskData, TaskFile};

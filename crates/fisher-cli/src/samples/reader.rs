@@ -12,7 +12,7 @@
 //! | `{"text": "..", "label": ..}` | for a classifier: the class, by number or by its name in config.json |
 //!
 //! Text is encoded whole, with the tokens that the tokenizer adds before and behind it (`<s>` and the
-//! like), which count as any: that at the end of a text or a completion is to be predicted too. A prompt
+//! like), which count like all others: that at the end of a text or a completion is to be predicted too. A prompt
 //! and its completion are one text; a token that has part in both counts. A chat becomes a text by the
 //! folder's template, which has its own `<s>`, so none is added; what the assistant says is what the
 //! template writes for such a turn after the words that ask for one, up to the token that ends it. `tools`
@@ -153,8 +153,8 @@ impl<'a> Reader<'a> {
     }
 
     fn sample(&self, line: &[u8], number: usize) -> Result<Line, String> {
-        let row: Value =
-            serde_json::from_slice(line).map_err(|e| format!("not JSON: {e}{}", hint(line)))?;
+        let row: Value = serde_json::from_slice(line)
+            .map_err(|e| format!("not JSON: {}{}", in_line(&e), hint(line)))?;
         let row = row.as_object().ok_or("not a JSON object")?;
         let id = name(row, "id")?.cloned().unwrap_or_else(|| number.into());
         let document = name(row, "document")?.map(plain);
@@ -177,7 +177,7 @@ impl<'a> Reader<'a> {
             Form::Chat => {
                 // Once more, since templates read objects in the order in which they are written.
                 let chat: Conversation = serde_json::from_slice(line)
-                    .map_err(|e| format!("`messages` cannot be made sense of: {e}"))?;
+                    .map_err(|e| format!("`messages` cannot be made sense of: {}", in_line(&e)))?;
                 let rendered = self.chat.as_ref().map_err(Clone::clone)?.render(&chat)?;
                 let tokens = self.tokenizer()?.tokens(&rendered.text, false)?;
                 let labels = tokens.labels(&rendered.turns)?;
@@ -194,7 +194,7 @@ impl<'a> Reader<'a> {
             labels,
             class,
         };
-        self.check(&sequence)?;
+        self.check(&sequence, form)?;
         Ok(Line { id, form, sequence })
     }
 
@@ -220,7 +220,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn check(&self, sequence: &Sequence) -> Result<(), String> {
+    fn check(&self, sequence: &Sequence, form: Form) -> Result<(), String> {
         let Sequence { tokens, labels, .. } = sequence;
         if tokens.len() != labels.len() {
             let (tokens, labels) = (tokens.len(), labels.len());
@@ -249,13 +249,29 @@ impl<'a> Reader<'a> {
                 "label {label} is neither {IGNORE} nor in the vocabulary of {vocabulary}"
             ));
         }
-        match (sequence.active(), tokens.len()) {
-            (_, 0) | (0, _) => {
-                Err("no token counts: after the first, every label is -100 or there is none".into())
-            }
-            _ => Ok(()),
+        if sequence.active() > 0 && !tokens.is_empty() {
+            return Ok(());
         }
+        let nothing = match (form, tokens.len()) {
+            (Form::Tokens, 0) => "`input_ids` is empty",
+            (Form::Tokens, 1) => "there is one, and the first is not predicted",
+            (_, 0) => "the text is empty",
+            (_, 1) => "the text is empty or a single token, and the first is not predicted",
+            (Form::Completion, _) => "nothing of the completion is left to predict: is it empty?",
+            (Form::Chat, _) => "nothing that the assistant says is left to predict: is it empty?",
+            _ => "every label after the first is -100",
+        };
+        Err(format!("no token counts: {nothing}"))
     }
+}
+
+/// An error without the number of the line, which is 1: a line of the file is read by itself.
+fn in_line(error: &serde_json::Error) -> String {
+    let (line, column) = (error.line(), error.column());
+    let place = format!(" at line {line} column {column}");
+    error
+        .to_string()
+        .replace(&place, &format!(" at column {column}"))
 }
 
 /// A name as free text.
