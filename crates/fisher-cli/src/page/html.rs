@@ -127,11 +127,13 @@ fn unseen(run: &Value, tasks: usize, kind: FisherKind) -> String {
         _ => (3, "with --phases 1-3"),
     };
     let unseen: Vec<u8> = (2..=last).filter(|phase| !ran.contains(phase)).collect();
-    if unseen.is_empty() {
-        return String::new();
-    }
+    let were = match unseen.len() {
+        0 => return String::new(),
+        1 => "was",
+        _ => "were",
+    };
     format!(
-        "<p class=soft>This report is of {} alone; {} were not looked at. The same command with --resume and {how} \
+        "<p class=soft>This report is of {} alone; {} {were} not looked at. The same command with --resume and {how} \
          has all.</p>",
         phases(&ran),
         phases(&unseen)
