@@ -1,25 +1,29 @@
 //! What every command begins and ends with: a model is loaded, what was measured is analyzed and
 //! written.
 
+use std::fs::File;
+use std::io::BufReader;
 use std::path::Path;
 use std::time::Instant;
 
 use burn::tensor::Device;
 use fisher_core::statistics::Statistics;
 use fisher_core::store::GradientStore;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::date::now;
 use crate::measure::{
-    Analyses, AnalysisArgs, Change, Collection, Findings, LoadArgs, MERGED, Measured, Phases,
-    REPORT, RESULTS, Result, SampleTokens, Saved, Tensors, TokenLoss, changes, report, uses, write,
+    Analyses, AnalysisArgs, Beginnings, Change, Collection, Findings, LoadArgs, MERGED, Measured,
+    Phases, REPORT, RESULTS, Result, SampleTokens, Saved, Tensors, TokenLoss, beginnings, changes,
+    report, uses, write,
 };
 use crate::memory::resident;
 use crate::models::{Adapter, Checkpoint};
 use crate::page::{PAGE, Page};
 use crate::samples::TaskData;
 use crate::say::say;
-use crate::words::count;
+use crate::words::{self, count};
 
 /// What was measured, and what is to be made of it.
 pub(crate) struct Work<'a> {
@@ -55,11 +59,16 @@ impl Work<'_> {
             }
         }
         let run = self.about(tasks, statistics)?;
+        let before = reported(&out.join(REPORT));
         write(
             out,
             REPORT,
             &serde_json::to_string(&report(run.clone(), tasks, &findings))?,
         )?;
+        let beginnings = match self.data {
+            Some((data, _)) => beginnings(&self.checkpoint.folder, data, tasks, statistics)?,
+            None => Beginnings::new(),
+        };
         let page = Page {
             run: &run,
             outcomes: self.checkpoint.config.outcomes(),
@@ -67,6 +76,7 @@ impl Work<'_> {
             statistics,
             findings: &findings,
             tokens: self.tokens,
+            beginnings: &beginnings,
         };
         write(out, PAGE, &page.html())?;
         let phase = |phase| self.phases.contains(&phase);
@@ -78,7 +88,18 @@ impl Work<'_> {
             scaled: if phase(7) { &self.analysis.scale } else { &[] },
         };
         let tensors = Tensors::of(statistics, store.as_ref(), tasks, &findings, &saved)?;
-        tensors.save(&out.join(RESULTS))
+        tensors.save(&out.join(RESULTS))?;
+        let gone = |phase: &u8| *phase > 1 && !self.phases.contains(phase);
+        let gone: Vec<u8> = before.into_iter().filter(gone).collect();
+        if !gone.is_empty() {
+            say!(
+                "The report is of {} now. What it had of {} is in none of its files any more: --resume without \
+                 --phases brings all back.",
+                words::phases(self.phases),
+                words::phases(&gone)
+            );
+        }
+        Ok(())
     }
 
     /// What the tasks lose by the model merged into `folder`, where their samples are at hand.
@@ -165,6 +186,21 @@ impl Work<'_> {
     }
 }
 
+/// The phases that a report is of; none where there is no report.
+fn reported(path: &Path) -> Vec<u8> {
+    #[derive(Deserialize)]
+    struct Report {
+        run: Of,
+    }
+    #[derive(Deserialize)]
+    struct Of {
+        phases: Vec<u8>,
+    }
+    let read = |file| serde_json::from_reader::<_, Report>(BufReader::new(file)).ok();
+    let report = File::open(path).ok().and_then(read);
+    report.map_or_else(Vec::new, |report| report.run.phases)
+}
+
 /// The phases wanted, or all that there are tasks for.
 pub(crate) fn phases(analysis: &AnalysisArgs, tasks: usize) -> Result<Vec<u8>> {
     let uses = analysis.merge_with.is_some() || !analysis.scale.is_empty();
@@ -182,7 +218,11 @@ pub(crate) fn phases(analysis: &AnalysisArgs, tasks: usize) -> Result<Vec<u8>> {
         None => Ok(phases.clone()),
         Some(7) => Err("phase 7 needs --merge-with or --scale".into()),
         Some(phase) => {
-            Err(format!("phase {phase} compares two tasks, and there are {tasks}").into())
+            let there = match tasks {
+                1 => "there is one".into(),
+                tasks => format!("there are {tasks}"),
+            };
+            Err(format!("phase {phase} compares two tasks, and {there}").into())
         }
     }
 }

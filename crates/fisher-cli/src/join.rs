@@ -1,6 +1,6 @@
 //! `fisher join`: the results of several runs as those of one.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use crate::measure::{
     only_measured, said,
 };
 use crate::out::Out;
-use crate::runs::{Run, Unfinished};
+use crate::runs::{Run, Unfinished, commands};
 use crate::say::say;
 use crate::words::count;
 
@@ -25,6 +25,8 @@ struct Joined {
     left_out: Vec<PathBuf>,
     inputs: Inputs,
     tasks: Vec<Measured>,
+    /// The files of each task.
+    files: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// Join the runs and analyze them together.
@@ -40,6 +42,7 @@ pub(crate) fn join(merge: &JoinArgs) -> Result {
     let device = merge.analysis.device.device()?;
     let checkpoint = load(&merge.model, &merge.loaded, &device)?;
     let joined = look(merge, &checkpoint.hash()?, model(&checkpoint.config))?;
+    let files = joined.files();
     let tasks = joined.tasks;
     let phases = phases(&merge.analysis, tasks.len())?;
     let wanted = merge.analysis.keeps_gradients(&phases);
@@ -51,9 +54,9 @@ pub(crate) fn join(merge: &JoinArgs) -> Result {
         )
         .into());
     }
-    let files = joined.folders.iter().map(|run| run.join(STATISTICS));
-    let files: Vec<PathBuf> = files.collect();
-    Statistics::<PerToken>::join_files(&files, out.join(STATISTICS), &device)?;
+    let saved = joined.folders.iter().map(|run| run.join(STATISTICS));
+    let saved: Vec<PathBuf> = saved.collect();
+    Statistics::<PerToken>::join_files(&saved, out.join(STATISTICS), &device)?;
     joined.inputs.write(out)?;
     let statistics = Statistics::load(out.join(STATISTICS), &device)?;
     let store = if wanted {
@@ -94,7 +97,7 @@ pub(crate) fn join(merge: &JoinArgs) -> Result {
             "merged": names(&joined.folders),
             "left_out": names(&joined.left_out),
         }),
-        files: Value::Null,
+        files,
         start,
     };
     work.finish(out, &device)?;
@@ -126,6 +129,7 @@ fn look(merge: &JoinArgs, hash: &str, config: String) -> Result<Joined> {
         left_out: Vec::new(),
         inputs: Inputs::empty(config),
         tasks: Vec::new(),
+        files: BTreeMap::new(),
     };
     let mut seen: Seen = HashMap::new();
     let mut unfinished: Vec<Unfinished> = Vec::new();
@@ -188,6 +192,9 @@ impl Joined {
                 None => self.tasks.push(task),
             }
         }
+        for (task, files) in run.files {
+            self.files.entry(task).or_default().extend(files);
+        }
         self.folders.push(folder.into());
         Ok(self)
     }
@@ -199,13 +206,35 @@ impl Joined {
             parts.retain(|part| !unfinished.iter().any(|run| run.is(task, *part)));
             if !parts.is_empty() {
                 let what = if parts.len() == 1 { "part" } else { "parts" };
-                let parts = said(&parts);
+                let commands = commands(&self.folders, task, &parts);
+                let again = match &*commands {
+                    [] => "; measure it as the others were: fisher measure .. --part INDEX/OF --out DIR".into(),
+                    [one] => format!("; it is measured by\n    {one}"),
+                    many => {
+                        let more = if parts.len() > many.len() { "\n    .." } else { "" };
+                        format!("; they are measured by\n    {}{more}", many.join("\n    "))
+                    }
+                };
                 missing.push(format!(
-                    "of task `{task}` there is no run of {what} {parts}"
+                    "of task `{task}` there is no run of {what} {}{again}",
+                    said(&parts)
                 ));
             }
         }
         missing
+    }
+
+    /// The file of each task, or a list where there are several.
+    fn files(&self) -> Value {
+        let files = self.files.iter().map(|(task, files)| {
+            let mut all = files.iter();
+            let value = match (all.next(), all.next()) {
+                (Some(one), None) => json!(one),
+                _ => json!(files),
+            };
+            (task.clone(), value)
+        });
+        Value::Object(files.collect())
     }
 }
 

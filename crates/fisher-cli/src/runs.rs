@@ -22,6 +22,8 @@ pub(crate) struct Run {
     pub(crate) inputs: Inputs,
     /// The hash of the model's weights.
     pub(crate) model: String,
+    /// The file of each task, or the files where runs were joined.
+    pub(crate) files: BTreeMap<String, Vec<String>>,
 }
 
 /// A run that is not, and why.
@@ -37,6 +39,29 @@ pub(crate) struct Unfinished {
 struct Report {
     order: Vec<String>,
     tasks: BTreeMap<String, Measured>,
+    run: About,
+}
+
+#[derive(Deserialize)]
+struct About {
+    files: Option<BTreeMap<String, Files>>,
+}
+
+/// One file or several.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Files {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl From<Files> for Vec<String> {
+    fn from(files: Files) -> Self {
+        match files {
+            Files::One(file) => vec![file],
+            Files::Several(files) => files,
+        }
+    }
 }
 
 impl Run {
@@ -91,7 +116,7 @@ impl Run {
                 format!("{counted} of {all} samples are counted, and it has no report").into(),
             );
         }
-        let tasks = report(&folder.join(REPORT))?;
+        let (tasks, files) = report(&folder.join(REPORT))?;
         let store = if gradients && folder.join(GRADIENTS).exists() {
             Some(GradientStore::open(folder.join(GRADIENTS))?)
         } else {
@@ -116,19 +141,54 @@ impl Run {
             tasks,
             inputs,
             model: statistics.provenance().model.clone(),
+            files,
         })
     }
 }
 
-/// The tasks of a run, as its report has them.
-fn report(path: &Path) -> Result<Vec<Measured>> {
-    let read = || -> Result<Vec<Measured>> {
+/// Tasks, and the files of each.
+type Told = (Vec<Measured>, BTreeMap<String, Vec<String>>);
+
+/// The tasks of a run and their files, as its report has them.
+fn report(path: &Path) -> Result<Told> {
+    let read = || -> Result<Told> {
         let mut report: Report = serde_json::from_reader(BufReader::new(File::open(path)?))?;
         let of = |task: &String| report.tasks.remove(task);
         let tasks: Option<Vec<Measured>> = report.order.iter().map(of).collect();
-        Ok(tasks.ok_or("a task is not in it")?)
+        let files = report.run.files.into_iter().flatten();
+        let files = files.map(|(task, files)| (task, files.into()));
+        Ok((tasks.ok_or("a task is not in it")?, files.collect()))
     };
     read().map_err(|e| format!("{} is not a report: {e}", path.display()).into())
+}
+
+/// The commands that measure `parts` of a task (the first 20) as one of these runs measured another part of it: none
+/// where no run has its own.
+pub(crate) fn commands(runs: &[PathBuf], task: &str, parts: &[Part]) -> Vec<String> {
+    let of = |folder: &&PathBuf| {
+        let inputs = Inputs::read(folder).ok();
+        let ours = inputs.and_then(|mut inputs| inputs.parts.remove(task));
+        let like = |part: &Part| parts.iter().any(|other| other.of == part.of);
+        folder.join(COMMAND).exists() && ours.is_some_and(|ours| ours.iter().any(like))
+    };
+    let Some(folder) = runs.iter().find(of) else {
+        return Vec::new();
+    };
+    let config = folder.join(COMMAND);
+    let written = std::fs::read_to_string(&config).unwrap_or_default();
+    let placed = written.contains("{part}");
+    let command = |part: &Part| {
+        let out = match placed {
+            true => String::new(),
+            false => format!(" --out {}-part-{}", folder.display(), part.index),
+        };
+        format!(
+            "fisher measure --config {} --part {part}{out}",
+            config.display()
+        )
+    };
+    const SHOWN: usize = 20;
+    parts.iter().take(SHOWN).map(command).collect()
 }
 
 /// Whether a run's report is of all that its statistics count and its store has.

@@ -303,6 +303,73 @@ fn losses_are_those_of_the_tokens() {
     );
 }
 
+/// Where few samples tell nothing, that stands on top, with what it takes; and health begins with it.
+#[test]
+fn what_few_samples_do_not_tell_is_said_first() {
+    let seen = Seen::of(&SMALL, [6, 6], &[]);
+    seen.is_sane();
+    let (top, rest) = seen.text.split_once("What was measured").expect("sections");
+    let report = &seen.report["conflict_summary"]["raw"];
+    if report["pairs"] == 0 {
+        // Twelve parameters: log2(12 · 20) samples.
+        let said = "6 + 6 samples are too few to find one in a single parameter, which takes 8 of each task at least";
+        assert!(top.contains(said), "{top}");
+    }
+    // The tasks as wholes are on top too, and what is told of their cosine has a name.
+    assert!(
+        top.contains("The mean gradients of first and second (raw gradients"),
+        "{top}"
+    );
+    assert!(!seen.text.contains('±'), "{}", seen.text);
+    assert!(
+        top.contains("need the same weights is not resolved: 6 and 6 samples are too few"),
+        "{top}"
+    );
+    assert_eq!(
+        seen.text.matches("need the same weights").count(),
+        1,
+        "{}",
+        seen.text
+    );
+
+    let (_, health) = rest.rsplit_once("Health and warnings").expect("health");
+    let health = health.trim_start();
+    assert!(health.starts_with("Note. First:"), "{health}");
+    assert!(
+        health.contains("rest on fewer than 30 effective samples"),
+        "{health}"
+    );
+    assert!(
+        health.contains("No line and no sample was left out."),
+        "{health}"
+    );
+    assert!(!health.contains("(fisher)"), "{health}");
+    for said in [
+        "F is in squared nats a token",
+        "by the number of its line in the file, counted from 1",
+        "κ across halves",
+        "memory 2 GiB",
+        "calls that it went on from are not counted",
+    ] {
+        seen.says(said);
+    }
+    for never in ["token_sum", "collection: draws", "slice"] {
+        assert!(!seen.text.contains(never), "`{never}` is in: {}", seen.text);
+    }
+}
+
+/// A report of some phases says which, how to have all, and on standard output what went.
+#[test]
+fn a_report_of_one_phase_says_so() {
+    let seen = Seen::of(&SMALL, [4, 5], &["--phases", "6"]);
+    seen.says(
+        "This report is of phase 6 (interference) alone; phases 2 (importance), 3 (masks), 4 (overlap) and 5 \
+         (conflicts) were not looked at. The same command with --resume and without --phases has all.",
+    );
+    let seen = Seen::of(&SMALL, [4, 5], &[]);
+    assert!(!seen.text.contains("This report is of"), "{}", seen.text);
+}
+
 /// The page of a run of a golden family on one of its tasks, as text.
 fn of_family(case: &str, more: &[&str]) -> String {
     let work = tempfile::tempdir().expect("a folder");

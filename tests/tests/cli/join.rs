@@ -216,7 +216,9 @@ fn what_is_not_finished_or_missing_is_named() {
         "part-1/run.toml --resume",
         "part-2 was not finished: it never began",
         "nowhere was not finished: there is no such folder",
-        "there is no run of parts 2/4, 3/4",
+        "there is no run of parts 2/4, 3/4; they are measured by",
+        "part-0/run.toml --part 2/4\n",
+        "part-0/run.toml --part 3/4\n",
         "The finished runs (1 of 4) can be joined without the rest by --partial",
     ] {
         assert!(error.contains(said), "{said}: {error}");
@@ -249,12 +251,20 @@ fn what_is_not_finished_or_missing_is_named() {
     part("1/4", &["--resume"]).expect("it goes on");
     part("2/4", &["--resume"]).expect("it begins");
     case.join("all", &runs, &[]).expect("all of them");
-    // A joined run that lacks parts says so when it is joined again.
+    // A joined run that lacks parts says so when it is joined again. It has no command of its own.
     let error = case.join("again", &["some"], &[]).expect_err("half");
     assert!(
-        error.contains("there is no run of parts 1/4, 2/4"),
+        error.contains("there is no run of parts 1/4, 2/4; measure it as the others were"),
         "{error}"
     );
+    // The file of the parts is that of the whole, and the page has its name.
+    let file = &case.report("all")["run"]["files"]["alpha"];
+    assert!(
+        file.as_str().expect("a file").ends_with("task.jsonl"),
+        "{file}"
+    );
+    let page = std::fs::read_to_string(case.at("all").join("report.html")).expect("a page");
+    assert!(page.contains(">task.jsonl</td>"), "{page}");
     // The folder of one part is not that of another.
     let error = case.run("part-1", &["--part", "0/4", "--resume"]);
     let error = error.expect_err("another part");
@@ -262,6 +272,21 @@ fn what_is_not_finished_or_missing_is_named() {
         error.contains("holds part 1/4") && error.contains("part 0/4"),
         "{error}"
     );
+}
+
+/// The command that is told measures the part that is missing; without `{part}` in --out it names another folder.
+#[test]
+fn a_missing_part_is_measured_by_the_command_that_is_told() {
+    let case = Case::new(6);
+    case.run("here", &["--part", "0/2"]).expect("a part");
+    let error = case.join("all", &["here"], &[]).expect_err("half");
+    let command = error.lines().find(|line| line.contains("fisher measure"));
+    let command = command.expect("a command").trim();
+    assert!(command.ends_with("here-part-1"), "{error}");
+    let arguments: Vec<&str> = command.split(' ').skip(1).collect();
+    program(&arguments).expect("the part");
+    case.join("all", &["here", "here-part-1"], &[])
+        .expect("both");
 }
 
 /// A file that was damaged on its way is named, and nothing is written.

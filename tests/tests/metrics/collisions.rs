@@ -166,6 +166,22 @@ fn one_pair_is_listed_and_not_called(
         warned(&report, "it takes 20 pairs of independent samples at least"),
         counts == [4, 4]
     );
+    // Three parameters: log2(3 · 20) samples, that a p of all signs of either task can be small enough.
+    assert_eq!(report.needed(), 6);
+    let said = report.counted();
+    let few = counts.iter().any(|n| *n < 6);
+    assert_eq!(
+        said.contains("samples are too few to find one in a single parameter"),
+        few,
+        "{said}"
+    );
+    assert_eq!(
+        said.contains("takes 6 of each task at least"),
+        few,
+        "{said}"
+    );
+    let none = "no conflict of samples could be found: 4 + 4 samples";
+    assert_eq!(said.contains(none), counts == [4, 4], "{said}");
 }
 
 /// `pairs` disjoint pairs at cosine near −1, and blocks of samples that all pull apart.
@@ -286,10 +302,15 @@ fn one_slice_among_many_is_selected(
         assert_eq!(low > 0.0, slice.verdict == Verdict::Aligned, "{slice:?}");
     }
     assert_eq!(report.by_evidence()[0].name, name(7));
-    assert!(!warned(&report, "no single slice"));
+    let signs = report.signs();
+    let [opposed, aligned] = [Verdict::Opposed, Verdict::Aligned].map(|of| report.count(of));
+    let said = format!("is negative in {opposed} and positive in {aligned} of");
+    assert!(signs.contains(&said), "{signs}");
+    assert!(!report.collision().is_some_and(|said| said.contains('±')));
+    assert!(!warned(&report, "no single parameter"));
     // With few relabellings none could be, and that is said.
     let few = made.shifted(config.with_relabellings(Some(500)), seed, mean);
-    assert!(warned(&few, "no single slice can be told apart"));
+    assert!(warned(&few, "no single parameter can be told apart"));
     assert!(few.slices[7].apart.expect("an answer").q > 0.05);
 }
 
@@ -318,9 +339,16 @@ fn copies_are_one_sample(
     let groups: Vec<usize> = report.copies.iter().map(Vec::len).collect();
     assert_eq!(groups, if times == 1 { vec![2; 5] } else { vec![6] });
     assert_eq!(report.independent, [27, 32]);
-    assert!(warned(&report, "copies (in every slice"));
+    assert!(warned(&report, "copies (in every parameter"));
     assert!(report.count(Verdict::Unresolved) >= 39, "{report}");
     assert_eq!(report.total, 0);
+    if report.count(Verdict::Unresolved) == 40 {
+        let signs = report.signs();
+        assert!(
+            signs.contains("is unresolved in all 40 parameters"),
+            "{signs}"
+        );
+    }
 }
 
 /// Copies of another task's samples are told, and so are clusters that lie in both tasks.

@@ -120,6 +120,9 @@ fn golden_agreement_agrees(
                 (ceiling.across, &expected["across"]),
                 (ceiling.jaccard_across, &expected["jaccard_across"]),
                 (ceiling.relative, &expected["relative"]),
+                // Halved in one way.
+                (ceiling.spread.map(|[low, _]| low), &expected["relative"]),
+                (ceiling.spread.map(|[_, high]| high), &expected["relative"]),
             ] {
                 let found = found.expect("a number");
                 assert_close("halves", &[found], &[number(expected)], GOLDEN, 1.0);
@@ -214,7 +217,7 @@ fn independent_masks_do_not_need_the_same_weights(
     let suggestion = Suggestion::of(&reports).expect("reports");
     assert_eq!(suggestion.advice, None);
     assert!(
-        suggestion.to_string().contains("cannot be said"),
+        suggestion.to_string().contains("is not resolved"),
         "{suggestion}"
     );
     let noise = overlap.forward_with_halves(
@@ -247,6 +250,7 @@ fn contradictions_are_one_sentence() {
         let mut report = report.clone();
         let ceiling = report.ceiling.as_mut().expect("halves");
         ceiling.relative = Some(relative);
+        ceiling.spread = Some([relative; 2]);
         report
     };
     let advice = |of: &[f64]| {
@@ -255,7 +259,31 @@ fn contradictions_are_one_sentence() {
     };
     assert_eq!(advice(&[0.1, 0.2]), Some(Advice::Arithmetic));
     assert_eq!(advice(&[0.8, 1.1]), Some(Advice::Surgery));
-    assert_eq!(advice(&[0.1, 0.9]), Some(Advice::WeightedArithmetic));
+    assert_eq!(advice(&[0.3, 0.7]), Some(Advice::WeightedArithmetic));
+    assert_eq!(advice(&[0.1, 0.9]), None);
+    // Nor is anything suggested by what is known no better than that.
+    let mut vague = at(0.85);
+    vague.ceiling.as_mut().expect("halves").spread = Some([0.5, 1.2]);
+    let suggestion = Suggestion::of([&vague]).expect("a report");
+    assert_eq!(suggestion.advice, None);
+    let sentence = suggestion.to_string();
+    for said in [
+        "is not resolved",
+        "by 85 % of what halves",
+        "50 % to 120 % over ways",
+    ] {
+        assert!(sentence.contains(said), "{sentence}");
+    }
+    // Six samples suggest nothing, whatever they agree on.
+    let clear = || Suggestion::of([&at(0.9)]).expect("a report");
+    assert_eq!(clear().from_samples([16, 40]).advice, Some(Advice::Surgery));
+    let few = clear().from_samples([6, 40]);
+    assert_eq!(few.advice, None);
+    let sentence = few.to_string();
+    assert!(
+        sentence.contains("not resolved: 6 and 40 samples are too few"),
+        "{sentence}"
+    );
     // A sparsity without a ceiling says nothing, and then neither do all of them together.
     let mut without = at(0.1);
     without.ceiling.as_mut().expect("halves").relative = None;

@@ -387,7 +387,7 @@ fn a_floor_under_all_of_f_is_said() {
     let report = run(&config, &store(&tasks), ["a", "b"]);
     let health = report.slices[0].health.expect("samples");
     assert!(health.median < 1e-14 && !health.swamped());
-    let says = |w: &String| w.contains("more than 5 % of F is below ε in 8 of 8 slices");
+    let says = |w: &String| w.contains("more than 5 % of F is below ε in 8 of 8 cells");
     assert!(report.warnings.iter().any(says), "{:?}", report.warnings);
     // The full variant has no ε, and λ relative to the mean eigenvalue.
     let full = config

@@ -1,7 +1,7 @@
 //! Every analysis of one or two tasks.
 
 use fisher_core::model::Role;
-use fisher_core::statistics::Statistics;
+use fisher_core::statistics::{Statistics, TaskStatistics};
 use fisher_core::store::GradientStore;
 use fisher_metrics::Error;
 use fisher_metrics::conflicts::{ConflictReport, ConflictsConfig};
@@ -138,9 +138,9 @@ impl Analyses {
         let scores = scores.collect::<Result<Vec<_>, _>>()?;
         let halves = match (store, tasks) {
             (Some(store), [_, _]) if self.wants(4) => Some(self.halves(tasks, &scores, store)?),
-            (None, [_, _]) if self.wants(4) => {
-                Some(Err("gradients of samples were not kept".into()))
-            }
+            (None, [_, _]) if self.wants(4) => Some(Err(
+                "gradients of samples were not kept (--keep-gradients keeps them)".into(),
+            )),
             _ => None,
         };
         let halves = halves.and_then(|halves| {
@@ -187,7 +187,14 @@ impl Analyses {
                 }
             }
         }
-        findings.suggestion = Suggestion::of(findings.overlap.iter().map(|(_, report)| report));
+        let suggestion = Suggestion::of(findings.overlap.iter().map(|(_, report)| report));
+        findings.suggestion = match tasks {
+            [a, b] => {
+                let [n, m] = [statistics.task(a)?, statistics.task(b)?].map(TaskStatistics::count);
+                suggestion.map(|suggestion| suggestion.from_samples([n, m]))
+            }
+            _ => suggestion,
+        };
         Ok(())
     }
 
@@ -205,7 +212,9 @@ impl Analyses {
         let numbers: usize = scores.iter().map(|s| 3 * (SPLITS + 1) * s.count()).sum();
         let few = |task: &String| store.samples(task).len() < 4;
         if !scores.iter().all(kept) {
-            return Ok(Err("gradients of some parameters were not kept".into()));
+            return Ok(Err(
+                "gradients of some parameters were not kept (--compare all keeps them)".into(),
+            ));
         }
         if let Some(task) = tasks.iter().find(|task| few(task)) {
             return Ok(Err(format!("{task} has fewer than 4 samples")));

@@ -72,9 +72,9 @@ fn batch(checkpoint: &Checkpoint, tokens: usize, longest: usize) -> u64 {
 
 /// How many times the sides of matrices, and the scores of attention, are held while a batch is worked
 /// on: measured.
-const TIMES_SIDES: usize = 5;
+const TIMES_SIDES: usize = 3;
 /// How many times the elements of a parameter are held while statistics of each are kept.
-const TIMES_ELEMENTS: u64 = 8;
+const TIMES_ELEMENTS: u64 = 5;
 const TIMES_SCORES: usize = 4;
 
 /// Bytes of the names of a parameter's mean and M2 in a header, and of a sample in the index of a store.

@@ -3,6 +3,7 @@
 
 mod analyses;
 mod args;
+mod beginnings;
 mod changes;
 mod collect;
 mod command;
@@ -28,6 +29,7 @@ mod values;
 pub(crate) use analyses::DRAWN;
 pub use analyses::{Analyses, Findings, ReadWeights};
 pub use args::{AnalysisArgs, JoinArgs, MeasureArgs};
+pub use beginnings::{Beginnings, beginnings};
 pub use changes::{Change, changes};
 pub(crate) use collect::losses_of;
 pub use collect::{Collection, GRADIENTS, STATISTICS, collect, only_measured};

@@ -25,8 +25,8 @@ pub(super) fn conflicts(findings: &Findings) -> String {
     );
     for (space, report) in &findings.conflicts {
         let heading = match *space {
-            "raw" => "Gradients as they are",
-            _ => "The same of gradients weighed by the Fisher (whitened)",
+            "raw" => "Raw gradients",
+            _ => "Whitened gradients: the same, divided by the root of the Fisher of both tasks",
         };
         let _ = write!(text, "<h3>{heading}</h3>");
         collisions(&mut text, report);

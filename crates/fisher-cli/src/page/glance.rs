@@ -2,12 +2,11 @@
 
 use std::fmt::Write;
 
-use fisher_metrics::conflicts::Verdict;
 use fisher_metrics::importance::{ImportanceReport, Ranked};
 use serde_json::Value;
 
 use super::overlap::mask;
-use super::parts::{escaped, maybe, percent, share};
+use super::parts::{escaped, maybe, percent, sentence, share, untold};
 use crate::measure::{Findings, Measured};
 use crate::models::Outcomes;
 use crate::words::count;
@@ -72,16 +71,9 @@ pub(super) fn glance(findings: &Findings) -> String {
         ));
     }
     if let Some((_, report)) = findings.conflicts.first() {
-        said.push(format!(
-            "The expected cosine between samples of the tasks is negative in {} of {} parameters and \
-             positive in {} (q ≤ {}, {}); {}.",
-            report.count(Verdict::Opposed),
-            report.slices.len(),
-            report.count(Verdict::Aligned),
-            report.settings.alpha,
-            report.space(),
-            report.counted()
-        ));
+        let signs = format!("{}; {}", report.signs(), report.counted());
+        said.push(escaped(&sentence(&signs)));
+        said.extend(report.collision().map(|of| escaped(&sentence(&of))));
     }
     if said.is_empty() {
         return String::new();
@@ -115,7 +107,7 @@ fn most(report: &ImportanceReport) -> Option<String> {
             "In these samples of <b>{task}</b>, <b>{name}</b> has the largest share of the Fisher \
              information that was measured, {}{}",
             share(layer.share),
-            sure(layer)
+            sure(&report.layers, "layers", report.samples)
         ),
     };
     match report.heads.first() {
@@ -123,24 +115,31 @@ fn most(report: &ImportanceReport) -> Option<String> {
             said.push_str("; the gradients of all attention heads are 0");
         }
         Some(head) if report.heads.len() > 1 => {
-            let sure = if one { String::new() } else { sure(head) };
+            let sure = match one {
+                true => String::new(),
+                false => sure(&report.heads, "heads", report.samples),
+            };
             let name = escaped(&head.name);
-            let _ = write!(said, "; of the heads {name} has the largest{sure}");
+            let _ = write!(said, "; of the heads <b>{name}</b> has the largest{sure}");
         }
         _ => {}
     }
     Some(said + ".")
 }
 
-/// Whether first place holds, as words after a name.
-fn sure(first: &Ranked) -> String {
-    match first.ranks {
+/// Whether the first of a ranking is first beyond these samples, as words behind its name and share.
+fn sure(ranked: &[Ranked], what: &str, samples: usize) -> String {
+    let first = ranked.first().and_then(|first| first.ranks);
+    match first {
+        None => " (whether its rank holds is not known)".into(),
         Some(ranks) if ranks.worst == 1 => " (its first rank holds at 95\u{a0}%)".into(),
+        Some(_) if untold(ranked) => {
+            format!(", but {samples} samples do not tell {what} apart: any may have the largest")
+        }
         Some(ranks) => format!(
-            " (at 95\u{a0}% the samples leave its rank open from 1 to {})",
+            " (of all {what} at once, 95\u{a0}% sure, its rank is open from 1 to {})",
             ranks.worst
         ),
-        None => " (whether its rank holds is not known)".into(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use fisher_core::kind::FisherKind;
 use fisher_core::statistics::Statistics;
 use serde_json::Value;
 
@@ -16,8 +17,9 @@ use super::parts::escaped;
 use super::settings::settings;
 use super::tasks::tasks;
 use super::tokens::tokens;
-use crate::measure::{Findings, Measured, SampleTokens};
+use crate::measure::{Beginnings, Findings, Measured, SampleTokens};
 use crate::models::Outcomes;
+use crate::words::phases;
 
 /// The page, in a run's folder.
 pub const PAGE: &str = "report.html";
@@ -42,6 +44,8 @@ pub struct Page<'a> {
     pub findings: &'a Findings,
     /// Samples token by token.
     pub tokens: &'a [SampleTokens],
+    /// How the samples begin that are named with their losses, where they are at hand.
+    pub beginnings: &'a Beginnings,
 }
 
 impl Page<'_> {
@@ -56,12 +60,18 @@ impl Page<'_> {
             (
                 "tasks",
                 "What was measured",
-                tasks(run, self.outcomes, self.tasks, self.statistics),
+                tasks(
+                    run,
+                    self.outcomes,
+                    self.tasks,
+                    self.statistics,
+                    self.beginnings,
+                ),
             ),
             (
                 "importance",
                 "What each task depends on",
-                importance(&found.importance, run, self.statistics),
+                importance(&found.importance, run, self.outcomes, self.statistics),
             ),
             ("overlap", "Where the tasks overlap", overlap(found)),
             ("conflicts", "Which samples collide", conflicts(found)),
@@ -89,7 +99,7 @@ impl Page<'_> {
              {GENERATOR}{4}\">\n\
              <meta name=viewport content=\"width=device-width,initial-scale=1\">\n\
              <title>{0}: Fisher information</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
-             <header><p class=kicker>Fisher information</p><h1>{0}</h1><p class=lead>{1}</p>{2}\
+             <header><p class=kicker>Fisher information</p><h1>{0}</h1><p class=lead>{1}</p>{5}{2}\
              <nav aria-label=Sections><ul>{links}</ul></nav></header>\n<main>{body}</main>\n\
              <footer><p>Made by {3}. Numbers for programs are in report.json and results.safetensors beside \
              this page.</p></footer>\n</body>\n</html>\n",
@@ -98,6 +108,55 @@ impl Page<'_> {
             glance(found),
             escaped(self.run["program"].as_str().unwrap_or_default()),
             env!("CARGO_PKG_VERSION"),
+            unseen(run, self.tasks.len(), self.statistics.provenance().kind),
         )
+    }
+}
+
+/// What of a report is not on the page, because only some phases were run.
+fn unseen(run: &Value, tasks: usize, kind: FisherKind) -> String {
+    let ran = run["phases"].as_array().into_iter().flatten();
+    let ran: Vec<u8> = ran
+        .filter_map(|phase| phase.as_u64()?.try_into().ok())
+        .collect();
+    // Gradients that are compared are those of the data's labels.
+    let (last, how) = match (tasks, kind) {
+        (2, FisherKind::Empirical) => (6, "without --phases"),
+        (2, _) => (4, "with --phases 1-4"),
+        (_, FisherKind::Empirical) => (3, "without --phases"),
+        _ => (3, "with --phases 1-3"),
+    };
+    let unseen: Vec<u8> = (2..=last).filter(|phase| !ran.contains(phase)).collect();
+    let were = match unseen.len() {
+        0 => return String::new(),
+        1 => "was",
+        _ => "were",
+    };
+    format!(
+        "<p class=soft>This report is of {} alone; {} {were} not looked at. The same command with --resume and {how} \
+         has all.</p>",
+        phases(&ran),
+        phases(&unseen)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_was_not_run_is_named_with_what_brings_it() {
+        let of = |phases: &[u8], tasks, kind| unseen(&json!({ "phases": phases }), tasks, kind);
+        assert_eq!(of(&[1, 2, 3, 4, 5, 6], 2, FisherKind::Empirical), "");
+        assert_eq!(of(&[1, 2, 3], 1, FisherKind::Empirical), "");
+        assert_eq!(of(&[1, 2, 3, 4], 2, FisherKind::MonteCarlo), "");
+        let said = of(&[6], 2, FisherKind::Empirical);
+        for words in [
+            "of phase 6 (interference) alone; phases 2 (importance), 3 (masks), 4 (overlap) and 5 (conflicts) were not",
+            "--resume and without --phases",
+        ] {
+            assert!(said.contains(words), "{said}");
+        }
     }
 }

@@ -9,12 +9,15 @@ use fisher_metrics::importance::ImportanceReport;
 use fisher_metrics::picture::{ColorScale, HeatMap};
 use serde_json::Value;
 
-use super::parts::{IN_REPORT, figure, note, ranking};
+use super::parts::{IN_REPORT, figure, note, ranking, untold};
+use crate::models::Outcomes;
+use crate::words::count;
 
 /// Rankings of layers and heads, and shares of all heads.
 pub(super) fn importance(
     reports: &[ImportanceReport],
     run: &Value,
+    outcomes: Outcomes,
     statistics: &Statistics,
 ) -> String {
     let mut text = String::new();
@@ -25,14 +28,24 @@ pub(super) fn importance(
         FisherKind::MonteCarlo | FisherKind::Exact => "what the model predicts for the samples",
         _ => "the samples' loss",
     };
+    let unit = match outcomes {
+        Outcomes::Tokens(_) => {
+            "squared nats a token: the square of the gradient of a sample's summed loss, over its active tokens, \
+             on the average of samples, summed over the weights of a layer or head"
+        }
+        Outcomes::Classes(_) => {
+            "squared nats: the square of the gradient of a sample's loss, on the average of samples, summed over the \
+             weights of a layer or head"
+        }
+    };
     let _ = write!(
         text,
         "<p>A layer or head with much Fisher information is one whose weights the task's samples \
-         are sensitive to: small random changes of these change {changed} much. Bars show F, whiskers \
-         its 95\u{a0}% interval over samples, or over documents where samples name theirs. The rank is the set \
-         of ranks that the samples leave \
-         open, 95\u{a0}% sure of all in a table at once. F that rests on few effective samples is made by a \
-         few of them, and below 5 it has no interval.</p>",
+         are sensitive to: small random changes of these change {changed} much. F is in {unit}. Bars show F, \
+         whiskers its 95\u{a0}% interval over samples, or over documents where samples name theirs. The rank is the \
+         set of ranks that the samples leave open, 95\u{a0}% sure of all in a table at once; the interval of a share \
+         or of F is of that layer or head alone, so that intervals may lie apart where ranks are open. F that rests \
+         on few effective samples is made by a few of them, and below 5 it has no interval.</p>",
     );
     if let Some(said) = experts(&run["model"]["experts"]) {
         let _ = write!(text, "<p>{said}</p>");
@@ -41,6 +54,14 @@ pub(super) fn importance(
         let task = &report.task;
         for warning in &report.warnings {
             note(&mut text, &format!("{task}: {warning}"));
+        }
+        for (what, ranked) in [("layers", &report.layers), ("heads", &report.heads)] {
+            if untold(ranked) {
+                let samples = count(report.samples, "sample");
+                let said =
+                    format!("{task}: {samples} do not tell {what} apart, every rank is open");
+                note(&mut text, &said);
+            }
         }
         ranking(&mut text, &format!("{task}: layers"), &report.layers);
         ranking(

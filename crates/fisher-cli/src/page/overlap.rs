@@ -19,10 +19,12 @@ pub(super) fn overlap(findings: &Findings) -> String {
          share a third, so that Jaccard compares only at equal sparsity; κ is 0 for chance within \
          each tensor and 1 for the same mask. Halves of one task's samples agree with each other no \
          better than a task can agree with itself: they are the measure for what two tasks have in \
-         common, halves against halves.</p><div class=scroll tabindex=0><table><caption>Masks of {a} and \
+         common. Masks of halves are noisier than those of all samples, so that halves go with halves: <i>κ across \
+         halves</i>, between a half of {a} and one of {b}, is what to hold against κ of the halves of each, and κ of \
+         all samples is not. All three are means over several ways to halve.</p><div class=scroll tabindex=0><table><caption>Masks of {a} and \
          {b}</caption><thead><tr><th scope=col>pruned</th><th scope=col class=n>Jaccard</th>\
          <th scope=col class=n>κ</th><th scope=col class=n>κ of halves of {a}</th>\
-         <th scope=col class=n>of {b}</th><th scope=col class=n>across</th>\
+         <th scope=col class=n>of {b}</th><th scope=col class=n>κ across halves</th>\
          <th scope=col class=n>kept by both</th>\
          <th scope=col class=n>by chance</th><th scope=col class=n>only {a}</th>\
          <th scope=col class=n>only {b}</th></tr></thead><tbody>"

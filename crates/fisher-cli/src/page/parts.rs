@@ -12,6 +12,17 @@ pub(super) fn escaped(words: &str) -> String {
     escape(words).replace('\'', "&#39;")
 }
 
+/// Line ends and tabs as signs that can be seen.
+pub(super) fn visible(text: &str) -> String {
+    let sign = |letter| match letter {
+        '\n' => '⏎',
+        '\r' => '␍',
+        '\t' => '⇥',
+        letter => letter,
+    };
+    text.chars().map(sign).collect()
+}
+
 /// A number with three digits: plain, or as a power of ten.
 pub(super) fn number(value: f64) -> String {
     let text = match value.abs() {
@@ -24,10 +35,20 @@ pub(super) fn number(value: f64) -> String {
         _ => {
             let text = format!("{value:.2e}");
             let (digits, power) = text.split_once('e').unwrap_or((&text, "0"));
-            format!("{digits}\u{2009}×\u{2009}10<sup>{power}</sup>")
+            let power: String = power.chars().map(raised).collect();
+            format!("{digits}\u{2009}×\u{2009}10{power}")
         }
     };
     text.replace('-', "−")
+}
+
+/// A digit or a sign of a power. No markup, so that numbers may stand in attributes too.
+fn raised(letter: char) -> char {
+    const DIGITS: [char; 10] = ['⁰', '¹', '²', '³', '⁴', '⁵', '⁶', '⁷', '⁸', '⁹'];
+    match letter.to_digit(10) {
+        Some(digit) => DIGITS[digit as usize],
+        None => '⁻',
+    }
 }
 
 /// The same, or a dash where it is undefined.
@@ -37,8 +58,25 @@ pub(super) fn maybe(value: Option<f64>) -> String {
 
 /// A share in per cent.
 pub(super) fn percent(share: Option<f64>) -> String {
-    let text = share.map(|share| format!("{:.1}\u{a0}%", 100.0 * share));
+    let text = share.map(|share| format!("{}\u{a0}%", hundredths(share)));
     text.unwrap_or_else(|| "–".into())
+}
+
+/// A share in per cent, without the mark. What is small is not 0.
+fn hundredths(share: f64) -> String {
+    match 100.0 * share {
+        small if small > 0.0 && small < 0.05 => "&lt;\u{a0}0.1".into(),
+        share => format!("{share:.1}"),
+    }
+}
+
+/// Whether the samples leave every rank of a table open.
+pub(super) fn untold(ranked: &[Ranked]) -> bool {
+    let open = |of: &Ranked| {
+        of.ranks
+            .is_some_and(|r| (r.best, r.worst) == (1, ranked.len()))
+    };
+    ranked.len() > 1 && ranked.iter().all(open)
 }
 
 /// Rows shown before the rest is folded away.
@@ -104,7 +142,7 @@ pub(super) fn share(share: Option<Share>) -> String {
         return percent(None);
     };
     let interval = share.interval.map(|of| {
-        let [lower, upper] = [of.lower, of.upper].map(|end| format!("{:.1}", 100.0 * end));
+        let [lower, upper] = [of.lower, of.upper].map(hundredths);
         format!(" <small>({lower}\u{2009}to\u{2009}{upper})</small>")
     });
     percent(Some(share.value)) + &interval.unwrap_or_default()
@@ -119,15 +157,11 @@ fn bar(entry: &Ranked, most: f64) -> String {
             0.0
         }
     };
-    let mut label = format!("F {:.2e}", entry.fisher);
+    let mut label = String::from("no interval");
     let mut whisker = String::new();
     if let Some(interval) = entry.interval {
         let (low, high) = (x(interval.lower), x(interval.upper));
-        let _ = write!(
-            label,
-            ", from {:.2e} to {:.2e}",
-            interval.lower, interval.upper
-        );
+        label = format!("{} to {}", number(interval.lower), number(interval.upper));
         // White under black, so that it shows on the bar and beside it.
         for (ink, width) in [("#fff", 4), ("#17191c", 1)] {
             let _ = write!(
@@ -240,7 +274,11 @@ mod tests {
     #[test]
     fn numbers_are_short() {
         assert_eq!(number(0.25), "0.250");
-        assert_eq!(number(-1.5e-7), "−1.50\u{2009}×\u{2009}10<sup>−7</sup>");
+        assert_eq!(number(-1.5e-7), "−1.50\u{2009}×\u{2009}10⁻⁷");
+        assert_eq!(number(3.21e12), "3.21\u{2009}×\u{2009}10¹²");
+        assert_eq!(percent(Some(0.0004)), "&lt;\u{a0}0.1\u{a0}%");
+        assert_eq!(percent(Some(0.0)), "0.0\u{a0}%");
+        assert_eq!(percent(Some(0.0005)), "0.1\u{a0}%");
         assert_eq!(maybe(None), "<span title=\"undefined\">–</span>");
         assert_eq!(sentence("it is so"), "It is so.");
     }

@@ -1,13 +1,14 @@
 //! What was measured: files, samples, tokens, and how well the model predicts them.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
 use fisher_core::statistics::Statistics;
 use serde_json::Value;
 
-use super::parts::{escaped, note, number, sentence};
-use crate::measure::{Measured, TokenLoss};
+use super::parts::{escaped, note, number, sentence, visible};
+use crate::measure::{Beginnings, Measured, TokenLoss};
 use crate::models::Outcomes;
 use crate::words::count;
 
@@ -17,6 +18,7 @@ pub(super) fn tasks(
     outcomes: Outcomes,
     tasks: &[Measured],
     statistics: &Statistics,
+    beginnings: &Beginnings,
 ) -> String {
     let interval =
         "with its 95\u{a0}% interval over samples, or over documents where samples name theirs";
@@ -46,6 +48,20 @@ pub(super) fn tasks(
         row(&mut text, run, outcomes, task, statistics);
     }
     text.push_str("</tbody></table></div>");
+    let numbered = |task: &&Measured| task.ids.iter().any(|id| !id.is_string());
+    if tasks.iter().any(|task| numbered(&task)) {
+        text.push_str(
+            "<p class=soft>A sample is called by its id; one that has none by the number of its line in the file, \
+             counted from 1.</p>",
+        );
+    }
+    for task in tasks {
+        if let (Some(known), Ok(loss)) =
+            (beginnings.get(&task.name), TokenLoss::of(task, statistics))
+        {
+            begin(&mut text, &task.name, &loss, known);
+        }
+    }
     for task in tasks.iter().filter(|task| task.ids.len() == 1) {
         let said = "has one sample: nothing that is said of it has an error, an interval or a rank";
         note(&mut text, &format!("{} {said}", task.name));
@@ -65,14 +81,12 @@ fn row(
     statistics: &Statistics,
 ) {
     let tokens: u64 = task.tokens.iter().sum();
-    let path = run["files"][&task.name].as_str().unwrap_or("–");
-    let file = Path::new(path).file_name();
-    let file = file.map_or_else(|| path.into(), |name| name.to_string_lossy());
+    let [path, file] = file(&run["files"][&task.name]);
     let _ = write!(
         text,
         "<tr><th scope=row>{}</th><td title=\"{}\">{}</td><td class=n>{}</td>",
         escaped(&task.name),
-        escaped(path),
+        escaped(&path),
         escaped(&file),
         task.ids.len(),
     );
@@ -100,6 +114,45 @@ fn row(
     );
 }
 
+/// How the samples of the lowest and the highest loss begin.
+fn begin(text: &mut String, task: &str, loss: &TokenLoss, known: &BTreeMap<String, String>) {
+    let named = ["lowest", "highest"].into_iter().zip(&loss.range);
+    let said = named.filter_map(|(what, (_, id))| {
+        let begins = escaped(&visible(known.get(id)?));
+        Some(format!(
+            "the {what}, {}, begins <q>{begins}</q>",
+            escaped(id)
+        ))
+    });
+    let said: Vec<String> = said.collect();
+    if !said.is_empty() {
+        let name = escaped(task);
+        let _ = write!(text, "<p class=soft>{name}: {}.</p>", said.join("; "));
+    }
+}
+
+/// The path of a file, and its name; of several files all paths, and the first names.
+fn file(files: &Value) -> [String; 2] {
+    const SHOWN: usize = 3;
+    let paths: Vec<&str> = match files {
+        Value::String(path) => vec![path],
+        Value::Array(paths) => paths.iter().filter_map(Value::as_str).collect(),
+        _ => return ["not known".into(), "–".into()],
+    };
+    let name = |path: &&str| {
+        let name = Path::new(path).file_name();
+        name.map_or_else(
+            || (*path).into(),
+            |name| name.to_string_lossy().into_owned(),
+        )
+    };
+    let mut names: Vec<String> = paths.iter().take(SHOWN).map(name).collect();
+    if paths.len() > SHOWN {
+        names.push(format!("{} more", paths.len() - SHOWN));
+    }
+    [paths.join(", "), names.join(", ")]
+}
+
 /// When, for how long and in how many runs it was measured, as far as that is known.
 fn when(run: &Value) -> Vec<String> {
     let mut when = Vec::new();
@@ -107,7 +160,10 @@ fn when(run: &Value) -> Vec<String> {
         when.push(format!("written {}", escaped(date)));
     }
     if let Some(seconds) = run["seconds"].as_f64() {
-        when.push(format!("after {}", duration(seconds)));
+        let took = duration(seconds);
+        when.push(format!(
+            "this call of the program took {took} (calls that it went on from are not counted)"
+        ));
     }
     if let Some(runs) = run["collection"]["merged"].as_array() {
         when.push(format!("joined from {}", count(runs.len(), "run")));

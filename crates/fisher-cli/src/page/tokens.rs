@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::parts::{escaped, number, percent};
+use super::parts::{escaped, number, percent, visible};
 use crate::measure::{SampleTokens, Share, TokenRow, key};
 
 /// Tokens that are drawn.
@@ -79,7 +79,7 @@ fn span(text: &mut String, token: &TokenRow, largest: f64) {
 /// The token's text; its number where there is none, or nothing to see of it.
 fn shown(token: &TokenRow) -> String {
     match token.text.as_deref() {
-        Some(text) if !text.is_empty() => escaped(text),
+        Some(text) if !text.is_empty() => escaped(&visible(text)),
         _ => format!("{}\u{a0}", token.token),
     }
 }
@@ -115,4 +115,21 @@ fn list(text: &mut String, sample: &SampleTokens) {
         );
     }
     text.push_str("</tbody></table></div></details>");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn line_ends_are_seen() {
+        let token = |text: &str| TokenRow {
+            token: 7,
+            text: Some(text.into()),
+            label: None,
+        };
+        assert_eq!(shown(&token("\n\n")), "⏎⏎");
+        assert_eq!(shown(&token("\ta<")), "⇥a&lt;");
+        assert_eq!(shown(&token("")), "7\u{a0}");
+    }
 }

@@ -22,6 +22,18 @@ pub enum SliceBy {
     Chosen(Vec<(String, ParamGroup)>),
 }
 
+impl SliceBy {
+    /// What one slice is, in a word that takes an s.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Parameter => "parameter",
+            Self::Head => "head slice",
+            Self::Layer => "layer",
+            Self::Chosen(_) => "set",
+        }
+    }
+}
+
 /// Which pairs are the largest, in the mirror.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

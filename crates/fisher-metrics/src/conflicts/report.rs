@@ -182,23 +182,82 @@ impl ConflictReport {
         self.components.iter().map(|c| c.pairs).sum()
     }
 
-    /// The conflicts by number, in words: pairs of samples, and in how many slices each.
+    /// Independent samples that it takes of either task for a pair to be able to conflict in one slice
+    /// alone: 1/α pairs, and as many ways to draw signs as leave a p that is at most α when corrected for the number
+    /// of slices.
+    pub fn needed(&self) -> usize {
+        let alpha = self.settings.alpha;
+        let slices = self.settings.correction.factor(self.slices.len().max(1));
+        (1.0 / alpha).sqrt().max((slices / alpha).log2()).ceil() as usize
+    }
+
+    /// What is known of the signs of the expected cosines, in words.
+    pub fn signs(&self) -> String {
+        let [opposed, aligned, apart, unresolved] = [
+            Verdict::Opposed,
+            Verdict::Aligned,
+            Verdict::Apart,
+            Verdict::Unresolved,
+        ]
+        .map(|verdict| self.count(verdict));
+        let (all, word) = (self.slices.len(), self.settings.by.word());
+        let apart = match apart {
+            0 => String::new(),
+            n => format!("; in {n} gradients differ by task, without a known sign"),
+        };
+        let within = format!("q ≤ {}, {}", self.settings.alpha, self.space());
+        if opposed + aligned == 0 {
+            return format!(
+                "whether samples of the tasks pull together or against each other is unresolved in {} \
+                 ({within}{apart})",
+                match all {
+                    1 => format!("the one {word}"),
+                    all => format!("all {all} {word}s"),
+                }
+            );
+        }
+        format!(
+            "the expected cosine between samples of the tasks is negative in {opposed} and positive in {aligned} \
+             of {all} {word}s, and unresolved in {} ({within}{apart})",
+            unresolved + self.count(Verdict::Apart)
+        )
+    }
+
+    /// The conflicts by number, in words: pairs of samples, and in how many slices each; or that none was
+    /// found, and whether one could have been.
     pub fn counted(&self) -> String {
-        let times = |n: usize| match n {
-            1 => "once".to_owned(),
-            n => format!("{n} times"),
+        let word = self.settings.by.word();
+        let times = match self.total {
+            1 => format!("once in all {word}s"),
+            n => format!("{n} times in all {word}s"),
         };
         match self.pairs() {
-            0 => "no pair of samples conflicts".into(),
-            1 => format!(
-                "1 pair of samples conflicts, {} in all slices",
-                times(self.total)
-            ),
-            n => format!(
-                "{n} pairs of samples conflict, {} in all slices",
-                times(self.total)
-            ),
+            0 => self.none(),
+            1 => format!("1 pair of samples conflicts, {times}"),
+            n => format!("{n} pairs of samples conflict, {times}"),
         }
+    }
+
+    /// That no pair was found to conflict, and whether one could have been.
+    fn none(&self) -> String {
+        let [n, m] = self.independent;
+        let (needed, alpha) = (self.needed(), self.settings.alpha);
+        if n.min(m) >= needed {
+            return "no pair of samples was found to conflict".into();
+        }
+        let independent = match self.samples.each_ref().map(Vec::len) == self.independent {
+            true => "",
+            false => "independent ",
+        };
+        let found = match ((n * m) as f64) < 1.0 / alpha || 0.5f64.powi(n.min(m) as i32) > alpha {
+            true => "no conflict of samples could be found",
+            false => "no pair of samples was found to conflict",
+        };
+        format!(
+            "{found}: {n} + {m} {independent}samples are too few to find one in a single {}, which takes {needed} \
+             of each task at least",
+            self.settings.by.word()
+        )
     }
 
     /// The slices from the most surely opposed to the most surely aligned, those without a test last.

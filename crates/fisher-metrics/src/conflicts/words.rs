@@ -39,6 +39,7 @@ pub(super) fn warnings(
     setting: &Setting,
 ) -> Vec<String> {
     let mut warnings = Vec::new();
+    let word = report.settings.by.word();
     let (alpha, slices) = (report.settings.alpha, &report.slices);
     let [a, b] = &report.tasks;
     let [mut within, mut across] = [0, 0];
@@ -55,7 +56,7 @@ pub(super) fn warnings(
         };
         let (groups, are) = groups(report.copies.len());
         warnings.push(format!(
-            "{groups} of samples {are} copies (in every slice cosine above 0.999 and norms within 1 %), \
+            "{groups} of samples {are} copies (in every {word} cosine above 0.999 and norms within 1 %), \
              such as {}{more}",
             names.join(" and ")
         ));
@@ -87,7 +88,7 @@ pub(super) fn warnings(
         };
         warnings.push(format!(
             "samples of {a} and of {b} differ in length{strata} (medians {x} and {y} active tokens, p = \
-             {}): slices can be apart by that alone{}",
+             {}): {word}s can be apart by that alone{}",
             significant(report.lengths.p),
             match report.settings.like_lengths {
                 true => "",
@@ -102,9 +103,12 @@ pub(super) fn warnings(
     let correction = report.settings.correction;
     let asked = slices.iter().filter(|s| s.apart.is_some()).count();
     let [asked, all] = [asked, slices.len()].map(|tests| correction.factor(tests));
+    let of_slices = |what: &str, found: &[&SliceConflicts]| of_slices(what, found, word);
     warnings.extend(of_slices(
-        "by relabelling no single slice can be told apart, because the smallest p there is, corrected for \
-         the number of slices, is above α,",
+        &format!(
+            "by relabelling no single {word} can be told apart, because the smallest p there is, corrected for \
+             the number of {word}s, is above α,"
+        ),
         &of(&|s, t| s.apart.is_some() && asked * t.least[0] > alpha),
     ));
     let needed = (1.0 / alpha).ceil();
@@ -115,14 +119,16 @@ pub(super) fn warnings(
         &of(&|_, t| (t.independent.iter().product::<usize>() as f64) < needed),
     ));
     warnings.extend(of_slices(
-        "no pair can conflict in one slice alone, because the smallest p that drawing signs of samples can \
-         give, corrected for the number of slices, is above α,",
+        &format!(
+            "no pair can conflict in one {word} alone, because the smallest p that drawing signs of samples can \
+             give, corrected for the number of {word}s, is above α,"
+        ),
         &of(&|_, t| all * t.least[1] > alpha),
     ));
     if setting.overlapping {
         warnings.push(
             "the chosen sets overlap: a conflict in what two of them share counts in both, and there is no \
-             inner product over all slices together"
+             inner product over all sets together"
                 .into(),
         );
     }
@@ -151,14 +157,16 @@ fn groups(count: usize) -> (String, &'static str) {
 }
 
 /// A warning of some slices, if there are any.
-fn of_slices(what: &str, found: &[&SliceConflicts]) -> Option<String> {
-    let first = found.first()?;
-    let slices = if found.len() == 1 { "slice" } else { "slices" };
-    Some(format!(
-        "{what} in {} {slices}, such as {}",
-        found.len(),
-        first.name
-    ))
+fn of_slices(what: &str, found: &[&SliceConflicts], word: &str) -> Option<String> {
+    match found {
+        [] => None,
+        [only] => Some(format!("{what} in 1 {word}, {}", only.name)),
+        [first, ..] => Some(format!(
+            "{what} in {} {word}s, such as {}",
+            found.len(),
+            first.name
+        )),
+    }
 }
 
 impl ConflictReport {
@@ -207,9 +215,13 @@ impl ConflictReport {
         let conflicts = self.conflicts.iter().take(limit).map(ToString::to_string);
         let involved = self.involved.iter().take(limit.div_ceil(3)).map(|i| {
             format!(
-                "{} has part in {} of the {} conflicts (each a pair in a slice), with {} samples of the \
+                "{} has part in {} of the {} conflicts (each a pair in a {}), with {} samples of the \
                  other task: a candidate to look at, to leave out or to weigh less",
-                i.sample, i.conflicts, self.total, i.partners
+                i.sample,
+                i.conflicts,
+                self.total,
+                self.settings.by.word(),
+                i.partners
             )
         });
         conflicts.chain(involved).collect()
@@ -222,9 +234,20 @@ impl ConflictReport {
         let all = self.together?;
         let [low, high] = all.inner.interval;
         let cosine = all.cosine.map_or_else(String::new, |cosine| {
-            let error = cosine.standard_error;
-            let error = error.map_or_else(String::new, |e| format!(" ± {e:.2}"));
-            format!(", cosine {:.2}{error}", cosine.value)
+            let mut said = Vec::new();
+            said.extend(
+                cosine
+                    .standard_error
+                    .map(|e| format!("standard error {e:.2}")),
+            );
+            if cosine.value.abs() > 1.0 {
+                said.push("beyond 1 by the noise in the norms".into());
+            }
+            let said = match said.len() {
+                0 => String::new(),
+                _ => format!(" ({})", said.join(", ")),
+            };
+            format!(", cosine {:.2}{said}", cosine.value)
         });
         let over = match self.settings.by {
             SliceBy::Parameter | SliceBy::Layer => "all parameters compared",
@@ -232,17 +255,17 @@ impl ConflictReport {
             SliceBy::Chosen(_) => "the chosen sets alone",
         };
         let step = match self.settings.whitening {
-            None => "a small step along one task's mean gradient",
+            None => "a small step on these against one task's mean gradient",
             Some(_) => {
-                "a small step along one task's mean gradient, divided by the damped Fisher of both,"
+                "a small step on these against one task's mean gradient divided by the damped Fisher of both"
             }
         };
         let said = match () {
             () if high < 0.0 => {
-                format!("negative: to first order, {step} on {over}, raises the other's loss")
+                format!("it is negative: to first order, {step} raises the other's loss")
             }
             () if low > 0.0 => {
-                format!("positive: to first order, {step} on {over}, lowers the other's loss")
+                format!("it is positive: to first order, {step} lowers the other's loss too")
             }
             () => "its sign is not resolved".to_owned(),
         };
@@ -260,9 +283,10 @@ impl fmt::Display for ConflictReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b] = &self.tasks;
         let [n_a, n_b] = self.samples.each_ref().map(Vec::len);
+        let word = self.settings.by.word();
         writeln!(
             f,
-            "{a} ({n_a} samples) against {b} ({n_b}), {}: of {} slices {} opposed, {} aligned, {} apart \
+            "{a} ({n_a} samples) against {b} ({n_b}), {}: of {} {word}s {} opposed, {} aligned, {} apart \
              without a sign, {} unresolved (q ≤ {}); {}",
             self.space(),
             self.slices.len(),
@@ -311,7 +335,7 @@ impl fmt::Display for ConflictReport {
         if order.len() > shown {
             writeln!(
                 f,
-                "… and {} slices that are less opposed",
+                "… and {} {word}s that are less opposed",
                 order.len() - shown
             )?;
         }
@@ -328,7 +352,7 @@ impl fmt::Display for ConflictReport {
             writeln!(f, "  {sentence}.")?;
         }
         if self.conflicts.is_empty() && !self.lowest.is_empty() {
-            writeln!(f, "  No pair conflicts. The lowest cosines, untested:")?;
+            writeln!(f, "  The lowest cosines, untested:")?;
             for pair in self.lowest.iter().take(3) {
                 writeln!(f, "    {pair}")?;
             }

@@ -57,7 +57,7 @@ impl SliceScores {
 /// What the sign of a cell's mean score says.
 ///
 /// The mean score is, but for the weight of each sample, `Σ_k ḡ_Ak ḡ_Bk / Î_k` over the slice (for the
-/// full variant with the inverse of its damped Fisher): to first order, what a small step along the one
+/// full variant with the inverse of its damped Fisher): to first order, what a small step against the one
 /// task's mean gradient, divided by Î and on this slice alone, does to the other's loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -285,7 +285,7 @@ fn warnings(
         let is = |s: &&SliceScores| s.health.is_some_and(|health| is(&health, s));
         if let Some(first) = slices.iter().find(is) {
             warnings.push(format!(
-                "{what} in {} of {} slices, such as {}: {says}",
+                "{what} in {} of {} cells, such as {}: {says}",
                 slices.iter().filter(is).count(),
                 slices.len(),
                 first.name

@@ -126,6 +126,9 @@ pub struct Ceiling {
     pub jaccard_across: Option<f64>,
     /// `across / √(within A · within B)`; `None` where a task does not agree with itself (κ ≤ 0).
     pub relative: Option<f64>,
+    /// The lowest and the highest of that, way by way to halve: it is known no better. `None` where one is
+    /// undefined.
+    pub spread: Option<[f64; 2]>,
 }
 
 /// The overlap of two tasks' masks.
@@ -266,22 +269,32 @@ impl Overlap {
         let found = halves_b.len() as f64;
         check_argument(fits, "halves", "as many of both tasks, and some", found)?;
         let mut report = self.forward(a, b)?;
-        let [mut of_a, mut of_b, mut across] = [const { Vec::new() }; 3];
-        for (a, b) in halves_a.iter().zip(halves_b) {
-            of_a.push(compare(&a[0], &a[1])?.0.agreement());
-            of_b.push(compare(&b[0], &b[1])?.0.agreement());
-            for a in a {
-                for b in b {
-                    across.push(compare(a, b)?.0.agreement());
-                }
-            }
-        }
         let kappa = |of: &[Agreement]| mean(of.iter().map(|a| a.stratified));
         let jaccard = |of: &[Agreement]| mean(of.iter().map(|a| a.jaccard));
+        let relative = |between: Option<f64>, [a, b]: [Option<f64>; 2]| {
+            let ceiling = a.zip(b).filter(|(a, b)| *a > 0.0 && *b > 0.0);
+            between.zip(ceiling).map(|(k, (a, b))| k / (a * b).sqrt())
+        };
+        let [mut of_a, mut of_b, mut across] = [const { Vec::new() }; 3];
+        let mut spread = Some([f64::INFINITY, f64::NEG_INFINITY]);
+        for (a, b) in halves_a.iter().zip(halves_b) {
+            let in_a = compare(&a[0], &a[1])?.0.agreement();
+            let in_b = compare(&b[0], &b[1])?.0.agreement();
+            let mut between = Vec::new();
+            for a in a {
+                for b in b {
+                    between.push(compare(a, b)?.0.agreement());
+                }
+            }
+            let here = relative(kappa(&between), [in_a.stratified, in_b.stratified]);
+            spread = spread
+                .zip(here)
+                .map(|([low, high], x)| [low.min(x), high.max(x)]);
+            of_a.push(in_a);
+            of_b.push(in_b);
+            across.extend(between);
+        }
         let within = [kappa(&of_a), kappa(&of_b)];
-        let ceiling = within[0]
-            .zip(within[1])
-            .filter(|(a, b)| *a > 0.0 && *b > 0.0);
         let between = kappa(&across);
         report.ceiling = Some(Ceiling {
             splits,
@@ -289,7 +302,8 @@ impl Overlap {
             jaccard_within: [jaccard(&of_a), jaccard(&of_b)],
             across: between,
             jaccard_across: jaccard(&across),
-            relative: between.zip(ceiling).map(|(k, (a, b))| k / (a * b).sqrt()),
+            relative: relative(between, within),
+            spread,
         });
         Ok(report)
     }
