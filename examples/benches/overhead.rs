@@ -302,10 +302,9 @@ impl Subject for CausalTransformer {
 
     fn renamed(batch: &TaskBatch, round: usize) -> TaskBatch {
         let ids = batch.ids.iter().map(|id| format!("{round}: {id}"));
-        TaskBatch {
-            ids: ids.collect(),
-            ..batch.clone()
-        }
+        let mut renamed = batch.clone();
+        renamed.ids = ids.collect();
+        renamed
     }
 }
 

@@ -23,7 +23,7 @@ use crate::models::{Adapter, Checkpoint};
 use crate::page::{PAGE, Page};
 use crate::samples::TaskData;
 use crate::say::say;
-use crate::words::{self, count};
+use crate::words::{self, amount, count, size};
 
 /// What was measured, and what is to be made of it.
 pub(crate) struct Work<'a> {
@@ -234,12 +234,12 @@ pub(crate) fn load(folder: &Path, loaded: &LoadArgs, device: &Device) -> Result<
     let [heads, kv_heads, width] = checkpoint.config.heads();
     let parameters = checkpoint.catalogue.parameters().iter();
     say!(
-        "{}: {}, {} of {} of width {width} ({kv_heads} key/value), {:.1} million weights",
+        "{}: {}, {} of {} of width {width} ({kv_heads} key/value), {} weights",
         folder.display(),
         checkpoint.config.kind,
         count(checkpoint.config.layers(), "layer"),
         count(heads, "head"),
-        parameters.map(|p| p.elements()).sum::<usize>() as f64 / 1e6
+        amount(parameters.map(|p| p.elements()).sum())
     );
     if let Some(Adapter { folder, merged }) = &loading.adapter {
         let how = if *merged {
@@ -254,7 +254,7 @@ pub(crate) fn load(folder: &Path, loaded: &LoadArgs, device: &Device) -> Result<
 
 pub(crate) fn done(out: &Path, start: Instant) {
     let peak = resident("VmHWM:").map_or(String::new(), |gb| {
-        format!(", at most {gb:.1} GB of memory")
+        format!(", at most {} of memory", size((1e9 * gb) as u64))
     });
     say!(
         "Wrote {} in {:.0} s{peak}.",

@@ -27,6 +27,26 @@ pub(crate) fn figures(x: f64) -> String {
     }
 }
 
+/// `512`, `4.9 thousand`, `134.5 million`, `7.2 billion`.
+pub(crate) fn amount(n: usize) -> String {
+    let of = |unit: f64, name: &str| format!("{:.1} {name}", n as f64 / unit);
+    match n {
+        0..1000 => n.to_string(),
+        1000..1_000_000 => of(1e3, "thousand"),
+        1_000_000..1_000_000_000 => of(1e6, "million"),
+        _ => of(1e9, "billion"),
+    }
+}
+
+/// A number of bytes, to be read.
+pub(crate) fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}
+
 /// `phase 2 (importance)`, `phases 2 (importance) and 4 (overlap)`.
 pub(crate) fn phases(phases: &[u8]) -> String {
     const NAMES: [&str; 7] = [

@@ -15,7 +15,7 @@ use crate::memory::{available_disk, available_memory};
 use crate::models::Checkpoint;
 use crate::samples::{TaskData, batches};
 use crate::say::say;
-use crate::words::count;
+use crate::words::{count, size};
 
 impl MeasureArgs {
     /// Tokens in a batch: as many as were asked for, or as fit.
@@ -334,15 +334,6 @@ fn told(parts: &Parts) -> String {
 
 fn free(bytes: Option<u64>) -> String {
     bytes.map_or(String::new(), |bytes| format!("; free: {}", size(bytes)))
-}
-
-/// A number of bytes, to be read.
-pub(crate) fn size(bytes: u64) -> String {
-    match bytes {
-        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
-        _ => format!("{:.1} GB", bytes as f64 / 1e9),
-    }
 }
 
 #[cfg(test)]
