@@ -160,8 +160,7 @@ fn data_is_looked_at() {
     // Samples are named with their task.
     let [rounded, batch] = [said("weights as float16"), said("batch: gradients")];
     assert!(rounded.contains("of task `data`"), "{rounded}");
-    let differs = of(&found, "batch: gradients")[0]["found"] != 0.0;
-    assert_eq!(batch.contains("of sample `data: "), differs, "{batch}");
+    assert!(batch.contains("of sample `data: "), "{batch}");
     assert!(
         special.contains("`twice` (BOS 1 at its start), `ends` (EOS 2 at its end)"),
         "{special}"
