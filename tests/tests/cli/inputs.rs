@@ -218,7 +218,7 @@ fn a_byte_order_mark_means_nothing() {
 #[case(b"the cat sat\n", "line 1: not JSON", "each line is an object")]
 #[case(b"\n \n", "no samples", "no bad lines")]
 #[case(
-    b"{\"text\": \"a\"}\n{\"text\": \"x",
+    b"{\"text\": \"the cat sat\"}\n{\"text\": \"x",
     "line 2: not JSON",
     "string at column 11 "
 )]
