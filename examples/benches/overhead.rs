@@ -291,37 +291,48 @@ fn median(mut values: Vec<f64>) -> f64 {
 trait Subject: SampleLoss<Batch: Clone> {
     const HEADS: Option<usize>;
 
-    /// The batch with other ids in every round, if it has any.
-    fn renamed(batch: &Self::Batch, _round: usize) -> Self::Batch {
-        batch.clone()
-    }
+    /// The ids of a batch.
+    fn ids(batch: &mut Self::Batch) -> &mut [String];
 }
 
 impl Subject for CausalTransformer {
     const HEADS: Option<usize> = Some(8);
 
-    fn renamed(batch: &TaskBatch, round: usize) -> TaskBatch {
-        let ids = batch.ids.iter().map(|id| format!("{round}: {id}"));
-        let mut renamed = batch.clone();
-        renamed.ids = ids.collect();
-        renamed
+    fn ids(batch: &mut TaskBatch) -> &mut [String] {
+        &mut batch.ids
     }
 }
 
 impl Subject for Perceptron {
     const HEADS: Option<usize> = None;
+
+    fn ids(batch: &mut Vectors) -> &mut [String] {
+        &mut batch.ids
+    }
 }
 
 impl Subject for DigitClassifier {
     const HEADS: Option<usize> = None;
+
+    fn ids(batch: &mut Digits) -> &mut [String] {
+        &mut batch.ids
+    }
 }
 
 impl Subject for TextClassifier {
     const HEADS: Option<usize> = Some(8);
+
+    fn ids(batch: &mut Texts) -> &mut [String] {
+        &mut batch.ids
+    }
 }
 
 impl Subject for Forecaster {
     const HEADS: Option<usize> = None;
+
+    fn ids(batch: &mut Series) -> &mut [String] {
+        &mut batch.ids
+    }
 }
 
 type Runner<'a> = Box<dyn FnMut() -> Outcome + 'a>;
@@ -405,11 +416,10 @@ fn runner<'a, M: Subject>(way: Way, model: &'a M, batch: &'a M::Batch) -> Outcom
             let mut capture: Capture<M> = CaptureConfig::new()
                 .with_engine(engine)
                 .init(model, paths.iter().map(String::as_str))?;
-            let mut round = 0;
+            let mut batch = batch.clone();
             // On and on, as in a collection: a sample counts once in statistics.
             Box::new(move || {
-                round += 1;
-                let batch = M::renamed(batch, round);
+                M::ids(&mut batch).iter_mut().for_each(|id| id.push('+'));
                 capture.accumulate(&batch, "task", &mut statistics)?;
                 Ok(())
             })
