@@ -109,6 +109,13 @@ fn families_compute_in_bfloat16(#[case] case: &str, #[case] torch: f64) {
 }
 
 #[test]
+fn experts_are_not_chosen_in_bfloat16() {
+    let folder = cut(&folder("families").join("qwen3_moe"));
+    let error = load(folder.path(), WeightType::BFloat16, &Device::flex()).expect_err("experts");
+    assert!(error.contains("experts are chosen"), "{error}");
+}
+
+#[test]
 fn weights_that_would_be_rounded_are_refused() {
     let folder = folder("families").join("gemma2");
     let error = load(&folder, WeightType::BFloat16, &Device::flex()).expect_err("float32");

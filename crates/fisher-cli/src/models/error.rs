@@ -135,6 +135,12 @@ pub enum Error {
         found: String,
     },
 
+    /// Experts that a token chooses by numbers of few digits.
+    #[error(
+        "experts are chosen by the largest of their weights, of which bfloat16 makes some equal: leave --dtype out"
+    )]
+    Experts,
+
     /// A device that does not have a type.
     #[error("{device} does not compute in {dtype}: leave --dtype out, or choose another --device")]
     Device {

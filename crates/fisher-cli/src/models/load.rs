@@ -89,8 +89,8 @@ impl Checkpoint {
     /// The same with an adapter, or in another type.
     ///
     /// # Errors
-    /// As [`Checkpoint::load`]; [`Error::Adapter`] when the adapter is none of this model; [`Error::Rounded`]
-    /// or [`Error::Device`] when files or device do not have the type.
+    /// As [`Checkpoint::load`]; [`Error::Adapter`] when the adapter is none of this model; [`Error::Rounded`],
+    /// [`Error::Experts`] or [`Error::Device`] when files, model or device do not go with the type.
     pub fn load_with(folder: &Path, loading: &Loading, device: &Device) -> Result<Self> {
         let dtype = loading.weights;
         if !device.supports_dtype(DType::from(dtype)) {
@@ -102,6 +102,9 @@ impl Checkpoint {
         recognize(folder)?;
         let config = ModelConfig::read(folder)?;
         let family = Family::of(&config.kind)?;
+        if dtype == WeightType::BFloat16 && config.shape.experts.is_some() {
+            return Err(Error::Experts);
+        }
         let model = config.shape.init(device);
         let naming = Naming::of(&Catalogue::of(&model)?, family, &config);
         let mut tensors = files::tensors(folder)?;

@@ -21,8 +21,8 @@ pub enum WeightType {
     /// Whatever the files have becomes float32
     #[default]
     Float32,
-    /// As the files have them, which must be bfloat16: half the memory, and two or three digits of what is
-    /// computed; gradients and sums are taken in float32 and float64
+    /// As the files have them, which must be bfloat16: half the memory for them, and two or three digits of
+    /// what is computed; gradients and sums are taken in float32 and float64
     #[value(name = "bfloat16")]
     BFloat16,
 }

@@ -2,8 +2,9 @@
 
 use burn::module::Module;
 use burn::tensor::activation::{relu, silu};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
+use super::cast::cast;
 use super::projection::Projection;
 use super::shape::{Activation, Gate, MlpShape};
 
@@ -68,12 +69,18 @@ impl Activation {
     pub fn forward(self, x: Tensor<3>) -> Tensor<3> {
         match self {
             Self::Silu => silu(x),
-            Self::Gelu => gelu(x),
-            Self::GeluTanh => gelu_tanh(x),
+            Self::Gelu => in_float32(x, gelu),
+            Self::GeluTanh => in_float32(x, gelu_tanh),
             Self::Relu => relu(x),
             Self::Tanh => x.tanh(),
         }
     }
+}
+
+/// Several steps, of which each would be rounded.
+fn in_float32(x: Tensor<3>, function: fn(Tensor<3>) -> Tensor<3>) -> Tensor<3> {
+    let dtype = x.dtype();
+    cast(function(cast(x, DType::F32)), dtype)
 }
 
 /// `x Φ(x)`. Burn's own has the derivative of its approximation by tanh on all devices but flex.
