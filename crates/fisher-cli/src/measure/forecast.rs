@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use burn::module::Module;
 use burn::tensor::DType;
 use fisher_core::grouping::HeadLayout;
 use fisher_core::model::{Catalogue, Parameter, Role};
@@ -97,7 +98,9 @@ impl Forecast {
             catalogue, heads, ..
         } = checkpoint;
         let wanted = |phase| phases.contains(&phase);
-        let all = elements(catalogue);
+        // Those that an adapter leaves as they are too; and the model to merge with beside its own.
+        let all = checkpoint.model.num_params();
+        let models = 1 + usize::from(run.analysis.merge_with.is_some());
         let samples: usize = data.iter().map(|task| task.samples.len()).sum();
 
         let measured = run.params.of(catalogue, heads)?;
@@ -140,7 +143,7 @@ impl Forecast {
         let memory = vec![
             (
                 "weights",
-                (DType::from(checkpoint.dtype).size() * all) as u64,
+                (models * DType::from(checkpoint.dtype).size() * all) as u64,
             ),
             ("statistics", accumulators as u64),
             ("gradients held", held),

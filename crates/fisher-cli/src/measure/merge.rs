@@ -315,8 +315,8 @@ pub(super) fn fisher(statistics: &Statistics, task: &str, path: &str) -> Result<
     };
     Ok(mean.ok_or_else(|| {
         format!(
-            "phase 7 needs the Fisher of every element of {path}: measure it by --params and \
-             --elements"
+            "phase 7 needs the Fisher of every element of {path}: measure it with \
+             --params all --elements all"
         )
     })?)
 }
