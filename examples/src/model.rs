@@ -35,6 +35,9 @@ pub struct CausalTransformerConfig {
     /// Dropout.
     #[config(default = 0.0)]
     pub dropout: f64,
+    /// Whether the embedding of tokens is the head as well.
+    #[config(default = false)]
+    pub tied: bool,
 }
 
 impl CausalTransformerConfig {
@@ -44,14 +47,13 @@ impl CausalTransformerConfig {
             TransformerEncoderConfig::new(self.d_model, self.d_ff, self.heads, self.layers)
                 .with_norm_first(true)
                 .with_dropout(self.dropout);
+        let output = LinearConfig::new(self.d_model, self.vocabulary).with_bias(false);
         CausalTransformer {
             token: EmbeddingConfig::new(self.vocabulary, self.d_model).init(device),
             position: EmbeddingConfig::new(self.context, self.d_model).init(device),
             transformer: transformer.init(device),
             norm: LayerNormConfig::new(self.d_model).init(device),
-            output: LinearConfig::new(self.d_model, self.vocabulary)
-                .with_bias(false)
-                .init(device),
+            output: (!self.tied).then(|| output.init(device)),
         }
     }
 }
@@ -63,7 +65,8 @@ pub struct CausalTransformer {
     position: Embedding,
     transformer: TransformerEncoder,
     norm: LayerNorm,
-    output: Linear,
+    /// Absent where it is the embedding.
+    output: Option<Linear>,
 }
 
 impl CausalTransformer {
@@ -76,7 +79,11 @@ impl CausalTransformer {
         let mask = generate_autoregressive_mask(samples, length, &device);
         let x = TransformerEncoderInput::new(x).mask_attn(mask);
         let x = self.transformer.forward(x);
-        self.output.forward(self.norm.forward(x))
+        let x = self.norm.forward(x);
+        match &self.output {
+            Some(output) => output.forward(x),
+            None => x.matmul(self.token.weight.val().transpose().unsqueeze()),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Now, as `2026-03-01 12:34 UTC`; `None` where the clock stands before 1970.
-pub(crate) fn now() -> Option<String> {
+pub fn now() -> Option<String> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
     Some(utc(since.as_secs()))
 }

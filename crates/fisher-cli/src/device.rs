@@ -14,6 +14,8 @@ pub enum Backend {
     Wgpu,
     /// NVIDIA GPUs.
     Cuda,
+    /// CubeCL's kernels on the CPU.
+    Cpu,
     /// A device of one of Burn's remote servers: `FISHER_REMOTE` is its address, such as
     /// `ws://host:3000`, and `FISHER_REMOTE_TOKEN` what it asks for.
     Remote,
@@ -35,6 +37,8 @@ impl Backend {
             Self::Wgpu => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
             #[cfg(feature = "cuda")]
             Self::Cuda => Ok(Device::cuda(0)),
+            #[cfg(feature = "cpu")]
+            Self::Cpu => Ok(Device::cpu()),
             #[cfg(feature = "remote")]
             Self::Remote => remote(),
             #[allow(unreachable_patterns)] // reachable where a feature is off
@@ -62,6 +66,8 @@ const BUILT: &[Backend] = &[
     Backend::Wgpu,
     #[cfg(feature = "cuda")]
     Backend::Cuda,
+    #[cfg(feature = "cpu")]
+    Backend::Cpu,
     #[cfg(feature = "remote")]
     Backend::Remote,
 ];

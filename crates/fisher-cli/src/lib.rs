@@ -10,7 +10,7 @@
 pub mod check;
 mod command;
 pub mod content;
-mod date;
+pub mod date;
 pub mod device;
 mod finish;
 pub mod interrupt;

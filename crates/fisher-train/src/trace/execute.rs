@@ -42,7 +42,7 @@ pub(crate) fn execute(
         DispatchDevice::NdArray(device) => {
             run::<burn::backend::NdArray>(trace, recipes, device, samples)
         }
-        #[cfg(any(feature = "wgpu", feature = "cuda"))]
+        #[cfg(any(feature = "wgpu", feature = "cuda", feature = "cpu"))]
         DispatchDevice::Cube(device) => run::<burn::backend::Cube>(trace, recipes, device, samples),
         other => Err(format!("traces are not carried out on {other:?}")),
     }
