@@ -327,7 +327,7 @@ def installed(say):
 def told(error):
     """The beginning of what an error says."""
     lines = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:160]}"
+    return f"{type(error).__name__}: {lines[0][:100]}"
 
 
 # Measuring.

@@ -91,7 +91,7 @@ pub(crate) trait Visitor {
 impl Case {
     /// The shape, or a small one.
     pub(crate) fn shape(self, quick: bool) -> Shape {
-        let transformer = |layers, width, vocabulary, [samples, length]: [usize; 2]| {
+        let transformer = |layers, width, vocabulary: usize, [samples, length]: [usize; 2]| {
             let (layers, width, samples, length) = match quick {
                 true => (layers, 32, 4, 8),
                 false => (layers, width, samples, length),
@@ -100,7 +100,11 @@ impl Case {
                 layers,
                 width,
                 heads: 8,
-                vocabulary: if quick { vocabulary / 25 } else { vocabulary },
+                vocabulary: if quick {
+                    vocabulary.min(2000)
+                } else {
+                    vocabulary
+                },
                 tied: self == Self::Tied,
                 samples,
                 length,

@@ -10,32 +10,41 @@ use crate::names::name;
 use crate::subject::Subject;
 use crate::ways::{Way, runner};
 
-pub(crate) const HEAD: &str = "\
-Launches of the third batch of each way, and × those of forward and backward. Held: bytes in use on the device after it \
-(weights, batch and result). More: the most in use while it ran, looked at before every launch, beyond what was held \
-before it.
-
-| case           | way         | launches |     × | kernels |  held MB |  more MB |
-|----------------|-------------|---------:|------:|--------:|---------:|---------:|";
-
 /// Counts what all ways that were asked for launch, and prints a row for each.
 pub(crate) struct Launches<'a> {
     cube: Cube,
     asked: &'a [Way],
+    batches: usize,
     /// A line of JSON for each row.
     pub(crate) lines: Vec<serde_json::Value>,
 }
 
 impl<'a> Launches<'a> {
-    pub(crate) fn new(device: &Device, asked: &'a [Way]) -> Outcome<Self> {
+    /// # Errors
+    /// `device` is none of CubeCL's.
+    pub(crate) fn new(device: &Device, asked: &'a [Way], batches: usize) -> Outcome<Self> {
         let cube = Cube::of(device).ok_or(
             "kernels are counted on devices of CubeCL: --device wgpu, cuda or cpu, in a program built with that feature",
         )?;
         Ok(Self {
             cube,
             asked,
+            batches,
             lines: Vec::new(),
         })
+    }
+
+    /// What the table is of, and its head.
+    pub(crate) fn head(&self) -> String {
+        format!(
+            "Launches for a batch, the mean of {} batches after two others, and × those of forward and backward. From time \
+             to time a sample is computed by itself and compared, so batches differ. Held: bytes in use on the device \
+             after them (weights, batch and result). More: the most in use in the meantime, looked at before every launch, \
+             beyond what was held before.\n\n\
+             | case           | way         | launches | fewest |   most |     × | kernels |  held MB |  more MB |\n\
+             |----------------|-------------|---------:|-------:|-------:|------:|--------:|---------:|---------:|",
+            self.batches
+        )
     }
 }
 
@@ -46,28 +55,31 @@ impl Visitor for Launches<'_> {
         let mut plain = None;
         for way in Way::of::<M>(self.asked) {
             let mut run = runner(way, model, batch)?;
-            // What is done once, and what the second batch makes room for.
-            for _ in 0..2 {
-                run()?;
-                sync()?;
-            }
-            let before = self.cube.in_use();
-            let Launched {
-                launches,
-                kernels,
-                most,
-            } = self.cube.watch(|| {
+            let mut run = || -> Outcome {
                 run()?;
                 Ok(sync()?)
-            })?;
+            };
+            // What is done once, and what the second batch makes room for.
+            run()?;
+            run()?;
+            let before = self.cube.in_use();
+            let mut batches = Vec::new();
+            for _ in 0..self.batches {
+                batches.push(self.cube.watch(&mut run)?);
+            }
             let held = self.cube.in_use();
-            drop(run);
-            let more = most.saturating_sub(before);
-            let ratio = launches as f64 / *plain.get_or_insert(launches) as f64;
+            let launches = || batches.iter().map(|batch: &Launched| batch.launches);
+            let mean = launches().sum::<usize>() as f64 / self.batches as f64;
+            let ratio = mean / *plain.get_or_insert(mean);
+            let (fewest, most) = (launches().min().unwrap_or(0), launches().max().unwrap_or(0));
+            let kernels = batches.iter().map(|batch| batch.kernels).max();
+            let more = batches.iter().map(|batch| batch.most).max();
+            let more = more.unwrap_or(0).saturating_sub(before);
             println!(
-                "| {:<14} | {:<11} | {launches:>8} | {ratio:>5.2} | {kernels:>7} | {:>8.1} | {:>8.1} |",
+                "| {:<14} | {:<11} | {mean:>8.1} | {fewest:>6} | {most:>6} | {ratio:>5.2} | {:>7} | {:>8.1} | {:>8.1} |",
                 name(case),
                 name(way),
+                kernels.unwrap_or(0),
                 held as f64 / 1e6,
                 more as f64 / 1e6,
             );
@@ -75,7 +87,10 @@ impl Visitor for Launches<'_> {
                 "case": name(case),
                 "shape": shape,
                 "way": name(way),
-                "launches": launches,
+                "batches": self.batches,
+                "launches": mean,
+                "fewest_launches": fewest,
+                "most_launches": most,
                 "kernels": kernels,
                 "held_bytes": held,
                 "more_bytes": more,

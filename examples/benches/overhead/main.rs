@@ -41,7 +41,7 @@ struct Arguments {
     /// Where to compute
     #[arg(long, value_enum, default_value = "flex")]
     device: Backend,
-    /// Rounds; the median counts
+    /// Rounds, of which the median counts; batches, where launches are counted
     #[arg(long, default_value_t = 7)]
     rounds: usize,
     /// Small shapes, one round: whether it runs, not how fast
@@ -107,8 +107,8 @@ fn run(arguments: &Arguments) -> Outcome {
         return visit(arguments, &device, &mut Peak::new(&arguments.way));
     }
     if arguments.launches {
-        let mut launches = Launches::new(&device, &arguments.way)?;
-        println!("{machine}\n\n{}", launches::HEAD);
+        let mut launches = Launches::new(&device, &arguments.way, arguments.rounds.max(1))?;
+        println!("{machine}\n\n{}", launches.head());
         visit(arguments, &device, &mut launches)?;
         println!();
         launches.lines.iter().for_each(|line| println!("{line}"));
