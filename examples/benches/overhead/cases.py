@@ -202,12 +202,12 @@ class Hooks:
             if bias is not None:
                 bias.sums(n, delta.sum(0), delta.square().sum(0))
             return
-        weight.gradients(torch.einsum("nto,nti->noi", delta, x))
+        weight.gradients(torch.einsum("nlo,nli->noi", delta, x))
         if bias is not None:
             bias.gradients(delta.sum(1))
 
     def tied_head(self, module, x, delta):
-        self.tied[module.embedding[0].weight] = torch.einsum("nto,nti->noi", delta, x)
+        self.tied[module.embedding[0].weight] = torch.einsum("nlo,nli->noi", delta, x)
 
     def embedding(self, module, tokens, delta):
         moments, (vocabulary, width) = self.moments[module.weight], module.weight.shape

@@ -123,6 +123,8 @@ impl Comparison {
 
 impl Visitor for Comparison {
     fn visit<M: Subject>(&mut self, at: (Case, Shape), model: &M, batch: &M::Batch) -> Outcome {
+        // The table comes at the end.
+        eprintln!("measuring {}", name(at.0));
         let taken = measure(model, batch, &WAYS.map(|(way, _)| way), self.rounds)?;
         self.ours
             .extend(taken.into_iter().map(|taken| ((at.0, taken.way), taken)));

@@ -127,6 +127,7 @@ fn run(arguments: &Arguments) -> Outcome {
         let torch = python.torch()?;
         let mut comparison = Comparison::new(rounds, arguments.quick);
         visit(arguments, &device, &mut comparison)?;
+        eprintln!("measuring PyTorch");
         let theirs = python.measure(comparison.cases(), rounds, arguments.seed)?;
         println!("{machine}\n{torch}\n");
         comparison.print(&theirs);
