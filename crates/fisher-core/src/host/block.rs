@@ -39,8 +39,10 @@ pub(super) fn block<const C: usize>(
     for sample in 0..samples {
         let range = sample * positions..(sample + 1) * positions;
         let mut squares = gradient(&left[range.clone()], &right[range]);
-        for cells in &mut squares {
-            cells.iter_mut().for_each(|cell| *cell *= *cell);
+        if !product.squared {
+            for cells in &mut squares {
+                cells.iter_mut().for_each(|cell| *cell *= *cell);
+            }
         }
         if !sides.rows.is_empty() {
             for (r, cells) in squares.iter().enumerate() {
@@ -93,7 +95,7 @@ pub(super) fn block<const C: usize>(
         }
     }
     if let Some(moments) = moments {
-        product.merge(at, first_row, moments, &running.means, &running.m2s, 2);
+        product.merge(at, first_row, moments, &running.means, &running.m2s);
     }
 }
 

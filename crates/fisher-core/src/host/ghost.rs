@@ -4,6 +4,7 @@ use macerator::{AutoArch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::panels::{Lanes, R, SMALLEST, gradient, not_negative, power_of_two};
+use super::values::Values;
 
 /// A sum of squares of less than this share of what it can be at most is not had by a ghost.
 pub(crate) const GHOST: f64 = 1e-3;
@@ -20,7 +21,7 @@ pub(crate) const LOST: usize = 8;
 /// the others of its sample; what is lost is computed from the gradient.
 pub(crate) fn ghost(
     gram: &[f32],
-    factors: &[Vec<f32>; 2],
+    factors: &[Values<f32>; 2],
     samples: usize,
     side: usize,
 ) -> Option<Vec<f64>> {
@@ -32,7 +33,7 @@ pub(crate) fn ghost(
 
 fn ghost_in<const C: usize>(
     gram: &[f32],
-    [outer, inner]: &[Vec<f32>; 2],
+    [outer, inner]: &[Values<f32>; 2],
     samples: usize,
     side: usize,
 ) -> Option<Vec<f64>> {

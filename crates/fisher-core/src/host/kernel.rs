@@ -30,14 +30,13 @@ impl Product {
     }
 
     fn fold_in<const C: usize>(self, moments: Option<Moments>, sides: Sides) -> SideSums {
-        if self.positions > 1 || self.samples == 1 {
-            return Packed::<C>::new(self).fold(moments, sides);
+        if self.positions > 1 {
+            return Packed::<C>::new(&self).fold(moments, sides);
         }
-        let sums = self.side_sums(sides);
         if let Some(moments) = moments {
-            Packed::<C>::new(self).fold_squares(moments);
+            Packed::<C>::new(&self).fold_squares(moments);
         }
-        sums
+        self.side_sums(sides)
     }
 }
 

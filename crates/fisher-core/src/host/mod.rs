@@ -9,11 +9,13 @@ mod panels;
 mod product;
 mod rows;
 mod shares;
+mod values;
 mod vectors;
 mod whole;
 
 pub(crate) use ghost::{GHOST, LOST, ghost};
 pub(crate) use product::{Moments, Product, SideSums, Sides};
 pub(crate) use rows::Rows;
-pub(crate) use vectors::{contributions, give, is_host, moments, sum_columns, take, traces};
+pub(crate) use values::{Values, take};
+pub(crate) use vectors::{contributions, give, is_host, moments, sum_columns, traces};
 pub(crate) use whole::Whole;

@@ -9,54 +9,90 @@ use super::block::{SidesOfBlock, block};
 use super::packed::Packed;
 use super::panels::{Cells, R, gradient, not_negative, widen};
 use super::product::{Moments, Product, SideSums, Sides};
+use super::vectors::sum_of_squares;
 
 /// Samples whose squares are summed in float32 before they go to float64, where each has one position.
 const LONG_BURST: usize = 64;
 /// A variance of less than this share of the squared mean is not had from sums of fourth powers.
 const CANCELLED: f64 = 1e-2;
 
+/// Samples whose sides are summed at a time.
+const SAMPLES: usize = 16;
+
 impl Product {
     /// `l_i² Σ r_i²` and `r_i² Σ l_i²`, for one position a sample.
     pub(super) fn side_sums(&self, sides: Sides) -> SideSums {
-        let mut sums = SideSums::default();
-        let square = |x: &f32| f64::from(*x) * f64::from(*x);
-        let samples = self
-            .left
-            .chunks_exact(self.rows)
-            .zip(self.right.chunks_exact(self.columns));
-        for ((left, right), root) in samples.zip(&self.roots) {
-            let weight = square(root);
-            if sides.rows {
-                let total = right.iter().map(square).sum::<f64>() * weight;
-                sums.rows.extend(left.iter().map(|l| square(l) * total));
+        let over = |wanted: bool, values: &[f32], side: usize, others: &[f32], across: usize| {
+            if !wanted {
+                return Vec::new();
             }
-            if sides.columns {
-                let total = left.iter().map(square).sum::<f64>() * weight;
-                sums.columns.extend(right.iter().map(|r| square(r) * total));
-            }
+            let mut sums = vec![0.0; self.samples * side];
+            let of_samples = sums.par_chunks_mut(SAMPLES * side).enumerate();
+            of_samples.for_each(|(at, sums)| {
+                let share = SumsOfSamples {
+                    values: &values[at * SAMPLES * side..],
+                    others: &others[at * SAMPLES * across..],
+                    roots: &self.roots[at * SAMPLES..],
+                    sums,
+                    side,
+                    across,
+                };
+                AutoArch::new().dispatch(share);
+            });
+            sums
+        };
+        let (rows, columns) = (self.rows, self.columns);
+        SideSums {
+            rows: over(sides.rows, &self.left, rows, &self.right, columns),
+            columns: over(sides.columns, &self.right, columns, &self.left, rows),
         }
-        sums
+    }
+}
+
+/// Some samples, one after the other.
+struct SumsOfSamples<'a> {
+    values: &'a [f32],
+    others: &'a [f32],
+    roots: &'a [f32],
+    /// Of the values.
+    sums: &'a mut [f64],
+    side: usize,
+    across: usize,
+}
+
+impl WithSimd for SumsOfSamples<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        let square = |x: &f32| f64::from(*x) * f64::from(*x);
+        let values = self.values.chunks_exact(self.side);
+        let samples = values.zip(self.others.chunks_exact(self.across));
+        let samples = samples.zip(self.sums.chunks_exact_mut(self.side));
+        for (((values, others), sums), root) in samples.zip(self.roots) {
+            let weight = sum_of_squares(others) * square(root);
+            let sums = sums.iter_mut().zip(values);
+            sums.for_each(|(sum, value)| *sum = square(value) * weight);
+        }
     }
 }
 
 impl<const C: usize> Packed<C> {
     /// One position a sample: `C_i = l_i² r_i²`, and a sum of those over samples is a product.
     pub(super) fn fold_squares(self, moments: Moments) {
-        let squared = Self {
-            left: self.left.squared(),
-            right: self.right.squared(),
-            ..self
-        };
-        let fourth = moments.m2.is_some().then(|| Self {
-            left: squared.left.squared(),
-            right: squared.right.squared(),
-            ..squared
+        // Of a single sample there is no M2.
+        let fourth = (moments.m2.is_some() && self.samples > 1).then(|| {
+            let (left, right) = rayon::join(|| self.left.squared(), || self.right.squared());
+            Self {
+                left,
+                right,
+                ..self
+            }
         });
-        let shares = squared.shares(Some(moments));
+        let shares = self.shares(Some(moments));
         let work = |(blocks, moments)| {
             let share = SquaresShare {
-                product: &self,
-                squares: &squared,
+                squares: &self,
                 fourth: fourth.as_ref(),
                 blocks,
                 moments,
@@ -69,7 +105,6 @@ impl<const C: usize> Packed<C> {
 
 /// Some blocks of rows, where a sample has one position.
 struct SquaresShare<'a, const C: usize> {
-    product: &'a Packed<C>,
     squares: &'a Packed<C>,
     fourth: Option<&'a Packed<C>>,
     blocks: Range<usize>,
@@ -104,19 +139,18 @@ impl<const C: usize> WithSimd for SquaresShare<'_, C> {
                         means[r][c] = mean;
                     }
                 }
+                let at = [left, right];
                 if cancelled && self.fourth.is_some() {
-                    let at = [left, right];
                     let nowhere = SidesOfBlock {
                         rows: &mut [],
                         columns: &mut [],
                         left: [0.0; R],
                         right: [0.0; C],
                     };
-                    block(self.product, at, first_row, Some(&mut moments), nowhere);
+                    block(squares, at, first_row, Some(&mut moments), nowhere);
                     continue;
                 }
-                // The scales are those of squares already.
-                squares.merge([left, right], first_row, &mut moments, &means, &m2s, 1);
+                squares.merge(at, first_row, &mut moments, &means, &m2s);
             }
         }
     }

@@ -13,26 +13,34 @@ pub(super) struct Packed<const C: usize> {
     pub(super) columns: usize,
     pub(super) left: Panels<R>,
     pub(super) right: Panels<C>,
+    /// Whether the sides are squared, and with them, having one position a sample, their products.
+    pub(super) squared: bool,
 }
 
 impl<const C: usize> Packed<C> {
-    pub(super) fn new(product: Product) -> Self {
-        let Product {
-            samples,
-            positions,
-            rows,
-            columns,
+    pub(super) fn new(product: &Product) -> Self {
+        let squared = product.positions == 1;
+        let ones = vec![1.0; product.samples];
+        let [of_left, of_right] = [(product.rows, &ones), (product.columns, &product.roots)];
+        let (left, right) = if squared {
+            rayon::join(
+                || Panels::of_squares(&product.left, of_left.0, of_left.1),
+                || Panels::of_squares(&product.right, of_right.0, of_right.1),
+            )
+        } else {
+            rayon::join(
+                || Panels::new(&product.left, of_left.0, of_left.1),
+                || Panels::new(&product.right, of_right.0, of_right.1),
+            )
+        };
+        Self {
+            samples: product.samples,
+            positions: product.positions,
+            rows: product.rows,
+            columns: product.columns,
             left,
             right,
-            roots,
-        } = product;
-        Self {
-            samples,
-            positions,
-            rows,
-            columns,
-            left: Panels::new(&left, rows, &vec![1.0; samples]),
-            right: Panels::new(&right, columns, &roots),
+            squared,
         }
     }
 
@@ -45,7 +53,7 @@ impl<const C: usize> Packed<C> {
     }
 
     /// Merge what a block's samples come to into the moments of its share: mean and M2 of the
-    /// cells, divided by their scales' squares to the power `power`.
+    /// cells, divided by the scales of squares.
     #[inline(always)]
     pub(super) fn merge(
         &self,
@@ -54,8 +62,8 @@ impl<const C: usize> Packed<C> {
         moments: &mut Moments,
         means: &Cells<f64, C>,
         m2s: &Cells<f64, C>,
-        power: i32,
     ) {
+        let power = if self.squared { 1 } else { 2 };
         let (before, added) = (moments.before as f64, self.samples as f64);
         let weight = added / (before + added);
         let width = C.min(self.columns - right * C);

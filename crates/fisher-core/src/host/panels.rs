@@ -17,6 +17,8 @@ impl WithSimd for Lanes {
 
 /// Rows that are worked on at a time.
 pub(super) const R: usize = 6;
+/// Columns that are worked on at a time, at most.
+pub(super) const LARGEST_BLOCK: usize = 32;
 
 /// One side of a product in the order it is read: blocks of `W` columns, each `[length, W]`.
 ///
@@ -30,47 +32,62 @@ pub(super) struct Panels<const W: usize> {
     pub(super) largest: f64,
 }
 
+/// Columns that are packed at a time: a few cache lines of every row.
+const STRIPE: usize = 96;
+
 impl<const W: usize> Panels<W> {
     /// `factors` are of samples, which are equal stretches of `values`.
     pub(super) fn new(values: &[f32], side: usize, factors: &[f32]) -> Self {
+        Self::of(values, side, factors, |value| value)
+    }
+
+    /// The same of squares.
+    pub(super) fn of_squares(values: &[f32], side: usize, factors: &[f32]) -> Self {
+        let panels = Self::of(values, side, factors, |value| value * value);
+        Self {
+            scales: panels.scales.iter().map(|scale| scale * scale).collect(),
+            largest: panels.largest * panels.largest,
+            ..panels
+        }
+    }
+
+    fn of(values: &[f32], side: usize, factors: &[f32], turn: impl Fn(f32) -> f32 + Sync) -> Self {
         let length = values.len() / side;
         let positions = length / factors.len();
         let blocks = side.div_ceil(W);
-        let rows = length.div_ceil(rayon::current_num_threads()).max(1);
-        let maxima = values.par_chunks(rows * side).map(|rows| {
-            let mut largest = vec![0.0f32; blocks * W];
-            for row in rows.chunks_exact(side) {
-                for (largest, value) in largest.iter_mut().zip(row) {
+        let mut panels = vec![[0.0; W]; blocks * length];
+        let mut scales = vec![0.0f32; blocks * W];
+        let of_stripe = STRIPE.div_ceil(W);
+        let fill = |(stripe, (panels, scales)): (usize, (&mut [[f32; W]], &mut [f32]))| {
+            let start = stripe * of_stripe * W;
+            let columns = start..side.min(start + of_stripe * W);
+            let rows = || values.chunks_exact(side).map(|row| &row[columns.clone()]);
+            for row in rows() {
+                for (largest, value) in scales.iter_mut().zip(row) {
                     // Unlike `max`, this takes a vector instruction.
                     let value = value.abs();
                     *largest = if value > *largest { value } else { *largest };
                 }
             }
-            largest
-        });
-        let largest = maxima.reduce(
-            || vec![0.0; blocks * W],
-            |a, b| a.into_iter().zip(b).map(|(a, b)| a.max(b)).collect(),
-        );
-        let scales: Vec<f32> = largest.into_iter().map(power_of_two).collect();
-        let mut panels = vec![[0.0; W]; blocks * length];
-        let fill = |(block, panel): (usize, &mut [[f32; W]])| {
-            let columns = block * W..side.min((block + 1) * W);
-            let mut inverses = [0.0; W];
-            for (inverse, scale) in inverses.iter_mut().zip(&scales[columns.clone()]) {
+            let mut inverses = [0.0; STRIPE + LARGEST_BLOCK];
+            for (inverse, scale) in inverses.iter_mut().zip(scales) {
+                *scale = power_of_two(*scale);
                 *inverse = scale.recip();
             }
-            let rows = values.chunks_exact(side).zip(panel);
-            for (at, (row, cells)) in rows.enumerate() {
+            for (at, row) in rows().enumerate() {
                 let factor = factors[at / positions];
-                let cells = cells.iter_mut().zip(&row[columns.clone()]).zip(&inverses);
-                cells.for_each(|((cell, value), inverse)| *cell = value * inverse * factor);
+                let blocks = row.chunks(W).zip(inverses.chunks(W)).enumerate();
+                for (block, (row, inverses)) in blocks {
+                    let cells = panels[block * length + at].iter_mut();
+                    for ((cell, value), inverse) in cells.zip(row).zip(inverses) {
+                        *cell = turn(value * inverse * factor);
+                    }
+                }
             }
         };
-        panels
-            .par_chunks_mut(length.max(1))
-            .enumerate()
-            .for_each(fill);
+        let stripes = panels.par_chunks_mut((of_stripe * length).max(1));
+        let stripes = stripes.zip(scales.par_chunks_mut(of_stripe * W));
+        stripes.enumerate().for_each(fill);
         Self {
             values: panels,
             length,

@@ -1,5 +1,7 @@
 //! Products on the host, and the sums of their squares.
 
+use super::values::Values;
+
 /// Gradients `g_i = L_iᵀ R_i` of a parameter `[rows, columns]`.
 pub(crate) struct Product {
     pub(crate) samples: usize,
@@ -8,9 +10,9 @@ pub(crate) struct Product {
     pub(crate) rows: usize,
     pub(crate) columns: usize,
     /// `[samples, positions, rows]`
-    pub(crate) left: Vec<f32>,
+    pub(crate) left: Values<f32>,
     /// `[samples, positions, columns]`
-    pub(crate) right: Vec<f32>,
+    pub(crate) right: Values<f32>,
     /// What each sample's gradients are multiplied by before they are squared.
     pub(crate) roots: Vec<f32>,
 }
@@ -29,6 +31,16 @@ pub(crate) struct Sides {
     pub(crate) columns: bool,
 }
 
+impl Sides {
+    /// Of the transposed parameter.
+    pub(super) fn swapped(self) -> Self {
+        Self {
+            rows: self.columns,
+            columns: self.rows,
+        }
+    }
+}
+
 /// Sums of contributions over the sides, empty where not wanted.
 #[derive(Default)]
 pub(crate) struct SideSums {
@@ -36,4 +48,14 @@ pub(crate) struct SideSums {
     pub(crate) rows: Vec<f64>,
     /// `[samples, columns]`
     pub(crate) columns: Vec<f64>,
+}
+
+impl SideSums {
+    /// Of the transposed parameter.
+    pub(super) fn swapped(self) -> Self {
+        Self {
+            rows: self.columns,
+            columns: self.rows,
+        }
+    }
 }

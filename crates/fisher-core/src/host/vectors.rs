@@ -1,9 +1,11 @@
 //! Vectors in the host's memory: to and from tensors, sums and moments.
 
-use burn::tensor::{DType, Device, Element, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use macerator::{AutoArch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::error::{Error, Result};
+use super::values::Values;
+use crate::error::Result;
 
 /// Whether tensors of `device` can be read and made without a transfer.
 pub(crate) fn is_host(device: &Device) -> bool {
@@ -17,14 +19,7 @@ pub(crate) fn is_host(device: &Device) -> bool {
     known.contains(device)
 }
 
-/// The values, without a copy where nobody else holds the tensor.
-pub(crate) fn take<E: Element, const D: usize>(tensor: Tensor<D>) -> Result<Vec<E>> {
-    let data = tensor.try_into_data().map_err(Error::device)?;
-    data.try_into_vec()
-        .map_err(|e| Error::device(format!("{e:?}")))
-}
-
-/// The other way.
+/// Values as a tensor of the host.
 pub(crate) fn give<const D: usize>(
     values: Vec<f64>,
     shape: [usize; D],
@@ -52,23 +47,40 @@ pub(crate) fn traces(gradients: &[f32], roots: &[f64]) -> Vec<f64> {
     // Not by the number of threads, on which no rounding may depend.
     const PIECE: usize = 1 << 16;
     let elements = gradients.len() / roots.len().max(1);
-    let rows = gradients.chunks(elements.max(1)).zip(roots);
-    let of_piece = |piece: &[f32]| {
-        let (chunks, rest) = piece.as_chunks::<8>();
-        let mut lanes = [0.0; 8];
-        for chunk in chunks {
-            for (lane, &g) in lanes.iter_mut().zip(chunk) {
-                *lane += f64::from(g) * f64::from(g);
-            }
-        }
-        let rest = rest.iter().map(|&g| f64::from(g) * f64::from(g));
-        lanes.iter().sum::<f64>() + rest.sum::<f64>()
-    };
+    let rows = gradients.par_chunks(elements.max(1)).zip(roots);
     let trace = |(row, root): (&[f32], &f64)| {
-        let pieces: Vec<f64> = row.par_chunks(PIECE).map(of_piece).collect();
+        let pieces = row.par_chunks(PIECE);
+        let pieces = pieces.map(|piece| AutoArch::new().dispatch(SumOfSquares(piece)));
+        let pieces: Vec<f64> = pieces.collect();
         pieces.iter().sum::<f64>() * root * root
     };
     rows.map(trace).collect()
+}
+
+/// In float64.
+struct SumOfSquares<'a>(&'a [f32]);
+
+impl WithSimd for SumOfSquares<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) -> f64 {
+        sum_of_squares(self.0)
+    }
+}
+
+/// In lanes, which the compiler turns into vectors.
+#[inline(always)]
+pub(super) fn sum_of_squares(values: &[f32]) -> f64 {
+    let square = |x: &f32| f64::from(*x) * f64::from(*x);
+    let (chunks, rest) = values.as_chunks::<8>();
+    let mut lanes = [0.0; 8];
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane += square(value);
+        }
+    }
+    lanes.iter().sum::<f64>() + rest.iter().map(square).sum::<f64>()
 }
 
 /// Sums over the last axis, `[rows, columns]` to `[rows, 1]`.
@@ -77,7 +89,7 @@ pub(crate) fn sum_columns(tensor: Tensor<2>) -> Result<Tensor<2>> {
     if tensor.dtype() != DType::F64 || !is_host(&device) || columns == 0 {
         return Ok(tensor.sum_dim(1));
     }
-    let values = take::<f64, 2>(tensor)?;
+    let values = Values::<f64>::of(tensor)?;
     let sums = values.chunks(columns).map(sum).collect();
     Ok(give(sums, [rows, 1], &device))
 }
@@ -95,22 +107,59 @@ pub(super) fn sum(values: &[f64]) -> f64 {
     lanes.iter().sum::<f64>() + rest.iter().sum::<f64>()
 }
 
+/// Columns whose moments are taken at a time.
+const COLUMNS: usize = 128;
+
 /// Mean and M2 over rows, `[rows, columns]`; M2 where `deviations` are wanted.
-pub(crate) fn moments(values: &[f64], columns: usize, m2: bool) -> (Vec<f64>, Option<Vec<f64>>) {
-    let rows = (values.len() / columns.max(1)) as f64;
-    let mut mean = vec![0.0; columns];
-    for row in values.chunks(columns.max(1)) {
-        mean.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
-    }
-    mean.iter_mut().for_each(|sum| *sum /= rows);
-    let m2 = m2.then(|| {
-        let mut m2 = vec![0.0; columns];
-        for row in values.chunks(columns.max(1)) {
-            for ((sum, x), mean) in m2.iter_mut().zip(row).zip(&mean) {
-                *sum += (x - mean) * (x - mean);
+pub(crate) fn moments(
+    values: &[f64],
+    columns: usize,
+    deviations: bool,
+) -> (Vec<f64>, Option<Vec<f64>>) {
+    let (mut mean, mut m2) = (vec![0.0; columns], vec![0.0; columns]);
+    let stripes = mean.par_chunks_mut(COLUMNS);
+    let stripes = stripes.zip(m2.par_chunks_mut(COLUMNS)).enumerate();
+    stripes.for_each(|(stripe, (mean, m2))| {
+        let start = stripe * COLUMNS;
+        let m2 = deviations.then_some(m2);
+        AutoArch::new().dispatch(MomentsOfColumns {
+            values,
+            columns,
+            start,
+            mean,
+            m2,
+        });
+    });
+    (mean, deviations.then_some(m2))
+}
+
+struct MomentsOfColumns<'a> {
+    values: &'a [f64],
+    columns: usize,
+    start: usize,
+    mean: &'a mut [f64],
+    m2: Option<&'a mut [f64]>,
+}
+
+impl WithSimd for MomentsOfColumns<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        let of_all = self.start..self.start + self.mean.len();
+        let rows = self.values.chunks_exact(self.columns);
+        let count = rows.len() as f64;
+        let rows = rows.map(|row| &row[of_all.clone()]);
+        for row in rows.clone() {
+            self.mean.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+        }
+        self.mean.iter_mut().for_each(|sum| *sum /= count);
+        if let Some(m2) = self.m2 {
+            for row in rows {
+                for ((sum, x), mean) in m2.iter_mut().zip(row).zip(&*self.mean) {
+                    *sum += (x - mean) * (x - mean);
+                }
             }
         }
-        m2
-    });
-    (mean, m2)
+    }
 }

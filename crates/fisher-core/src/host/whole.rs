@@ -28,6 +28,9 @@ impl Whole<'_> {
     /// Fold the squares into their elements' moments, if these are wanted, and sum them over the sides;
     /// all in float64.
     pub(crate) fn fold(&self, moments: Option<Moments>, sides: Sides) -> SideSums {
+        if self.columns == 1 && self.rows > 1 {
+            return self.lying().fold(moments, sides.swapped()).swapped();
+        }
         let shares = shares(self.rows, self.columns, moments);
         let work = |(rows, moments): (Range<usize>, _)| {
             let share = Share {
@@ -54,6 +57,15 @@ impl Whole<'_> {
             columns.for_each(|(sum, part)| *sum += part);
         }
         sums
+    }
+
+    /// A column, such as a bias is, as a row, whose elements lie side by side.
+    fn lying(&self) -> Whole<'_> {
+        Whole {
+            rows: self.columns,
+            columns: self.rows,
+            ..*self
+        }
     }
 }
 

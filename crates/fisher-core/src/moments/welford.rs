@@ -5,7 +5,7 @@ use burn::tensor::{DType, Device, Tensor};
 use super::compensated::{Moment, accumulation_dtype, sum_rows};
 use super::interval::{ConfidenceInterval, IntervalMethod, MeanEstimate};
 use crate::error::Result;
-use crate::host::{self, give, is_host, take};
+use crate::host::{self, Values, give, is_host, take};
 
 /// Welford's mean and sum of squared deviations over samples, elementwise.
 ///
@@ -478,7 +478,7 @@ impl Run {
         let device = x.device();
         if x.dtype() == DType::F64
             && is_host(&device)
-            && let Ok(values) = take::<f64, 2>(x.clone())
+            && let Ok(values) = Values::<f64>::of(x.clone())
         {
             let (mean, m2) = host::moments(&values, elements, self.m2.is_some());
             let moment = |values| self.moment(give(values, [elements], &device));

@@ -10,7 +10,7 @@ use super::way::Way;
 use crate::error::{Error, Result};
 use crate::gradient::{add_at, indices};
 use crate::grouping::{Grouping, Margins};
-use crate::host::{self, GHOST, LOST, ghost, give, take};
+use crate::host::{self, GHOST, LOST, Values, ghost, give};
 use crate::moments::Welford;
 use crate::pieces::pieces;
 
@@ -91,7 +91,7 @@ impl Outer {
         for (start, tile) in tiles {
             let length = tile.dims()[1];
             let groups = grouping.group_of(start..start + length);
-            scatter_squares(&take::<f32, 2>(tile)?, &groups, &mut sums);
+            scatter_squares(&Values::of(tile)?, &groups, &mut sums);
         }
         for (sums, root) in sums.chunks_mut(grouping.groups()).zip(&self.roots[range]) {
             sums.iter_mut().for_each(|sum| *sum *= root * root);
@@ -158,8 +158,8 @@ impl Outer {
             positions,
             rows,
             columns,
-            left: take(self.left)?,
-            right: take(self.right)?,
+            left: Values::of(self.left)?,
+            right: Values::of(self.right)?,
             roots: self.roots.iter().map(|&root| root as f32).collect(),
         };
         let sides = wanted.sides();
@@ -206,8 +206,8 @@ impl Outer {
         let device = inner.device();
         let [samples, _, side] = inner.dims();
         let gram = outer.clone().matmul(outer.clone().swap_dims(1, 2));
-        let factors = [take(outer)?, take(inner)?];
-        let Some(mut sums) = ghost(&take(gram)?, &factors, samples, side) else {
+        let factors = [Values::of(outer)?, Values::of(inner)?];
+        let Some(mut sums) = ghost(&Values::of(gram)?, &factors, samples, side) else {
             return Ok(None);
         };
         for (sums, root) in sums.chunks_mut(side).zip(&self.roots) {

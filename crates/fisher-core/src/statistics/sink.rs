@@ -9,6 +9,7 @@ use super::writer::Writer;
 use crate::error::{Error, Result, list};
 use crate::gradient::{ContributionUnit, GradientBatch, GradientSink, SampleGradient};
 use crate::grouping::Grouping;
+use crate::host::is_host;
 use crate::kind::FisherKind;
 use crate::read::read;
 use crate::sample::Sample;
@@ -142,6 +143,16 @@ impl<C: ContributionUnit> Statistics<C> {
     /// Those of [`commit`](GradientSink::commit).
     #[doc(hidden)]
     pub fn finish(&mut self) -> Result<Vec<(String, Way)>> {
+        if is_host(&self.device) {
+            // On one of the threads that the work is shared by: to wake them from outside, each
+            // time there is some, takes longer than many a parameter.
+            rayon::scope(|_| self.finish_here())
+        } else {
+            self.finish_here()
+        }
+    }
+
+    fn finish_here(&mut self) -> Result<Vec<(String, Way)>> {
         self.prepare()?;
         let pending = self.pending.take().ok_or(Error::NoBatch)?;
         let Pending {

@@ -13,7 +13,7 @@ use crate::gradient::{
     Contribution, ContributionUnit, Gradient, SampleGradient, TokenSum, at_least_single, sides,
 };
 use crate::grouping::{BatchTotals, GroupReduction, Grouping, Margins, Totals};
-use crate::host::{self, Whole, give, is_host, sum_columns, take};
+use crate::host::{self, Values, Whole, give, is_host, sum_columns};
 use crate::moments::{BatchMoments, Welford};
 use crate::pieces::pieces;
 use crate::read::read;
@@ -66,7 +66,7 @@ enum Squares {
 /// Gradients, `[samples, elements]`, where they are read fastest.
 #[derive(Debug, Clone)]
 enum Full {
-    Host(Vec<f32>),
+    Host(Values<f32>),
     Device(Box<Tensor<2>>),
     /// Contributions already, where they were few.
     Squared(Box<Tensor<2>>),
@@ -363,7 +363,7 @@ impl<C: ContributionUnit> Writer<C> {
     fn full(&self, gradient: Gradient<TokenSum>) -> Result<Full> {
         let tensor = gradient.into_tensor();
         if self.on_host() && tensor.dtype() == DType::F32 {
-            Ok(Full::Host(take(tensor)?))
+            Ok(Full::Host(Values::of(tensor)?))
         } else {
             Ok(Full::Device(Box::new(tensor)))
         }

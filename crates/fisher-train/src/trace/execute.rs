@@ -36,7 +36,10 @@ pub(crate) fn execute(
     let device = device.clone().without_autodiff();
     match device.as_dispatch() {
         #[cfg(feature = "flex")]
-        DispatchDevice::Flex(device) => run::<burn::backend::Flex>(trace, recipes, device, samples),
+        DispatchDevice::Flex(device) => {
+            // On one of the threads that its operations share: each of them would wake these anew.
+            rayon::scope(|_| run::<burn::backend::Flex>(trace, recipes, device, samples))
+        }
         #[cfg(feature = "ndarray")]
         #[allow(deprecated)] // supported for as long as Burn has it
         DispatchDevice::NdArray(device) => {
