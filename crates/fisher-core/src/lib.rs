@@ -19,6 +19,8 @@
 #[doc(hidden)]
 pub mod clusters;
 pub mod container;
+#[cfg(feature = "cube")]
+mod device;
 mod error;
 pub mod gates;
 pub mod gradient;

@@ -8,6 +8,7 @@ mod groups;
 mod hardly_varying;
 mod heads;
 mod imports;
+mod kernels;
 mod roles;
 mod sinks;
 mod store;

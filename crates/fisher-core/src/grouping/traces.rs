@@ -228,14 +228,12 @@ impl BatchTotals {
         margins: &Margins,
         sum: Tensor<2>,
     ) -> Option<()> {
+        let dtype = sum.dtype();
         self.add_layer(totals, path, sum);
         for slices in totals.slices.get(path).into_iter().flatten() {
-            self.add_heads(
-                slices,
-                slices
-                    .grouping
-                    .reduce_margins(margins, GroupReduction::Sum)?,
-            );
+            let grouping = &slices.grouping;
+            let sums = grouping.reduce_margins(margins, GroupReduction::Sum)?;
+            self.add_heads(slices, sums.cast(dtype));
         }
         Some(())
     }

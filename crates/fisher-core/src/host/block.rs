@@ -1,11 +1,21 @@
 //! The squares of all samples at a few rows and columns, while they are in registers.
 
 use super::packed::Packed;
-use super::panels::{Cells, R, gradient, not_negative};
+use super::panels::{Cells, R, gradient};
 use super::product::Moments;
 
 /// Samples whose squares are summed in float32 before they go to float64.
 const BURST: usize = 16;
+/// What a sample counts for in the mean of its burst so far.
+const SHARES: [f32; BURST] = {
+    let mut shares = [1.0; BURST];
+    let mut at = 0;
+    while at < BURST {
+        shares[at] = 1.0 / (at + 1) as f32;
+        at += 1;
+    }
+    shares
+};
 /// Partial sums over columns, side by side.
 pub(super) const LANES: usize = 16;
 
@@ -32,10 +42,9 @@ pub(super) fn block<const C: usize>(
     let (left, right) = (product.left.block(at[0]), product.right.block(at[1]));
     let variance = moments.as_ref().is_some_and(|m| m.m2.is_some());
     let mut running = Running::new();
-    // Deviations from a sample of the same burst lose no digits, unlike squares themselves.
-    let mut pivot = [[0.0f32; C]; R];
+    // Of the samples of a burst: sums; or, where M2 is wanted, means.
     let mut sums = [[0.0f32; C]; R];
-    let mut deviations = [[0.0f32; C]; R];
+    let mut m2s = [[0.0f32; C]; R];
     for sample in 0..samples {
         let range = sample * positions..(sample + 1) * positions;
         let mut squares = gradient(&left[range.clone()], &right[range]);
@@ -72,14 +81,13 @@ pub(super) fn block<const C: usize>(
         }
         let in_burst = sample % BURST;
         if variance {
-            if in_burst == 0 {
-                pivot = squares;
-            }
+            // Sample by sample (Welford): deviations from one that stands out would lose digits.
+            let share = SHARES[in_burst];
             for r in 0..R {
                 for c in 0..C {
-                    let deviation = squares[r][c] - pivot[r][c];
-                    sums[r][c] += deviation;
-                    deviations[r][c] = deviation.mul_add(deviation, deviations[r][c]);
+                    let step = squares[r][c] - sums[r][c];
+                    sums[r][c] = step.mul_add(share, sums[r][c]);
+                    m2s[r][c] = step.mul_add(squares[r][c] - sums[r][c], m2s[r][c]);
                 }
             }
         } else {
@@ -90,8 +98,7 @@ pub(super) fn block<const C: usize>(
             }
         }
         if in_burst + 1 == BURST || sample + 1 == samples {
-            let deviations = variance.then_some(&mut deviations);
-            running.absorb(in_burst + 1, &pivot, &mut sums, deviations);
+            running.absorb(in_burst + 1, &mut sums, variance.then_some(&mut m2s));
         }
     }
     if let Some(moments) = moments {
@@ -116,31 +123,23 @@ impl<const C: usize> Running<C> {
         }
     }
 
-    /// Take in `count` samples: sums of their deviations from a pivot, and of those squared.
+    /// Take in `count` samples: their means and M2, or else their sums.
     #[inline(always)]
-    fn absorb(
-        &mut self,
-        count: usize,
-        pivot: &Cells<f32, C>,
-        sums: &mut Cells<f32, C>,
-        deviations: Option<&mut Cells<f32, C>>,
-    ) {
+    fn absorb(&mut self, count: usize, sums: &mut Cells<f32, C>, m2s: Option<&mut Cells<f32, C>>) {
         let count = count as f64;
         let weight = count / (self.count + count);
         let between = self.count * weight;
-        let inverse = count.recip();
-        if let Some(deviations) = deviations {
+        if let Some(m2s) = m2s {
             for r in 0..R {
                 for c in 0..C {
-                    let rest = f64::from(sums[r][c]);
-                    let m2 = f64::from(deviations[r][c]) - rest * rest * inverse;
-                    let step = f64::from(pivot[r][c]) + rest * inverse - self.means[r][c];
-                    self.m2s[r][c] += not_negative(m2) + step * step * between;
+                    let step = f64::from(sums[r][c]) - self.means[r][c];
+                    self.m2s[r][c] += f64::from(m2s[r][c]) + step * step * between;
                     self.means[r][c] += step * weight;
                 }
             }
-            *deviations = [[0.0; C]; R];
+            *m2s = [[0.0; C]; R];
         } else {
+            let inverse = count.recip();
             for (means, sums) in self.means.iter_mut().zip(&*sums) {
                 for (mean, sum) in means.iter_mut().zip(sums) {
                     *mean += (f64::from(*sum) * inverse - *mean) * weight;

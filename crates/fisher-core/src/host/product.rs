@@ -32,6 +32,11 @@ pub(crate) struct Sides {
 }
 
 impl Sides {
+    pub(crate) const NONE: Self = Self {
+        rows: false,
+        columns: false,
+    };
+
     /// Of the transposed parameter.
     pub(super) fn swapped(self) -> Self {
         Self {

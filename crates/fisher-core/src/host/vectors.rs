@@ -19,6 +19,15 @@ pub(crate) fn is_host(device: &Device) -> bool {
     known.contains(device)
 }
 
+/// Whether a device is one of CubeCL's.
+pub(crate) fn is_cube(device: &Device) -> bool {
+    match device.as_dispatch() {
+        #[cfg(feature = "cube")]
+        burn::backend::DispatchDevice::Cube(_) => true,
+        _ => false,
+    }
+}
+
 /// Values as a tensor of the host.
 pub(crate) fn give<const D: usize>(
     values: Vec<f64>,

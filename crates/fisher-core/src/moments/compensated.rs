@@ -38,6 +38,12 @@ impl Moment {
         }
     }
 
+    /// `high` and, where there is one, `low`.
+    #[cfg(feature = "cube")]
+    pub(super) fn parts(&mut self) -> [Option<&mut Tensor<1>>; 2] {
+        [Some(&mut self.high), self.low.as_mut()]
+    }
+
     pub(super) fn narrow(&self, start: usize, length: usize) -> Self {
         let cut = |t: &Tensor<1>| t.clone().narrow(0, start, length);
         Self {

@@ -4,8 +4,12 @@ use burn::tensor::{DType, Device, Tensor};
 
 use super::compensated::{Moment, accumulation_dtype, sum_rows};
 use super::interval::{ConfidenceInterval, IntervalMethod, MeanEstimate};
+#[cfg(feature = "cube")]
+use crate::device::{self, Accumulators, Folded, Terms};
 use crate::error::Result;
 use crate::host::{self, Values, give, is_host, take};
+#[cfg(feature = "cube")]
+use crate::host::{Sides, is_cube};
 
 /// Welford's mean and sum of squared deviations over samples, elementwise.
 ///
@@ -332,8 +336,33 @@ impl Welford {
         Ok(done)
     }
 
+    /// Take in `terms` of `samples` samples by the device's kernel, and sum them over `sides`; `None`,
+    /// with nothing done, where it does not. [`Welford::advance`] counts the samples.
+    #[cfg(feature = "cube")]
+    pub(crate) fn on_cube(
+        &mut self,
+        samples: usize,
+        terms: &Terms,
+        sides: Sides,
+    ) -> Option<Folded> {
+        self.split(usize::MAX);
+        let before = self.count;
+        self.runs[0].on_cube(before, samples, terms, sides)
+    }
+
     /// Take in `samples` contributions of all elements by what they come to.
     pub(crate) fn push_moments(&mut self, samples: usize, moments: &BatchMoments) {
+        #[cfg(feature = "cube")]
+        if let (None, None) = (&moments.rest, &moments.m2)
+            && is_cube(&moments.mean.device())
+            && let one = moments.mean.clone().unsqueeze::<2>()
+            && self
+                .on_cube(samples, &Terms::Contributions(&one), Sides::NONE)
+                .is_some()
+        {
+            self.count += samples as u64;
+            return;
+        }
         let mut start = 0;
         for run in &mut self.runs {
             let length = run.elements();
@@ -445,6 +474,23 @@ impl Welford {
 }
 
 impl Run {
+    #[cfg(feature = "cube")]
+    fn on_cube(
+        &mut self,
+        before: u64,
+        samples: usize,
+        terms: &Terms,
+        sides: Sides,
+    ) -> Option<Folded> {
+        let accumulators = Accumulators {
+            before,
+            added: samples as u64,
+            mean: self.mean.parts(),
+            m2: self.m2.as_mut().map_or([None, None], Moment::parts),
+        };
+        device::fold(terms, Some(accumulators), sides)
+    }
+
     fn zeros(elements: usize, device: &Device, dtype: DType) -> Self {
         Self {
             mean: Moment::zeros(elements, device, dtype),
@@ -467,6 +513,14 @@ impl Run {
     fn push(&mut self, before: u64, x: Tensor<2>) {
         let [samples, elements] = x.dims();
         assert_eq!(elements, self.elements(), "elements of a run");
+        #[cfg(feature = "cube")]
+        if is_cube(&x.device())
+            && self
+                .on_cube(before, samples, &Terms::Contributions(&x), Sides::NONE)
+                .is_some()
+        {
+            return;
+        }
         let x = x.cast(self.mean.high.dtype());
         if samples == 1 {
             let mean = self.moment(x.reshape([elements]));

@@ -11,5 +11,5 @@ pub use norms::{SquaredNorms, squared_norms};
 pub use way::Way;
 
 pub(crate) use lookup::Lookup;
-pub(crate) use outer::Outer;
+pub(crate) use outer::{Outer, on_device};
 pub(crate) use sums::Wanted;

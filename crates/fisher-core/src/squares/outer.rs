@@ -2,20 +2,28 @@
 
 use std::ops::Range;
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::sums::{Sums, Wanted};
 use super::way::Way;
+#[cfg(feature = "cube")]
+use crate::device::{self, Terms};
 use crate::error::{Error, Result};
+#[cfg(feature = "cube")]
+use crate::gradient::unit_rows;
 use crate::gradient::{add_at, indices};
 use crate::grouping::{Grouping, Margins};
+#[cfg(feature = "cube")]
+use crate::host::Sides;
 use crate::host::{self, GHOST, LOST, Values, ghost, give};
 use crate::moments::Welford;
 use crate::pieces::pieces;
 
 /// Elements of a parameter that are taken in at a time.
 const RUN: usize = 1 << 16;
+/// Elements of a large parameter.
+const LARGE: usize = 1 << 16;
 /// Gradients of a parameter's elements, of all samples, that are held at a time.
 const CELLS: usize = 1 << 22;
 
@@ -32,6 +40,8 @@ pub(crate) struct Outer {
     pub(crate) dtype: DType,
     /// Whether factors and contributions are float32 and float64 in the host's memory.
     pub(crate) on_host: bool,
+    /// The roots beside factors in float32 that a kernel of the device takes, `[samples]`.
+    pub(crate) on_cube: Option<Tensor<1>>,
 }
 
 impl Outer {
@@ -46,13 +56,18 @@ impl Outer {
         let squares = positions == 1 && samples > 1 && !(wanted.elements && wanted.variance);
         if positions > 1 && !wanted.elements && ghost && cheaper {
             Way::Ghost
-        } else if self.on_host {
+        } else if self.on_host || (self.on_cube.is_some() && !(squares && self.is_large())) {
             Way::Kernel
         } else if squares {
             Way::Squares
         } else {
             Way::Tiles
         }
+    }
+
+    /// Whether the parameter is worth an operation of its own for each of its sums.
+    fn is_large(&self) -> bool {
+        self.left.dims()[2] * self.right.dims()[2] >= LARGE
     }
 
     /// Sums over the groups of samples `range`, `[samples, groups]`, for groups that are no slices of
@@ -102,19 +117,73 @@ impl Outer {
     /// By a way that takes in elements itself.
     pub(crate) fn fold(self, elements: Option<&mut Welford>, wanted: &Wanted) -> Result<Margins> {
         if self.on_host {
-            self.by_kernel(elements, wanted)
-        } else {
-            Ok(self.by_tiles(elements, wanted))
+            return self.by_kernel(elements, wanted);
         }
+        #[cfg(feature = "cube")]
+        let elements = match self.by_device(elements, wanted) {
+            Ok(margins) => return Ok(margins),
+            Err(elements) => elements,
+        };
+        Ok(self.by_tiles(elements, wanted))
     }
 
     /// The right side, multiplied by the roots.
     fn weighted(&self) -> Tensor<3> {
-        let roots: Vec<f32> = self.roots.iter().map(|&root| root as f32).collect();
-        let samples = roots.len();
-        let roots = Tensor::<1>::from_floats(roots.as_slice(), &self.right.device());
-        let roots = roots.cast(self.right.dtype()).reshape([samples, 1, 1]);
-        self.right.clone() * roots
+        let roots = on_device(&self.roots, &self.right.device()).cast(self.right.dtype());
+        self.right.clone() * roots.reshape([self.roots.len(), 1, 1])
+    }
+
+    /// By the device's kernel; `elements` again where it cannot be.
+    #[cfg(feature = "cube")]
+    fn by_device<'a>(
+        &self,
+        elements: Option<&'a mut Welford>,
+        wanted: &Wanted,
+    ) -> std::result::Result<Margins, Option<&'a mut Welford>> {
+        let Some(roots) = &self.on_cube else {
+            return Err(elements);
+        };
+        let terms = Terms::Products {
+            left: &self.left,
+            right: &self.right,
+            roots,
+        };
+        // With one position a sample, these are had for less than the kernel takes to add them up.
+        let apart = self.left.dims()[1] == 1 && self.is_large();
+        let sides = if apart { Sides::NONE } else { wanted.sides() };
+        let folded = match elements {
+            None => device::fold(&terms, None, sides).ok_or(None)?,
+            Some(welford) => match welford.on_cube(self.roots.len(), &terms, sides) {
+                Some(folded) => folded,
+                None => return Err(Some(welford)),
+            },
+        };
+        Ok(if apart {
+            self.one_position(wanted.sides(), roots)
+        } else {
+            Margins {
+                rows: folded.rows,
+                columns: folded.columns,
+            }
+        })
+    }
+
+    /// `l_i² Σ r_i²` and `r_i² Σ l_i²`, for one position a sample; squared last, so that no square is out
+    /// of range whose product with the other is not.
+    #[cfg(feature = "cube")]
+    fn one_position(&self, sides: Sides, roots: &Tensor<1>) -> Margins {
+        let flat = |tensor: &Tensor<3>| tensor.clone().flatten::<2>(0, 1);
+        let (left, right) = (flat(&self.left), flat(&self.right));
+        let roots = roots.clone().unsqueeze_dim::<2>(1);
+        let over = |values: &Tensor<2>, others: &Tensor<2>| {
+            let (unit, largest) = unit_rows(others.clone());
+            let norm = unit.square().sum_dim(1).sqrt() * largest * roots.clone();
+            (values.clone() * norm).square()
+        };
+        Margins {
+            rows: sides.rows.then(|| over(&left, &right)),
+            columns: sides.columns.then(|| over(&right, &left)),
+        }
     }
 
     fn by_tiles(self, mut elements: Option<&mut Welford>, wanted: &Wanted) -> Margins {
@@ -173,11 +242,11 @@ impl Outer {
     /// By [`Way::Ghost`]; `None` where too few digits would be left.
     pub(crate) fn ghost(&self, wanted: &Wanted) -> Result<Option<Sums>> {
         let (left, right, scale) = if self.on_host {
-            (self.left.clone(), self.right.clone(), 1.0)
+            (self.left.clone(), self.right.clone(), None)
         } else {
             let (left, of_left) = unit(self.left.clone());
             let (right, of_right) = unit(self.weighted());
-            (left, right, of_left * of_right)
+            (left, right, Some(of_left * of_right))
         };
         let over = |outer: &Tensor<3>, inner: &Tensor<3>| {
             if self.on_host {
@@ -231,7 +300,7 @@ impl Outer {
         };
         let rows = wanted.rows || !wanted.columns;
         Sums {
-            scale: of_left * of_right,
+            scale: Some(of_left * of_right),
             margins: Margins {
                 rows: rows.then(|| left.clone() * right.clone().sum_dim(1)),
                 columns: wanted
@@ -241,6 +310,12 @@ impl Outer {
             elements: wanted.elements.then(|| product(left, right)),
         }
     }
+}
+
+/// In float32.
+pub(crate) fn on_device(values: &[f64], device: &Device) -> Tensor<1> {
+    let values: Vec<f32> = values.iter().map(|&value| value as f32).collect();
+    Tensor::from_floats(values.as_slice(), device)
 }
 
 /// See [`ghost`]: what too few digits are left of is computed from the gradients themselves.
@@ -299,12 +374,10 @@ fn scatter_squares(gradients: &[f32], groups: &[Option<usize>], sums: &mut [f64]
     });
 }
 
-/// Divided by its largest absolute value, which is returned (1 for all zeros).
-fn unit(tensor: Tensor<3>) -> (Tensor<3>, f64) {
-    let largest: f64 = tensor.clone().max_abs().into_scalar();
-    if largest > 0.0 {
-        (tensor.div_scalar(largest), largest)
-    } else {
-        (tensor, 1.0)
-    }
+/// Divided by its largest absolute value, which is returned, `[1]`; 1 for all zeros.
+fn unit(tensor: Tensor<3>) -> (Tensor<3>, Tensor<1>) {
+    let largest = tensor.clone().max_abs();
+    let zero = largest.clone().equal_scalar(0.0);
+    let largest = largest.mask_fill(zero, 1.0);
+    (tensor / largest.clone().unsqueeze(), largest)
 }

@@ -33,8 +33,8 @@ impl Wanted {
 /// Sums of the contributions of a parameter `[first axis, all others]`, divided by `scale²`.
 #[derive(Debug)]
 pub(crate) struct Sums {
-    /// What they are divided by the square of, so that they fit into float32.
-    pub(crate) scale: f64,
+    /// What they are divided by the square of, `[1]`, so that they fit into float32.
+    pub(crate) scale: Option<Tensor<1>>,
     /// At least one of the two.
     pub(crate) margins: Margins,
     /// Over samples: `Σ_i C_i`, `[elements]`, where no variance is kept.
@@ -44,10 +44,7 @@ pub(crate) struct Sums {
 impl Sums {
     /// Sums over the sides, in `dtype`.
     pub(crate) fn margins(&self, dtype: DType) -> Margins {
-        let unscale = |sums: &Option<Tensor<2>>| {
-            let sums = sums.clone()?.cast(dtype);
-            Some(sums.mul_scalar(self.scale * self.scale))
-        };
+        let unscale = |sums: &Option<Tensor<2>>| Some(self.unscaled(sums.clone()?, dtype));
         Margins {
             rows: unscale(&self.margins.rows),
             columns: unscale(&self.margins.columns),
@@ -56,7 +53,19 @@ impl Sums {
 
     /// The mean of every element over `samples` samples, in `dtype`, where it was taken.
     pub(crate) fn mean(&self, samples: usize, dtype: DType) -> Option<Tensor<1>> {
-        let sum = self.elements.clone()?.cast(dtype);
-        Some(sum.mul_scalar(self.scale * self.scale / samples as f64))
+        let sum = self.unscaled(self.elements.clone()?, dtype);
+        Some(sum.div_scalar(samples as f64))
+    }
+
+    fn unscaled<const D: usize>(&self, sums: Tensor<D>, dtype: DType) -> Tensor<D> {
+        let sums = sums.cast(dtype);
+        match &self.scale {
+            // Not squared first: it alone may be out of range.
+            Some(scale) => {
+                let scale = scale.clone().cast(dtype).unsqueeze::<D>();
+                sums * scale.clone() * scale
+            }
+            None => sums,
+        }
     }
 }

@@ -13,12 +13,12 @@ use crate::gradient::{
     Contribution, ContributionUnit, Gradient, SampleGradient, TokenSum, at_least_single, sides,
 };
 use crate::grouping::{BatchTotals, GroupReduction, Grouping, Margins, Totals};
-use crate::host::{self, Values, Whole, give, is_host, sum_columns};
+use crate::host::{self, Values, Whole, give, is_cube, is_host, sum_columns};
 use crate::moments::{BatchMoments, Welford};
 use crate::pieces::pieces;
 use crate::read::read;
 use crate::sample::{Sample, Tokens};
-use crate::squares::{Lookup, Outer, Wanted, Way};
+use crate::squares::{Lookup, Outer, Wanted, Way, on_device};
 
 /// Contributions that are held at a time.
 const CELLS: usize = 1 << 24;
@@ -38,6 +38,8 @@ pub(super) struct Writer<C> {
     dtype: DType,
     device: Device,
     ghost: bool,
+    /// The roots on a CubeCL device, `[samples]`.
+    on_cube: Option<Tensor<1>>,
     pub(super) totals: BatchTotals,
     /// `Σ C_i` over all elements of parameters, `[samples, 1]`, that are still to be looked at.
     traces: BTreeMap<String, Tensor<2>>,
@@ -74,8 +76,10 @@ enum Full {
 
 impl<C: ContributionUnit> Writer<C> {
     pub(super) fn new(samples: Vec<Sample>, plan: &Plan, device: &Device, ghost: bool) -> Self {
+        let roots: Vec<f64> = samples.iter().map(|s| C::root(s.tokens())).collect();
         Self {
-            roots: samples.iter().map(|s| C::root(s.tokens())).collect(),
+            on_cube: (is_cube(device) && !roots.is_empty()).then(|| on_device(&roots, device)),
+            roots,
             dtype: plan.dtype(device),
             device: device.clone(),
             ghost,
@@ -101,6 +105,12 @@ impl<C: ContributionUnit> Writer<C> {
     ) -> Result<Reduced> {
         let [rows, others] = sides(shape);
         let (squares, margins) = match gradient {
+            SampleGradient::Full(gradient) if self.is_vector(&gradient, [rows, others]) => {
+                let samples = self.samples.len();
+                let left = gradient.into_tensor().reshape([samples, 1, rows]);
+                let right = Tensor::ones([samples, 1, 1], (&self.device, DType::F32));
+                self.reduce_outer(self.outer(left, right), &wanted)?
+            }
             SampleGradient::Full(gradient) => {
                 let mut full = self.full(gradient)?;
                 let few = self.samples.len() * rows * others <= CELLS;
@@ -134,13 +144,19 @@ impl<C: ContributionUnit> Writer<C> {
             }
         };
         if let Some(margins) = &margins {
-            self.traces.insert(path.into(), trace_of(margins)?);
+            self.traces.insert(path.into(), self.trace_of(margins)?);
         }
         Ok(Reduced {
             wanted,
             squares,
             margins,
         })
+    }
+
+    /// Whether gradients are of one column and a kernel of the device takes them, as products.
+    fn is_vector(&self, gradient: &Gradient<TokenSum>, [rows, others]: [usize; 2]) -> bool {
+        let single = gradient.tensor().dtype() == DType::F32;
+        self.on_cube.is_some() && single && others == 1 && rows > 0
     }
 
     fn zeros<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
@@ -156,6 +172,7 @@ impl<C: ContributionUnit> Writer<C> {
             roots: self.roots.clone(),
             dtype: self.dtype,
             on_host: self.on_host() && single,
+            on_cube: self.on_cube.clone().filter(|_| single),
         }
     }
 
@@ -238,7 +255,7 @@ impl<C: ContributionUnit> Writer<C> {
                 match into.elementwise.as_mut() {
                     Some(welford) => {
                         let margins = self.write_elements(*outer, way, &wanted, welford)?;
-                        self.traces.insert(path.into(), trace_of(&margins)?);
+                        self.traces.insert(path.into(), self.trace_of(&margins)?);
                         (way, Some(margins))
                     }
                     None => (way, margins),
@@ -348,7 +365,7 @@ impl<C: ContributionUnit> Writer<C> {
         let missing = || Error::MissingParameter {
             parameter: path.into(),
         };
-        let sums = trace_of(margins)?;
+        let sums = self.trace_of(margins)?;
         let added = self.totals.add_margins(totals, path, margins, sums);
         added.ok_or_else(missing)?;
         for (grouping, welford) in &mut into.groups {
@@ -416,6 +433,14 @@ impl<C: ContributionUnit> Writer<C> {
         Tensor::cat(sums.collect(), 0)
     }
 
+    /// `Σ C_i` over all elements of a parameter, from sums over one of its sides.
+    fn trace_of(&self, margins: &Margins) -> Result<Tensor<2>> {
+        match (&margins.rows, &margins.columns) {
+            (Some(side), _) | (None, Some(side)) => Ok(sum_columns(side.clone())?.cast(self.dtype)),
+            (None, None) => unreachable!("margins have a side"),
+        }
+    }
+
     /// Whether the traces that came since the last time are finite, read in one transfer.
     pub(super) fn check_finite(&mut self) -> Result<()> {
         let traces = std::mem::take(&mut self.traces);
@@ -440,14 +465,6 @@ impl Full {
             Self::Host(values) => values.len() / samples,
             Self::Device(tensor) | Self::Squared(tensor) => tensor.dims()[1],
         }
-    }
-}
-
-/// `Σ C_i` over all elements of a parameter, from sums over one of its sides.
-fn trace_of(margins: &Margins) -> Result<Tensor<2>> {
-    match (&margins.rows, &margins.columns) {
-        (Some(side), _) | (None, Some(side)) => sum_columns(side.clone()),
-        (None, None) => unreachable!("margins have a side"),
     }
 }
 
