@@ -5,15 +5,15 @@ use burn::tensor::{DType, Tensor};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
-use cubecl::ir::HardwareProperties;
 use cubecl::prelude::*;
 
 use super::door::{close, open};
+use super::geometry::Geometry;
 use super::kernel::{self, Shape};
 use crate::host::Sides;
 
-/// Units of a cube along a side, at most.
-const UNITS: usize = 16;
+/// Of accumulators and sums where terms are so.
+const SAME: &str = "a tensor of the same CubeCL device";
 
 /// What is squared, summed and accumulated.
 pub(crate) enum Terms<'a> {
@@ -76,76 +76,48 @@ pub(crate) fn fold(
     if samples * positions * rows * columns == 0 {
         return None;
     }
-    let client = right.client.clone();
-    let device = right.device.clone();
-    let hardware = client.properties().hardware.clone();
-    let cells = cells([rows, columns], &hardware);
-    let wanted = [rows.div_ceil(cells[0]), columns.div_ceil(cells[1])];
-    let units = units(wanted, cells, sides, &hardware);
-    let cubes = [
-        rows.div_ceil(units[0] * cells[0]),
-        columns.div_ceil(units[1] * cells[1]),
-    ];
-    let most = hardware.max_cube_count;
-    if cubes[0] as u64 > most.1.into() || cubes[1] as u64 > most.0.into() {
-        return None;
-    }
-
+    let (client, device) = (right.client.clone(), right.device.clone());
+    let hardware = &client.properties().hardware;
+    let Geometry {
+        cells,
+        units,
+        cubes,
+    } = Geometry::new([rows, columns], sides, hardware)?;
     let empty = |length: usize, dtype| {
         let (client, device) = (client.clone(), device.clone());
         empty_device_contiguous_dtype(client, device, [length.max(1)].into(), dtype)
     };
-    let of_rows = if sides.rows {
-        samples * cubes[1] * rows
-    } else {
-        0
-    };
-    let of_columns = if sides.columns {
-        samples * cubes[0] * columns
-    } else {
-        0
-    };
+    let length = |wanted, length| if wanted { samples * length } else { 0 };
+    let of_rows = length(sides.rows, cubes[1] * rows);
+    let of_columns = length(sides.columns, cubes[0] * columns);
     let sums = empty(of_rows + of_columns, DType::F32);
-    let (elements, variance, pairs, dtype) = match &accumulators {
-        Some(Accumulators { mean, m2, .. }) => {
-            let dtype = mean[0].as_ref().map(|mean| mean.dtype());
-            (true, m2[0].is_some(), mean[1].is_some(), dtype?)
-        }
-        None => (false, false, false, DType::F32),
-    };
-    if !elements_of(dtype, pairs) {
-        return None;
-    }
-    let (before, added) = accumulators
-        .as_ref()
-        .map_or((0.0, 1.0), |a| (a.before as f64, a.added as f64));
-    let weight = added / (before + added);
-    // Mean and M2, and where they are to be put back.
-    let mut moments: [Option<CubeTensor>; 4] = [None, None, None, None];
+    // Mean and M2, each with what it lacks of its type, and where they are to be put back.
+    let (mut before, mut added) = (0.0, 1.0);
     let mut places: [Option<&mut Tensor<1>>; 4] = [None, None, None, None];
-    if let Some(Accumulators { mean, m2, .. }) = accumulators {
-        places = {
-            let ([a, b], [c, d]) = (mean, m2);
-            [a, b, c, d]
-        };
-        for (place, moment) in places.iter_mut().zip(&mut moments) {
-            if let Some(place) = place {
-                // Nobody else holds it then, and it can be written where it is.
-                let one = Tensor::empty([1], &place.device());
-                let own = open(std::mem::replace(*place, one))?;
-                *moment = Some(if own.can_mut() { own } else { own.copy() });
-            }
-        }
+    let elements = accumulators.is_some();
+    if let Some(accumulators) = accumulators {
+        (before, added) = (accumulators.before as f64, accumulators.added as f64);
+        let ([mean, mean_low], [m2, m2_low]) = (accumulators.mean, accumulators.m2);
+        places = [mean, mean_low, m2, m2_low];
     }
+    let dtype = places[0].as_ref().map_or(DType::F32, |mean| mean.dtype());
+    let moments = places.each_mut().map(|place| {
+        let place = place.as_mut()?;
+        // Nobody else holds it then, and it can be written where it is.
+        let one = Tensor::empty([1], &place.device());
+        let own = open(std::mem::replace(*place, one)).expect(SAME);
+        Some(if own.can_mut() { own } else { own.copy() })
+    });
     let pair = |value: f64| (value as f32, (value - f64::from(value as f32)) as f32);
+    let weight = added / (before + added);
     let ((share, share_low), (weight, weight_low)) = (pair(before * weight), pair(weight));
     let shape = Shape {
         units,
         cells,
         gradients: left.is_some(),
         elements,
-        pairs,
-        variance,
+        pairs: moments[1].is_some(),
+        variance: moments[2].is_some(),
         rows: sides.rows,
         columns: sides.columns,
     };
@@ -177,16 +149,17 @@ pub(crate) fn fold(
         share_low,
         weight,
         weight_low,
+        1.0,
         shape,
         dtype_to_storage_type(dtype),
     );
 
     for (place, moment) in places.into_iter().zip(moments) {
         if let (Some(place), Some(moment)) = (place, moment) {
-            *place = close(moment)?;
+            *place = close(moment).expect(SAME);
         }
     }
-    let sums: Tensor<1> = close(sums)?;
+    let sums: Tensor<1> = close(sums).expect(SAME);
     let side = |start: usize, cubes: usize, side: usize| {
         let mut part = sums.clone();
         if of_rows > 0 && of_columns > 0 {
@@ -202,48 +175,4 @@ pub(crate) fn fold(
         rows: sides.rows.then(|| side(0, cubes[1], rows)),
         columns: sides.columns.then(|| side(of_rows, cubes[0], columns)),
     })
-}
-
-/// Whether there are accumulators of this kind.
-fn elements_of(dtype: DType, pairs: bool) -> bool {
-    matches!((dtype, pairs), (DType::F64, false) | (DType::F32, _))
-}
-
-/// Rows and columns of a unit. Processors pay for what is read, which large units read less often;
-/// GPUs have registers for small ones.
-fn cells(sides: [usize; 2], hardware: &HardwareProperties) -> [usize; 2] {
-    let most = if hardware.plane_size_max <= 8 { 8 } else { 4 };
-    sides.map(|side| if side == 1 { 1 } else { most })
-}
-
-/// Units of a cube along rows and columns: powers of two, no more than there is work and shared memory
-/// for.
-fn units(
-    wanted: [usize; 2],
-    cells: [usize; 2],
-    sides: Sides,
-    hardware: &HardwareProperties,
-) -> [usize; 2] {
-    let most = (hardware.max_units_per_cube as usize).min(UNITS * UNITS);
-    let mut units = wanted.map(|wanted| wanted.next_power_of_two().min(UNITS));
-    for (along, across) in [(0, 1), (1, 0)] {
-        if wanted[across] == 1 {
-            units[along] = wanted[along].next_power_of_two().min(most);
-        }
-    }
-    let shared = |units: [usize; 2]| {
-        let of_side = |wanted, cells: usize| {
-            if wanted {
-                8 * units[0] * units[1] * cells
-            } else {
-                4
-            }
-        };
-        of_side(sides.rows, cells[0]) + of_side(sides.columns, cells[1])
-    };
-    while units[0] * units[1] > most || shared(units) > hardware.max_shared_memory_size {
-        let longer = usize::from(units[1] >= units[0]);
-        units[longer] /= 2;
-    }
-    units
 }

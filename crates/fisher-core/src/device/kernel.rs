@@ -56,6 +56,7 @@ pub(super) fn fold<A: Float, NL: Size, NR: Size>(
     share_low: f32,
     weight: f32,
     weight_low: f32,
+    one: f32,
     #[comptime] shape: Shape,
     #[define(A)] _accumulators: ElemType,
 ) {
@@ -73,10 +74,14 @@ pub(super) fn fold<A: Float, NL: Size, NR: Size>(
 
     let mut of_mean = Array::<f32>::new(comptime!(height * width));
     let mut of_m2 = Array::<f32>::new(comptime!(height * width));
+    // What the mean lacks: where contributions hardly vary, or the first stands out, deviations from a
+    // rounded mean would have no digits left.
+    let mut of_rest = Array::<f32>::new(comptime!(height * width));
     #[unroll]
     for cell in 0..comptime!(height * width) {
         of_mean[cell] = 0.0;
         of_m2[cell] = 0.0;
+        of_rest[cell] = 0.0;
     }
     let mut over_columns =
         Shared::<[f32]>::new_slice(comptime!(if shape.rows { 2 * units_x * tile_y } else { 1 }));
@@ -145,11 +150,14 @@ pub(super) fn fold<A: Float, NL: Size, NR: Size>(
                 gradient[cell] = rooted * rooted;
             }
             if comptime!(shape.elements) {
-                let step = gradient[cell] - of_mean[cell];
-                let mean = fma(step, inverse, of_mean[cell]);
+                let before = of_mean[cell];
+                let step = (gradient[cell] - before) - of_rest[cell];
+                let (mean, rest) = add::<f32>(before, of_rest[cell], step * inverse, one);
                 of_mean[cell] = mean;
+                of_rest[cell] = rest;
                 if comptime!(shape.variance) {
-                    of_m2[cell] = fma(step, gradient[cell] - mean, of_m2[cell]);
+                    let after = (gradient[cell] - mean) - rest;
+                    of_m2[cell] = fma(step, after, of_m2[cell]);
                 }
             }
         }
@@ -231,27 +239,33 @@ pub(super) fn fold<A: Float, NL: Size, NR: Size>(
                     let cell = comptime!(r * width + c);
                     let at = (row + r) * columns + column + c;
                     let mean_of_batch = A::cast_from(of_mean[cell]);
+                    let rest_of_batch = A::cast_from(of_rest[cell]);
+                    let one = A::cast_from(one);
                     let m2_of_batch = A::cast_from(of_m2[cell]);
                     let (share, weight) = (A::cast_from(share), A::cast_from(weight));
                     let share_low = A::cast_from(share_low);
                     let weight_low = A::cast_from(weight_low);
                     if comptime!(shape.pairs) {
-                        let (step, step_low) = minus::<A>(mean_of_batch, mean[at], mean_low[at]);
+                        let (step, step_low) =
+                            add::<A>(mean_of_batch, rest_of_batch, -mean[at], one);
+                        let (step, step_low) = add::<A>(step, step_low, -mean_low[at], one);
                         if comptime!(shape.variance) {
                             // Multiplied before it is squared, so that a step whose square alone is
                             // out of range counts.
-                            let (high, low) = add::<A>(m2[at], m2_low[at], share * step * step);
-                            let (high, low) = add::<A>(high, low, m2_of_batch);
+                            let (high, low) =
+                                add::<A>(m2[at], m2_low[at], share * step * step, one);
+                            let (high, low) = add::<A>(high, low, m2_of_batch, one);
                             m2[at] = high;
                             m2_low[at] = low;
                         }
-                        let (moved, moved_low) = times::<A>(step, step_low, weight, weight_low);
-                        let (high, low) = add::<A>(mean[at], mean_low[at], moved);
-                        let (high, low) = add::<A>(high, low, moved_low);
+                        let (moved, moved_low) =
+                            times::<A>(step, step_low, weight, weight_low, one);
+                        let (high, low) = add::<A>(mean[at], mean_low[at], moved, one);
+                        let (high, low) = add::<A>(high, low, moved_low, one);
                         mean[at] = high;
                         mean_low[at] = low;
                     } else {
-                        let step = mean_of_batch - mean[at];
+                        let step = mean_of_batch - mean[at] + rest_of_batch;
                         if comptime!(shape.variance) {
                             m2[at] += m2_of_batch + (share + share_low) * step * step;
                         }
@@ -263,42 +277,44 @@ pub(super) fn fold<A: Float, NL: Size, NR: Size>(
     }
 }
 
+/// `a − b`, rounded once, of which compilers know nothing: `(a + b) − a` is `b` to many of them, unless
+/// told otherwise, which cannot be done everywhere. `one` is 1.
+#[cube]
+fn less<A: Float>(a: A, b: A, one: A) -> A {
+    fma(-one, b, a)
+}
+
 /// `a + b` rounded, and what the rounding lost (Knuth, TAOCP 2, 4.2.2, theorem B).
 #[cube]
-fn two_sum<A: Float>(a: A, b: A) -> (A, A) {
+fn two_sum<A: Float>(a: A, b: A, one: A) -> (A, A) {
     let sum = a + b;
-    let of_b = sum - a;
-    let of_a = sum - of_b;
-    (sum, (a - of_a) + (b - of_b))
+    let of_b = less::<A>(sum, a, one);
+    let of_a = less::<A>(sum, of_b, one);
+    (sum, less::<A>(a, of_a, one) + less::<A>(b, of_b, one))
 }
 
 /// A pair and a term, as a pair whose first is the value rounded.
 #[cube]
-fn add<A: Float>(high: A, low: A, term: A) -> (A, A) {
-    let (sum, error) = two_sum::<A>(high, term);
+fn add<A: Float>(high: A, low: A, term: A, one: A) -> (A, A) {
+    let (sum, error) = two_sum::<A>(high, term, one);
     let total = low + error;
     let rounded = sum + total;
-    (rounded, total - (rounded - sum))
-}
-
-/// A value less a pair.
-#[cube]
-fn minus<A: Float>(value: A, high: A, low: A) -> (A, A) {
-    let (difference, error) = two_sum::<A>(value, -high);
-    add::<A>(difference, error, -low)
+    (rounded, less::<A>(total, less::<A>(rounded, sum, one), one))
 }
 
 /// A product of pairs: products of halves of 12 bits are exact in float32 (Dekker 1971).
 #[cube]
-fn times<A: Float>(high: A, low: A, weight: A, weight_low: A) -> (A, A) {
+fn times<A: Float>(high: A, low: A, weight: A, weight_low: A, one: A) -> (A, A) {
     let split = high * A::new(4097.0);
-    let front = split - (split - high);
-    let back = high - front;
+    let front = less::<A>(split, less::<A>(split, high, one), one);
+    let back = less::<A>(high, front, one);
     let split = weight * A::new(4097.0);
-    let weight_front = split - (split - weight);
-    let weight_back = weight - weight_front;
+    let weight_front = less::<A>(split, less::<A>(split, weight, one), one);
+    let weight_back = less::<A>(weight, weight_front, one);
     let product = high * weight;
-    let error = ((front * weight_front - product) + front * weight_back + back * weight_front)
+    let error = less::<A>(front * weight_front, product, one)
+        + front * weight_back
+        + back * weight_front
         + back * weight_back;
     (product, error + high * weight_low + low * weight)
 }

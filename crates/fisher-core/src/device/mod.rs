@@ -2,6 +2,7 @@
 
 mod door;
 mod fold;
+mod geometry;
 mod kernel;
 
 pub(crate) use fold::{Accumulators, Folded, Terms, fold};

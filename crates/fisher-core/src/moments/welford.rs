@@ -10,6 +10,8 @@ use crate::error::Result;
 use crate::host::{self, Values, give, is_host, take};
 #[cfg(feature = "cube")]
 use crate::host::{Sides, is_cube};
+#[cfg(feature = "cube")]
+use crate::pieces::pieces;
 
 /// Welford's mean and sum of squared deviations over samples, elementwise.
 ///
@@ -33,6 +35,10 @@ pub struct Welford {
     /// run. Never empty.
     runs: Vec<Run>,
 }
+
+/// Samples whose M2 is summed in float32.
+#[cfg(feature = "cube")]
+const IN_FLOAT32: usize = 512;
 
 /// Mean and M2 of a run of elements; no M2 where the variance is not kept.
 #[derive(Debug, Clone)]
@@ -513,6 +519,14 @@ impl Run {
     fn push(&mut self, before: u64, x: Tensor<2>) {
         let [samples, elements] = x.dims();
         assert_eq!(elements, self.elements(), "elements of a run");
+        #[cfg(feature = "cube")]
+        if is_cube(&x.device()) && samples > IN_FLOAT32 {
+            for range in pieces(samples, IN_FLOAT32) {
+                let part = x.clone().narrow(0, range.start, range.len());
+                self.push(before + range.start as u64, part);
+            }
+            return;
+        }
         #[cfg(feature = "cube")]
         if is_cube(&x.device())
             && self

@@ -8,7 +8,7 @@ pub enum Way {
     Whole,
     /// From gradients of a few rows at a time, by tensor operations.
     Tiles,
-    /// In the host's registers: no gradient is written to memory.
+    /// In registers, of the host or of a device of CubeCL: no gradient is written to memory.
     Kernel,
     /// Sums over a side by products of positions with positions: `Σ_k (Σ_t l_tr r_tk)²` is
     /// `l_·rᵀ (R Rᵀ) l_·r`.

@@ -18,8 +18,8 @@ use crate::squares::{Wanted, Way};
 /// The gradients are squared per sample, reduced to groups and accumulated when the batch is committed.
 ///
 /// What is wrong with a batch is found before anything is changed, but for one thing: whether the
-/// elements of products ([`SampleGradient::Outer`]) are finite is only known once they are
-/// accumulated. Then [`commit`](GradientSink::commit) fails with [`Error::NonFinite`], half a batch
+/// elements of products ([`SampleGradient::Outer`]; on devices of CubeCL also vectors) are finite is only
+/// known once they are accumulated. Then [`commit`](GradientSink::commit) fails with [`Error::NonFinite`], half a batch
 /// stays, and such statistics are not saved, merged or filled any more ([`Error::HalfBatch`]).
 impl<C: ContributionUnit> GradientSink for Statistics<C> {
     fn wants(&self, path: &str) -> bool {
