@@ -4,5 +4,7 @@ mod door;
 mod fold;
 mod geometry;
 mod kernel;
+mod one_position;
 
 pub(crate) use fold::{Accumulators, Folded, Terms, fold};
+pub(crate) use one_position::one_position;

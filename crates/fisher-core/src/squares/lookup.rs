@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
-use super::sums::Wanted;
+use super::wanted::Wanted;
 use crate::error::{Error, Result};
 use crate::gradient::{add_at, at_least_single, indices};
 use crate::grouping::{Grouping, Margins};

@@ -4,7 +4,7 @@
 mod lookup;
 mod norms;
 mod outer;
-mod sums;
+mod wanted;
 mod way;
 
 pub use norms::{SquaredNorms, squared_norms};
@@ -12,4 +12,4 @@ pub use way::Way;
 
 pub(crate) use lookup::Lookup;
 pub(crate) use outer::{Outer, on_device};
-pub(crate) use sums::Wanted;
+pub(crate) use wanted::Wanted;

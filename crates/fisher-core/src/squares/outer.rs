@@ -5,18 +5,14 @@ use std::ops::Range;
 use burn::tensor::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-use super::sums::{Sums, Wanted};
+use super::wanted::Wanted;
 use super::way::Way;
 #[cfg(feature = "cube")]
 use crate::device::{self, Terms};
 use crate::error::{Error, Result};
-#[cfg(feature = "cube")]
-use crate::gradient::unit_rows;
 use crate::gradient::{add_at, indices};
 use crate::grouping::{Grouping, Margins};
-#[cfg(feature = "cube")]
-use crate::host::Sides;
-use crate::host::{self, GHOST, LOST, Values, ghost, give};
+use crate::host::{self, GHOST, LOST, Sides, Values, ghost, give};
 use crate::moments::Welford;
 use crate::pieces::pieces;
 
@@ -149,8 +145,16 @@ impl Outer {
             roots,
         };
         // With one position a sample, these are had for less than the kernel takes to add them up.
-        let apart = self.left.dims()[1] == 1 && self.is_large();
-        let sides = if apart { Sides::NONE } else { wanted.sides() };
+        let apart = (self.left.dims()[1] == 1 && self.is_large())
+            .then(|| self.one_position(wanted.sides()))
+            .flatten();
+        let sides = match &apart {
+            Some(_) => Sides::NONE,
+            None => wanted.sides(),
+        };
+        if let (None, Some(margins)) = (&elements, apart.clone()) {
+            return Ok(margins);
+        }
         let folded = match elements {
             None => device::fold(&terms, None, sides).ok_or(None)?,
             Some(welford) => match welford.on_cube(self.roots.len(), &terms, sides) {
@@ -158,32 +162,30 @@ impl Outer {
                 None => return Err(Some(welford)),
             },
         };
-        Ok(if apart {
-            self.one_position(wanted.sides(), roots)
-        } else {
-            Margins {
-                rows: folded.rows,
-                columns: folded.columns,
-            }
-        })
+        Ok(apart.unwrap_or(Margins {
+            rows: folded.rows,
+            columns: folded.columns,
+        }))
     }
 
-    /// `l_i² Σ r_i²` and `r_i² Σ l_i²`, for one position a sample; squared last, so that no square is out
-    /// of range whose product with the other is not.
-    #[cfg(feature = "cube")]
-    fn one_position(&self, sides: Sides, roots: &Tensor<1>) -> Margins {
-        let flat = |tensor: &Tensor<3>| tensor.clone().flatten::<2>(0, 1);
-        let (left, right) = (flat(&self.left), flat(&self.right));
-        let roots = roots.clone().unsqueeze_dim::<2>(1);
-        let over = |values: &Tensor<2>, others: &Tensor<2>| {
-            let (unit, largest) = unit_rows(others.clone());
-            let norm = unit.square().sum_dim(1).sqrt() * largest * roots.clone();
-            (values.clone() * norm).square()
-        };
-        Margins {
-            rows: sides.rows.then(|| over(&left, &right)),
-            columns: sides.columns.then(|| over(&right, &left)),
+    /// `l_i² Σ r_i²` and `r_i² Σ l_i²`, for one position a sample, by the device's kernel; `None` where
+    /// that cannot be.
+    fn one_position(&self, sides: Sides) -> Option<Margins> {
+        #[cfg(feature = "cube")]
+        if let Some(roots) = &self.on_cube {
+            let flat = |tensor: &Tensor<3>| tensor.clone().flatten::<2>(0, 1);
+            let (left, right) = (flat(&self.left), flat(&self.right));
+            let over = |wanted, values, others| match wanted {
+                true => device::one_position(values, others, roots).map(Some),
+                false => Some(None),
+            };
+            return Some(Margins {
+                rows: over(sides.rows, &left, &right)?,
+                columns: over(sides.columns, &right, &left)?,
+            });
         }
+        let _ = sides;
+        None
     }
 
     fn by_tiles(self, mut elements: Option<&mut Welford>, wanted: &Wanted) -> Margins {
@@ -240,7 +242,7 @@ impl Outer {
     }
 
     /// By [`Way::Ghost`]; `None` where too few digits would be left.
-    pub(crate) fn ghost(&self, wanted: &Wanted) -> Result<Option<Sums>> {
+    pub(crate) fn ghost(&self, wanted: &Wanted) -> Result<Option<Margins>> {
         let (left, right, scale) = if self.on_host {
             (self.left.clone(), self.right.clone(), None)
         } else {
@@ -264,11 +266,7 @@ impl Outer {
         }
         let rows = margins.rows.is_some() || (wanted.columns && !wanted.rows);
         let columns = margins.columns.is_some() || !wanted.columns;
-        Ok((rows && columns).then_some(Sums {
-            scale,
-            margins,
-            elements: None,
-        }))
+        Ok((rows && columns).then(|| unscaled_margins(margins, &scale, self.dtype)))
     }
 
     fn ghost_on_host(&self, outer: Tensor<3>, inner: Tensor<3>) -> Result<Option<Tensor<2>>> {
@@ -285,8 +283,9 @@ impl Outer {
         Ok(Some(give(sums, [samples, side], &device)))
     }
 
-    /// `C_i = l_i² r_i²`, so sums over samples are one product of squares.
-    pub(crate) fn squares(&self, wanted: &Wanted) -> Sums {
+    /// `C_i = l_i² r_i²`, so sums over samples are one product of squares: sums over the sides, and the
+    /// mean of every element, `[elements]`, where that is wanted.
+    pub(crate) fn squares(&self, wanted: &Wanted) -> (Margins, Option<Tensor<1>>) {
         let flat = |tensor: Tensor<3>| {
             let [samples, _, columns] = tensor.dims();
             tensor.reshape([samples, columns])
@@ -298,17 +297,47 @@ impl Outer {
             let elements = product.dims().iter().product::<usize>();
             product.reshape([elements])
         };
-        let rows = wanted.rows || !wanted.columns;
-        Sums {
-            scale: Some(of_left * of_right),
-            margins: Margins {
-                rows: rows.then(|| left.clone() * right.clone().sum_dim(1)),
-                columns: wanted
+        let scale = Some(of_left * of_right);
+        let sides = wanted.sides();
+        let margins = self.one_position(sides).unwrap_or_else(|| {
+            let margins = Margins {
+                rows: sides.rows.then(|| left.clone() * right.clone().sum_dim(1)),
+                columns: sides
                     .columns
                     .then(|| right.clone() * left.clone().sum_dim(1)),
-            },
-            elements: wanted.elements.then(|| product(left, right)),
+            };
+            unscaled_margins(margins, &scale, self.dtype)
+        });
+        let elements = wanted.elements.then(|| product(left, right));
+        // The device's kernel takes means in float32.
+        let dtype = match self.on_cube {
+            Some(_) => DType::F32,
+            None => self.dtype,
+        };
+        let samples = self.roots.len() as f64;
+        let mean = |sum| unscaled(sum, &scale, dtype).div_scalar(samples);
+        (margins, elements.map(mean))
+    }
+}
+
+/// `sums` times the square of `scale`, in `dtype`.
+fn unscaled<const D: usize>(sums: Tensor<D>, scale: &Option<Tensor<1>>, dtype: DType) -> Tensor<D> {
+    let sums = sums.cast(dtype);
+    match scale {
+        // Not squared first: it alone may be out of range.
+        Some(scale) => {
+            let scale = scale.clone().cast(dtype).unsqueeze::<D>();
+            sums * scale.clone() * scale
         }
+        None => sums,
+    }
+}
+
+fn unscaled_margins(margins: Margins, scale: &Option<Tensor<1>>, dtype: DType) -> Margins {
+    let unscaled = |sums: Tensor<2>| unscaled(sums, scale, dtype);
+    Margins {
+        rows: margins.rows.map(unscaled),
+        columns: margins.columns.map(unscaled),
     }
 }
 

@@ -190,11 +190,11 @@ impl<C: ContributionUnit> Writer<C> {
         if way == Way::Ghost
             && let Some(sums) = outer.ghost(wanted)?
         {
-            return Ok((squares(way), Some(sums.margins(self.dtype))));
+            return Ok((squares(way), Some(sums)));
         }
         let way = outer.way(wanted, false);
         let margins = if way == Way::Squares {
-            outer.squares(wanted).margins(self.dtype)
+            outer.squares(wanted).0
         } else {
             outer.fold(None, wanted)?
         };
@@ -283,11 +283,11 @@ impl<C: ContributionUnit> Writer<C> {
             welford.advance(samples);
             return Ok(margins);
         }
-        let sums = outer.squares(wanted);
-        if let Some(mean) = sums.mean(samples, self.dtype) {
+        let (margins, mean) = outer.squares(wanted);
+        if let Some(mean) = mean {
             welford.push_moments(samples, &BatchMoments::without_variance(mean));
         }
-        Ok(sums.margins(self.dtype))
+        Ok(margins)
     }
 
     /// Gradients that are written out, in the host's memory.
