@@ -32,6 +32,7 @@ pub(crate) struct Sides {
 }
 
 impl Sides {
+    #[cfg(feature = "cube")]
     pub(crate) const NONE: Self = Self {
         rows: false,
         columns: false,
