@@ -100,6 +100,22 @@ fn two_hundred_thousand_samples_one_by_one(
     assert_moments(&welford, &two_pass(samples), ACCUMULATION);
 }
 
+/// Close to the end of float32's range.
+#[rstest]
+fn a_first_mean_is_of_any_size(
+    #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
+    #[values(of_device, compensated)] empty: fn(&Device) -> Welford,
+) {
+    let Some(device) = backend.device() else {
+        return;
+    };
+    let mut welford = empty(&device);
+    let large = [1e35f32, 3e38, 1.0, 0.0];
+    welford.push_batch(tensor(&[large], &device));
+    let mean = welford.read_mean().expect("values").expect("a sample");
+    assert_eq!(mean, large.map(f64::from));
+}
+
 #[rstest]
 fn undefined_is_none(#[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend) {
     let Some(device) = backend.device() else {

@@ -17,6 +17,11 @@ pub(super) fn open<const D: usize>(tensor: Tensor<D>) -> Option<CubeTensor> {
     primitive.downcast().ok().map(|cube| *cube)
 }
 
+/// Whether a tensor opens.
+pub(crate) fn opens<const D: usize>(tensor: &Tensor<D>) -> bool {
+    open(tensor.clone()).is_some()
+}
+
 /// The other way; `None` as above.
 pub(super) fn close<const D: usize>(tensor: CubeTensor) -> Option<Tensor<D>> {
     let tensor: Box<dyn Any> = Box::new(tensor);

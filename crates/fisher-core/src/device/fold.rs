@@ -12,6 +12,10 @@ use super::geometry::Geometry;
 use super::kernel::{self, Shape};
 use crate::host::Sides;
 
+/// Sums of cubes over sides that are held at a time.
+const MOST: usize = 1 << 26;
+/// Of the kernel.
+const BUFFERS: u32 = 8;
 /// Of accumulators and sums where terms are so.
 const SAME: &str = "a tensor of the same CubeCL device";
 
@@ -50,8 +54,8 @@ pub(crate) struct Folded {
 
 /// One launch over all samples; sums over a side that is longer than a cube take another.
 ///
-/// `None`, with nothing done, where the tensors are not float32 on a CubeCL device, or it cannot hold
-/// so many cubes.
+/// `None`, with nothing done, where the tensors are not float32 on a CubeCL device, it cannot hold so many
+/// cubes or buffers, or there are more numbers than it counts.
 pub(crate) fn fold(
     terms: &Terms,
     accumulators: Option<Accumulators>,
@@ -90,6 +94,12 @@ pub(crate) fn fold(
     let length = |wanted, length| if wanted { samples * length } else { 0 };
     let of_rows = length(sides.rows, cubes[1] * rows);
     let of_columns = length(sides.columns, cubes[0] * columns);
+    let factors = samples * positions * rows.max(columns);
+    let longest = factors.max(rows * columns).max(of_rows + of_columns);
+    if of_rows + of_columns > MOST || longest > u32::MAX as usize || hardware.max_bindings < BUFFERS
+    {
+        return None;
+    }
     let sums = empty(of_rows + of_columns, DType::F32);
     // Mean and M2, each with what it lacks of its type, and where they are to be put back.
     let (mut before, mut added) = (0.0, 1.0);

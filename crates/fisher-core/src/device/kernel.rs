@@ -260,6 +260,10 @@ pub(super) fn fold<A: Float, NL: Size, NR: Size>(
                         }
                         let (moved, moved_low) =
                             times::<A>(step, step_low, weight, weight_low, one);
+                        // Of the first batch it is the mean, of any size.
+                        let first = weight == A::new(1.0);
+                        let moved = select(first, step, moved);
+                        let moved_low = select(first, step_low, moved_low);
                         let (high, low) = add::<A>(mean[at], mean_low[at], moved, one);
                         let (high, low) = add::<A>(high, low, moved_low, one);
                         mean[at] = high;

@@ -30,6 +30,7 @@ pub(crate) fn one_position(
     let roots = opened(open(roots.clone())?)?;
     let (client, device) = (values.client.clone(), values.device.clone());
     if samples * side * across == 0
+        || samples * side.max(across) > u32::MAX as usize
         || samples > client.properties().hardware.max_cube_count.0 as usize
     {
         return None;

@@ -17,5 +17,7 @@ pub(crate) use ghost::{GHOST, LOST, ghost};
 pub(crate) use product::{Moments, Product, SideSums, Sides};
 pub(crate) use rows::Rows;
 pub(crate) use values::{Values, take};
-pub(crate) use vectors::{contributions, give, is_cube, is_host, moments, sum_columns, traces};
+#[cfg(feature = "cube")]
+pub(crate) use vectors::is_cube;
+pub(crate) use vectors::{contributions, give, is_host, moments, sum_columns, traces};
 pub(crate) use whole::Whole;

@@ -20,12 +20,9 @@ pub(crate) fn is_host(device: &Device) -> bool {
 }
 
 /// Whether a device is one of CubeCL's.
+#[cfg(feature = "cube")]
 pub(crate) fn is_cube(device: &Device) -> bool {
-    match device.as_dispatch() {
-        #[cfg(feature = "cube")]
-        burn::backend::DispatchDevice::Cube(_) => true,
-        _ => false,
-    }
+    matches!(device.as_dispatch(), burn::backend::DispatchDevice::Cube(_))
 }
 
 /// Values as a tensor of the host.

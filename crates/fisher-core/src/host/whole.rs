@@ -14,6 +14,9 @@ use crate::pieces::pieces;
 /// Contributions that are held at a time: they stay in the nearest caches.
 const CELLS: usize = 1 << 13;
 
+/// Elements that one thread may have.
+const ROW: usize = 1 << 16;
+
 /// Gradients of a parameter `[rows, columns]`.
 pub(crate) struct Whole<'a> {
     pub(crate) rows: usize,
@@ -28,7 +31,7 @@ impl Whole<'_> {
     /// Fold the squares into their elements' moments, if these are wanted, and sum them over the sides;
     /// all in float64.
     pub(crate) fn fold(&self, moments: Option<Moments>, sides: Sides) -> SideSums {
-        if self.columns == 1 && self.rows > 1 {
+        if self.columns == 1 && (2..=ROW).contains(&self.rows) {
             return self.lying().fold(moments, sides.swapped()).swapped();
         }
         let shares = shares(self.rows, self.columns, moments);

@@ -24,7 +24,7 @@ use crate::pieces::pieces;
 /// error does not grow with `n`. Compensation has two limits: it needs arithmetic that is carried
 /// out as written, so no fast-math kernel fusion on a device without float64; and squares must be
 /// in float32's range, so where contributions are all below 1e-19 (or above 1e19) their variance
-/// reads 0 (or infinity). M2, which is `n − 1` times the variance, must be in range, in float64 too.
+/// reads 0 (or infinity); so it is with all devices of CubeCL, which square batches in float32. M2, which is `n − 1` times the variance, must be in range, in float64 too.
 ///
 /// # Shapes
 /// State and read-outs are `[elements]`; a batch is `[samples, elements]`.

@@ -11,5 +11,7 @@ pub use norms::{SquaredNorms, squared_norms};
 pub use way::Way;
 
 pub(crate) use lookup::Lookup;
-pub(crate) use outer::{Outer, on_device};
+pub(crate) use outer::Outer;
+#[cfg(feature = "cube")]
+pub(crate) use outer::for_kernel;
 pub(crate) use wanted::Wanted;

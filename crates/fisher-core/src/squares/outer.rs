@@ -12,6 +12,8 @@ use crate::device::{self, Terms};
 use crate::error::{Error, Result};
 use crate::gradient::{add_at, indices};
 use crate::grouping::{Grouping, Margins};
+#[cfg(feature = "cube")]
+use crate::host::is_cube;
 use crate::host::{self, GHOST, LOST, Sides, Values, ghost, give};
 use crate::moments::Welford;
 use crate::pieces::pieces;
@@ -52,7 +54,9 @@ impl Outer {
         let squares = positions == 1 && samples > 1 && !(wanted.elements && wanted.variance);
         if positions > 1 && !wanted.elements && ghost && cheaper {
             Way::Ghost
-        } else if self.on_host || (self.on_cube.is_some() && !(squares && self.is_large())) {
+        } else if self.on_host
+            || (self.on_cube.is_some() && !(squares && wanted.elements && self.is_large()))
+        {
             Way::Kernel
         } else if squares {
             Way::Squares
@@ -341,8 +345,17 @@ fn unscaled_margins(margins: Margins, scale: &Option<Tensor<1>>, dtype: DType) -
     }
 }
 
+/// The roots, where a kernel of `device` is to have them.
+#[cfg(feature = "cube")]
+pub(crate) fn for_kernel(roots: &[f64], device: &Device) -> Option<Tensor<1>> {
+    let wanted = is_cube(device) && !roots.is_empty();
+    wanted
+        .then(|| on_device(roots, device))
+        .filter(device::opens)
+}
+
 /// In float32.
-pub(crate) fn on_device(values: &[f64], device: &Device) -> Tensor<1> {
+fn on_device(values: &[f64], device: &Device) -> Tensor<1> {
     let values: Vec<f32> = values.iter().map(|&value| value as f32).collect();
     Tensor::from_floats(values.as_slice(), device)
 }

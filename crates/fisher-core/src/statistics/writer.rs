@@ -13,12 +13,14 @@ use crate::gradient::{
     Contribution, ContributionUnit, Gradient, SampleGradient, TokenSum, at_least_single, sides,
 };
 use crate::grouping::{BatchTotals, GroupReduction, Grouping, Margins, Totals};
-use crate::host::{self, Values, Whole, give, is_cube, is_host, sum_columns};
+use crate::host::{self, Values, Whole, give, is_host, sum_columns};
 use crate::moments::{BatchMoments, Welford};
 use crate::pieces::pieces;
 use crate::read::read;
 use crate::sample::{Sample, Tokens};
-use crate::squares::{Lookup, Outer, Wanted, Way, on_device};
+#[cfg(feature = "cube")]
+use crate::squares::for_kernel;
+use crate::squares::{Lookup, Outer, Wanted, Way};
 
 /// Contributions that are held at a time.
 const CELLS: usize = 1 << 24;
@@ -78,7 +80,10 @@ impl<C: ContributionUnit> Writer<C> {
     pub(super) fn new(samples: Vec<Sample>, plan: &Plan, device: &Device, ghost: bool) -> Self {
         let roots: Vec<f64> = samples.iter().map(|s| C::root(s.tokens())).collect();
         Self {
-            on_cube: (is_cube(device) && !roots.is_empty()).then(|| on_device(&roots, device)),
+            #[cfg(feature = "cube")]
+            on_cube: for_kernel(&roots, device),
+            #[cfg(not(feature = "cube"))]
+            on_cube: None,
             roots,
             dtype: plan.dtype(device),
             device: device.clone(),
