@@ -50,6 +50,20 @@ pub enum Error {
         parameter: String,
     },
 
+    /// The gradients of a parameter were found in one form before and come in another now.
+    #[error(
+        "the gradients of parameter `{parameter}` came as {before} before and now as {now}: factors of the two are not the \
+         same numbers; take them all by one engine, or leave the parameter out (`FactorsConfig::only`)"
+    )]
+    Form {
+        /// Path of the parameter.
+        parameter: String,
+        /// The form before.
+        before: &'static str,
+        /// The form now.
+        now: &'static str,
+    },
+
     /// Half a batch is in the statistics: an error came while it was taken in.
     #[error(
         "the statistics hold half a batch, since an error came while it was taken in; go on from \

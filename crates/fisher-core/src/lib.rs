@@ -10,7 +10,8 @@
 //! 4. [`moments`]: means and variances over samples.
 //! 5. [`statistics`]: the accumulators of several tasks, with their [`provenance`]; saved, loaded, merged.
 //! 6. [`gates`]: what removing layers, heads and channels is predicted to cost.
-//! 7. [`store`]: the gradients themselves, to compare samples with each other.
+//! 7. [`factors`]: second moments of inputs and output gradients, for the Fisher beyond its diagonal.
+//! 8. [`store`]: the gradients themselves, to compare samples with each other.
 //!
 //! There is no autodiff and no loop here: gradients come from the crate `fisher-train`.
 
@@ -22,6 +23,7 @@ pub mod container;
 #[cfg(feature = "cube")]
 mod device;
 mod error;
+pub mod factors;
 pub mod gates;
 pub mod gradient;
 pub mod grouping;

@@ -7,7 +7,7 @@ use fisher_core::Error;
 use fisher_core::gates::{
     GateKind, GatePart, GateQuantity, GateScores, GateSet, Gates, GatesConfig,
 };
-use fisher_core::gradient::{GradientBatch, GradientSink, SampleGradient};
+use fisher_core::gradient::{GradientBatch, GradientSink, SampleGradient, Tied};
 use fisher_core::grouping::{Grouping, HeadLayout, Scheme};
 use fisher_core::model::{Catalogue, Orientation, Parameter, Role};
 use fisher_core::sample::Sample;
@@ -145,7 +145,7 @@ fn schemes() -> Vec<Scheme> {
 fn every_form_of_a_gradient_gives_what_the_loop_gives(
     #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
     #[values(Orientation::InputOutput, Orientation::OutputInput)] orientation: Orientation,
-    #[values("full", "outer", "rows", "zero")] form: &str,
+    #[values("full", "outer", "rows", "tied", "zero")] form: &str,
 ) {
     let Some(device) = backend.device() else {
         return;
@@ -164,6 +164,12 @@ fn every_form_of_a_gradient_gives_what_the_loop_gives(
             left: tensor([3, 4, 5], 0.1, &device),
             right: tensor([3, 4, 3], 1.7, &device),
         },
+        "tied" => SampleGradient::Tied(Box::new(Tied {
+            left: tensor([3, 4, 5], 0.1, &device),
+            right: tensor([3, 4, 3], 1.7, &device),
+            ids: Tensor::from_ints([[4, 4], [0, 1], [2, 2]], &device),
+            delta: tensor([3, 2, 3], 0.9, &device),
+        })),
         "rows" => SampleGradient::Rows {
             ids: Tensor::<2, Int>::from_ints([[0, 4, 4, 1], [2, 2, 2, 2], [3, 0, 1, 0]], &device),
             delta: tensor([3, 4, 3], 1.7, &device),

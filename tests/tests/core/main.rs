@@ -1,6 +1,7 @@
 //! What numbers are: groups, heads, accumulators, files, stores.
 
 mod accumulation;
+mod factors;
 mod files;
 mod gates;
 mod golden;
@@ -12,3 +13,4 @@ mod kernels;
 mod roles;
 mod sinks;
 mod store;
+mod tied;

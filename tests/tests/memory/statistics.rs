@@ -105,3 +105,34 @@ fn a_lookup_needs_no_pairs_of_positions() {
         assert!(bytes < 64 * MIB);
     });
 }
+
+/// Scores of a vocabulary are 200 MiB; what was looked up would be as much again, as would both in one piece.
+#[test]
+fn a_tied_table_needs_no_scores_of_its_own() {
+    let work = || {
+        let device = Device::flex();
+        let (table, width, positions) = (50_000, 4, 64);
+        let model = EmbeddingConfig::new(table, width).init(&device.clone().autodiff());
+        let mut statistics = StatisticsConfig::new().init(&model).expect("one");
+        let ids = Tensor::<1, Int>::arange(0..16 * positions as i64, &device).mul_scalar(48);
+        let product = SampleGradient::Outer {
+            left: Tensor::ones([16, positions, table], &device),
+            right: Tensor::ones([16, positions, width], &device),
+        };
+        let lookup = SampleGradient::Rows {
+            ids: ids.reshape([16, positions]),
+            delta: Tensor::ones([16, positions, width], &device),
+            table,
+        };
+        let bytes = raised(|| {
+            let tied = SampleGradient::sum([product, lookup]).expect("two uses");
+            let begun = statistics.begin("task", &samples(16));
+            begun.expect("new samples");
+            statistics.put("weight", tied).expect("of this shape");
+            statistics.commit().expect("finite squares");
+        });
+        println!("{} MiB", bytes / MIB);
+        assert!(bytes < 100 * MIB);
+    };
+    alone("statistics::a_tied_table_needs_no_scores_of_its_own", work);
+}

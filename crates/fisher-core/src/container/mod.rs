@@ -18,5 +18,5 @@ pub(crate) use checksum::hex;
 pub(crate) use filled::Filled;
 pub(crate) use partial::Partial;
 pub(crate) use source::dtype_of;
-pub(crate) use tensors::{data, encode, indices};
+pub(crate) use tensors::{data, encode, floats, indices};
 pub(crate) use whole::{Contents, WRITER, write};

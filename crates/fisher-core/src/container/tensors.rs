@@ -31,6 +31,16 @@ pub(crate) fn indices(name: &str, tensor: &Source, shape: &[usize]) -> Result<Ve
     Ok(values.collect())
 }
 
+/// Values of a tensor of float64.
+pub(crate) fn floats(name: &str, tensor: &Source, shape: &[usize]) -> Result<Vec<f64>, String> {
+    if tensor.dtype() != Dtype::F64 || tensor.shape() != shape {
+        return Err(format!("`{name}` is no float64 of shape {shape:?}"));
+    }
+    let bytes = tensor.bytes().map_err(|e| e.to_string())?;
+    let values = bytes.as_chunks::<8>().0.iter();
+    Ok(values.map(|bytes| f64::from_le_bytes(*bytes)).collect())
+}
+
 /// `/` ends a task's name in tensor names, so it may not be in it; `%` is only before what it stands
 /// for, so no name begins with `%g`.
 pub(crate) fn encode(task: &str) -> String {

@@ -19,7 +19,7 @@ use super::moments::Moments;
 use super::scores::GateScores;
 use super::set::GateSet;
 use super::task::{GateQuantity, TaskGates};
-use crate::container::{Contents, Source, WRITER, encode, write};
+use crate::container::{Contents, Source, WRITER, encode, floats, write};
 use crate::error::{Result, format_error};
 use crate::provenance::Provenance;
 use crate::sample::{SampleRecord, Seen};
@@ -151,13 +151,4 @@ fn read_task(
         moments: moments.map_err(|_| "other quantities".to_owned())?,
         products: products.transpose()?,
     })
-}
-
-fn floats(key: &str, view: &Source, shape: &[usize]) -> Result<Vec<f64>, String> {
-    if view.dtype() != safetensors::Dtype::F64 || view.shape() != shape {
-        return Err(format!("`{key}` is no float64 of shape {shape:?}"));
-    }
-    let bytes = view.bytes().map_err(|e| e.to_string())?;
-    let values = bytes.as_chunks::<8>().0.iter();
-    Ok(values.map(|bytes| f64::from_le_bytes(*bytes)).collect())
 }

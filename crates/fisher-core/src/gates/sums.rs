@@ -35,6 +35,11 @@ pub(super) fn gate_sums(
                 |of: &Grouping| Tensor::zeros([*samples, of.groups()], (device, DType::F32));
             return groupings.iter().map(zeros).collect();
         }
+        SampleGradient::Tied(tied) => {
+            let [a, b] =
+                [tied.product(), tied.lookup()].map(|part| gate_sums(&part, &weights, groupings));
+            return a.into_iter().zip(b).map(|(a, b)| a + b).collect();
+        }
         SampleGradient::Outer { left, right } => {
             let [left, right] = [left, right].map(|t| at_least_single(t.clone()));
             of_product(&left, &right, &weights, Sides::of(groupings))

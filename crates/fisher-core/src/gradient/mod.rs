@@ -5,6 +5,7 @@ mod precision;
 mod sample_gradient;
 mod scatter;
 mod sink;
+mod tied;
 mod units;
 mod weighted_sum;
 
@@ -13,9 +14,12 @@ pub use precision::{at_least_single, unit_rows};
 pub use sample_gradient::SampleGradient;
 pub use scatter::add_at;
 pub use sink::GradientSink;
+pub use tied::Tied;
+
 pub use units::{
     Contribution, ContributionUnit, Gradient, GradientUnit, PerToken, Raw, TokenMean, TokenSum,
 };
 
 pub(crate) use sample_gradient::sides;
 pub(crate) use scatter::indices;
+pub(crate) use tied::BAND;

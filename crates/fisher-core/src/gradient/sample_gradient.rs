@@ -3,6 +3,7 @@
 use burn::tensor::{DType, Device, Int, Tensor};
 
 use super::scatter::{add_at, indices};
+use super::tied::{Tied, one_hot};
 use super::units::{Gradient, TokenSum};
 use crate::error::{Error, Result};
 
@@ -31,6 +32,8 @@ pub enum SampleGradient {
         /// The rows of the table.
         table: usize,
     },
+    /// A product and a lookup: an embedding that is the matrix of the output, too.
+    Tied(Box<Tied>),
     /// The losses do not depend on the parameter: zeros.
     Zero {
         /// The number of samples.
@@ -85,8 +88,24 @@ impl SampleGradient {
                 delta: join(delta, d),
                 table,
             },
-            (rows @ Self::Rows { .. }, outer @ Self::Outer { .. }) => rows.outer().and(outer),
-            (outer @ Self::Outer { .. }, rows @ Self::Rows { .. }) => outer.and(rows.outer()),
+            (Self::Outer { left, right }, Self::Rows { ids, delta, .. })
+            | (Self::Rows { ids, delta, .. }, Self::Outer { left, right }) => {
+                Self::Tied(Box::new(Tied {
+                    left,
+                    right,
+                    ids,
+                    delta,
+                }))
+            }
+            (Self::Tied(tied), other) | (other, Self::Tied(tied)) => match other {
+                Self::Outer { .. } => tied.product().and(other).and(tied.lookup()),
+                Self::Rows { .. } => tied.product().and(tied.lookup().and(other)),
+                Self::Tied(other) => {
+                    let lookups = tied.lookup().and(other.lookup());
+                    tied.product().and(other.product()).and(lookups)
+                }
+                other => Self::full(Self::Tied(tied).to_full() + other.to_full()),
+            },
             (a, b) => Self::full(a.to_full() + b.to_full()),
         }
     }
@@ -96,6 +115,7 @@ impl SampleGradient {
         match self {
             Self::Full(gradient) => gradient.tensor().dims(),
             Self::Outer { left, right } => [left.dims()[0], left.dims()[2] * right.dims()[2]],
+            Self::Tied(tied) => tied.product().dims(),
             Self::Rows { delta, table, .. } => [delta.dims()[0], table * delta.dims()[2]],
             Self::Zero {
                 samples, elements, ..
@@ -108,6 +128,7 @@ impl SampleGradient {
         match self {
             Self::Full(gradient) => gradient.tensor().device(),
             Self::Outer { left, .. } => left.device(),
+            Self::Tied(tied) => tied.left.device(),
             Self::Rows { delta, .. } => delta.device(),
             Self::Zero { device, .. } => device.clone(),
         }
@@ -119,6 +140,7 @@ impl SampleGradient {
         match self {
             Self::Full(gradient) => vec![gradient.tensor().dtype()],
             Self::Outer { left, right } => vec![left.dtype(), right.dtype()],
+            Self::Tied(tied) => tied.floats().map(Tensor::dtype).into(),
             Self::Rows { delta, .. } => vec![delta.dtype()],
             Self::Zero { .. } => Vec::new(),
         }
@@ -129,6 +151,7 @@ impl SampleGradient {
         match self {
             Self::Outer { left, .. } => left.dims()[1],
             Self::Rows { ids, .. } => ids.dims()[1],
+            Self::Tied(tied) => tied.left.dims()[1] + tied.ids.dims()[1],
             Self::Full(_) | Self::Zero { .. } => 1,
         }
     }
@@ -140,6 +163,7 @@ impl SampleGradient {
         match self {
             Self::Full(gradient) => vec![gradient.tensor().clone().cast(DType::F32).sum()],
             Self::Outer { left, right } => vec![sum(left), sum(right)],
+            Self::Tied(tied) => tied.floats().map(sum).into(),
             Self::Rows { delta, .. } => vec![sum(delta)],
             Self::Zero { .. } => Vec::new(),
         }
@@ -162,6 +186,12 @@ impl SampleGradient {
                 delta: cut(delta),
                 table: *table,
             },
+            Self::Tied(tied) => Self::Tied(Box::new(Tied {
+                left: cut(&tied.left),
+                right: cut(&tied.right),
+                ids: tied.ids.clone().narrow(0, index, 1),
+                delta: cut(&tied.delta),
+            })),
             Self::Zero {
                 elements, device, ..
             } => Self::Zero {
@@ -195,6 +225,12 @@ impl SampleGradient {
                 delta: cut(delta),
                 table: *table,
             },
+            Self::Tied(tied) => Self::Tied(Box::new(Tied {
+                left: cut(&tied.left),
+                right: cut(&tied.right),
+                ids: tied.ids.clone().select(0, at.clone()),
+                delta: cut(&tied.delta),
+            })),
             Self::Zero {
                 elements, device, ..
             } => Self::Zero {
@@ -219,7 +255,7 @@ impl SampleGradient {
                 left: right,
                 right: left,
             },
-            rows @ Self::Rows { .. } => rows.outer().transpose(shape),
+            Self::Rows { .. } | Self::Tied(_) => self.outer().transpose(shape),
             zero @ Self::Zero { .. } => zero,
         }
     }
@@ -244,24 +280,20 @@ impl SampleGradient {
                 let zeros = Tensor::<2>::zeros([samples * table, width], options);
                 add_at(zeros, 0, rows, delta).reshape(self.dims())
             }
+            Self::Tied(tied) => tied.product().to_full() + tied.lookup().to_full(),
             Self::Zero { device, .. } => Tensor::zeros(self.dims(), (device, DType::F32)),
         }
     }
 
-    /// Rows as a product with rows of zeros and ones; anything else stays as it is.
+    /// Lookups as products with rows of zeros and ones; anything else stays as it is.
     fn outer(self) -> Self {
-        let Self::Rows { ids, delta, table } = self else {
-            return self;
-        };
-        let [samples, positions] = ids.dims();
-        let cells = [samples, positions, table];
-        let symbols = Tensor::<1, Int>::arange(0..table as i64, &delta.device());
-        let symbols = symbols.cast(ids.dtype()).reshape([1, 1, table]);
-        let ids = ids.reshape([samples, positions, 1]);
-        let left = ids.expand(cells).equal(symbols.expand(cells));
-        Self::Outer {
-            left: left.float().cast(delta.dtype()),
-            right: delta,
+        match self {
+            Self::Rows { ids, delta, table } => Self::Outer {
+                left: one_hot(&ids, 0..table).cast(delta.dtype()),
+                right: delta,
+            },
+            Self::Tied(tied) => tied.product().and(tied.lookup().outer()),
+            other => other,
         }
     }
 
@@ -291,6 +323,26 @@ impl SampleGradient {
                     format!("{found:?}"),
                 )
             }
+            Self::Tied(tied) => {
+                let Tied {
+                    left,
+                    right,
+                    ids,
+                    delta,
+                } = &**tied;
+                let [of_product, looked_up] = [left.dims()[1], ids.dims()[1]];
+                let expected = [
+                    [samples, of_product, first],
+                    [samples, of_product, others],
+                    [samples, looked_up, others],
+                ];
+                let found = [left.dims(), right.dims(), delta.dims()];
+                (
+                    found == expected && ids.dims()[0] == samples,
+                    format!("factors and rows {expected:?}"),
+                    format!("{found:?}"),
+                )
+            }
             Self::Rows { ids, delta, table } => {
                 let expected = ([samples, positions], [samples, positions, others], first);
                 let found = (ids.dims(), delta.dims(), *table);
@@ -308,12 +360,34 @@ impl SampleGradient {
                 found,
             });
         }
-        if let Self::Rows { ids, table, .. } = self
-            && samples > 0
-        {
-            check_ids(path, ids, *table)?;
+        let ids = match self {
+            Self::Rows { ids, .. } => ids,
+            Self::Tied(tied) => &tied.ids,
+            _ => return Ok(()),
+        };
+        if samples > 0 {
+            check_ids(path, ids, first)?;
         }
         Ok(())
+    }
+}
+
+impl Tied {
+    /// The product alone.
+    pub fn product(&self) -> SampleGradient {
+        SampleGradient::Outer {
+            left: self.left.clone(),
+            right: self.right.clone(),
+        }
+    }
+
+    /// The lookup alone.
+    pub fn lookup(&self) -> SampleGradient {
+        SampleGradient::Rows {
+            ids: self.ids.clone(),
+            delta: self.delta.clone(),
+            table: self.left.dims()[2],
+        }
     }
 }
 

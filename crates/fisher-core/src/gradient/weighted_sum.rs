@@ -40,6 +40,10 @@ impl SampleGradient {
                 let sum = sum.reshape([*table, width]);
                 return add_at(sum, 0, ids, flat(delta)).reshape(size);
             }
+            Self::Tied(tied) => {
+                let sum = tied.product().add_to(before, samples, weights);
+                return tied.lookup().add_to(Some(sum), samples, weights);
+            }
             Self::Zero {
                 elements, device, ..
             } => {

@@ -14,6 +14,20 @@ pub(crate) struct Margins {
 }
 
 impl Margins {
+    /// Those of some rows of a parameter, with those of the rows `below`.
+    pub(crate) fn stacked(above: Option<Self>, below: Option<Self>) -> Option<Self> {
+        let (above, below) = match (above, below) {
+            (Some(above), Some(below)) => (above, below),
+            (one, other) => return one.or(other),
+        };
+        let rows = above.rows.zip(below.rows);
+        let columns = above.columns.zip(below.columns);
+        Some(Self {
+            rows: rows.map(|(above, below)| Tensor::cat(vec![above, below], 1)),
+            columns: columns.map(|(above, below)| above + below),
+        })
+    }
+
     /// Sums that were taken in the host's memory.
     pub(crate) fn on_host(sums: SideSums, samples: usize, device: &Device) -> Self {
         let side = |sums: Vec<f64>| {

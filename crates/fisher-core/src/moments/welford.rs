@@ -311,6 +311,19 @@ impl Welford {
         self.runs[run].push(self.count, x);
     }
 
+    /// Run `run` as an accumulator of its own, while `take_in` has it. [`Welford::advance`] counts the
+    /// samples.
+    pub(crate) fn on_run<T>(&mut self, run: usize, take_in: impl FnOnce(&mut Self) -> T) -> T {
+        let mut alone = Self {
+            count: self.count,
+            runs: vec![self.runs.remove(run)],
+        };
+        let taken = take_in(&mut alone);
+        let (mean, m2) = alone.joined();
+        self.runs.insert(run, Run { mean, m2 });
+        taken
+    }
+
     /// Mean and M2 in the host's memory, for a float64 accumulator there. [`Welford::advance`] counts
     /// the samples.
     pub(crate) fn on_host<T>(&mut self, push: impl FnOnce(host::Moments) -> T) -> Result<T> {

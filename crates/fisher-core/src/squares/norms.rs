@@ -4,12 +4,14 @@ use std::ops::Range;
 
 use burn::tensor::{DType, Tensor};
 
-use crate::gradient::{SampleGradient, at_least_single, unit_rows};
+use crate::gradient::{SampleGradient, Tied, at_least_single, unit_rows};
 use crate::moments::accumulation_dtype;
 use crate::pieces::pieces;
 
 /// Numbers that are held at a time.
 const HELD: usize = 1 << 20;
+/// What a factor is divided by at least, so that no quotient is out of range.
+const LEAST: f32 = 1e-10;
 
 /// `|g_i|²` of every sample: `squares` times the squares of both `scales`, each of `[samples]`.
 /// Multiplied out in float64 on the host: a device without that has not their range.
@@ -43,6 +45,7 @@ pub fn squared_norms(gradient: &SampleGradient) -> SquaredNorms {
                 scales: [of_left, of_right],
             }
         }
+        SampleGradient::Tied(tied) => of_tied(tied),
         SampleGradient::Rows { ids, delta, .. } => {
             let (delta, scale) = unit(delta);
             let dtype = accumulation_dtype(&delta.device());
@@ -68,6 +71,40 @@ pub fn squared_norms(gradient: &SampleGradient) -> SquaredNorms {
                 squares: zeros,
             }
         }
+    }
+}
+
+/// Of a product and a lookup, a band of rows at a time.
+fn of_tied(tied: &Tied) -> SquaredNorms {
+    let [left, right, delta] =
+        [&tied.left, &tied.right, &tied.delta].map(|factor| at_least_single(factor.clone()));
+    let [samples, positions, _] = left.dims();
+    let looked_up = delta.dims()[1];
+    // `L R + 1 δ` is `(L/a) R + 1 (δ/a)`, times a.
+    let of_left = left.clone().flatten::<2>(1, 2).max_abs_dim(1);
+    let of_left = of_left.clamp_min(LEAST);
+    let a = of_left.clone().reshape([samples, 1, 1]);
+    let both = Tensor::cat(vec![right, delta / a.clone()], 1);
+    let (both, of_both) = unit(&both);
+    let scaled = Tied {
+        left: left / a,
+        right: both.clone().narrow(1, 0, positions),
+        ids: tied.ids.clone(),
+        delta: both.narrow(1, positions, looked_up),
+    };
+    let bands = scaled.bands();
+    let norms = bands.map(|band| of_outer(&band.left, &band.right));
+    let zeros = || {
+        Tensor::zeros(
+            [samples],
+            (&of_both.device(), accumulation_dtype(&of_both.device())),
+        )
+    };
+    SquaredNorms {
+        squares: norms
+            .reduce(|sum, of_band| sum + of_band)
+            .unwrap_or_else(zeros),
+        scales: [of_left.flatten(0, 1), of_both],
     }
 }
 

@@ -71,11 +71,17 @@ impl Outer {
     }
 
     /// Sums over the groups of samples `range`, `[samples, groups]`, for groups that are no slices of
-    /// an axis. Gradients are of a few rows at a time.
+    /// an axis, where the product's first row is row `above` of the parameter. Gradients are of a few
+    /// rows at a time.
     ///
     /// # Errors
     /// [`Error::Device`] when the device does not give values.
-    pub(crate) fn scattered(&self, grouping: &Grouping, range: Range<usize>) -> Result<Tensor<2>> {
+    pub(crate) fn scattered(
+        &self,
+        grouping: &Grouping,
+        range: Range<usize>,
+        above: usize,
+    ) -> Result<Tensor<2>> {
         let samples = range.len();
         let [_, _, rows] = self.left.dims();
         let of = |tensor: &Tensor<3>| tensor.clone().narrow(0, range.start, samples);
@@ -91,7 +97,7 @@ impl Outer {
             let tile = left.clone().narrow(1, rows.start, rows.len());
             let tile = tile.matmul(right.clone());
             (
-                rows.start * width,
+                (above + rows.start) * width,
                 tile.reshape([samples, rows.len() * width]),
             )
         });

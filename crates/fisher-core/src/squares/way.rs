@@ -17,4 +17,6 @@ pub enum Way {
     Squares,
     /// From the rows of a table that were looked up.
     Lookup,
+    /// A product and a lookup of the same table, a band of its rows at a time.
+    Bands,
 }

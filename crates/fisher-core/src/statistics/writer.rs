@@ -10,7 +10,8 @@ use super::plan::Plan;
 use super::task::ParameterStatistics;
 use crate::error::{Error, Result};
 use crate::gradient::{
-    Contribution, ContributionUnit, Gradient, SampleGradient, TokenSum, at_least_single, sides,
+    BAND, Contribution, ContributionUnit, Gradient, SampleGradient, Tied, TokenSum,
+    at_least_single, sides,
 };
 use crate::grouping::{BatchTotals, GroupReduction, Grouping, Margins, Totals};
 use crate::host::{self, Values, Whole, give, is_host, sum_columns};
@@ -61,6 +62,7 @@ pub(super) struct Reduced {
 enum Squares {
     Full(Full),
     Outer(Box<Outer>, Way),
+    Tied(Box<Tied>),
     /// A product of which nothing but the margins is needed.
     Summed(Way),
     Rows(Box<Lookup>),
@@ -133,6 +135,7 @@ impl<C: ContributionUnit> Writer<C> {
             SampleGradient::Outer { left, right } => {
                 self.reduce_outer(self.outer(left, right), &wanted)?
             }
+            SampleGradient::Tied(tied) => self.reduce_tied(tied, &wanted)?,
             SampleGradient::Rows { ids, delta, .. } => {
                 let sides = [rows, others];
                 let lookup = Lookup::new(path, ids, delta, sides, &self.roots, self.dtype)?;
@@ -206,6 +209,22 @@ impl<C: ContributionUnit> Writer<C> {
         Ok((squares(way), Some(margins)))
     }
 
+    /// The same for a product and a lookup, a band of rows at a time.
+    fn reduce_tied(&self, tied: Box<Tied>, wanted: &Wanted) -> Result<(Squares, Option<Margins>)> {
+        let mut margins = None;
+        if !wanted.elements {
+            let wanted = Wanted {
+                scattered: false,
+                ..*wanted
+            };
+            for band in tied.bands() {
+                let (_, of_band) = self.reduce_outer(self.outer(band.left, band.right), &wanted)?;
+                margins = Margins::stacked(margins, of_band);
+            }
+        }
+        Ok((Squares::Tied(tied), margins))
+    }
+
     /// Take a parameter into its accumulators.
     pub(super) fn write(
         &mut self,
@@ -253,9 +272,31 @@ impl<C: ContributionUnit> Writer<C> {
                 })?;
                 (Way::Lookup, margins)
             }
+            Squares::Tied(tied) => {
+                scatter(into, samples, reduction, |grouping, range| {
+                    let sums = tied.bands().map(|band| {
+                        let outer = self.outer(band.left, band.right);
+                        outer.scattered(grouping, range.clone(), band.rows.start)
+                    });
+                    let zeros = self.zeros([range.len(), grouping.groups()]);
+                    sums.into_iter()
+                        .try_fold(zeros, |sum, of_band| Ok(sum + of_band?))
+                })?;
+                let margins = match into.elementwise.as_mut() {
+                    Some(welford) => {
+                        let margins = self.write_bands(&tied, &wanted, welford)?;
+                        if let Some(margins) = &margins {
+                            self.traces.insert(path.into(), self.trace_of(margins)?);
+                        }
+                        margins
+                    }
+                    None => margins,
+                };
+                (Way::Bands, margins)
+            }
             Squares::Outer(outer, way) => {
                 scatter(into, samples, reduction, |grouping, range| {
-                    outer.scattered(grouping, range)
+                    outer.scattered(grouping, range, 0)
                 })?;
                 match into.elementwise.as_mut() {
                     Some(welford) => {
@@ -292,6 +333,25 @@ impl<C: ContributionUnit> Writer<C> {
         if let Some(mean) = mean {
             welford.push_moments(samples, &BatchMoments::without_variance(mean));
         }
+        Ok(margins)
+    }
+
+    /// The elements of a product and a lookup, each band of rows as an accumulator of its own.
+    fn write_bands(
+        &self,
+        tied: &Tied,
+        wanted: &Wanted,
+        welford: &mut Welford,
+    ) -> Result<Option<Margins>> {
+        let [_, _, width] = tied.right.dims();
+        welford.split(BAND * width.max(1));
+        let mut margins = None;
+        for (run, band) in tied.bands().enumerate() {
+            let outer = self.outer(band.left, band.right);
+            let of_band = welford.on_run(run, |welford| outer.fold(Some(welford), wanted))?;
+            margins = Margins::stacked(margins, Some(of_band));
+        }
+        welford.advance(self.samples.len());
         Ok(margins)
     }
 

@@ -4,6 +4,9 @@
 //! elements at once: too large to hold, but of no more rank than there are samples.
 
 mod eigen;
+mod kronecker;
 
+pub use eigen::Eigen;
 #[doc(hidden)]
-pub use eigen::{Eigen, symmetric};
+pub use eigen::symmetric;
+pub use kronecker::{Basis, Corrections, Kronecker, KroneckerBlock};

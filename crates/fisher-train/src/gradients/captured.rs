@@ -61,6 +61,9 @@ pub(crate) fn form(gradient: &SampleGradient) -> Option<String> {
         SampleGradient::Outer { .. } => {
             Some(format!("traced, products over {positions} positions"))
         }
+        SampleGradient::Tied(_) => Some(format!(
+            "traced, products and lookups at {positions} positions"
+        )),
         SampleGradient::Rows { .. } => Some(format!("traced, lookups at {positions} positions")),
         SampleGradient::Zero { .. } => None,
         _ => Some("traced, whole gradients".into()),

@@ -1,0 +1,139 @@
+//! The diagonal Fisher in the bases of Kronecker factors, as a sink of gradients.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::Device;
+use fisher_core::Error as CoreError;
+use fisher_core::gradient::{GradientSink, SampleGradient};
+use fisher_core::grouping::HeadLayout;
+use fisher_core::kind::FisherKind;
+use fisher_core::model::{Catalogue, Orientation, Parameter, Role};
+use fisher_core::sample::Sample;
+use fisher_core::statistics::{Statistics, StatisticsConfig};
+
+use super::operator::Kronecker;
+use super::rotation::Rotation;
+use crate::error::{Error, Result};
+
+/// The corrected eigenvalues of EKFAC, `s_kl = (1/n) Σ_i (u_kᵀ g_i v_l)² / T_i`, of one task.
+///
+/// [`Statistics`] of rotated gradients: with their own standard errors, and merged and saved as those are.
+#[derive(Debug, Clone)]
+pub struct Corrections {
+    task: String,
+    rotations: BTreeMap<String, Rotation>,
+    statistics: Statistics,
+}
+
+impl Corrections {
+    pub(super) fn new(kronecker: &Kronecker, device: &Device) -> Result<Self> {
+        let device = device.clone().without_autodiff();
+        let parameters = kronecker.blocks.iter().map(|(path, block)| {
+            // Eigenvectors have no roles.
+            let [rows, columns] = block.sides();
+            Parameter::new(
+                path,
+                [rows, columns],
+                Role::Matrix,
+                Orientation::InputOutput,
+            )
+        });
+        let catalogue = Catalogue::new(parameters.collect())?;
+        let config = StatisticsConfig::new()
+            .with_grouped(false)
+            .with_kind(kronecker.provenance.kind);
+        // What was seen in other bases is of another model, as far as merging goes.
+        let model = format!(
+            "{} in the bases {:016x}",
+            kronecker.provenance.model,
+            kronecker.digest()
+        );
+        let statistics = config.init_for(&catalogue, &HeadLayout::none(), model, &device)?;
+        let rotations = kronecker.blocks.iter();
+        let rotations =
+            rotations.map(|(path, block)| (path.clone(), Rotation::new(block, &device)));
+        Ok(Self {
+            task: kronecker.task.clone(),
+            rotations: rotations.collect(),
+            statistics,
+        })
+    }
+
+    /// The eigenvalues with their errors: elements of statistics, `[first axis, all others]`.
+    pub fn statistics(&self) -> &Statistics {
+        &self.statistics
+    }
+
+    /// Take in what others have seen of the same factors: other samples.
+    ///
+    /// # Errors
+    /// Those of [`Statistics::merge`], also when the factors are others.
+    pub fn merge(&mut self, other: Self) -> Result<()> {
+        Ok(self.statistics.merge(other.statistics)?)
+    }
+
+    /// `s_kl` of the parameter at `path`, `[first axis, all others]`.
+    pub(super) fn eigenvalues(&self, path: &str) -> Result<Vec<f64>> {
+        let no_samples = || Error::no_samples(&self.task);
+        let mut tasks = self.statistics.tasks();
+        if !tasks.any(|task| task == self.task) {
+            return Err(no_samples());
+        }
+        if !self.rotations.contains_key(path) {
+            return Err(Error::keys(path, "the factors", "their corrections"));
+        }
+        let of_path = self.statistics.task(&self.task)?.parameter(path)?;
+        let welford = of_path.elementwise().ok_or_else(no_samples)?;
+        welford.read_mean()?.ok_or_else(no_samples)
+    }
+}
+
+impl GradientSink for Corrections {
+    fn wants(&self, path: &str) -> bool {
+        self.rotations.contains_key(path)
+    }
+
+    fn refuses(&self, found: FisherKind) -> Option<FisherKind> {
+        self.statistics.refuses(found)
+    }
+
+    fn takes_from(&self) -> Option<&Device> {
+        self.statistics.takes_from()
+    }
+
+    /// # Errors
+    /// Those of statistics; [`fisher_core::Error::UnknownTask`] for another task than the factors are of.
+    fn begin(&mut self, task: &str, samples: &[Sample]) -> fisher_core::Result<()> {
+        if task != self.task {
+            return Err(CoreError::UnknownTask {
+                task: task.into(),
+                known: self.task.clone(),
+            });
+        }
+        self.statistics.begin(task, samples)
+    }
+
+    fn put(&mut self, path: &str, gradient: SampleGradient) -> fisher_core::Result<()> {
+        let gradient = match self.rotations.get(path) {
+            Some(rotation) => rotation.turn(gradient),
+            None => gradient,
+        };
+        self.statistics.put(path, gradient)
+    }
+
+    fn prepare(&mut self) -> fisher_core::Result<()> {
+        self.statistics.prepare()
+    }
+
+    fn commit(&mut self) -> fisher_core::Result<()> {
+        self.statistics.commit()
+    }
+
+    fn forget(&mut self) {
+        self.statistics.forget();
+    }
+
+    fn skip(&mut self, task: &str, sample: &Sample, parameter: &str) -> fisher_core::Result<()> {
+        GradientSink::skip(&mut self.statistics, task, sample, parameter)
+    }
+}

@@ -1,0 +1,3 @@
+//! The Fisher beyond its diagonal.
+
+mod kronecker;
