@@ -4,9 +4,14 @@
 //! elements at once: too large to hold, but of no more rank than there are samples.
 
 mod eigen;
+mod influence;
 mod kronecker;
 
 pub use eigen::Eigen;
 #[doc(hidden)]
 pub use eigen::symmetric;
+pub use influence::{
+    DatamodelingScore, Influence, InfluenceConfig, InfluenceReport, Influential, Inverse,
+    linear_datamodeling_score,
+};
 pub use kronecker::{Basis, Corrections, Kronecker, KroneckerBlock};

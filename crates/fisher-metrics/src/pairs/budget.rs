@@ -4,7 +4,7 @@ use burn::tensor::{DType, Device};
 use indicatif::ProgressBar;
 use rayon::prelude::*;
 
-use super::products::gram;
+use super::products::{gram, products};
 use super::rows::Rows;
 use super::slices::Slice;
 use crate::error::Result;
@@ -80,6 +80,25 @@ impl Work {
             rest = later;
         }
         Ok(found)
+    }
+
+    /// Inner products of `left` rows with `right` ones over each slice, `[left, right]`.
+    pub(crate) fn products(
+        &self,
+        slices: &[Slice],
+        left: &Rows,
+        right: &Rows,
+    ) -> Result<Vec<Vec<f64>>> {
+        let plain = |_: usize, _: usize, _: usize, run: &[f32], into: &mut [f64]| {
+            let pairs = into.iter_mut().zip(run);
+            pairs.for_each(|(into, &g)| *into = f64::from(g));
+        };
+        let (left, right) = ((left, plain), (right, plain));
+        if self.wide {
+            products::<f64>(slices, left, right, &self.device, self.bytes)
+        } else {
+            products::<f32>(slices, left, right, &self.device, self.bytes)
+        }
     }
 
     /// Inner products of all rows over each slice, every element times `scale(slice, element)`.

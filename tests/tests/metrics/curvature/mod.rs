@@ -1,3 +1,4 @@
 //! The Fisher beyond its diagonal.
 
+mod influence;
 mod kronecker;

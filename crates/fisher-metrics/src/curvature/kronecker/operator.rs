@@ -207,6 +207,11 @@ impl Kronecker {
         Ok(self)
     }
 
+    /// Whether it is EKFAC.
+    pub fn is_corrected(&self) -> bool {
+        self.blocks.values().any(KroneckerBlock::is_corrected)
+    }
+
     /// The task.
     pub fn task(&self) -> &str {
         &self.task
