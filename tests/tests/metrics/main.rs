@@ -3,6 +3,7 @@
 mod claims;
 mod collisions;
 mod conflicts;
+mod curvature;
 mod hostile;
 mod importance;
 mod interference;

@@ -33,11 +33,6 @@ impl Gram {
         self.values[i * self.n + j]
     }
 
-    /// `Σ k_ii / n`.
-    pub(super) fn trace(&self) -> f64 {
-        (0..self.n).map(|i| self.at(i, i)).sum::<f64>() / self.n.max(1) as f64
-    }
-
     /// The eigenvalues of the Fisher of some samples alone that are above rounding, and their vectors over these
     /// samples: `F = (1/m) Σ x_i x_iᵀ` has the eigenvectors `w_k = Σ_i u_ik x_i / √(m λ_k)`.
     pub(super) fn top(&self, of: &[usize], rounding: f64, what: &str) -> Result<Top> {

@@ -62,7 +62,7 @@ impl Spaces<'_> {
             if tops.iter().any(|top| top.rank < count) {
                 continue;
             }
-            let mut between = |x: usize, y: usize| -> Result<f64> {
+            let between = |x: usize, y: usize| -> Result<f64> {
                 Ok(mean_square(&self.cosines([&tops[x], &tops[y]], count)?))
             };
             within[0].push(between(0, 1)?);
