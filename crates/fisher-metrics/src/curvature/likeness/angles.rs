@@ -59,7 +59,9 @@ impl Spaces<'_> {
             let other = other.map(|half| half.into_iter().map(|i| n + i).collect::<Vec<_>>());
             let [[p, q], [r, s]] = [one, other].map(|halves| halves.map(|half| self.top(&half)));
             let tops = [p?, q?, r?, s?];
-            if tops.iter().any(|top| top.rank < count) {
+            // A half has fewer than all.
+            let count = tops.iter().map(|top| top.rank).fold(count, usize::min);
+            if count == 0 {
                 continue;
             }
             let between = |x: usize, y: usize| -> Result<f64> {

@@ -206,7 +206,7 @@ impl Setting<'_> {
             // Where a relabelled task has no product left, its overlap counts as small.
             let statistic =
                 |cross: f64, of: [f64; 2]| ratio(cross, of).unwrap_or(f64::NEG_INFINITY);
-            relabellings.test_by(&scores, self.rounding.sqrt() * 1e-3, statistic)
+            relabellings.test_by(&scores, 10.0 * self.rounding, statistic)
         });
         let spaces = Spaces {
             gram,

@@ -28,7 +28,8 @@ pub struct Angles {
     pub mean_square: f64,
     /// What that is for random spaces: dimensions over elements.
     pub chance: f64,
-    /// The mean square between halves of different tasks, over all splits; `None` where a half has fewer eigenvectors.
+    /// The mean square between halves of different tasks, over all splits, of as many eigenvectors as each half has, up to
+    /// `dimensions`; `None` where one has none.
     pub across: Option<f64>,
     /// The mean square between two halves of one task, of each task: that of halves of different tasks
     /// is not expected above the mean of these.
