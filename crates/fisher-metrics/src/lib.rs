@@ -11,7 +11,7 @@
 //! 4. [`conflicts`]: where two tasks pull apart, which samples do, and how surely, by the tests of [`permutation`] and [`jackknife`].
 //! 5. [`interference`] scores attention heads, sample against sample.
 //! 6. [`jackknife`]: the sign of a mean over pairs of samples.
-//! 6. [`curvature`]: the full Fisher.
+//! 6. [`curvature`]: the full Fisher, its spectrum, and how alike those of two tasks are.
 //! 6. [`kinds`]: the empirical Fisher against the true one.
 //! 6. [`truth`] holds scores of layers, heads and channels ([`candidates`]) against measured ablation.
 //! 7. [`picture`]: maps of numbers as SVG.

@@ -140,6 +140,22 @@ impl Relabellings {
     /// cluster do not count, nor does the diagonal. Statistics that differ by less than `slack` times
     /// the mean size of scores are equal: the difference is rounding, of which every score has its share.
     pub(crate) fn test(&self, scores: &[f64], slack: f64) -> Relabelled {
+        let of = &self.cluster;
+        let pairs = scores.iter().enumerate();
+        let pairs = pairs.filter(|(k, _)| of[k / of.len()] != of[k % of.len()]);
+        let sizes: Vec<f64> = pairs.map(|(_, score)| score.abs()).collect();
+        let slack = slack * sizes.iter().sum::<f64>() / sizes.len().max(1) as f64;
+        self.test_by(scores, slack, |cross, [a, b]| cross - 0.5 * (a + b))
+    }
+
+    /// The same of any statistic of the mean score between the tasks and those within each; values that
+    /// differ by less than `slack` are equal.
+    pub(crate) fn test_by(
+        &self,
+        scores: &[f64],
+        slack: f64,
+        of: impl Fn(f64, [f64; 2]) -> f64,
+    ) -> Relabelled {
         let clusters = self.sizes.len();
         let mut sums = vec![0.0; clusters * clusters];
         for (row, &c) in scores.chunks_exact(self.cluster.len()).zip(&self.cluster) {
@@ -174,16 +190,14 @@ impl Relabellings {
             }
             let b = samples - a;
             let others = total - from - to + within;
-            let inside = within / (a * a - a_squares) + others / (b * b - (squares - a_squares));
-            (from - within) / (a * b) - 0.5 * inside
+            let inside = [
+                within / (a * a - a_squares),
+                others / (b * b - (squares - a_squares)),
+            ];
+            of((from - within) / (a * b), inside)
         };
         let first: Vec<u32> = (0..self.first as u32).collect();
         let observed = statistic(&first);
-        let of = &self.cluster;
-        let pairs = scores.iter().enumerate();
-        let pairs = pairs.filter(|(k, _)| of[k / of.len()] != of[k % of.len()]);
-        let sizes: Vec<f64> = pairs.map(|(_, score)| score.abs()).collect();
-        let slack = slack * sizes.iter().sum::<f64>() / sizes.len().max(1) as f64;
         let [mut low, mut high] = [0usize; 2];
         let mut count = |set: &[u32]| {
             let found = statistic(set);

@@ -1,6 +1,8 @@
 //! What most programs use: `use fisher_metrics::prelude::*`.
 
 pub use crate::conflicts::{ConflictReport, Conflicts, ConflictsConfig, SliceBy};
+pub use crate::curvature::likeness::{Likeness, LikenessConfig, LikenessReport};
+pub use crate::curvature::spectrum::{Spectrum, SpectrumConfig, SpectrumReport};
 pub use crate::damping::{Damping, Ridge};
 pub use crate::growth::Growth;
 pub use crate::importance::{Importance, ImportanceConfig, ImportanceReport};

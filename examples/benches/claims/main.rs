@@ -3,6 +3,7 @@
 //! Prints Markdown; `docs/claims.md` holds what it printed.
 
 mod conflicts;
+mod curvature;
 mod draws;
 mod gates;
 mod interference;
@@ -37,6 +38,7 @@ enum Topic {
     Overlap,
     Gates,
     Kinds,
+    Curvature,
 }
 
 fn main() {
@@ -56,6 +58,7 @@ fn main() {
             Topic::Overlap => overlap::tables(arguments.runs),
             Topic::Gates => gates::tables(arguments.runs),
             Topic::Kinds => kinds::tables(arguments.runs),
+            Topic::Curvature => curvature::tables(arguments.runs),
         };
         for table in tables {
             println!("{table}\n");

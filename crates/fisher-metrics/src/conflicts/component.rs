@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use fisher_core::sample::Sample;
 use serde::{Deserialize, Serialize};
 
-use super::joined::Joined;
 use super::slice::{Candidate, Tested};
+use crate::pairs::Joined;
 use crate::report::SampleRef;
 
 /// Samples that are linked by conflicts: a connected component.

@@ -1,38 +1,11 @@
 //! The settings of [`Conflicts`](super::Conflicts).
 
 use burn::config::Config;
-use burn::module::ParamGroup;
 use serde::{Deserialize, Serialize};
 
 use crate::correction::Correction;
 use crate::damping::Ridge;
-
-/// What is compared at a time.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum SliceBy {
-    /// Every parameter by itself.
-    Parameter,
-    /// Every slice of an attention head in Q, K, V and O; shared key/value heads once.
-    Head,
-    /// All parameters of a layer together.
-    Layer,
-    /// Chosen parameters together, each set with a name.
-    Chosen(Vec<(String, ParamGroup)>),
-}
-
-impl SliceBy {
-    /// What one slice is, in a word that takes an s.
-    pub fn word(&self) -> &'static str {
-        match self {
-            Self::Parameter => "parameter",
-            Self::Head => "head slice",
-            Self::Layer => "layer",
-            Self::Chosen(_) => "set",
-        }
-    }
-}
+use crate::pairs::SliceBy;
 
 /// Which pairs are the largest, in the mirror.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,8 +3,6 @@
 mod collision;
 mod component;
 mod config;
-mod dependence;
-mod joined;
 mod lengths;
 mod mirror;
 mod operator;
@@ -13,9 +11,10 @@ mod slice;
 mod summary;
 mod words;
 
+pub use crate::pairs::SliceBy;
 pub use collision::{MeanCosine, MeanGradients};
 pub use component::{Component, HotSpot, Involved};
-pub use config::{ConflictsConfig, PairOrder, SliceBy};
+pub use config::{ConflictsConfig, PairOrder};
 pub use lengths::Lengths;
 pub use operator::Conflicts;
 pub use report::{Answer, Conflict, ConflictReport, Pairs, SliceConflicts, Verdict};

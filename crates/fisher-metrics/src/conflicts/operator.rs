@@ -1,21 +1,15 @@
 //! The operator that asks what of two tasks does not go together.
 
-use std::collections::HashSet;
-
-use burn::module::ParamGroup;
-use fisher_core::grouping::HeadLayout;
-use fisher_core::model::{Catalogue, Parameter};
 use fisher_core::store::GradientStore;
 
-use super::config::{ConflictsConfig, SliceBy};
-use super::dependence::Dependence;
+use super::config::ConflictsConfig;
 use super::lengths::{Lengths, octaves};
 use super::report::ConflictReport;
 use super::slice::{Setting, Tested};
 use super::summary::summarize;
 use crate::damping::Health;
 use crate::error::{Error, Result, check_argument};
-use crate::pairs::{BLOCKS, Rows, Slice, Work, bar, fisher, head_slices};
+use crate::pairs::{Dependence, Rows, Slice, Work, bar, fisher};
 
 impl ConflictsConfig {
     /// The operator.
@@ -33,11 +27,7 @@ impl ConflictsConfig {
         let fits = (0.0..=1.0).contains(&self.floor);
         check_argument(fits, "floor", "from 0 to 1", self.floor)?;
         check_argument(self.relabellings != Some(0), "relabellings", "above 0", 0.0)?;
-        if matches!(&self.by, SliceBy::Chosen(sets) if sets.is_empty()) {
-            return Err(Error::Settings {
-                what: "no set of parameters was chosen; give at least one, or compare by parameter",
-            });
-        }
+        self.by.check()?;
         if let Some(ridge) = &self.whitening {
             ridge.check()?;
         }
@@ -60,13 +50,6 @@ fn default_draws(config: &ConflictsConfig, slices: usize) -> [usize; 2] {
 
 /// Up to so many relabellings the smallest p is a twentieth of what selects a slice; beyond, half of it.
 const AFFORDABLE: usize = 20_000;
-
-/// Whether slices of whole parameters share one. Slices of heads are cut from a parameter, and disjoint.
-fn overlap(slices: &[&Slice]) -> bool {
-    let mut seen = HashSet::new();
-    let mut paths = slices.iter().flat_map(|s| s.parts.iter().map(|p| &p.path));
-    paths.any(|path| !seen.insert(path))
-}
 
 /// Asks what of two tasks does not go together, slice by slice and pair by pair.
 ///
@@ -128,7 +111,7 @@ impl Conflicts {
                 return Err(Error::too_few_samples(store, task));
             }
         }
-        let units = self.units(store.catalogue(), store.heads())?;
+        let units = config.by.units(store.catalogue(), store.heads())?;
         let work = Work::new(store.device(), config.memory);
         let bar = bar(config.progress, "conflicts", units.len());
         let both = Rows::of(store, &[a, b]);
@@ -147,7 +130,7 @@ impl Conflicts {
             strata,
             draws,
             slack: work.slack,
-            overlapping: matches!(config.by, SliceBy::Chosen(_)) && overlap(&slices),
+            overlapping: config.by.overlap(&slices),
             relabellings: None,
         };
         let every = tokens
@@ -175,40 +158,6 @@ impl Conflicts {
         let strata = strata.map(|strata| strata.each_ref().map(|of| &of[..]));
         let lengths = Lengths::new(tokens.each_ref().map(|of| &of[..]), strata);
         Ok(summarize(store, [a, b], &setting, &tested, lengths))
-    }
-
-    /// Slices that are read together.
-    fn units(&self, catalogue: &Catalogue, heads: &HeadLayout) -> Result<Vec<Vec<Slice>>> {
-        let whole = |p: &Parameter| {
-            let all = std::iter::once(0..p.elements());
-            (p.path().to_owned(), all.collect::<Vec<_>>())
-        };
-        let parameters = catalogue.parameters();
-        Ok(match &self.config.by {
-            SliceBy::Parameter => parameters
-                .iter()
-                .map(|p| vec![Slice::new(p.path().into(), [whole(p)])])
-                .collect(),
-            SliceBy::Head => {
-                let blocks = head_slices(heads, catalogue, &BLOCKS)?;
-                blocks.into_iter().map(|block| block.slices).collect()
-            }
-            SliceBy::Layer => {
-                let layers = catalogue.layers().into_iter();
-                let slice = |(name, of): (String, Vec<&Parameter>)| {
-                    vec![Slice::new(name, of.into_iter().map(whole))]
-                };
-                layers.map(slice).collect()
-            }
-            SliceBy::Chosen(sets) => {
-                let set = |(name, group): &(String, ParamGroup)| {
-                    let chosen = catalogue.filter(group)?;
-                    let parts = chosen.parameters().iter().map(whole);
-                    Ok(vec![Slice::new(name.clone(), parts)])
-                };
-                sets.iter().map(set).collect::<Result<_>>()?
-            }
-        })
     }
 
     /// Bytes that are held of a slice while it is tested.

@@ -2,11 +2,10 @@
 
 use super::collision::Sums;
 use super::config::{ConflictsConfig, PairOrder};
-use super::dependence::Dependence;
-use super::joined::renumbered;
 use super::mirror::{HOPEFUL, Mirror};
 use crate::damping::Health;
 use crate::jackknife::Jackknife;
+use crate::pairs::{Dependence, renumbered};
 use crate::permutation::{Relabelled, Relabellings};
 
 /// A slice before the slices are compared with each other.
@@ -54,7 +53,7 @@ pub(super) struct Candidate {
 /// What the tests of all slices share.
 pub(super) struct Setting<'a> {
     pub(super) config: &'a ConflictsConfig,
-    pub(super) dependence: &'a Dependence,
+    pub(super) dependence: &'a Dependence<2>,
     /// The stratum of every sample, where relabelling is within strata.
     pub(super) strata: Option<[Vec<usize>; 2]>,
     /// Relabellings, and ways to draw signs, where there are more.

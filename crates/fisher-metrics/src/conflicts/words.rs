@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use super::config::SliceBy;
 use super::report::{Conflict, ConflictReport, SliceConflicts, Verdict};
 use super::slice::{Setting, Tested};
+use crate::pairs::SliceBy;
 use crate::picture::{ColorScale, HeatMap, Picture};
 
 impl fmt::Display for Conflict {
@@ -250,7 +250,7 @@ impl ConflictReport {
             format!(", cosine {:.2}{said}", cosine.value)
         });
         let over = match self.settings.by {
-            SliceBy::Parameter | SliceBy::Layer => "all parameters compared",
+            SliceBy::Model | SliceBy::Parameter | SliceBy::Layer => "all parameters compared",
             SliceBy::Head => "the attention heads alone",
             SliceBy::Chosen(_) => "the chosen sets alone",
         };

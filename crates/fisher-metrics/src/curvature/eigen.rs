@@ -25,6 +25,13 @@ pub fn symmetric(matrix: MatRef<f64>, what: &str) -> Result<Eigen> {
     if !matrix.is_all_finite() {
         return Err(not_finite());
     }
+    if matrix.nrows() == 0 {
+        // faer expects a row.
+        return Ok(Eigen {
+            values: Vec::new(),
+            vectors: Mat::new(),
+        });
+    }
     let found = matrix.self_adjoint_eigen(Side::Lower);
     let found = found.map_err(|_| not_finite())?;
     // Ascending, as they come.

@@ -67,6 +67,18 @@ impl Work {
         f: impl Fn(&T) -> Result<R> + Sync,
     ) -> Result<Vec<R>> {
         let mut found = Vec::with_capacity(units.len());
+        self.each(units, need, f, |one| found.push(one))?;
+        Ok(found)
+    }
+
+    /// The same, given one after the other in the order of the units.
+    pub(crate) fn each<T: Sync, R: Send>(
+        &self,
+        units: &[T],
+        need: impl Fn(&T) -> usize,
+        f: impl Fn(&T) -> Result<R> + Sync,
+        mut take: impl FnMut(R),
+    ) -> Result<()> {
         let mut rest = units;
         while !rest.is_empty() {
             let mut sum = 0usize;
@@ -76,10 +88,11 @@ impl Work {
             };
             let fit = rest.iter().position(&mut over).unwrap_or(rest.len());
             let (now, later) = rest.split_at(fit.max(1));
-            found.extend(now.par_iter().map(&f).collect::<Result<Vec<R>>>()?);
+            let found = now.par_iter().map(&f).collect::<Result<Vec<R>>>()?;
+            found.into_iter().for_each(&mut take);
             rest = later;
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Inner products of `left` rows with `right` ones over each slice, `[left, right]`.

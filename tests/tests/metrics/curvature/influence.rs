@@ -12,9 +12,10 @@ use fisher_core::sample::Sample;
 use fisher_core::statistics::{Statistics, StatisticsConfig};
 use fisher_core::store::{GradientStore, GradientStoreConfig};
 use fisher_metrics::Error;
-use fisher_metrics::curvature::{
-    InfluenceConfig, InfluenceReport, Inverse, Kronecker, linear_datamodeling_score,
+use fisher_metrics::curvature::influence::{
+    InfluenceConfig, InfluenceReport, Influential, Inverse, linear_datamodeling_score,
 };
+use fisher_metrics::curvature::kronecker::Kronecker;
 use fisher_metrics::damping::Damping;
 use fisher_tests::tolerance::assert_close;
 use rstest::rstest;
@@ -321,9 +322,7 @@ fn a_report_orders_samples_and_says_what_it_is() {
     ];
     let held = held(&PARAMETERS, &gradients, |_| 1);
     let report = held.influence(Damping::Relative(0.1), "identity");
-    let ids = |found: Vec<fisher_metrics::curvature::Influential>| {
-        found.iter().map(|of| of.id.to_owned()).collect::<Vec<_>>()
-    };
+    let ids = |found: Vec<Influential>| found.iter().map(|of| of.id.to_owned()).collect::<Vec<_>>();
     assert_eq!(ids(report.helpful(0, 9)), ["train-3", "train-0"]);
     assert_eq!(ids(report.harmful(0, 9)), ["train-1"]);
     assert_eq!(ids(report.helpful(0, 1)), ["train-3"]);

@@ -6,7 +6,7 @@ use fisher_core::gradient::{GradientBatch, GradientSink, SampleGradient};
 use fisher_core::model::{Catalogue, Orientation, Parameter, Role};
 use fisher_core::sample::Sample;
 use fisher_metrics::Error;
-use fisher_metrics::curvature::{Corrections, Kronecker};
+use fisher_metrics::curvature::kronecker::{Corrections, Kronecker};
 use fisher_tests::backend::Backend;
 use fisher_tests::tolerance::{PRODUCTS, assert_close};
 use rand::rngs::StdRng;

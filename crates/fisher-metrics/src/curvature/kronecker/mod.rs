@@ -11,7 +11,7 @@
 //!
 //! ```
 //! use fisher_core::factors::{Factors, FactorsConfig};
-//! use fisher_metrics::curvature::{Corrections, Kronecker};
+//! use fisher_metrics::curvature::kronecker::{Corrections, Kronecker};
 //! # fn example(factors: &Factors, device: &burn::tensor::Device) -> fisher_metrics::Result<()> {
 //! let kfac = Kronecker::of(factors, "task")?; // after a pass over the task with `factors` as a sink
 //! let mut corrections = kfac.corrections(device)?; // a sink for a second pass

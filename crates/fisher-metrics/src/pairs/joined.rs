@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 /// Things that are put together (union-find); the smallest of each set is its root.
-pub(super) struct Joined(Vec<usize>);
+pub(crate) struct Joined(Vec<usize>);
 
 impl Joined {
-    pub(super) fn new(count: usize) -> Self {
+    pub(crate) fn new(count: usize) -> Self {
         Self((0..count).collect())
     }
 
-    pub(super) fn root(&mut self, mut of: usize) -> usize {
+    pub(crate) fn root(&mut self, mut of: usize) -> usize {
         while self.0[of] != of {
             self.0[of] = self.0[self.0[of]];
             of = self.0[of];
@@ -18,20 +18,20 @@ impl Joined {
         of
     }
 
-    pub(super) fn join(&mut self, a: usize, b: usize) {
+    pub(crate) fn join(&mut self, a: usize, b: usize) {
         let (a, b) = (self.root(a), self.root(b));
         self.0[a.max(b)] = a.min(b);
     }
 
     /// The sets by number, from 0 without gaps, in the order of their roots.
-    pub(super) fn numbers(&mut self) -> Vec<usize> {
+    pub(crate) fn numbers(&mut self) -> Vec<usize> {
         let roots: Vec<usize> = (0..self.0.len()).map(|i| self.root(i)).collect();
         renumbered(&roots)
     }
 }
 
 /// Numbers from 0 without gaps, in the order in which they come.
-pub(super) fn renumbered(of: &[usize]) -> Vec<usize> {
+pub(crate) fn renumbered(of: &[usize]) -> Vec<usize> {
     let mut seen: BTreeMap<usize, usize> = BTreeMap::new();
     let number = |x: &usize| {
         let next = seen.len();

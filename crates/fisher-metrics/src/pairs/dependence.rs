@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, HashSet};
 use fisher_core::sample::Sample;
 use fisher_core::store::GradientStore;
 
+use super::budget::Work;
 use super::joined::Joined;
+use super::rows::Rows;
+use super::slices::Slice;
 use crate::error::Result;
-use crate::pairs::{Rows, Slice, Work};
 
 /// Two samples are copies where the cosine of their gradients is above this in every slice.
 const COPY: f64 = 0.999;
@@ -15,35 +17,41 @@ const COPY: f64 = 0.999;
 const NORM: f64 = 0.01;
 
 /// Which samples count as one.
-pub(super) struct Dependence {
-    /// The cluster of each sample of either task, from 0 without gaps, in the order of the samples.
-    pub(super) clusters: [Vec<usize>; 2],
+pub(crate) struct Dependence<const N: usize> {
+    /// The cluster of each sample of every task, from 0 without gaps, in the order of the samples.
+    pub(crate) clusters: [Vec<usize>; N],
     /// Groups of copies, by task and number of the sample.
-    pub(super) copies: Vec<Vec<(usize, usize)>>,
-    /// Whether a name of a cluster is in both tasks.
-    pub(super) shared: bool,
+    pub(crate) copies: Vec<Vec<(usize, usize)>>,
+    /// Whether a name of a cluster is in two tasks.
+    pub(crate) shared: bool,
 }
 
-impl Dependence {
-    /// Of the samples of two tasks: samples of one named cluster, and copies within a task, are one
+impl<const N: usize> Dependence<N> {
+    /// Of the samples of these tasks, all of which are `rows`, one task after the other: samples of one named cluster, and copies within a task, are one
     /// cluster. Copies of another task's samples are found, and not put together.
-    pub(super) fn find(
+    pub(crate) fn find(
         store: &GradientStore,
-        tasks: [&str; 2],
+        tasks: [&str; N],
         slices: &[&Slice],
-        both: &Rows,
+        rows: &Rows,
         work: &Work,
     ) -> Result<Self> {
         let samples = tasks.map(|task| store.samples(task));
-        let first = samples[0].len();
-        let pairs = copies(slices, both, work)?;
+        let mut starts = [0; N];
+        for task in 1..N {
+            starts[task] = starts[task - 1] + samples[task - 1].len();
+        }
+        let pairs = copies(slices, rows, work)?;
         let names = |of: &[Sample]| -> HashSet<String> {
             let named = of.iter().filter_map(Sample::cluster);
             named.map(Into::into).collect()
         };
-        let [a, b] = samples.map(names);
-        let clusters = [0, 1].map(|task| {
-            let offset = task * first;
+        let named = samples.map(names);
+        let shared = named.iter().enumerate().any(|(task, names)| {
+            let others = &named[..task];
+            others.iter().any(|other| !names.is_disjoint(other))
+        });
+        let clusters = std::array::from_fn(|task| {
             let mut joined = Joined::new(samples[task].len());
             let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
             for (i, sample) in samples[task].iter().enumerate() {
@@ -51,7 +59,10 @@ impl Dependence {
                     joined.join(i, *seen.entry(name).or_insert(i));
                 }
             }
-            let inside = |i: usize| i.checked_sub(offset).filter(|&i| i < samples[task].len());
+            let inside = |i: usize| {
+                i.checked_sub(starts[task])
+                    .filter(|&i| i < samples[task].len())
+            };
             for (i, j) in &pairs {
                 if let (Some(i), Some(j)) = (inside(*i), inside(*j)) {
                     joined.join(i, j);
@@ -59,20 +70,18 @@ impl Dependence {
             }
             joined.numbers()
         });
-        let mut joined = Joined::new(both.len());
+        let mut joined = Joined::new(rows.len());
         pairs.iter().for_each(|(i, j)| joined.join(*i, *j));
         let mut groups: BTreeMap<usize, Vec<(usize, usize)>> = BTreeMap::new();
-        for i in 0..both.len() {
-            let sample = match i.checked_sub(first) {
-                Some(number) => (1, number),
-                None => (0, i),
-            };
+        for i in 0..rows.len() {
+            let task = starts.partition_point(|start| *start <= i) - 1;
+            let sample = (task, i - starts[task]);
             groups.entry(joined.root(i)).or_default().push(sample);
         }
         Ok(Self {
             clusters,
             copies: groups.into_values().filter(|g| g.len() > 1).collect(),
-            shared: a.intersection(&b).next().is_some(),
+            shared,
         })
     }
 }
