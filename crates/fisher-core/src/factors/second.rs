@@ -70,6 +70,20 @@ impl Second {
         pairs.for_each(|(ours, theirs)| *ours += theirs);
     }
 
+    /// `keep` of what it is and `1 − keep` of another.
+    ///
+    /// # Panics
+    /// When they are of other sides.
+    pub fn mix(&mut self, keep: f64, other: &Self) {
+        assert_eq!(
+            self.values().len(),
+            other.values().len(),
+            "sides of second moments"
+        );
+        let pairs = self.values_mut().iter_mut().zip(other.values());
+        pairs.for_each(|(ours, theirs)| *ours += (1.0 - keep) * (theirs - *ours));
+    }
+
     /// Take in the rows of `x`, `[rows, side]`. They are divided by their largest value meanwhile, so that float32 has the range.
     pub(super) fn push(&mut self, x: Tensor<2>) -> Result<()> {
         let largest = read(x.clone().max_abs())?[0];

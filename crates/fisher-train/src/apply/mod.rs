@@ -4,7 +4,9 @@
 mod diagonal;
 mod ewc;
 mod merge;
+mod natural;
 mod optimizer;
+mod precondition;
 mod transfer;
 
 pub use ewc::{Ewc, EwcConfig};
@@ -12,5 +14,6 @@ pub use merge::{
     Average, Decided, FisherScale, Granularity, MergeConfig, MergeReport, MergeSource, Merged,
     Merging, Term,
 };
+pub use natural::{Adapted, NaturalGradient, NaturalGradientConfig};
 pub use optimizer::{FisherOptimizer, FisherOptimizerConfig};
 pub use transfer::{MeanChange, Transfer, TransferConfig, TransferReport, Transferred};

@@ -73,7 +73,10 @@ impl Corrections {
     }
 
     /// `s_kl` of the parameter at `path`, `[first axis, all others]`.
-    pub(super) fn eigenvalues(&self, path: &str) -> Result<Vec<f64>> {
+    ///
+    /// # Errors
+    /// [`Error::NoSamples`] when none was seen, [`Error::Keys`] when there are no factors of it.
+    pub fn eigenvalues(&self, path: &str) -> Result<Vec<f64>> {
         let no_samples = || Error::no_samples(&self.task);
         let mut tasks = self.statistics.tasks();
         if !tasks.any(|task| task == self.task) {

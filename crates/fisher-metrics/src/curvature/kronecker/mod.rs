@@ -28,3 +28,4 @@ mod rotation;
 
 pub use corrections::Corrections;
 pub use operator::{Basis, Kronecker, KroneckerBlock};
+pub use rotation::Rotation;

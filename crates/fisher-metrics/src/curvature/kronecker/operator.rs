@@ -80,7 +80,11 @@ fn finite(values: Vec<f64>, path: &str) -> Result<Vec<f64>> {
 }
 
 impl KroneckerBlock {
-    fn of(shape: &[usize], factors: [Second; 2], path: &str) -> Result<Self> {
+    /// KFAC of a parameter's factors.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`], naming the parameter at `path`.
+    pub fn new(shape: &[usize], factors: [Second; 2], path: &str) -> Result<Self> {
         let [a, s] = factors;
         let bases = [Basis::of(a, path)?, Basis::of(s, path)?];
         let [alpha, sigma] = [&bases[0], &bases[1]].map(Basis::values);
@@ -113,7 +117,51 @@ impl KroneckerBlock {
         self.corrected
     }
 
-    pub(super) fn sides(&self) -> [usize; 2] {
+    /// The same bases with other eigenvalues, `[first axis, all others]`.
+    ///
+    /// # Panics
+    /// When they are not as many.
+    #[must_use]
+    pub fn with_eigenvalues(mut self, eigenvalues: Vec<f64>) -> Self {
+        assert_eq!(
+            self.eigenvalues.len(),
+            eigenvalues.len(),
+            "eigenvalues of a block"
+        );
+        self.eigenvalues = eigenvalues;
+        self.corrected = true;
+        self
+    }
+
+    /// The diagonal in these bases of what another block is in its own: `Σ_ab (u_k · u'_a)² (v_l · v'_b)² s'_ab`. It has the same
+    /// trace.
+    ///
+    /// # Panics
+    /// When the other is of other sides.
+    pub fn diagonal_of(&self, other: &Self) -> Vec<f64> {
+        assert_eq!(self.sides(), other.sides(), "sides of two blocks");
+        let [rows, columns] = self.sides();
+        let overlap = |at: usize| -> Option<Mat<f64>> {
+            let identity = || Mat::identity(self.sides()[at], self.sides()[at]);
+            let [ours, theirs] = [self, other].map(|of| of.bases[at].vectors());
+            if ours.is_none() && theirs.is_none() {
+                return None;
+            }
+            let [ours, theirs] = [ours, theirs].map(|u| u.map_or_else(identity, |u| u.to_owned()));
+            let product = ours.transpose() * &theirs;
+            Some(Mat::from_fn(product.nrows(), product.ncols(), |i, j| {
+                product[(i, j)] * product[(i, j)]
+            }))
+        };
+        let s = MatRef::from_row_major_slice(&other.eigenvalues, rows, columns).to_owned();
+        let s = overlap(0).map_or(s.clone(), |u| u * &s);
+        let s = overlap(1).map_or(s.clone(), |v| &s * v.transpose());
+        let cells = (0..rows).flat_map(|k| (0..columns).map(move |l| (k, l)));
+        cells.map(|at| s[at]).collect()
+    }
+
+    /// The lengths of the first axis, and of all others together.
+    pub fn sides(&self) -> [usize; 2] {
         [0, 1].map(|at| self.bases[at].values().len())
     }
 
@@ -166,13 +214,34 @@ impl Kronecker {
         }
         let mut blocks = BTreeMap::new();
         for (path, shape) in factors.parameters() {
-            let block = KroneckerBlock::of(shape, of_task.factors(path)?, path)?;
+            let block = KroneckerBlock::new(shape, of_task.factors(path)?, path)?;
             blocks.insert(path.to_owned(), block);
         }
         Ok(Self {
             provenance: factors.provenance().clone(),
             task: task.into(),
             samples: of_task.count(),
+            blocks,
+        })
+    }
+
+    /// Of blocks that were made one by one.
+    ///
+    /// # Errors
+    /// [`Error::NoSamples`] without samples.
+    pub fn of_blocks(
+        provenance: Provenance,
+        task: &str,
+        samples: u64,
+        blocks: BTreeMap<String, KroneckerBlock>,
+    ) -> Result<Self> {
+        if samples == 0 {
+            return Err(Error::no_samples(task));
+        }
+        Ok(Self {
+            provenance,
+            task: task.into(),
+            samples,
             blocks,
         })
     }
@@ -201,8 +270,7 @@ impl Kronecker {
             if eigenvalues.iter().any(|x| !x.is_finite()) {
                 return Err(Error::not_finite("an eigenvalue", path));
             }
-            block.eigenvalues = eigenvalues;
-            block.corrected = true;
+            *block = block.clone().with_eigenvalues(eigenvalues);
         }
         Ok(self)
     }

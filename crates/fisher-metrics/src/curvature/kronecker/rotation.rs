@@ -6,15 +6,17 @@ use fisher_core::gradient::{SampleGradient, at_least_single};
 
 use super::operator::KroneckerBlock;
 
-/// Bases on a device, in float32, as columns; `None` for the side's own coordinates.
+/// The bases of a parameter's factors on a device, in float32: gradients are rotated into them and back.
 #[derive(Debug, Clone)]
-pub(super) struct Rotation {
+pub struct Rotation {
+    /// As columns; `None` for the side's own coordinates.
     bases: [Option<Tensor<2>>; 2],
     sides: [usize; 2],
 }
 
 impl Rotation {
-    pub(super) fn new(block: &KroneckerBlock, device: &Device) -> Self {
+    /// Those of `block`.
+    pub fn new(block: &KroneckerBlock, device: &Device) -> Self {
         let on_device = |vectors: MatRef<'_, f64>| {
             let side = vectors.nrows();
             let cells = (0..side).flat_map(|row| (0..side).map(move |column| (row, column)));
@@ -45,7 +47,7 @@ impl Rotation {
 
     /// `Uᵀ g_i V` in the form of `g_i`, or as a product where a lookup's rows are rotated.
     /// What is not of this shape stays as it is.
-    pub(super) fn turn(&self, gradient: SampleGradient) -> SampleGradient {
+    pub fn turn(&self, gradient: SampleGradient) -> SampleGradient {
         match gradient {
             other if !self.fits(&other) => other,
             SampleGradient::Outer { left, right } => SampleGradient::Outer {
@@ -83,6 +85,24 @@ impl Rotation {
             }
             zeros => zeros,
         }
+    }
+
+    /// `Uᵀ X V` of a matrix `[first axis, all others]`.
+    pub fn there(&self, x: Tensor<2>) -> Tensor<2> {
+        let turn = |x: Tensor<2>, basis: &Option<Tensor<2>>| match basis {
+            Some(basis) => basis.clone().cast(x.dtype()).transpose().matmul(x),
+            None => x,
+        };
+        turn(turn(x, &self.bases[0]).transpose(), &self.bases[1]).transpose()
+    }
+
+    /// `U X Vᵀ`: back again.
+    pub fn back(&self, x: Tensor<2>) -> Tensor<2> {
+        let turn = |x: Tensor<2>, basis: &Option<Tensor<2>>| match basis {
+            Some(basis) => basis.clone().cast(x.dtype()).matmul(x),
+            None => x,
+        };
+        turn(turn(x, &self.bases[0]).transpose(), &self.bases[1]).transpose()
     }
 
     /// `[samples, positions, side]` times the basis.

@@ -1,0 +1,207 @@
+//! The wrapper of an optimizer.
+
+use burn::module::Module;
+use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
+use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::tensor::Tensor;
+use fisher_core::gradient::at_least_single;
+use fisher_core::read;
+
+use super::curvature::RunningFisher;
+use super::kept::Kept;
+use super::reduction::{Weights, predicted, weights};
+use crate::apply::precondition::{Precondition, preconditioned, ties};
+use crate::batch::SampleLoss;
+use crate::capture::CaptureConfig;
+use crate::error::{Error, Result};
+
+/// Wraps a Burn optimizer: each gradient becomes `(F + λ)⁻¹ g` before the step, with EKFAC for *F* (Martens & Grosse 2015;
+/// George et al. 2018; see [`fisher_metrics::curvature::kronecker`]).
+///
+/// *F* is that of the batches that were shown to [`NaturalGradient::observe`], per token: so gradients are to be those of a mean loss
+/// per token. It need not be every batch, nor all of one. [`NaturalGradient::step_and_adapt`] makes λ smaller or larger by how well the loss
+/// was predicted (the Levenberg-Marquardt rule, Martens & Grosse 2015, section 6.5).
+///
+/// ```
+/// use burn::optim::{GradientsParams, ModuleOptimizer, SgdConfig};
+/// use fisher_train::apply::{NaturalGradient, NaturalGradientConfig};
+/// use fisher_train::batch::SampleLoss;
+/// # use burn::tensor::Tensor;
+/// # fn example<M: SampleLoss>(mut model: M, batches: Vec<M::Batch>, loss: impl Fn(&M, &M::Batch) -> Tensor<1>) -> fisher_train::Result<M> {
+/// let mut natural = NaturalGradientConfig::new().init(SgdConfig::new().init(), &model)?;
+/// for batch in batches {
+///     natural.observe(&model, &batch)?;
+///     let gradients = loss(&model, &batch).backward();
+///     let gradients = GradientsParams::from_grads(gradients, &model);
+///     model = natural.step(0.1, model, gradients)?;
+/// }
+/// # Ok(model) }
+/// ```
+///
+/// Burn's `Learner` owns its optimizer: there override `TrainStep::optimize`, and pass it the gradients of
+/// [`NaturalGradient::precondition`].
+#[derive(Clone)]
+pub struct NaturalGradient {
+    pub(super) optimizer: ModuleOptimizer,
+    pub(super) capture: CaptureConfig,
+    pub(super) fisher: RunningFisher,
+    pub(super) radius: Option<f64>,
+}
+
+/// A step that λ was adapted by.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Adapted {
+    /// How far the loss was predicted to change: `gᵀ δ + ½ δᵀ F δ`.
+    pub predicted: f64,
+    /// How far it changed.
+    pub measured: f64,
+    /// λ after it, as a multiple of what was configured.
+    pub damping_factor: f64,
+}
+
+impl NaturalGradient {
+    /// Take in the Fisher of a batch at the weights of `model`.
+    ///
+    /// # Errors
+    /// Those of [`Capture::accumulate`](crate::capture::Capture::accumulate): losses that mix samples, another kind of Fisher, numbers
+    /// that are not finite. What was observed before is kept then.
+    pub fn observe<M: SampleLoss>(&mut self, model: &M, batch: &M::Batch) -> Result<()> {
+        let mut capture = self.capture.init(model, self.fisher.paths())?;
+        let mut kept = Kept::of(self.fisher.kind());
+        capture.accumulate(batch, "batch", &mut kept)?;
+        let device = model.devices().first().cloned().unwrap_or_default();
+        let mut fisher = self.fisher.clone();
+        fisher.observe(&kept.batches, &device.without_autodiff())?;
+        self.fisher = fisher;
+        Ok(())
+    }
+
+    /// `(F + λ)⁻¹ g` of the gradients of a module, shortened to the radius.
+    ///
+    /// # Errors
+    /// [`Error::NoFisher`] naming a parameter that has a gradient and was not observed; [`Error::SharedId`] when two parameters share
+    /// an id and are not tied.
+    pub fn precondition<M: Module>(
+        &self,
+        module: &M,
+        gradients: GradientsParams,
+    ) -> Result<GradientsParams> {
+        Ok(self.divided(module, gradients)?.0)
+    }
+
+    /// The gradients divided, and as they were, by path.
+    fn divided<M: Module>(
+        &self,
+        module: &M,
+        gradients: GradientsParams,
+    ) -> Result<(GradientsParams, Weights)> {
+        let mut divide = Divide {
+            fisher: &self.fisher,
+            length: None,
+            gradients: Weights::new(),
+        };
+        let divided = preconditioned(module, gradients, &mut divide)?;
+        let (Some(radius), Some(length)) = (self.radius, divide.length) else {
+            return Ok((divided, divide.gradients));
+        };
+        let length = read(length)?[0].max(0.0).sqrt();
+        let shortened = if length <= radius {
+            divided
+        } else {
+            preconditioned(module, divided, &mut Times(radius / length))?
+        };
+        Ok((shortened, divide.gradients))
+    }
+
+    /// One step of the wrapped optimizer on them.
+    ///
+    /// # Errors
+    /// As [`NaturalGradient::precondition`]; the module is lost then.
+    pub fn step<M: Module>(
+        &mut self,
+        rate: impl Into<ModuleLearningRate>,
+        module: M,
+        gradients: GradientsParams,
+    ) -> Result<M> {
+        let divided = self.precondition(&module, gradients)?;
+        self.step_of(rate, module, divided)
+    }
+
+    /// The same, after which λ is adapted by how well it was foreseen: `before` is the loss that the gradients are of, and `after` what
+    /// it is for a model.
+    ///
+    /// With `ρ = (after − before) / predicted`, λ is multiplied by [`NaturalGradientConfig::adaptation`](super::NaturalGradientConfig)
+    /// where ρ > ¾ and divided by it where ρ < ¼. Costs a forward pass.
+    ///
+    /// # Errors
+    /// As [`NaturalGradient::precondition`]; the module is lost then.
+    pub fn step_and_adapt<M: Module>(
+        &mut self,
+        rate: impl Into<ModuleLearningRate>,
+        module: M,
+        gradients: GradientsParams,
+        before: f64,
+        after: impl FnOnce(&M) -> f64,
+    ) -> Result<(M, Adapted)> {
+        let from = weights(&module)?;
+        let (divided, gradients) = self.divided(&module, gradients)?;
+        let module = self.step_of(rate, module, divided)?;
+        let predicted = predicted(&self.fisher, &gradients, [&from, &weights(&module)?])?;
+        let measured = after(&module) - before;
+        let adapted = Adapted {
+            predicted,
+            measured,
+            damping_factor: self.fisher.adapt(measured / predicted),
+        };
+        Ok((module, adapted))
+    }
+
+    fn step_of<M: Module>(
+        &mut self,
+        rate: impl Into<ModuleLearningRate>,
+        module: M,
+        gradients: GradientsParams,
+    ) -> Result<M> {
+        let ties = ties(&module)?;
+        let module = ties.separate(module);
+        Ok(ties.rejoin(self.optimizer.step(rate, module, gradients)))
+    }
+
+    /// λ as a multiple of what was configured.
+    pub fn damping_factor(&self) -> f64 {
+        self.fisher.factor()
+    }
+}
+
+/// `(F + λ)⁻¹ g`, with `gᵀ (F + λ)⁻¹ g` added up.
+struct Divide<'a> {
+    fisher: &'a RunningFisher,
+    length: Option<Tensor<1>>,
+    gradients: Weights,
+}
+
+impl Precondition for Divide<'_> {
+    fn forward<const D: usize>(&mut self, path: &str, gradient: Tensor<D>) -> Result<Tensor<D>> {
+        let block = self.fisher.block(path);
+        let block = block.ok_or_else(|| Error::no_fisher(path))?;
+        let divided = block.divide(gradient.clone());
+        let product = at_least_single(gradient.clone() * divided.clone()).sum();
+        self.length = Some(match self.length.take() {
+            Some(sum) => sum + product,
+            None => product,
+        });
+        let elements = gradient.dims().iter().product::<usize>();
+        self.gradients
+            .insert(path.to_owned(), gradient.reshape([elements]));
+        Ok(divided)
+    }
+}
+
+/// Every gradient times a number.
+struct Times(f64);
+
+impl Precondition for Times {
+    fn forward<const D: usize>(&mut self, _path: &str, gradient: Tensor<D>) -> Result<Tensor<D>> {
+        Ok(gradient.mul_scalar(self.0))
+    }
+}
