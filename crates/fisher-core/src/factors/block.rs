@@ -3,7 +3,7 @@
 use burn::tensor::{Int, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::config::Positions;
+use super::positions::Positions;
 use super::second::Second;
 use crate::error::Result;
 use crate::gradient::{SampleGradient, Tied, add_at, at_least_single, sides};

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::block::{Block, Form, Layout};
 use super::collector::Factors;
-use super::config::Positions;
+use super::positions::Positions;
 use super::second::Second;
 use super::task::TaskFactors;
 use crate::container::{Contents, Source, WRITER, encode, floats, write};

@@ -24,12 +24,14 @@ mod block;
 mod collector;
 mod config;
 mod file;
+mod positions;
 mod second;
 mod task;
 
 pub use block::{Block, Form};
 pub use collector::Factors;
-pub use config::{FactorsConfig, Positions};
+pub use config::FactorsConfig;
 pub use file::FACTORS_VERSION;
+pub use positions::Positions;
 pub use second::Second;
 pub use task::TaskFactors;

@@ -4,10 +4,8 @@ use burn::config::Config;
 use burn::module::ParamGroup;
 use fisher_core::statistics::TaskStatistics;
 
-use super::operator::Influence;
-use crate::curvature::kronecker::Kronecker;
+use super::super::kronecker::Kronecker;
 use crate::damping::Damping;
-use crate::error::{Result, check_argument};
 
 /// Configuration of [`Influence`].
 #[derive(Config, Debug)]
@@ -23,21 +21,6 @@ pub struct InfluenceConfig {
     /// Show progress.
     #[config(default = true)]
     pub progress: bool,
-}
-
-impl InfluenceConfig {
-    /// The operator.
-    ///
-    /// # Errors
-    /// [`Error::Argument`](crate::Error::Argument) unless λ is finite and above 0.
-    pub fn init(&self) -> Result<Influence> {
-        let (Damping::Absolute(lambda) | Damping::Relative(lambda)) = self.damping;
-        let fits = lambda > 0.0 && lambda.is_finite();
-        check_argument(fits, "damping", "finite and above 0", lambda)?;
-        Ok(Influence {
-            config: self.clone(),
-        })
-    }
 }
 
 /// The matrix whose inverse weighs gradients.

@@ -12,9 +12,24 @@ use super::config::{InfluenceConfig, Inverse};
 use super::exact::exact;
 use super::report::InfluenceReport;
 use crate::damping::Damping;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_argument};
 use crate::pairs::{Rows, Slice, Work, bar, for_each_run};
 use crate::report::{GradientSource, finite};
+
+impl InfluenceConfig {
+    /// The operator.
+    ///
+    /// # Errors
+    /// [`Error::Argument`](crate::Error::Argument) unless λ is finite and above 0.
+    pub fn init(&self) -> Result<Influence> {
+        let (Damping::Absolute(lambda) | Damping::Relative(lambda)) = self.damping;
+        let fits = lambda > 0.0 && lambda.is_finite();
+        check_argument(fits, "damping", "finite and above 0", lambda)?;
+        Ok(Influence {
+            config: self.clone(),
+        })
+    }
+}
 
 /// Scores of every training sample for every query: see [the room](super).
 #[derive(Debug, Clone)]

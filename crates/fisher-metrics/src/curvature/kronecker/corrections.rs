@@ -91,6 +91,37 @@ impl Corrections {
     }
 }
 
+impl Kronecker {
+    /// A sink for a second pass over the task's samples, or over others of its kind: the corrected eigenvalues of
+    /// [EKFAC](Self::corrected). Gradients are rotated on `device`.
+    ///
+    /// # Errors
+    /// Those of statistics.
+    pub fn corrections(&self, device: &Device) -> Result<Corrections> {
+        Corrections::new(self, device)
+    }
+
+    /// EKFAC: the same bases with the eigenvalues that `corrections` have seen.
+    ///
+    /// # Errors
+    /// [`Error::NoSamples`] when they have seen none, [`Error::Keys`] or [`Error::Sizes`] when they are of other parameters,
+    /// [`Error::NotFinite`] when one has left the range.
+    pub fn corrected(mut self, corrections: &Corrections) -> Result<Self> {
+        for (path, block) in &mut self.blocks {
+            let eigenvalues = corrections.eigenvalues(path)?;
+            if eigenvalues.len() != block.eigenvalues().len() {
+                let (ours, theirs) = (block.eigenvalues().len(), eigenvalues.len());
+                return Err(Error::sizes(path.clone(), ours, theirs));
+            }
+            if eigenvalues.iter().any(|x| !x.is_finite()) {
+                return Err(Error::not_finite("an eigenvalue", path));
+            }
+            *block = block.clone().with_eigenvalues(eigenvalues);
+        }
+        Ok(self)
+    }
+}
+
 impl GradientSink for Corrections {
     fn wants(&self, path: &str) -> bool {
         self.rotations.contains_key(path)

@@ -4,7 +4,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use faer::MatRef;
 use fisher_core::gradient::{SampleGradient, at_least_single};
 
-use super::operator::KroneckerBlock;
+use super::block::KroneckerBlock;
 
 /// The bases of a parameter's factors on a device, in float32: gradients are rotated into them and back.
 #[derive(Debug, Clone)]

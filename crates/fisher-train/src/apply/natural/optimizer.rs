@@ -4,16 +4,63 @@ use burn::module::Module;
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
+use fisher_core::factors::FactorsConfig;
 use fisher_core::gradient::at_least_single;
+use fisher_core::model::Catalogue;
 use fisher_core::read;
+use fisher_metrics::check_argument;
+use fisher_metrics::damping::Damping;
 
+use super::super::precondition::{Precondition, preconditioned, ties};
+use super::config::NaturalGradientConfig;
 use super::curvature::RunningFisher;
 use super::kept::Kept;
 use super::reduction::{Weights, predicted, weights};
-use crate::apply::precondition::{Precondition, preconditioned, ties};
 use crate::batch::SampleLoss;
 use crate::capture::CaptureConfig;
 use crate::error::{Error, Result};
+
+impl NaturalGradientConfig {
+    /// Wrap `optimizer` for all trainable parameters of `model`. It is to have no second moments of its own: `Sgd`, with momentum
+    /// or without.
+    ///
+    /// # Errors
+    /// [`fisher_metrics::Error::Argument`] for a number out of range, [`crate::Error::SharedId`] when two parameters share an id
+    /// and are not tied, [`fisher_core::Error::NoParameters`] when nothing is trainable.
+    pub fn init<M: Module>(
+        &self,
+        optimizer: ModuleOptimizer,
+        model: &M,
+    ) -> Result<NaturalGradient> {
+        let lambda = match self.damping {
+            Damping::Absolute(lambda) | Damping::Relative(lambda) => lambda,
+            _ => f64::NAN,
+        };
+        let fits = lambda > 0.0 && lambda.is_finite();
+        check_argument(fits, "damping", "finite and above 0", lambda)?;
+        let fits = (0.0..1.0).contains(&self.decay);
+        check_argument(fits, "decay", "from 0 to below 1", self.decay)?;
+        check_argument(self.refresh > 0, "refresh", "above 0", 0.0)?;
+        let radius = self.radius.unwrap_or(1.0);
+        check_argument(radius > 0.0, "radius", "above 0", radius)?;
+        let fits = self.adaptation > 0.0 && self.adaptation <= 1.0;
+        check_argument(fits, "adaptation", "above 0 and at most 1", self.adaptation)?;
+        ties(model)?;
+        let factors = FactorsConfig::new()
+            .with_positions(self.positions)
+            .with_largest(self.largest)
+            .with_kind(self.kind);
+        let catalogue = Catalogue::of(model)?;
+        // What is wrong with it is said now.
+        factors.init_for(&catalogue, String::new())?;
+        Ok(NaturalGradient {
+            optimizer,
+            capture: CaptureConfig::new().with_engine(self.engine),
+            fisher: RunningFisher::new(factors, catalogue, self),
+            radius: self.radius,
+        })
+    }
+}
 
 /// Wraps a Burn optimizer: each gradient becomes `(F + λ)⁻¹ g` before the step, with EKFAC for *F* (Martens & Grosse 2015;
 /// George et al. 2018; see [`fisher_metrics::curvature::kronecker`]).
@@ -42,10 +89,10 @@ use crate::error::{Error, Result};
 /// [`NaturalGradient::precondition`].
 #[derive(Clone)]
 pub struct NaturalGradient {
-    pub(super) optimizer: ModuleOptimizer,
-    pub(super) capture: CaptureConfig,
-    pub(super) fisher: RunningFisher,
-    pub(super) radius: Option<f64>,
+    optimizer: ModuleOptimizer,
+    capture: CaptureConfig,
+    fisher: RunningFisher,
+    radius: Option<f64>,
 }
 
 /// A step that λ was adapted by.
@@ -130,7 +177,7 @@ impl NaturalGradient {
     /// The same, after which λ is adapted by how well it was foreseen: `before` is the loss that the gradients are of, and `after` what
     /// it is for a model.
     ///
-    /// With `ρ = (after − before) / predicted`, λ is multiplied by [`NaturalGradientConfig::adaptation`](super::NaturalGradientConfig)
+    /// With `ρ = (after − before) / predicted`, λ is multiplied by [`NaturalGradientConfig::adaptation`]
     /// where ρ > ¾ and divided by it where ρ < ¼. Costs a forward pass.
     ///
     /// # Errors
