@@ -13,7 +13,9 @@ use fisher_metrics::damping::Damping;
 use fisher_tests::backend::Backend;
 use fisher_tests::tolerance::{BACKWARD, assert_close};
 use fisher_train::Error;
-use fisher_train::apply::{NaturalGradient, NaturalGradientConfig};
+use fisher_train::apply::{
+    EwcConfig, KroneckerMergeConfig, KroneckerSource, NaturalGradient, NaturalGradientConfig,
+};
 use fisher_train::capture::CaptureConfig;
 use fisher_train::prelude::*;
 use rand::rngs::StdRng;
@@ -295,4 +297,167 @@ fn what_cannot_be_is_refused_by_name() {
             .step(0.1, model.clone(), gradients(&model, &batch))
             .is_ok()
     );
+}
+
+/// KFAC of a model on some points, and the weights' inputs alone.
+fn kronecker(model: &Net, points: &Points, task: &str) -> [Kronecker; 2] {
+    let mut factors = FactorsConfig::new().init(model).expect("factors");
+    let paths: Vec<String> = weights(model).into_keys().collect();
+    let mut capture = CaptureConfig::new()
+        .init(model, paths.iter().map(String::as_str))
+        .expect("a model");
+    capture
+        .accumulate(points, task, &mut factors)
+        .expect("a batch");
+    let of_inputs = Kronecker::of_inputs(&factors, task).expect("samples");
+    [Kronecker::of(&factors, task).expect("samples"), of_inputs]
+}
+
+/// A model that is some steps further.
+fn further(model: &Net, points: &Points, rate: f64) -> Net {
+    let (mut model, mut optimizer) = (model.clone(), sgd());
+    for _ in 0..20 {
+        let gradients = gradients(&model, points);
+        model = optimizer.step(rate, model, gradients);
+    }
+    model
+}
+
+#[rstest]
+fn a_kronecker_penalty_is_the_quadratic_form(
+    #[values(Backend::Flex, Backend::Ndarray, Backend::Wgpu)] backend: Backend,
+) {
+    let Some(device) = backend.device() else {
+        return;
+    };
+    let device = device.autodiff();
+    let (model, batch) = (Net::new(&device), points(40, 1, &device));
+    let [fisher, _] = kronecker(&model, &batch, "t");
+    let mut ewc = EwcConfig::new(3.0).init().expect("a strength");
+    ewc.protect_kronecker(&fisher, &model).expect("its own");
+    assert!(matches!(
+        ewc.protect_kronecker(&fisher, &model),
+        Err(Error::Protected { .. })
+    ));
+    let nothing = ewc.penalty(&model).expect("fits").expect("protected");
+    assert!(nothing.into_scalar::<f64>().abs() < 1e-12);
+    let moved = further(&model, &batch, 0.1);
+    let (from, to) = (weights(&model), weights(&moved));
+    let penalty = ewc.penalty(&moved).expect("fits").expect("protected");
+    let mut expected = 0.0;
+    let mut slopes = BTreeMap::new();
+    for (path, theta) in &to {
+        let step: Vec<f64> = theta.iter().zip(&from[path]).map(|(a, b)| a - b).collect();
+        let product = fisher.apply(path, &step, |s| s).expect("of its size");
+        expected += 1.5 * step.iter().zip(&product).map(|(a, b)| a * b).sum::<f64>();
+        slopes.insert(
+            path.clone(),
+            product.iter().map(|x| 3.0 * x).collect::<Vec<f64>>(),
+        );
+    }
+    let found = penalty.clone().into_scalar::<f64>();
+    assert!(
+        (found - expected).abs() < 1e-4 * expected,
+        "{found} for {expected}"
+    );
+    let raw = penalty.backward();
+    let slope = moved.hidden.weight.grad(&raw).expect("reached");
+    let slope: Vec<f64> = slope.into_data().iter().collect();
+    assert_close(
+        "slope",
+        &slope,
+        &slopes["hidden.weight"],
+        10.0 * BACKWARD,
+        1.0,
+    );
+    let other = kronecker(&moved, &batch, "u").map(|of| ewc.clone().protect_kronecker(&of, &model));
+    assert!(matches!(other[0], Err(Error::OtherModel { .. })));
+}
+
+#[test]
+fn merged_weights_solve_the_sum_of_both() {
+    let device = Backend::Flex.device().expect("a CPU").autodiff();
+    let start = Net::new(&device);
+    let data = [1, 2].map(|seed| points(60, seed, &device));
+    let models = data.each_ref().map(|points| further(&start, points, 0.2));
+    let pairs = models.iter().zip(&data);
+    let found: Vec<[Kronecker; 2]> = pairs
+        .map(|(model, points)| kronecker(model, points, "t"))
+        .collect();
+    let epsilon = 1e-3;
+    let config = KroneckerMergeConfig::new().with_epsilon(epsilon);
+    let merging = config.init().expect("settings");
+    let source = |at: usize, which: usize| KroneckerSource {
+        model: &models[at],
+        fisher: &found[at][which],
+        weight: 1.0 + at as f64,
+    };
+    for which in [0, 1] {
+        let merged = merging
+            .forward(&[source(0, which), source(1, which)])
+            .expect("solved");
+        let merged_weights = weights(&merged.model);
+        let both = models.each_ref().map(weights);
+        for (path, theta) in &merged_weights {
+            // What is left of Σ w (F + ε) (θ* − θ_t).
+            let mut left = vec![0.0; theta.len()];
+            let mut size = 0.0;
+            for at in 0..2 {
+                let fisher = &found[at][which];
+                let block = fisher.block(path).expect("it").eigenvalues();
+                let least = epsilon * block.iter().sum::<f64>() / block.len() as f64;
+                let step: Vec<f64> = theta
+                    .iter()
+                    .zip(&both[at][path])
+                    .map(|(a, b)| a - b)
+                    .collect();
+                let product = fisher.apply(path, &step, |s| (1.0 + at as f64) * (s + least));
+                let product = product.expect("of its size");
+                size += product.iter().map(|x| x * x).sum::<f64>().sqrt();
+                left.iter_mut()
+                    .zip(product)
+                    .for_each(|(left, x)| *left += x);
+            }
+            let left = left.iter().map(|x| x * x).sum::<f64>().sqrt();
+            // Weights are written in float32.
+            assert!(left < 1e-4 * size, "{path}: {left} of {size}");
+        }
+        // The vector's factor says nothing of inputs: it is averaged by the models' weights.
+        if which == 1 {
+            let [a, b] = both.each_ref().map(|of| &of["hidden.bias"]);
+            let expected: Vec<f64> = a.iter().zip(b).map(|(a, b)| (a + 2.0 * b) / 3.0).collect();
+            assert_close("bias", &merged_weights["hidden.bias"], &expected, 1e-6, 1.0);
+        }
+        assert!(
+            merged
+                .report
+                .parameters
+                .values()
+                .all(|solved| solved.residual <= 1e-8)
+        );
+    }
+    // A model with itself is itself.
+    let same = merging
+        .forward(&[source(0, 0), source(0, 0)])
+        .expect("solved");
+    for (path, theta) in weights(&same.model) {
+        assert_close(&path, &theta, &weights(&models[0])[&path], 1e-6, 1.0);
+    }
+    assert!(matches!(
+        merging.forward::<Net>(&[]),
+        Err(Error::NothingToMerge)
+    ));
+    let wrong = KroneckerSource {
+        model: &models[1],
+        ..source(0, 0)
+    };
+    assert!(matches!(
+        merging.forward(&[wrong]),
+        Err(Error::OtherModel { .. })
+    ));
+    let hurried = config.with_iterations(0).init().expect("settings");
+    let error = hurried
+        .forward(&[source(0, 0), source(1, 0)])
+        .expect_err("not solved");
+    assert!(matches!(error, Error::Unsolved { .. }), "{error}");
 }

@@ -99,6 +99,11 @@ impl Block {
         }
     }
 
+    /// Which side is the inputs': 0 for the first axis, 1 for all others.
+    pub fn input_side(&self) -> usize {
+        usize::from(!self.input_first)
+    }
+
     /// What they are made of; `None` while there were only zeros.
     pub fn form(&self) -> Option<Form> {
         self.form

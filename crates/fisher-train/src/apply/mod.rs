@@ -3,6 +3,7 @@
 
 mod diagonal;
 mod ewc;
+mod kronecker_merge;
 mod merge;
 mod natural;
 mod optimizer;
@@ -10,6 +11,10 @@ mod precondition;
 mod transfer;
 
 pub use ewc::{Ewc, EwcConfig};
+pub use kronecker_merge::{
+    KroneckerMergeConfig, KroneckerMergeReport, KroneckerMerged, KroneckerMerging, KroneckerSource,
+    Solved,
+};
 pub use merge::{
     Average, Decided, FisherScale, Granularity, MergeConfig, MergeReport, MergeSource, Merged,
     Merging, Term,

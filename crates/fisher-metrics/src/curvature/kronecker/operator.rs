@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fisher_core::factors::Factors;
+use fisher_core::factors::{Factors, Second};
 use fisher_core::provenance::Provenance;
 
 use super::block::{Basis, KroneckerBlock};
@@ -41,6 +41,30 @@ impl Kronecker {
             samples: of_task.count(),
             blocks,
         })
+    }
+
+    /// `A ⊗ 1`: the inputs' factors alone, and 1 for vectors, whose gradients say nothing of inputs. What RegMean weighs weights by.
+    ///
+    /// # Errors
+    /// As [`Kronecker::of`].
+    pub fn of_inputs(factors: &Factors, task: &str) -> Result<Self> {
+        let of_task = factors.task(task)?;
+        if of_task.count() == 0 {
+            return Err(Error::no_samples(task));
+        }
+        let mut blocks = BTreeMap::new();
+        let sums = of_task.blocks();
+        for ((path, shape), (_, sums)) in factors.parameters().zip(sums) {
+            let mut sides = of_task.factors(path)?;
+            let vector = sides.iter().any(|side| side.side() == 1);
+            for (at, side) in sides.iter_mut().enumerate() {
+                if vector || at != sums.input_side() {
+                    *side = Second::Diagonal(vec![1.0; side.side()]);
+                }
+            }
+            blocks.insert(path.to_owned(), KroneckerBlock::new(shape, sides, path)?);
+        }
+        Self::of_blocks(factors.provenance().clone(), task, of_task.count(), blocks)
     }
 
     /// Of blocks that were made one by one.

@@ -90,16 +90,22 @@ impl Rotation {
     /// `Uᵀ X V` of a matrix `[first axis, all others]`.
     pub fn there(&self, x: Tensor<2>) -> Tensor<2> {
         let turn = |x: Tensor<2>, basis: &Option<Tensor<2>>| match basis {
-            Some(basis) => basis.clone().cast(x.dtype()).transpose().matmul(x),
+            Some(basis) => like(basis, &x).transpose().matmul(x),
             None => x,
         };
         turn(turn(x, &self.bases[0]).transpose(), &self.bases[1]).transpose()
     }
 
+    /// The same of a vector over the parameter's elements, `[elements]`.
+    pub fn there_flat(&self, x: Tensor<1>) -> Tensor<1> {
+        let elements = x.dims();
+        self.there(x.reshape(self.sides)).reshape(elements)
+    }
+
     /// `U X Vᵀ`: back again.
     pub fn back(&self, x: Tensor<2>) -> Tensor<2> {
         let turn = |x: Tensor<2>, basis: &Option<Tensor<2>>| match basis {
-            Some(basis) => basis.clone().cast(x.dtype()).matmul(x),
+            Some(basis) => like(basis, &x).matmul(x),
             None => x,
         };
         turn(turn(x, &self.bases[0]).transpose(), &self.bases[1]).transpose()
@@ -115,4 +121,9 @@ impl Rotation {
         rows.matmul(basis.clone())
             .reshape([samples, positions, side])
     }
+}
+
+/// A basis where the other factor is, and as precise.
+fn like(basis: &Tensor<2>, x: &Tensor<2>) -> Tensor<2> {
+    basis.clone().cast(x.dtype()).to_device(&x.device())
 }
