@@ -461,3 +461,75 @@ fn merged_weights_solve_the_sum_of_both() {
         .expect_err("not solved");
     assert!(matches!(error, Error::Unsolved { .. }), "{error}");
 }
+
+/// The first batches count alike, and later ones by the decay: against two batches observed as one.
+#[test]
+fn first_batches_count_alike() {
+    let device = Backend::Flex.device().expect("a CPU").autodiff();
+    let model = Net::new(&device);
+    let [first, second] = [1, 2].map(|seed| points(30, seed, &device));
+    let both = Points {
+        inputs: Tensor::cat(vec![first.inputs.clone(), second.inputs.clone()], 0),
+        classes: Tensor::cat(vec![first.classes.clone(), second.classes.clone()], 0),
+    };
+    // New eigenvectors each time, so that both have those of all samples.
+    let config = NaturalGradientConfig::new()
+        .with_refresh(1)
+        .with_radius(None);
+    let stepped = |batches: &[&Points]| {
+        let mut natural = natural(&config, &model);
+        for batch in batches {
+            natural.observe(&model, batch).expect("a batch");
+        }
+        let after = natural.step(1.0, model.clone(), gradients(&model, &both));
+        weights(&after.expect("observed"))
+    };
+    let (apart, together) = (stepped(&[&first, &second]), stepped(&[&both]));
+    let before = weights(&model);
+    for (path, expected) in &together {
+        let step =
+            |of: &[f64]| -> Vec<f64> { of.iter().zip(&before[path]).map(|(a, b)| a - b).collect() };
+        let (found, expected) = (step(&apart[path]), step(expected));
+        let away: f64 = found
+            .iter()
+            .zip(&expected)
+            .map(|(a, b)| (a - b).powi(2))
+            .sum();
+        let size: f64 = expected.iter().map(|x| x * x).sum();
+        // Eigenvalues seen in the first basis were carried to the second.
+        assert!(away < 0.05 * size, "{path}: {away} of {size}");
+    }
+}
+
+/// A parameter that had no gradient when the Fisher was looked at is not sent away by one that it has later.
+#[test]
+fn where_no_gradient_was_steps_stay_small() {
+    let device = Backend::Flex.device().expect("a CPU").autodiff();
+    let (model, batch) = (Net::new(&device), points(40, 1, &device));
+    let mut silent = batch.clone();
+    silent.inputs = silent.inputs.zeros_like();
+    let mut natural = natural(&NaturalGradientConfig::new().with_radius(None), &model);
+    // Inputs of zeros: the first layer's weights have no gradient.
+    natural.observe(&model, &silent).expect("a batch");
+    let before = weights(&model);
+    let after = natural.step(0.1, model.clone(), gradients(&model, &batch));
+    for (path, after) in weights(&after.expect("observed")) {
+        let most = after
+            .iter()
+            .zip(&before[&path])
+            .fold(0.0, |most: f64, (a, b)| most.max((a - b).abs()));
+        assert!(most < 100.0, "{path}: {most}");
+    }
+}
+
+#[test]
+fn a_gradient_that_is_no_number_is_refused() {
+    let device = Backend::Flex.device().expect("a CPU").autodiff();
+    let (model, batch) = (Net::new(&device), points(20, 1, &device));
+    let mut natural = natural(&NaturalGradientConfig::new(), &model);
+    natural.observe(&model, &batch).expect("a batch");
+    let mut broken = batch;
+    broken.inputs = broken.inputs * f32::NAN;
+    let error = natural.step(0.1, model.clone(), gradients(&model, &broken));
+    assert!(error.is_err_and(|error| error.to_string().contains("NaN")));
+}

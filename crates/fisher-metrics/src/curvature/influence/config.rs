@@ -2,7 +2,7 @@
 
 use burn::config::Config;
 use burn::module::ParamGroup;
-use fisher_core::statistics::TaskStatistics;
+use fisher_core::statistics::Statistics;
 
 use super::super::kronecker::Kronecker;
 use crate::damping::Damping;
@@ -10,7 +10,8 @@ use crate::damping::Damping;
 /// Configuration of [`Influence`].
 #[derive(Config, Debug)]
 pub struct InfluenceConfig {
-    /// λ: relative to the mean eigenvalue, of each parameter's block, or of the whole Fisher where that is inverted.
+    /// λ: relative to the mean eigenvalue of each parameter's block, or, where the whole Fisher is inverted, to its trace over the
+    /// number of samples: no more of its eigenvalues are above 0. At least 1e-100.
     #[config(default = "Damping::Relative(0.1)")]
     pub damping: Damping,
     /// The parameters whose gradients are compared; all when absent.
@@ -31,8 +32,8 @@ pub enum Inverse<'a> {
     Exact,
     /// A Kronecker approximation, parameter by parameter: KFAC or EKFAC.
     Kronecker(&'a Kronecker),
-    /// The diagonal: elements of statistics of the training task.
-    Diagonal(&'a TaskStatistics),
+    /// The diagonal: elements of statistics, of this task.
+    Diagonal(&'a Statistics, &'a str),
     /// None: inner products of gradients (Charpiat et al. 2019, "Input similarity from the neural network perspective"; Pruthi et
     /// al. 2020, "TracIn", of one checkpoint).
     Identity,
@@ -44,7 +45,7 @@ impl Inverse<'_> {
             Self::Exact => "exact",
             Self::Kronecker(kronecker) if kronecker.is_corrected() => "ekfac",
             Self::Kronecker(_) => "kfac",
-            Self::Diagonal(_) => "diagonal",
+            Self::Diagonal(..) => "diagonal",
             Self::Identity => "identity",
         }
     }

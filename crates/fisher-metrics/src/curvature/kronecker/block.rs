@@ -60,7 +60,7 @@ impl Basis {
 
 fn finite(values: Vec<f64>, path: &str) -> Result<Vec<f64>> {
     if values.iter().all(|x| x.is_finite()) {
-        return Ok(values);
+        return Ok(values.into_iter().map(|x| x.max(0.0)).collect());
     }
     Err(Error::not_finite("the matrix of second moments", path))
 }

@@ -43,7 +43,8 @@ impl Kronecker {
         })
     }
 
-    /// `A ⊗ 1`: the inputs' factors alone, and 1 for vectors, whose gradients say nothing of inputs. What RegMean weighs weights by.
+    /// `A ⊗ 1`: the inputs' factors alone, which RegMean weighs weights by; 1 for vectors, tied tables and gradients that were written
+    /// out, whose factors say nothing of inputs alone.
     ///
     /// # Errors
     /// As [`Kronecker::of`].
@@ -53,12 +54,10 @@ impl Kronecker {
             return Err(Error::no_samples(task));
         }
         let mut blocks = BTreeMap::new();
-        let sums = of_task.blocks();
-        for ((path, shape), (_, sums)) in factors.parameters().zip(sums) {
+        for ((path, shape), (_, sums)) in factors.parameters().zip(of_task.blocks()) {
             let mut sides = of_task.factors(path)?;
-            let vector = sides.iter().any(|side| side.side() == 1);
             for (at, side) in sides.iter_mut().enumerate() {
-                if vector || at != sums.input_side() {
+                if sums.input_side() != Some(at) {
                     *side = Second::Diagonal(vec![1.0; side.side()]);
                 }
             }

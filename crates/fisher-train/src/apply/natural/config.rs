@@ -19,8 +19,9 @@ pub struct NaturalGradientConfig {
     /// Batches observed until eigenvectors are computed anew, which takes *side³* operations for each side.
     #[config(default = 10)]
     pub refresh: usize,
-    /// The longest a direction may be in the Fisher's metric, `√(gᵀ (F + λ)⁻¹ g)`; longer ones are shortened to it. For the whole
-    /// empirical Fisher of the batch it is 1 at most, so what is longer is the approximation's. `None` for no bound.
+    /// The longest a direction may be in the Fisher's metric, `√(gᵀ (F + λ)⁻¹ g)`; longer ones are shortened to it. By the whole
+    /// empirical Fisher of the batch that the gradient is of, samples of one token reach 1 at most and samples of *T* tokens 1/√T, so
+    /// what is longer is the approximation's. `None` for no bound.
     #[config(default = "Some(1.0)")]
     pub radius: Option<f64>,
     /// Of [`NaturalGradient::step_and_adapt`]: λ is multiplied by this where the loss fell as predicted, and divided by it where it did not.

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use fisher_core::factors::{FactorsConfig, Second};
+use fisher_core::Error as CoreError;
+use fisher_core::factors::{Block, FactorsConfig, Form, Second};
 use fisher_core::gradient::{GradientBatch, GradientSink};
 use fisher_core::kind::FisherKind;
 use fisher_core::model::Catalogue;
@@ -15,6 +16,9 @@ use crate::error::Result;
 
 /// The name of the one task.
 const TASK: &str = "batch";
+
+/// How far adaptation takes λ, up or down.
+const FACTOR: f64 = 1e6;
 
 /// λ never is 0.
 const LEAST: f64 = 1e-30;
@@ -32,6 +36,8 @@ pub(super) struct RunningFisher {
     refresh: usize,
     observed: usize,
     factors: BTreeMap<String, [Second; 2]>,
+    /// What they are made of.
+    forms: BTreeMap<String, Form>,
     kronecker: Option<Kronecker>,
     blocks: BTreeMap<String, OnDevice>,
 }
@@ -61,6 +67,7 @@ impl RunningFisher {
             refresh: natural.refresh,
             observed: 0,
             factors: BTreeMap::new(),
+            forms: BTreeMap::new(),
             kronecker: None,
             blocks: BTreeMap::new(),
         }
@@ -82,17 +89,18 @@ impl RunningFisher {
     }
 
     /// λ smaller or larger by how much of what was predicted came true; its new factor.
-    pub(super) fn adapt(&mut self, ratio: f64) -> f64 {
-        let change = if ratio > 0.75 {
-            self.adaptation
-        } else if ratio < 0.25 || ratio.is_nan() {
-            self.adaptation.recip()
-        } else {
-            1.0
-        };
-        self.factor *= change;
+    pub(super) fn adapt(&mut self, predicted: f64, measured: f64) -> f64 {
+        let before = self.factor;
+        // A step that was not to lower the loss says nothing good of the approximation.
+        let as_foreseen = |least: f64| predicted < 0.0 && measured / predicted > least;
+        if as_foreseen(0.75) {
+            self.factor *= self.adaptation;
+        } else if !as_foreseen(0.25) {
+            self.factor /= self.adaptation;
+        }
+        self.factor = self.factor.clamp(FACTOR.recip(), FACTOR);
         for block in self.blocks.values_mut() {
-            block.lambda = (block.lambda * change).max(LEAST);
+            block.lambda = (block.lambda * self.factor / before).max(LEAST);
         }
         self.factor
     }
@@ -108,17 +116,10 @@ impl RunningFisher {
             factors.push_batch(TASK, batch.clone())?;
         }
         let of_batch = factors.task(TASK)?;
-        for path in self.catalogue.parameters().iter().map(|p| p.path()) {
-            let found = of_batch.factors(path)?;
-            match self.factors.get_mut(path) {
-                Some(ours) => {
-                    let pairs = ours.iter_mut().zip(&found);
-                    pairs.for_each(|(ours, found)| ours.mix(self.decay, found));
-                }
-                None => {
-                    self.factors.insert(path.to_owned(), found);
-                }
-            }
+        // The first batches count alike.
+        let keep = self.decay.min(1.0 - 1.0 / (1.0 + self.observed as f64));
+        for (path, block) in of_batch.blocks() {
+            self.mix(path, block, of_batch.factors(path)?, keep)?;
         }
         if self.observed.is_multiple_of(self.refresh) {
             let blocks = self.fresh_blocks()?;
@@ -127,7 +128,7 @@ impl RunningFisher {
             self.kronecker = Some(Kronecker::of_blocks(provenance, TASK, samples, blocks)?);
         }
         if let Some(kronecker) = &mut self.kronecker {
-            let mut corrections = kronecker.corrections(device)?;
+            let mut corrections = kronecker.corrections_without_errors(device)?;
             for batch in batches {
                 corrections.push_batch(TASK, batch.clone())?;
             }
@@ -136,7 +137,7 @@ impl RunningFisher {
                 if block.is_corrected() {
                     let before = block.eigenvalues().iter();
                     let pairs = found.iter_mut().zip(before);
-                    pairs.for_each(|(found, before)| *found += self.decay * (before - *found));
+                    pairs.for_each(|(found, before)| *found += keep * (before - *found));
                 }
                 Ok((path.to_owned(), block.clone().with_eigenvalues(found)))
             });
@@ -147,6 +148,40 @@ impl RunningFisher {
         }
         self.observed += 1;
         self.place(device);
+        Ok(())
+    }
+
+    /// Take in the factors of a batch. Where no gradient is, no input counts.
+    fn mix(&mut self, path: &str, block: &Block, found: [Second; 2], keep: f64) -> Result<()> {
+        let before = self.forms.get(path).copied();
+        if let (Some(before), Some(now)) = (before, block.form())
+            && before != now
+        {
+            return Err(CoreError::Form {
+                parameter: path.into(),
+                before: before.name(),
+                now: now.name(),
+            }
+            .into());
+        }
+        let Some(ours) = self.factors.get_mut(path) else {
+            self.forms
+                .extend(block.form().map(|form| (path.to_owned(), form)));
+            self.factors.insert(path.to_owned(), found);
+            return Ok(());
+        };
+        match (before, block.form()) {
+            // What came before were zeros.
+            (None, Some(form)) => {
+                self.forms.insert(path.to_owned(), form);
+                *ours = found;
+            }
+            (_, Some(_)) => {
+                let pairs = ours.iter_mut().zip(&found);
+                pairs.for_each(|(ours, found)| ours.mix(keep, found));
+            }
+            (_, None) => {}
+        }
         Ok(())
     }
 
@@ -175,6 +210,7 @@ impl RunningFisher {
         let Some(kronecker) = &self.kronecker else {
             return;
         };
+        let of_all = kronecker.mean_eigenvalue();
         let blocks = kronecker.blocks().map(|(path, block)| {
             let [rows, columns] = block.sides();
             let eigenvalues = block.eigenvalues();
@@ -183,7 +219,8 @@ impl RunningFisher {
             let on_device = OnDevice {
                 rotation: Rotation::new(block, device),
                 eigenvalues: Tensor::from_data(TensorData::new(values, [rows, columns]), device),
-                lambda: self.lambda(mean),
+                // Where no gradient was, λ is as for all parameters together.
+                lambda: self.lambda(if mean > 0.0 { mean } else { of_all }),
             };
             (path.to_owned(), on_device)
         });
@@ -194,7 +231,7 @@ impl RunningFisher {
         let lambda = match self.damping {
             Damping::Absolute(lambda) => lambda,
             Damping::Relative(factor) => factor * mean,
-            _ => mean,
+            _ => unreachable!("refused when the optimizer was made"),
         };
         (self.factor * lambda).max(LEAST)
     }

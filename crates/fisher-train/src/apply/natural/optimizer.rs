@@ -1,15 +1,16 @@
 //! The wrapper of an optimizer.
 
+use std::collections::BTreeMap;
+
 use burn::module::Module;
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::optim::{GradientsParams, ModuleOptimizer};
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use fisher_core::factors::FactorsConfig;
-use fisher_core::gradient::at_least_single;
 use fisher_core::model::Catalogue;
 use fisher_core::read;
-use fisher_metrics::check_argument;
 use fisher_metrics::damping::Damping;
+use fisher_metrics::{Error as MetricsError, check_argument};
 
 use super::super::precondition::{Precondition, preconditioned, ties};
 use super::config::NaturalGradientConfig;
@@ -65,21 +66,24 @@ impl NaturalGradientConfig {
 /// Wraps a Burn optimizer: each gradient becomes `(F + λ)⁻¹ g` before the step, with EKFAC for *F* (Martens & Grosse 2015;
 /// George et al. 2018; see [`fisher_metrics::curvature::kronecker`]).
 ///
-/// *F* is that of the batches that were shown to [`NaturalGradient::observe`], per token: so gradients are to be those of a mean loss
-/// per token. It need not be every batch, nor all of one. [`NaturalGradient::step_and_adapt`] makes λ smaller or larger by how well the loss
+/// *F* is that of the batches that were shown to [`NaturalGradient::observe`], older ones fading: the mean over samples of their Fisher
+/// per token. So gradients are to be those of the mean over samples of their loss per token, `model.sample_losses(&batch).means().mean()`;
+/// those of another mean are of another size, and where samples differ in their tokens of another weight. A batch need not be observed
+/// before every step, nor all of it: an observation costs a traced pass, a comparison with a sample or two alone, and the rotations; by
+/// the loop it holds the gradients of all its samples. [`NaturalGradient::step_and_adapt`] makes λ smaller or larger by how well the loss
 /// was predicted (the Levenberg-Marquardt rule, Martens & Grosse 2015, section 6.5).
 ///
 /// ```
 /// use burn::optim::{GradientsParams, ModuleOptimizer, SgdConfig};
 /// use fisher_train::apply::{NaturalGradient, NaturalGradientConfig};
 /// use fisher_train::batch::SampleLoss;
-/// # use burn::tensor::Tensor;
+/// # use burn::tensor::{DType, Tensor};
 /// # fn example<M: SampleLoss>(mut model: M, batches: Vec<M::Batch>, loss: impl Fn(&M, &M::Batch) -> Tensor<1>) -> fisher_train::Result<M> {
 /// let mut natural = NaturalGradientConfig::new().init(SgdConfig::new().init(), &model)?;
 /// for batch in batches {
 ///     natural.observe(&model, &batch)?;
-///     let gradients = loss(&model, &batch).backward();
-///     let gradients = GradientsParams::from_grads(gradients, &model);
+///     let loss = model.sample_losses(&batch).means().mean();
+///     let gradients = GradientsParams::from_grads(loss.backward(), &model);
 ///     model = natural.step(0.1, model, gradients)?;
 /// }
 /// # Ok(model) }
@@ -127,7 +131,7 @@ impl NaturalGradient {
     ///
     /// # Errors
     /// [`Error::NoFisher`] naming a parameter that has a gradient and was not observed; [`Error::SharedId`] when two parameters share
-    /// an id and are not tied.
+    /// an id and are not tied; [`fisher_metrics::Error::NotFinite`] when a gradient is not.
     pub fn precondition<M: Module>(
         &self,
         module: &M,
@@ -148,15 +152,28 @@ impl NaturalGradient {
             gradients: Weights::new(),
         };
         let divided = preconditioned(module, gradients, &mut divide)?;
-        let (Some(radius), Some(length)) = (self.radius, divide.length) else {
-            return Ok((divided, divide.gradients));
+        let length = match divide.length {
+            // Below 0 is rounding; NaN stays what it is.
+            Some(square) => match read(square)?[0] {
+                square if square < 0.0 => 0.0,
+                square => square.sqrt(),
+            },
+            None => 0.0,
         };
-        let length = read(length)?[0].max(0.0).sqrt();
-        let shortened = if length <= radius {
-            divided
-        } else {
-            preconditioned(module, divided, &mut Times(radius / length))?
+        if !length.is_finite() {
+            return Err(MetricsError::not_finite("the length of the step", "all gradients").into());
+        }
+        let factor = match self.radius {
+            Some(radius) if length > radius => radius / length,
+            _ => 1.0,
         };
+        let types = divide.gradients.iter();
+        let types = types.map(|(path, gradient)| (path.clone(), gradient.dtype()));
+        let mut shorten = Shorten {
+            factor,
+            types: types.collect(),
+        };
+        let shortened = preconditioned(module, divided, &mut shorten)?;
         Ok((shortened, divide.gradients))
     }
 
@@ -177,8 +194,8 @@ impl NaturalGradient {
     /// The same, after which λ is adapted by how well it was foreseen: `before` is the loss that the gradients are of, and `after` what
     /// it is for a model.
     ///
-    /// With `ρ = (after − before) / predicted`, λ is multiplied by [`NaturalGradientConfig::adaptation`]
-    /// where ρ > ¾ and divided by it where ρ < ¼. Costs a forward pass.
+    /// With `ρ = (after − before) / predicted`, λ is multiplied by [`NaturalGradientConfig::adaptation`] where the loss was to fall and
+    /// ρ > ¾, and divided by it where ρ < ¼ or it was not to fall. Costs a forward pass.
     ///
     /// # Errors
     /// As [`NaturalGradient::precondition`]; the module is lost then.
@@ -198,7 +215,7 @@ impl NaturalGradient {
         let adapted = Adapted {
             predicted,
             measured,
-            damping_factor: self.fisher.adapt(measured / predicted),
+            damping_factor: self.fisher.adapt(predicted, measured),
         };
         Ok((module, adapted))
     }
@@ -232,7 +249,7 @@ impl Precondition for Divide<'_> {
         let block = self.fisher.block(path);
         let block = block.ok_or_else(|| Error::no_fisher(path))?;
         let divided = block.divide(gradient.clone());
-        let product = at_least_single(gradient.clone() * divided.clone()).sum();
+        let product = (gradient.clone().cast(divided.dtype()) * divided.clone()).sum();
         self.length = Some(match self.length.take() {
             Some(sum) => sum + product,
             None => product,
@@ -244,11 +261,16 @@ impl Precondition for Divide<'_> {
     }
 }
 
-/// Every gradient times a number.
-struct Times(f64);
+/// Every direction times a number, in the type of its gradient.
+struct Shorten {
+    factor: f64,
+    types: BTreeMap<String, DType>,
+}
 
-impl Precondition for Times {
-    fn forward<const D: usize>(&mut self, _path: &str, gradient: Tensor<D>) -> Result<Tensor<D>> {
-        Ok(gradient.mul_scalar(self.0))
+impl Precondition for Shorten {
+    fn forward<const D: usize>(&mut self, path: &str, direction: Tensor<D>) -> Result<Tensor<D>> {
+        let dtype = self.types.get(path).copied();
+        let dtype = dtype.ok_or_else(|| Error::no_fisher(path))?;
+        Ok(direction.mul_scalar(self.factor).cast(dtype))
     }
 }

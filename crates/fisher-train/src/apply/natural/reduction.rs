@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 /// The weights of a module, flattened, by path.
 pub(super) type Weights = BTreeMap<String, Tensor<1>>;
 
-/// The weights of a module that train.
+/// The weights of a module, also of what does not train.
 pub(super) fn weights<M: Module>(module: &M) -> Result<Weights> {
     struct Visitor(Weights);
     impl PlaceVisitor for Visitor {
