@@ -179,6 +179,61 @@ impl Predictions {
         rows.collect()
     }
 
+    /// `KL(p ‖ q)` of every sample from these predictions to others of the same samples: the mean over the positions that count, or
+    /// the sum over outputs. NaN where there is no number.
+    ///
+    /// # Panics
+    /// When the others are of other samples or of another form.
+    pub(crate) fn divergences(&self, other: &Self) -> Vec<f64> {
+        assert_eq!(self.samples, other.samples, "samples of two predictions");
+        let by_sample = |terms: Vec<f64>| -> Vec<f64> {
+            let outputs = (terms.len() / self.samples.max(1)).max(1);
+            terms.chunks(outputs).map(|row| row.iter().sum()).collect()
+        };
+        match (&self.form, &other.form) {
+            (
+                Form::Classes { classes, log_p, .. },
+                Form::Classes {
+                    log_p: log_q,
+                    positions,
+                    ..
+                },
+            ) => {
+                let of_position = |start: usize| -> f64 {
+                    let range = start..start + classes;
+                    let pairs = log_p[range.clone()].iter().zip(&log_q[range]);
+                    // A class of probability 0 adds nothing.
+                    let terms = pairs.map(|(p, q)| {
+                        if p.is_finite() {
+                            p.exp() * (p - q)
+                        } else {
+                            0.0 * p.exp()
+                        }
+                    });
+                    terms.sum()
+                };
+                let of_sample = |sample: usize| {
+                    let active = self.active(sample);
+                    let starts = active
+                        .iter()
+                        .map(|of| (sample * positions + of.position) * classes);
+                    starts.map(of_position).sum::<f64>() / active.len().max(1) as f64
+                };
+                (0..self.samples).map(of_sample).collect()
+            }
+            (Form::Bernoulli(p), Form::Bernoulli(q)) => {
+                let part = |p: f64, q: f64| if p > 0.0 { p * (p / q).ln() } else { 0.0 * p };
+                let term = |(p, q): (&f64, &f64)| part(*p, *q) + part(1.0 - p, 1.0 - q);
+                by_sample(p.iter().zip(q).map(term).collect())
+            }
+            (Form::Gaussian(p, sigma), Form::Gaussian(q, _)) => {
+                let term = |(p, q): (&f64, &f64)| 0.5 * ((p - q) / sigma).powi(2);
+                by_sample(p.iter().zip(q).map(term).collect())
+            }
+            _ => panic!("predictions of another form"),
+        }
+    }
+
     /// The number of classes, where there are classes.
     pub(crate) fn classes(&self) -> Option<usize> {
         match &self.form {
@@ -248,7 +303,7 @@ fn class(log_p: &[f64], rng: &mut StdRng) -> i64 {
     best.1
 }
 
-fn normal(rng: &mut StdRng) -> f64 {
+pub(crate) fn normal(rng: &mut StdRng) -> f64 {
     let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
     radius * (std::f64::consts::TAU * rng.random::<f64>()).cos()
 }

@@ -7,6 +7,7 @@ mod dtype;
 mod edges;
 mod families;
 mod folders;
+mod influence;
 mod inputs;
 mod join;
 mod merge;

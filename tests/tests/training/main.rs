@@ -1,6 +1,7 @@
 //! What watches and uses a training: hooks, noise scales, resuming, copies.
 
 mod ablation;
+mod calibration;
 mod copies;
 mod course;
 mod hook;

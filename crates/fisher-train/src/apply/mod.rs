@@ -1,6 +1,7 @@
 //! What follows from a Fisher for training: an optimizer that scales gradients, a penalty that keeps what was learnt,
 //! models merged into one, and what a step on one task does to another.
 
+mod calibration;
 mod diagonal;
 mod ewc;
 mod kronecker_merge;
@@ -10,6 +11,7 @@ mod optimizer;
 mod precondition;
 mod transfer;
 
+pub use calibration::{Calibration, CalibrationConfig, CalibrationReport, LayerCalibration};
 pub use ewc::{Ewc, EwcConfig};
 pub use kronecker_merge::{
     KroneckerMergeConfig, KroneckerMergeReport, KroneckerMerged, KroneckerMerging, KroneckerSource,
