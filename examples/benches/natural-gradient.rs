@@ -15,6 +15,7 @@ use fisher_examples::digits::{Classifier, DigitBatcher, Digits, draw};
 use fisher_examples::model::{CausalTransformer, CausalTransformerConfig};
 use fisher_examples::tasks::{CONTEXT, Data, Item, TaskBatch, TaskBatcher, VOCABULARY};
 use fisher_examples::training::marks;
+use fisher_metrics::damping::Damping;
 use fisher_train::apply::{NaturalGradient, NaturalGradientConfig};
 use fisher_train::prelude::*;
 use rand::SeedableRng;
@@ -36,6 +37,18 @@ struct Arguments {
     /// `digits`, `induction`, or both
     #[arg(long)]
     only: Option<String>,
+    /// λ of natural gradients, as a multiple of the mean eigenvalue
+    #[arg(long, default_value_t = 1.0)]
+    damping: f64,
+    /// The longest a natural gradient may be
+    #[arg(long, default_value_t = 0.3)]
+    radius: f64,
+    /// Momentum of natural gradients
+    #[arg(long, default_value_t = 0.0)]
+    momentum: f64,
+    /// Steps between observations
+    #[arg(long, default_value_t = 5)]
+    observe: usize,
     /// Passed by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
@@ -72,7 +85,7 @@ impl Method {
         match self {
             Self::AdamW => "AdamW",
             Self::Momentum => "momentum 0.9",
-            Self::Natural => "natural, momentum 0.9",
+            Self::Natural => "natural",
         }
     }
 
@@ -80,12 +93,18 @@ impl Method {
         match self {
             Self::AdamW => &[1e-3, 3e-3, 1e-2, 3e-2],
             Self::Momentum => &[1e-2, 3e-2, 1e-1, 3e-1],
-            Self::Natural => &[3e-3, 1e-2, 3e-2, 1e-1],
+            Self::Natural => &[1e-2, 3e-2, 1e-1, 3e-1],
         }
     }
 
-    fn optimizer(self) -> ModuleOptimizer {
-        let momentum = MomentumConfig::new().with_momentum(0.9).with_dampening(0.0);
+    fn optimizer(self, arguments: &Arguments) -> ModuleOptimizer {
+        let share = match self {
+            Self::Natural => arguments.momentum,
+            _ => 0.9,
+        };
+        let momentum = MomentumConfig::new()
+            .with_momentum(share)
+            .with_dampening(0.0);
         match self {
             Self::AdamW => AdamWConfig::new()
                 .with_beta_2(0.98)
@@ -96,8 +115,7 @@ impl Method {
     }
 }
 
-/// Steps between looks at the Fisher, and at held-out samples.
-const OBSERVE: usize = 5;
+/// Steps between looks at held-out samples.
 const LOOK: usize = 10;
 
 struct Run {
@@ -108,17 +126,30 @@ struct Run {
     seconds: f64,
 }
 
-fn train<S: Subject>(subject: &S, method: Method, rate: f64, seed: u64, most: usize) -> Run {
+fn train<S: Subject>(
+    subject: &S,
+    method: Method,
+    rate: f64,
+    seed: u64,
+    arguments: &Arguments,
+) -> Run {
+    let most = arguments.steps;
     let mut model = subject.fresh(seed);
-    let mut optimizer = method.optimizer();
+    let mut optimizer = method.optimizer(arguments);
     let mut natural: Option<NaturalGradient> = matches!(method, Method::Natural).then(|| {
-        let config = NaturalGradientConfig::new().with_positions(subject.positions());
-        config.init(method.optimizer(), &model).expect("settings")
+        let config = NaturalGradientConfig::new()
+            .with_positions(subject.positions())
+            .with_damping(Damping::Relative(arguments.damping))
+            .with_radius(Some(arguments.radius));
+        config
+            .init(method.optimizer(arguments), &model)
+            .expect("settings")
     });
     let (mut seconds, mut accuracy) = (0.0, 0.0);
     for step in 0..most {
         let batch = subject.batch(seed, step);
-        let part = (natural.is_some() && step % OBSERVE == 0).then(|| subject.part(seed, step));
+        let part =
+            (natural.is_some() && step % arguments.observe == 0).then(|| subject.part(seed, step));
         let start = Instant::now();
         if let (Some(natural), Some(part)) = (&mut natural, part) {
             natural.observe(&model, &part).expect("finite gradients");
@@ -168,7 +199,7 @@ fn race<S: Subject>(subject: &S, arguments: &Arguments) {
         // Rates are chosen on seeds of their own.
         let of_rate = |rate: f64| {
             let seeds = 1000..1000 + arguments.tuning;
-            let runs = seeds.map(|seed| train(subject, method, rate, seed, arguments.steps));
+            let runs = seeds.map(|seed| train(subject, method, rate, seed, arguments));
             let cost = runs.map(|run| match run.steps {
                 Some(steps) => steps as f64,
                 None => arguments.steps as f64 * (2.0 - run.accuracy),
@@ -186,7 +217,7 @@ fn race<S: Subject>(subject: &S, arguments: &Arguments) {
         let (_, rate) = best.expect("rates");
         let seeds = 0..arguments.seeds;
         let runs: Vec<Run> = seeds
-            .map(|seed| train(subject, method, rate, seed, arguments.steps))
+            .map(|seed| train(subject, method, rate, seed, arguments))
             .collect();
         let steps: Vec<f64> = runs
             .iter()

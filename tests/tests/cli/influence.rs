@@ -65,10 +65,24 @@ fn products_are_those_of_golden_gradients() {
         };
         let [train, queries] = TASKS.map(rows);
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-        let expected: Vec<f64> = queries
-            .iter()
-            .flat_map(|query| train.iter().map(move |of| dot(query, of)))
-            .collect();
+        // Samples come by their length, and are known by their ids.
+        let places = |task: &str, ids: &Value| -> Vec<usize> {
+            let samples = golden.samples(task);
+            let ids = ids.as_array().expect("ids").iter();
+            let place = |id: &Value| {
+                let id = id.as_str().expect("an id");
+                let found = samples.iter().position(|sample| sample.id() == id);
+                found.expect("a sample")
+            };
+            ids.map(place).collect()
+        };
+        let of_train = places(TASKS[0], &found["report"]["train_ids"]);
+        let of_queries = places(TASKS[1], &found["report"]["query_ids"]);
+        let row = |query: &usize| {
+            let products = of_train.iter().map(|at| dot(&queries[*query], &train[*at]));
+            products.collect::<Vec<f64>>()
+        };
+        let expected: Vec<f64> = of_queries.iter().flat_map(row).collect();
         let largest = expected.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
         assert_close(case, &scores(&found), &expected, BACKWARD, largest);
         let queries = found["queries"].as_array().expect("queries");
