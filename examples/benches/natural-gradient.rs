@@ -38,16 +38,16 @@ struct Arguments {
     #[arg(long)]
     only: Option<String>,
     /// λ of natural gradients, as a multiple of the mean eigenvalue
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 0.1)]
     damping: f64,
     /// The longest a natural gradient may be
-    #[arg(long, default_value_t = 0.3)]
+    #[arg(long, default_value_t = 1.0)]
     radius: f64,
     /// Momentum of natural gradients
     #[arg(long, default_value_t = 0.0)]
     momentum: f64,
     /// Steps between observations
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 1)]
     observe: usize,
     /// Passed by `cargo bench`
     #[arg(long, hide = true)]
@@ -91,7 +91,7 @@ impl Method {
 
     fn rates(self) -> &'static [f64] {
         match self {
-            Self::AdamW => &[1e-3, 3e-3, 1e-2, 3e-2],
+            Self::AdamW => &[1e-3, 3e-3, 1e-2, 3e-2, 1e-1],
             Self::Momentum => &[1e-2, 3e-2, 1e-1, 3e-1],
             Self::Natural => &[1e-2, 3e-2, 1e-1, 3e-1],
         }
@@ -116,7 +116,7 @@ impl Method {
 }
 
 /// Steps between looks at held-out samples.
-const LOOK: usize = 10;
+const LOOK: usize = 5;
 
 struct Run {
     /// Until learnt.
