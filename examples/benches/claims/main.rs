@@ -13,6 +13,7 @@ mod kinds;
 mod left_out;
 mod overlap;
 mod ranks;
+mod retrained;
 
 use clap::{Parser, ValueEnum};
 
