@@ -10,7 +10,7 @@ use fisher_core::statistics::{Statistics, StatisticsConfig};
 use fisher_core::store::{GradientStore, GradientStoreConfig};
 use fisher_examples::model::{CausalTransformer, CausalTransformerConfig};
 use fisher_examples::tasks::{CONTEXT, Data, Item, Task, TaskBatch, TaskBatcher, VOCABULARY};
-use fisher_metrics::curvature::influence::{InfluenceConfig, Inverse, linear_datamodeling_score};
+use fisher_metrics::curvature::influence::{InfluenceConfig, Inverse};
 use fisher_metrics::curvature::kronecker::Kronecker;
 use fisher_metrics::damping::Damping;
 use fisher_train::batch::SampleLoss;

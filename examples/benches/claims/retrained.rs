@@ -1,13 +1,11 @@
 //! Scores of influence against losses of models retrained on subsets.
 
+use fisher_core::moments::student_quantile;
 use fisher_metrics::curvature::influence::linear_datamodeling_score;
 use fisher_metrics::pruning::spearman;
+use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
-use rand::{RngExt, SeedableRng};
-
-/// Draws of subsets, for an interval of a difference.
-const DRAWS: usize = 1000;
 
 /// Subsets, and losses of queries by models retrained on them, `[queries, subsets]`.
 pub(crate) struct Retrained<'a> {
@@ -17,7 +15,7 @@ pub(crate) struct Retrained<'a> {
 
 impl Retrained<'_> {
     pub(crate) fn score(&self, scores: &[f64]) -> String {
-        let score = linear_datamodeling_score(scores, self.subsets, self.losses, 0);
+        let score = linear_datamodeling_score(scores, self.subsets, self.losses);
         let score = score.expect("a score");
         match (score.mean, score.interval) {
             (Some(mean), Some([low, high])) => format!("{mean:.2} [{low:.2}, {high:.2}]"),
@@ -51,21 +49,21 @@ impl Retrained<'_> {
         }
     }
 
-    /// How much better `scores` do than `others`, and 95 % of bootstrap draws of subsets.
+    /// How much better `scores` do than `others`, with a 95 % interval by leaving out one subset after the other.
     pub(crate) fn difference(&self, scores: &[f64], others: &[f64]) -> String {
         let [ours, theirs] = [scores, others].map(|scores| self.correlations(scores));
-        let m = self.subsets.len();
-        let rng = &mut StdRng::seed_from_u64(0);
-        let mut draws: Vec<f64> = (0..DRAWS)
-            .map(|_| {
-                let draw: Vec<usize> = (0..m).map(|_| rng.random_range(0..m)).collect();
-                ours(&draw) - theirs(&draw)
-            })
-            .collect();
-        draws.sort_by(f64::total_cmp);
-        let all: Vec<usize> = (0..m).collect();
-        let [low, high] = [DRAWS / 40, DRAWS - 1 - DRAWS / 40].map(|at| draws[at]);
-        format!("{:+.2} [{low:+.2}, {high:+.2}]", ours(&all) - theirs(&all))
+        let all: Vec<usize> = (0..self.subsets.len()).collect();
+        let m = all.len() as f64;
+        let without = all.iter().map(|out| {
+            let kept: Vec<usize> = all.iter().copied().filter(|s| s != out).collect();
+            ours(&kept) - theirs(&kept)
+        });
+        let without: Vec<f64> = without.collect();
+        let centre = without.iter().sum::<f64>() / m;
+        let squares: f64 = without.iter().map(|x| (x - centre).powi(2)).sum();
+        let reach = student_quantile(0.975, m - 1.0) * ((m - 1.0) / m * squares).sqrt();
+        let found = ours(&all) - theirs(&all);
+        format!("{found:+.2} [{:+.2}, {:+.2}]", found - reach, found + reach)
     }
 }
 
