@@ -35,7 +35,7 @@ const RATE: f64 = 3e-3;
 const MODELS: [u64; 2] = [1, 2];
 /// Every subset is trained on in two orders of its samples.
 const ORDERS: u64 = 2;
-const DAMPINGS: [f64; 5] = [0.01, 0.1, 1.0, 10.0, 100.0];
+const DAMPINGS: [f64; 6] = [0.001, 0.01, 0.1, 1.0, 10.0, 100.0];
 /// Times that scores are given to other samples than theirs.
 const SHUFFLES: u64 = 20;
 
@@ -186,7 +186,7 @@ impl Seen {
         report.expect("scores").scores
     }
 
-    /// Scores by their name, and what λ is a multiple of.
+    /// Scores by their name and λ: multiples of the mean eigenvalue.
     fn all(&self) -> Vec<(String, Vec<f64>)> {
         let diagonal = self.statistics.task("train").expect("the task");
         let inverses = [
@@ -257,8 +257,8 @@ fn of_model(setting: &Setting, seed: u64) -> Found {
     let scores = setting.seen(&model).all();
     let (_, products) = scores.last().expect("products");
     let row = |(name, scores): &(String, Vec<f64>)| {
-        let less = (scores != products).then(|| retrained.difference(scores, products));
-        (name.clone(), retrained.score(scores), less)
+        let above = (scores != products).then(|| retrained.difference(scores, products));
+        (name.clone(), retrained.score(scores), above)
     };
     let mut rows: Vec<Row> = scores.iter().map(row).collect();
     let same_task = setting.queries.iter().flat_map(|query| {
@@ -308,23 +308,23 @@ fn of_subsets(subsets: usize) -> [String; 2] {
     let mut training = format!(
         "**A transformer retrained on halves.** Two layers of width 32, {n} samples of induction and maximum, half of each; AdamW, {STEPS} steps of \
          {BATCH} samples; {subsets} random halves of the samples, each trained on in two orders from the same initialization. Losses of a token in nats: \
-         of queries untrained, of training samples and of {} queries by the model trained on everything, of queries by models trained on halves. Deviations of a query's \
-         loss, root mean square over queries: between halves, with what is of the order taken off, and between orders.\n\n\
+         of {} queries untrained, of the training samples and of the queries by the model trained on everything, of the queries by models trained on halves. Then the \
+         standard deviation of a query's loss, summed over its tokens (root mean square over queries): between halves, without what is of the order, and between orders.\n\n\
          | initialization | untrained | training samples | queries | queries, of halves | between halves | between orders |\n|--:|--:|--:|--:|--:|--:|--:|\n",
         setting.queries.len()
     );
     found.iter().for_each(|of| training += &of.training);
     let mut scores = format!(
         "**Linear datamodeling score** of the same models: the mean over queries of Spearman's correlation over {subsets} halves between the sum of scores and the \
-         mean loss of two retrained models [95 %]. λ is a multiple of the mean eigenvalue: of each parameter, of the whole Fisher where it is inverted exactly. Scores of \
-         other samples: the mean of {SHUFFLES} permutations (least to greatest).\n\n| scores | λ | initialization {} | less products | initialization {} | less products |\n|---|--:|--:|--:|--:|--:|\n",
+         mean loss of two retrained models [95 %], and how much more that is than of products [95 %, of the same halves]. λ is a multiple of the mean eigenvalue: of each parameter, of the whole Fisher where it is inverted exactly. Scores of \
+         other samples: the mean of {SHUFFLES} permutations (least to greatest).\n\n| scores | λ | initialization {} | above products | initialization {} | above products |\n|---|--:|--:|--:|--:|--:|\n",
         MODELS[0], MODELS[1]
     );
     let [first, second] = found;
-    let cell = |less: Option<String>| less.unwrap_or("–".into());
-    for ((name, a, less_a), (_, b, less_b)) in first.rows.into_iter().zip(second.rows) {
-        let (less_a, less_b) = (cell(less_a), cell(less_b));
-        scores += &format!("| {name} | {a} | {less_a} | {b} | {less_b} |\n");
+    let cell = |above: Option<String>| above.unwrap_or("–".into());
+    for ((name, a, above_a), (_, b, above_b)) in first.rows.into_iter().zip(second.rows) {
+        let (above_a, above_b) = (cell(above_a), cell(above_b));
+        scores += &format!("| {name} | {a} | {above_a} | {b} | {above_b} |\n");
     }
     [training, scores]
 }
