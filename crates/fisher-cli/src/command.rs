@@ -4,6 +4,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::check::{CheckArgs, check};
+use crate::influence::{InfluenceArgs, influence};
 use crate::join::join;
 use crate::measure::{JoinArgs, MeasureArgs, Result, replayed, written};
 use crate::plan::{PlanArgs, plan};
@@ -26,6 +27,7 @@ enum Command {
     Measure(Box<MeasureArgs>),
     Join(Box<JoinArgs>),
     Plan(Box<PlanArgs>),
+    Influence(Box<InfluenceArgs>),
 }
 
 impl Cli {
@@ -70,6 +72,7 @@ impl Cli {
             Command::Measure(arguments) => measure(arguments),
             Command::Join(arguments) => join(arguments),
             Command::Plan(arguments) => plan(arguments),
+            Command::Influence(arguments) => influence(arguments),
         }
     }
 }

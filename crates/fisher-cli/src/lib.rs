@@ -3,7 +3,7 @@
 //!
 //! [`models`] has the decoders, [`samples`] what goes into them, [`measure`] what is measured of them and
 //! made of it, [`page`] the report, [`check`] what is looked at before, [`plan`] what follows for who makes models
-//! smaller. [`Cli`] is the program.
+//! smaller, [`influence`] which training samples move the losses of others. [`Cli`] is the program.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
@@ -13,6 +13,7 @@ pub mod content;
 pub mod date;
 pub mod device;
 mod finish;
+pub mod influence;
 pub mod interrupt;
 mod join;
 pub mod measure;

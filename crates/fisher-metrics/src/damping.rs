@@ -12,7 +12,7 @@ use crate::error::{Result, check_argument};
 pub enum Damping {
     /// λ itself, in the unit of F.
     Absolute(f64),
-    /// λ as a multiple of the mean of F over the tensor, at least 1e-12.
+    /// λ as a multiple of the mean of F over the tensor, or of its eigenvalues; no smaller than what the operator says.
     Relative(f64),
 }
 

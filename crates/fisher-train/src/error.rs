@@ -295,6 +295,20 @@ pub enum Error {
         found: String,
     },
 
+    /// A merged parameter was not found.
+    #[error(
+        "`{parameter}` was not solved: after {iterations} iterations {residual:e} of the right side is left; raise `epsilon` \
+         or `iterations`"
+    )]
+    Unsolved {
+        /// The parameter.
+        parameter: String,
+        /// Iterations.
+        iterations: usize,
+        /// What is left, relative to the right side.
+        residual: f64,
+    },
+
     /// Statistics and store are not of the same Fisher.
     #[error(
         "the statistics are of the {statistics} Fisher and the store of the {store} one; give both \

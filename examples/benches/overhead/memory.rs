@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use fisher_cli::memory::resident;
+use fisher_core::factors::FactorsConfig;
 use fisher_core::model::Catalogue;
 use fisher_examples::device::Backend;
 use fisher_train::batch::SampleBatch;
@@ -64,7 +65,16 @@ pub(crate) fn accumulators<M: Subject>(way: Way, model: &M, batch: &M::Batch) ->
     Ok(match way {
         Way::Plain | Way::Factors | Way::Grouped | Way::Ghost => 0,
         Way::Mean => 8 * elements(""),
-        Way::Loop | Way::Elementwise | Way::Sketch => 16 * elements(""),
+        Way::Loop | Way::Elementwise | Way::Sketch | Way::Corrections => 16 * elements(""),
+        Way::Kronecker | Way::Eigenvectors => {
+            let factors = FactorsConfig::new().init(model)?;
+            let sides = factors.parameters().map(|(_, shape)| {
+                let rows = shape.first().copied().unwrap_or(1);
+                let others: usize = shape.iter().skip(1).product();
+                rows * rows + others * others
+            });
+            8 * sides.sum::<usize>()
+        }
         // Gradients of one batch, in float32.
         Way::Store => 4 * elements("mha") * batch.len(),
     })

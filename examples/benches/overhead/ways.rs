@@ -2,10 +2,12 @@
 
 use burn::module::ParamGroup;
 use clap::ValueEnum;
+use fisher_core::factors::FactorsConfig;
 use fisher_core::grouping::{AttentionConfig, HeadLayout};
 use fisher_core::model::{Catalogue, hash_weights};
 use fisher_core::statistics::{Statistics, StatisticsConfig};
 use fisher_core::store::GradientStoreConfig;
+use fisher_metrics::curvature::kronecker::Kronecker;
 use fisher_train::capture::{Capture, CaptureConfig, Engine};
 use fisher_train::sketch::SketchConfig;
 
@@ -28,6 +30,12 @@ pub(crate) enum Way {
     Grouped,
     /// Groups by a trace, by whatever is cheaper
     Ghost,
+    /// Second moments of inputs and output gradients, for KFAC
+    Kronecker,
+    /// Eigenvectors of the factors of a batch, on the host, without a pass
+    Eigenvectors,
+    /// Corrected eigenvalues in these, for EKFAC
+    Corrections,
     /// Attention gradients into the store
     Store,
     /// Random signs
@@ -60,6 +68,38 @@ pub(crate) fn runner<'a, M: Subject>(
             Box::new(move || {
                 let loss = model.sample_losses(batch).sums().clone().mean();
                 let _gradients = loss.backward();
+                Ok(())
+            })
+        }
+        Way::Kronecker | Way::Eigenvectors | Way::Corrections => {
+            let empty = FactorsConfig::new().init(model)?;
+            let paths: Vec<String> = empty
+                .parameters()
+                .map(|(path, _)| path.to_owned())
+                .collect();
+            let mut capture = CaptureConfig::new()
+                .with_engine(Engine::Trace)
+                .init(model, paths.iter().map(String::as_str))?;
+            if way == Way::Kronecker {
+                return Ok(Box::new(move || {
+                    capture.accumulate(batch, "task", &mut empty.clone())?;
+                    Ok(())
+                }));
+            }
+            let mut factors = empty;
+            capture.accumulate(batch, "task", &mut factors)?;
+            if way == Way::Eigenvectors {
+                return Ok(Box::new(move || {
+                    let _kfac = Kronecker::of(&factors, "task")?;
+                    Ok(())
+                }));
+            }
+            let kfac = Kronecker::of(&factors, "task")?;
+            let mut corrections = kfac.corrections(&model.devices()[0])?;
+            let mut batch = batch.clone();
+            Box::new(move || {
+                M::ids(&mut batch).iter_mut().for_each(|id| id.push('+'));
+                capture.accumulate(&batch, "task", &mut corrections)?;
                 Ok(())
             })
         }

@@ -196,14 +196,14 @@ fn expected(all: &[Made], positions: Positions) -> Vec<(&'static str, [Vec<f64>;
             };
             match positions {
                 Positions::Expand => {
-                    of_input.extend(active.iter().map(|&t| (input[t].clone(), 1.0)));
-                    of_table.extend(active.iter().map(|&t| (one(t), 1.0)));
+                    of_input.extend(active.iter().map(|&t| (input[t].clone(), per_token)));
+                    of_table.extend(active.iter().map(|&t| (one(t), per_token)));
                     of_delta.extend(active.iter().map(|&t| (delta[t].clone(), per_token)));
                 }
                 Positions::Reduce => {
                     let share = 1.0 / active.len() as f64;
-                    of_input.push((scaled(sum(&|t| input[t].clone()), share), 1.0));
-                    of_table.push((scaled(sum(&one), share), 1.0));
+                    of_input.push((scaled(sum(&|t| input[t].clone()), share), per_token));
+                    of_table.push((scaled(sum(&one), share), per_token));
                     of_delta.push((sum(&|t| delta[t].clone()), per_token));
                 }
             }
@@ -225,7 +225,7 @@ fn expected(all: &[Made], positions: Positions) -> Vec<(&'static str, [Vec<f64>;
             bias.push((g, per_token));
         }
     }
-    let inputs = of_input.len() as f64;
+    let inputs: f64 = of_input.iter().map(|(_, weight)| weight).sum();
     let [a, table] = [&of_input, &of_table].map(|rows| scaled(second(rows), 1.0 / inputs));
     let s = scaled(second(&of_delta), 1.0 / n);
     let [whole, tied, bias] = [&whole, &tied, &bias].map(|rows| second(rows));
@@ -277,7 +277,7 @@ fn factors_are_second_moments(
         Form::Written,
         Form::Products,
         Form::Products,
-        Form::Products,
+        Form::Lookups,
         Form::Tied,
     ];
     let expected = expected
@@ -363,6 +363,7 @@ fn a_long_side_keeps_its_diagonal() {
 fn scales_multiply(
     #[values(Backend::Flex, Backend::Wgpu)] backend: Backend,
     #[values(1e-25f32, 1e25)] size: f32,
+    #[values("linear", "tied", "table")] path: &str,
 ) {
     let Some(device) = backend.device() else {
         return;
@@ -379,7 +380,7 @@ fn scales_multiply(
         found
             .task("t")
             .expect("the task")
-            .factors("linear")
+            .factors(path)
             .expect("factors")
     };
     let [[a, s], [b, t]] = [of(&large), of(&other)];
@@ -456,4 +457,68 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
         1e-15,
         1.0,
     );
+}
+
+/// A table that nobody looks up is the output's matrix alone: its inputs are the other side, and padding does not count.
+#[test]
+fn a_table_that_is_only_the_outputs_has_its_inputs_on_the_other_side() {
+    let device = flex();
+    let made = Made::new(9);
+    let mut batch = made.batch(0, &device);
+    batch.retain(|path| path != "table");
+    let factor = |values: &[f32], side: usize| {
+        let data = TensorData::new(values.to_vec(), [SAMPLES, POSITIONS, side]);
+        Tensor::<3>::from_data(data, &device)
+    };
+    // Inputs at padded positions are not 0; scores are.
+    let inputs = draw([SAMPLES, POSITIONS, OUT], 40);
+    let gradient = SampleGradient::Outer {
+        left: factor(&made.scores, TABLE),
+        right: factor(&inputs, OUT),
+    };
+    batch.insert("table", gradient);
+    let mut found = factors(&FactorsConfig::new());
+    found.push_batch("t", batch).expect("a batch");
+    let [a, s] = found
+        .task("t")
+        .expect("it")
+        .factors("table")
+        .expect("factors");
+    let (scores, inputs) = (rows(&made.scores, TABLE), rows(&inputs, OUT));
+    let (mut of_scores, mut of_inputs) = (Vec::new(), Vec::new());
+    for at in 0..SAMPLES * POSITIONS {
+        let weight = 1.0 / TOKENS[at / POSITIONS] as f64;
+        if scores[at].iter().any(|x| *x != 0.0) {
+            of_inputs.push((inputs[at].clone(), weight));
+        }
+        of_scores.push((scores[at].clone(), weight));
+    }
+    let all: f64 = of_inputs.iter().map(|(_, weight)| weight).sum();
+    let expected = diagonal(&scaled(second(&of_scores), 1.0 / SAMPLES as f64));
+    assert_close("a", a.values(), &expected, PRODUCTS, 1.0);
+    let expected = scaled(second(&of_inputs), 1.0 / all);
+    assert_close("s", s.values(), &expected, PRODUCTS, 1.0);
+}
+
+/// A file whose numbers cannot be: an error, and no panic.
+#[test]
+fn files_that_lie_are_refused() {
+    let mut found = factors(&FactorsConfig::new());
+    found
+        .push_batch("t", Made::new(1).batch(0, &flex()))
+        .expect("a batch");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("factors");
+    found.save(&path).expect("a file");
+    let bytes = std::fs::read(&path).expect("bytes");
+    for at in (0..bytes.len()).step_by(97) {
+        let mut broken = bytes.clone();
+        broken[at] ^= 0x41;
+        std::fs::write(&path, &broken).expect("a file");
+        assert!(Factors::load(&path).is_err(), "byte {at}");
+    }
+    for length in [0, 7, 100, bytes.len() - 1] {
+        std::fs::write(&path, &bytes[..length]).expect("a file");
+        assert!(Factors::load(&path).is_err(), "{length} bytes");
+    }
 }

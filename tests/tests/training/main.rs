@@ -5,6 +5,7 @@ mod copies;
 mod course;
 mod hook;
 mod kinds;
+mod natural;
 mod noise;
 mod once;
 mod parallel;

@@ -3,19 +3,22 @@
 use burn::tensor::{Int, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::config::Positions;
+use super::positions::Positions;
 use super::second::Second;
 use crate::error::Result;
 use crate::gradient::{SampleGradient, Tied, add_at, at_least_single, sides};
 use crate::model::{Orientation, Parameter, Role};
+use crate::pieces::pieces;
 use crate::read::read;
 
 /// What the factors of a parameter are made of: see [the room](super).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Form {
-    /// Products of inputs and output gradients, or lookups.
+    /// Products of inputs and output gradients.
     Products,
+    /// Rows of a table that were looked up.
+    Lookups,
     /// Gradients that were written out.
     Written,
     /// A product and a lookup.
@@ -27,15 +30,18 @@ impl Form {
     pub(super) fn of(gradient: &SampleGradient) -> Option<Self> {
         match gradient {
             SampleGradient::Full(_) => Some(Self::Written),
-            SampleGradient::Outer { .. } | SampleGradient::Rows { .. } => Some(Self::Products),
+            SampleGradient::Outer { .. } => Some(Self::Products),
+            SampleGradient::Rows { .. } => Some(Self::Lookups),
             SampleGradient::Tied(_) => Some(Self::Tied),
             SampleGradient::Zero { .. } => None,
         }
     }
 
-    pub(super) fn name(self) -> &'static str {
+    /// In words.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Products => "products",
+            Self::Lookups => "lookups",
             Self::Written => "written out",
             Self::Tied => "products and lookups",
         }
@@ -46,7 +52,7 @@ impl Form {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Layout {
     pub(super) shape: Vec<usize>,
-    /// Whether the first axis is the input's.
+    /// Whether the first axis is the inputs', where gradients are products. A table's are where it is the output's matrix.
     pub(super) input_first: bool,
     /// Which sides keep no more than a diagonal.
     pub(super) diagonal: [bool; 2],
@@ -58,7 +64,7 @@ impl Layout {
         let table = parameter.role() == Role::Embedding;
         Self {
             shape: parameter.shape().to_vec(),
-            input_first: table || parameter.orientation() == Orientation::InputOutput,
+            input_first: !table && parameter.orientation() == Orientation::InputOutput,
             diagonal: [table || rows > largest, others > largest],
         }
     }
@@ -70,8 +76,10 @@ impl Layout {
     /// The same of a shape from a file; `None` where it is of more elements than can be counted.
     pub(super) fn checked_sides(&self) -> Option<[usize; 2]> {
         let product = |all: usize, axis: &usize| all.checked_mul(*axis);
-        self.shape.iter().try_fold(1, product)?;
-        Some(self.sides())
+        let others = self.shape.iter().skip(1).try_fold(1, product)?;
+        let first = self.shape.first().copied().unwrap_or(1);
+        first.checked_mul(others)?;
+        Some([first, others])
     }
 }
 
@@ -83,7 +91,7 @@ pub struct Block {
     pub(super) input_first: bool,
     /// Of the first axis, and of all others.
     pub(super) sums: [Second; 2],
-    /// Inputs that were summed over, of [`Form::Products`].
+    /// `Σ 1/T_i` over the inputs that were summed over, of products and lookups.
     pub(super) inputs: f64,
 }
 
@@ -99,6 +107,15 @@ impl Block {
         }
     }
 
+    /// Which side is the inputs', where that is known: 0 for the first axis, 1 for all others.
+    pub fn input_side(&self) -> Option<usize> {
+        match self.form? {
+            Form::Products => Some(usize::from(!self.input_first)),
+            Form::Lookups => Some(0),
+            Form::Written | Form::Tied => None,
+        }
+    }
+
     /// What they are made of; `None` while there were only zeros.
     pub fn form(&self) -> Option<Form> {
         self.form
@@ -108,10 +125,10 @@ impl Block {
     pub(super) fn factors(&self, samples: u64) -> [Second; 2] {
         let per = |count: f64| if count > 0.0 { count.recip() } else { 0.0 };
         let by_samples = per(samples as f64);
-        let weights = match (self.form, self.input_first) {
-            (Some(Form::Products), true) => [per(self.inputs), by_samples],
-            (Some(Form::Products), false) => [by_samples, per(self.inputs)],
-            _ => [by_samples, per(self.sums[0].trace())],
+        let weights = match self.input_side() {
+            Some(0) => [per(self.inputs), by_samples],
+            Some(_) => [by_samples, per(self.inputs)],
+            None => [by_samples, per(self.sums[0].trace())],
         };
         let [a, s] = self.sums.clone();
         [a.times(weights[0]), s.times(weights[1])]
@@ -161,20 +178,19 @@ impl Block {
         roots: &Tensor<1>,
         positions: Positions,
     ) -> Result<()> {
-        let active = active(&delta);
-        let delta = delta * across(roots);
+        let weights = active(&delta) * across(roots);
         let [of_input, of_delta] = if self.input_first { [0, 1] } else { [1, 0] };
+        let delta = delta * across(roots);
         match positions {
             Positions::Expand => {
-                self.inputs += total(active.clone())?;
-                self.sums[of_input].push(flat(input * active))?;
+                self.inputs += total(weights.clone().square())?;
+                self.sums[of_input].push(flat(input * weights))?;
                 self.sums[of_delta].push(flat(delta))
             }
             Positions::Reduce => {
-                let count = active.clone().sum_dim(1);
-                self.inputs += total(count.clone().greater_scalar(0.0).float())?;
-                let mean = (input * active).sum_dim(1) / count.clamp_min(1.0);
-                self.sums[of_input].push(flat(mean))?;
+                let shares = shares(weights);
+                self.inputs += total(shares.clone().sum_dim(1).square())?;
+                self.sums[of_input].push(flat((input * shares).sum_dim(1)))?;
                 self.sums[of_delta].push(flat(delta.sum_dim(1)))
             }
         }
@@ -187,27 +203,28 @@ impl Block {
         roots: &Tensor<1>,
         positions: Positions,
     ) -> Result<()> {
-        let active = active(&delta);
+        let weights = active(&delta) * across(roots);
         let delta = delta * across(roots);
         let [samples, looked_up] = ids.dims();
         match positions {
             Positions::Expand => {
-                self.inputs += total(active.clone())?;
-                self.count(ids.clone(), active.reshape([samples * looked_up]))?;
+                let squares = weights.square();
+                self.inputs += total(squares.clone())?;
+                self.count(ids.clone(), squares.reshape([samples * looked_up]), 1.0)?;
                 self.sums[1].push(flat(delta))
             }
             Positions::Reduce => {
                 let table = self.sums[0].side();
-                let count = active.clone().sum_dim(1);
-                self.inputs += total(count.clone().greater_scalar(0.0).float())?;
-                let mean = active / count.clamp_min(1.0);
+                let shares = shares(weights);
+                self.inputs += total(shares.clone().sum_dim(1).square())?;
                 // Every sample has a table of its own.
-                let tables = Tensor::<1, Int>::arange(0..samples as i64, &mean.device());
+                let tables = Tensor::<1, Int>::arange(0..samples as i64, &shares.device());
                 let tables = tables.cast(ids.dtype()).mul_scalar(table as i64);
-                let at =
-                    (ids.clone() + tables.reshape([samples, 1])).reshape([samples * looked_up]);
-                let zeros = Tensor::<1>::zeros([samples * table], (&mean.device(), mean.dtype()));
-                let means = add_at(zeros, 0, at, mean.reshape([samples * looked_up]));
+                let at = ids.clone() + tables.reshape([samples, 1]);
+                let at = at.reshape([samples * looked_up]);
+                let zeros =
+                    Tensor::<1>::zeros([samples * table], (&shares.device(), shares.dtype()));
+                let means = add_at(zeros, 0, at, shares.reshape([samples * looked_up]));
                 self.sums[0].push(means.reshape([samples, table]))?;
                 self.sums[1].push(flat(delta.sum_dim(1)))
             }
@@ -216,21 +233,24 @@ impl Block {
 
     /// Each position's own gradient, `l rᵀ`, as if it were written out.
     fn push_tied(&mut self, tied: &Tied, roots: &Tensor<1>) -> Result<()> {
-        let [left, right, delta] =
-            [&tied.left, &tied.right, &tied.delta].map(|factor| at_least_single(factor.clone()));
-        let right = right * across(roots);
         let norm = |side: &Tensor<3>| side.clone().square().sum_dim(2).sqrt();
-        let (of_left, of_right) = (norm(&left), norm(&right));
-        self.sums[0].push(flat(left * of_right))?;
-        self.sums[1].push(flat(right * of_left))?;
-        let delta = delta * across(roots);
-        let norms = norm(&delta);
+        // Divided by their largest values, so that products are in range.
+        let (left, of_left) = unit(at_least_single(tied.left.clone()))?;
+        let (right, of_right) = unit(at_least_single(tied.right.clone()) * across(roots))?;
+        let scale = of_left * of_right;
+        let (norms_of_left, norms_of_right) = (norm(&left), norm(&right));
+        for columns in pieces(left.dims()[2], COLUMNS) {
+            let part = left.clone().narrow(2, columns.start, columns.len());
+            let weighed = flat(part * norms_of_right.clone());
+            self.sums[0].push_columns(columns.start, weighed, scale)?;
+        }
+        self.sums[1].push_columns(0, flat(right * norms_of_left), scale)?;
+
+        let (delta, of_delta) = unit(at_least_single(tied.delta.clone()) * across(roots))?;
         let [samples, looked_up] = tied.ids.dims();
-        self.count(
-            tied.ids.clone(),
-            norms.square().reshape([samples * looked_up]),
-        )?;
-        self.sums[1].push(flat(delta))
+        let squares = norm(&delta).square().reshape([samples * looked_up]);
+        self.count(tied.ids.clone(), squares, of_delta)?;
+        self.sums[1].push_columns(0, flat(delta), of_delta)
     }
 
     /// `[samples, elements]`
@@ -244,28 +264,38 @@ impl Block {
         self.sums[1].push(flat(gradients))
     }
 
-    /// Add `weights`, `[positions]`, to the diagonal at the rows that were looked up.
-    fn count(&mut self, ids: Tensor<2, Int>, weights: Tensor<1>) -> Result<()> {
+    /// Add `weights`, `[positions]`, times the square of `scale` to the diagonal at the rows that were looked up.
+    fn count(&mut self, ids: Tensor<2, Int>, weights: Tensor<1>, scale: f64) -> Result<()> {
         let rows = self.sums[0].side();
         let zeros = Tensor::<1>::zeros([rows], (&weights.device(), weights.dtype()));
         let [samples, positions] = ids.dims();
-        let counts = read(add_at(
-            zeros,
-            0,
-            ids.reshape([samples * positions]),
-            weights,
-        ))?;
-        let (side, stride) = match &self.sums[0] {
-            Second::Matrix { side, .. } => (*side, side + 1),
-            Second::Diagonal(sums) => (sums.len(), 1),
-        };
-        let diagonal = self.sums[0].values_mut().iter_mut().step_by(stride);
-        diagonal
-            .take(side)
-            .zip(counts)
-            .for_each(|(sum, count)| *sum += count);
+        let ids = ids.reshape([samples * positions]);
+        let counts = read(add_at(zeros, 0, ids, weights))?;
+        self.sums[0].push_diagonal(counts.into_iter().map(|count| count * scale * scale));
         Ok(())
     }
+}
+
+/// Columns of a table that are weighed at a time.
+const COLUMNS: usize = 4096;
+
+/// Weights as shares of each sample's positions, times its root: `√(C/g²) / P_i` at each of `P_i` active ones.
+fn shares(weights: Tensor<3>) -> Tensor<3> {
+    let count = weights
+        .clone()
+        .not_equal_scalar(0.0)
+        .float()
+        .cast(weights.dtype());
+    weights / count.sum_dim(1).clamp_min(1.0)
+}
+
+/// Divided by its largest absolute value, and that; 1 for all zeros.
+fn unit(tensor: Tensor<3>) -> Result<(Tensor<3>, f64)> {
+    let largest = read(tensor.clone().max_abs())?[0];
+    if largest == 0.0 {
+        return Ok((tensor, 1.0));
+    }
+    Ok((tensor.div_scalar(largest), largest))
 }
 
 /// 1 where a position's gradient is not all 0, `[samples, positions, 1]`.

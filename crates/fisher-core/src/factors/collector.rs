@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::block::{Block, Form, Layout};
-use super::config::Positions;
+use super::positions::Positions;
 use super::task::TaskFactors;
 use crate::error::{Error, Result, list};
 use crate::gradient::{ContributionUnit, GradientSink, PerToken, SampleGradient};

@@ -4,35 +4,16 @@ use std::collections::BTreeMap;
 
 use burn::config::Config;
 use burn::module::{Module, ParamGroup};
-use serde::{Deserialize, Serialize};
 
 use super::block::Layout;
 use super::collector::Factors;
+use super::positions::Positions;
 use crate::error::{Error, Result};
 use crate::gradient::{ContributionUnit, GradientUnit, PerToken, TokenSum};
 use crate::grouping::GroupReduction;
 use crate::kind::FisherKind;
 use crate::model::{Catalogue, hash_weights};
 use crate::provenance::Provenance;
-
-/// What a layer's positions are to each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Positions {
-    /// Each is a sample's of its own: the terms of two positions are left out of `g_i g_iᵀ`. Tokens are.
-    Expand,
-    /// All see the same: inputs are averaged, gradients are summed. Patches of a picture that is pooled are.
-    Reduce,
-}
-
-impl Positions {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Expand => "expand",
-            Self::Reduce => "reduce",
-        }
-    }
-}
 
 /// Which parameters have factors, and of which positions.
 #[derive(Config, Debug)]

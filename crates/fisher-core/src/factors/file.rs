@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::block::{Block, Form, Layout};
 use super::collector::Factors;
-use super::config::Positions;
+use super::positions::Positions;
 use super::second::Second;
 use super::task::TaskFactors;
 use crate::container::{Contents, Source, WRITER, encode, floats, write};
@@ -164,10 +164,14 @@ fn read_task(
         };
         let sides = layout.checked_sides();
         let [first, others] = sides.ok_or_else(|| format!("`{path}` has no shape"))?;
+        let sums = [read(0, first)?, read(1, others)?];
+        if !(sums.iter().all(Second::is_sound) && inputs.is_finite() && inputs >= 0.0) {
+            return Err(format!("the sums of `{path}` are no sums of squares"));
+        }
         let block = Block {
             form,
             input_first: layout.input_first,
-            sums: [read(0, first)?, read(1, others)?],
+            sums,
             inputs,
         };
         blocks.insert(path.clone(), block);

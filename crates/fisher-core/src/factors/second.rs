@@ -70,23 +70,67 @@ impl Second {
         pairs.for_each(|(ours, theirs)| *ours += theirs);
     }
 
-    /// Take in the rows of `x`, `[rows, side]`. They are divided by their largest value meanwhile, so that float32 has the range.
+    /// `keep` of what it is and `1 − keep` of another.
+    ///
+    /// # Panics
+    /// When one is a diagonal and the other is not, or they are of other sides.
+    pub fn mix(&mut self, keep: f64, other: &Self) {
+        let form = |of: &Self| (of.side(), matches!(of, Self::Diagonal(_)));
+        assert_eq!(form(self), form(other), "sides of second moments");
+        let pairs = self.values_mut().iter_mut().zip(other.values());
+        pairs.for_each(|(ours, theirs)| *ours += (1.0 - keep) * (theirs - *ours));
+    }
+
+    /// Take in the rows of `x`, `[rows, side]`.
     pub(super) fn push(&mut self, x: Tensor<2>) -> Result<()> {
+        self.push_columns(0, x, 1.0)
+    }
+
+    /// Take in rows `scale · x`, of which `x` has the columns from `first` on: all of them, unless this is a diagonal. They are divided
+    /// by their largest value meanwhile, so that float32 has the range.
+    pub(super) fn push_columns(&mut self, first: usize, x: Tensor<2>, scale: f64) -> Result<()> {
         let largest = read(x.clone().max_abs())?[0];
         if largest == 0.0 {
             return Ok(());
         }
         let x = x.div_scalar(largest);
+        let scale = scale * largest;
         let sums = match self {
-            Self::Matrix { .. } => read(x.clone().transpose().matmul(x))?,
+            Self::Matrix { side, .. } => {
+                assert_eq!([first, x.dims()[1]], [0, *side], "columns of a matrix");
+                read(x.clone().transpose().matmul(x))?
+            }
             Self::Diagonal(_) => {
                 let dtype: DType = accumulation_dtype(&x.device());
                 read(x.cast(dtype).square().sum_dim(0))?
             }
         };
         // Not squared first: it alone may be out of range.
-        let add = |(sum, x): (&mut f64, f64)| *sum += x * largest * largest;
-        self.values_mut().iter_mut().zip(sums).for_each(add);
+        let add = |(sum, x): (&mut f64, f64)| *sum += x * scale * scale;
+        self.values_mut()[first..]
+            .iter_mut()
+            .zip(sums)
+            .for_each(add);
         Ok(())
+    }
+
+    /// Add to the diagonal.
+    pub(super) fn push_diagonal(&mut self, values: impl Iterator<Item = f64>) {
+        let stride = match self {
+            Self::Matrix { side, .. } => *side + 1,
+            Self::Diagonal(_) => 1,
+        };
+        let diagonal = self.values_mut().iter_mut().step_by(stride);
+        diagonal.zip(values).for_each(|(sum, value)| *sum += value);
+    }
+
+    /// Whether it can be a sum of `x xᵀ`, as far as its diagonal says.
+    pub(super) fn is_sound(&self) -> bool {
+        let stride = match self {
+            Self::Matrix { side, .. } => *side + 1,
+            Self::Diagonal(_) => 1,
+        };
+        let values = self.values();
+        values.iter().all(|x| x.is_finite()) && values.iter().step_by(stride).all(|x| *x >= 0.0)
     }
 }

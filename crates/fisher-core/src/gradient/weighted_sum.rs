@@ -59,7 +59,7 @@ impl SampleGradient {
 }
 
 fn chosen<K: burn::tensor::kind::Basic>(tensor: Tensor<3, K>, samples: &[usize]) -> Tensor<3, K> {
-    if samples.len() == tensor.dims()[0] {
+    if samples.iter().copied().eq(0..tensor.dims()[0]) {
         return tensor;
     }
     let at = indices(samples, &tensor.device());

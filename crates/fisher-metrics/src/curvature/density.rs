@@ -81,7 +81,11 @@ impl Density {
     }
 
     /// The density at `points`, each node a normal of standard deviation `width`: it integrates to 1.
+    ///
+    /// # Panics
+    /// Unless the width is above 0.
     pub fn smoothed(&self, points: &[f64], width: f64) -> Vec<f64> {
+        assert!(width > 0.0, "the width of a density");
         let scale = 1.0 / (width * (std::f64::consts::TAU).sqrt() * self.dimension as f64);
         let normal = |x: f64, at: f64| (-0.5 * ((x - at) / width).powi(2)).exp();
         let density = |x: &f64| scale * self.sum(|node| normal(*x, node)).value;

@@ -6,10 +6,12 @@ use burn::config::Config;
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
 use fisher_core::gradient::{ContributionUnit, at_least_single};
-use fisher_core::model::{Catalogue, Place, PlaceVisitor, visit_places};
+use fisher_core::model::{Catalogue, Place, PlaceVisitor, hash_weights, visit_places};
+use fisher_core::moments::accumulation_dtype;
 use fisher_core::provenance::Provenance;
 use fisher_core::read;
 use fisher_core::statistics::Statistics;
+use fisher_metrics::curvature::kronecker::{Kronecker, Rotation};
 use fisher_metrics::growth::{Growth, old_elements, old_part};
 use fisher_metrics::report::same_fisher;
 use fisher_metrics::weights::Weights;
@@ -74,6 +76,8 @@ pub struct Ewc {
 struct Anchor {
     shape: Vec<usize>,
     fisher: Tensor<1>,
+    /// The bases that it is the diagonal in; the weights' own where absent.
+    rotation: Option<Rotation>,
     weights: Tensor<1>,
 }
 
@@ -97,6 +101,23 @@ impl Ewc {
         self.anchors.push(anchors);
         self.apart.get_or_insert_with(|| task.into());
         self.note(statistics.provenance(), task);
+        Ok(())
+    }
+
+    /// Protect what `model` knows of the task of a Kronecker approximation, KFAC or EKFAC, beside what is protected already:
+    /// `½ λ (θ − θ*)ᵀ F (θ − θ*)` with the terms between elements of a parameter (Ritter, Botev & Barber 2018, "Online structured
+    /// Laplace approximations for overcoming catastrophic forgetting").
+    ///
+    /// # Errors
+    /// As [`Ewc::protect`]. Parameters that have grown since are refused by [`Ewc::penalty`], whatever
+    /// [`EwcConfig::growth`] says: new rows have no place in old bases.
+    pub fn protect_kronecker<M: Module>(&mut self, fisher: &Kronecker, model: &M) -> Result<()> {
+        let (provenance, task) = (fisher.provenance(), fisher.task());
+        self.check(provenance, task)?;
+        let anchors = rotated_anchors(fisher, model)?;
+        self.anchors.push(anchors);
+        self.apart.get_or_insert_with(|| task.into());
+        self.note(provenance, task);
         Ok(())
     }
 
@@ -198,9 +219,45 @@ fn anchors<M: Module, C: ContributionUnit>(
         let anchor = Anchor {
             shape: diagonal.shape,
             fisher,
+            rotation: None,
             weights,
         };
         Ok((path, anchor))
+    });
+    anchors.collect()
+}
+
+fn rotated_anchors<M: Module>(fisher: &Kronecker, model: &M) -> Result<BTreeMap<String, Anchor>> {
+    let hash = hash_weights(model)?;
+    if hash != fisher.provenance().model {
+        return Err(Error::OtherModel {
+            expected: fisher.provenance().model.clone(),
+            found: hash,
+        });
+    }
+    let device = model.devices().first().cloned().unwrap_or_default();
+    let device = device.without_autodiff();
+    let weights = Weights::of(model)?;
+    let catalogue = Catalogue::of(model)?;
+    let anchors = catalogue.parameters().iter().map(|parameter| {
+        let (path, elements) = (parameter.path(), parameter.elements());
+        let block = fisher.block(path).map_err(|_| Error::no_fisher(path))?;
+        if block.shape() != parameter.shape() {
+            return Err(MetricsError::shape(path, parameter.shape(), block.shape()).into());
+        }
+        let tensor = |values: &[f64]| {
+            let options = (&device, accumulation_dtype(&device));
+            Tensor::<1>::from_data(TensorData::new(values.to_vec(), [elements]), options)
+        };
+        let anchor = Anchor {
+            shape: parameter.shape().to_vec(),
+            fisher: tensor(block.eigenvalues()),
+            rotation: Some(Rotation::new(block, &device)),
+            weights: tensor(weights.get(path, elements)?),
+        };
+        check_finite("F", path, anchor.fisher.clone())?;
+        check_finite("a weight", path, anchor.weights.clone())?;
+        Ok((path.to_owned(), anchor))
     });
     anchors.collect()
 }
@@ -242,7 +299,11 @@ impl PlaceVisitor for Penalty<'_> {
         };
         self.missing.remove(&path);
         let theta = param.val();
-        self.growth.check(&path, &anchor.shape, &theta.dims())?;
+        let growth = match &anchor.rotation {
+            Some(_) => Growth::Refuse,
+            None => self.growth,
+        };
+        growth.check(&path, &anchor.shape, &theta.dims())?;
         let mut old = theta.dims();
         old.copy_from_slice(&anchor.shape);
         // In half precision small F would be 0.
@@ -250,6 +311,10 @@ impl PlaceVisitor for Penalty<'_> {
         let theta = at_least_single(theta.slice(old_part(old))).reshape(elements);
         let at = |held: &Tensor<1>| move_to(held.clone().cast(theta.dtype()), &theta.device());
         let away = theta.clone() - at(&anchor.weights);
+        let away = match &anchor.rotation {
+            Some(rotation) => rotation.there_flat(away),
+            None => away,
+        };
         let term = (at(&anchor.fisher) * away.square()).sum();
         self.sum = Some(match self.sum.take() {
             Some(sum) => {

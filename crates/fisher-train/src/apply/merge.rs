@@ -462,7 +462,7 @@ fn check_groups<M, C: ContributionUnit>(
 }
 
 /// Whether a model has one parameter where the first has one at several paths.
-fn check_ties(parameter: &Parameter, weights: &Weights, task: &str) -> Result<()> {
+pub(super) fn check_ties(parameter: &Parameter, weights: &Weights, task: &str) -> Result<()> {
     let at = |path: &str| weights.get(path, parameter.elements());
     let here = at(parameter.path())?;
     for tied in parameter.tied() {

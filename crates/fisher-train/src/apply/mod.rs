@@ -3,14 +3,22 @@
 
 mod diagonal;
 mod ewc;
+mod kronecker_merge;
 mod merge;
+mod natural;
 mod optimizer;
+mod precondition;
 mod transfer;
 
 pub use ewc::{Ewc, EwcConfig};
+pub use kronecker_merge::{
+    KroneckerMergeConfig, KroneckerMergeReport, KroneckerMerged, KroneckerMerging, KroneckerSource,
+    Solved,
+};
 pub use merge::{
     Average, Decided, FisherScale, Granularity, MergeConfig, MergeReport, MergeSource, Merged,
     Merging, Term,
 };
+pub use natural::{Adapted, NaturalGradient, NaturalGradientConfig};
 pub use optimizer::{FisherOptimizer, FisherOptimizerConfig};
 pub use transfer::{MeanChange, Transfer, TransferConfig, TransferReport, Transferred};

@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 
 use burn::config::Config;
-use burn::module::{Module, Param};
+use burn::module::Module;
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
 use fisher_core::gradient::ContributionUnit;
-use fisher_core::model::{Catalogue, Place, PlaceVisitor, Ties, visit_places};
+use fisher_core::model::Catalogue;
 use fisher_core::provenance::Provenance;
 use fisher_core::statistics::Statistics;
 use fisher_metrics::report::same_fisher;
 use fisher_metrics::scaling::{Scaling, ScalingConfig};
 
 use super::diagonal::{Diagonal, elementwise};
+use super::precondition::{Precondition, preconditioned, step, ties};
 use crate::error::{Error, Result};
 
 /// Configuration of [`FisherOptimizer`].
@@ -98,7 +99,11 @@ impl FisherOptimizer {
         module: &M,
         gradients: GradientsParams,
     ) -> Result<GradientsParams> {
-        self.scaled(&ties(module)?.separate(module.clone()), gradients)
+        let mut scale = Scale {
+            scaling: &self.scaling,
+            fisher: &self.fisher,
+        };
+        preconditioned(module, gradients, &mut scale)
     }
 
     /// One step of the wrapped optimizer on scaled gradients.
@@ -111,61 +116,28 @@ impl FisherOptimizer {
         module: M,
         gradients: GradientsParams,
     ) -> Result<M> {
-        let ties = ties(&module)?;
-        let module = ties.separate(module);
-        let gradients = self.scaled(&module, gradients)?;
-        Ok(ties.rejoin(self.optimizer.step(rate, module, gradients)))
-    }
-
-    /// The gradients of a module in which ids tell parameters apart.
-    fn scaled<M: Module>(&self, module: &M, gradients: GradientsParams) -> Result<GradientsParams> {
-        let mut visitor = Scale {
+        let mut scale = Scale {
             scaling: &self.scaling,
             fisher: &self.fisher,
-            gradients,
-            scaled: GradientsParams::new(),
         };
-        visit_places(module, &mut visitor)?;
-        Ok(visitor.scaled)
+        step(&mut self.optimizer, rate, module, gradients, &mut scale)
     }
-}
-
-fn ties<M: Module>(module: &M) -> Result<Ties> {
-    let ties = Ties::of(module)?;
-    if let Some([first, second]) = ties.clash() {
-        return Err(Error::SharedId {
-            first: first.into(),
-            second: second.into(),
-        });
-    }
-    Ok(ties)
 }
 
 struct Scale<'a> {
     scaling: &'a Scaling,
     fisher: &'a BTreeMap<String, Diagonal>,
-    gradients: GradientsParams,
-    scaled: GradientsParams,
 }
 
-impl PlaceVisitor for Scale<'_> {
-    type Error = Error;
-
-    fn visit<const D: usize>(&mut self, place: Place, param: &Param<Tensor<D>>) -> Result<()> {
-        let path = place.path;
-        let Some(gradient) = self.gradients.remove::<D>(param.id) else {
-            return Ok(()); // frozen, not reached, or another use of a parameter that is done
-        };
-        let Some(diagonal) = self.fisher.get(&path) else {
-            return Err(Error::NoFisher { parameter: path });
-        };
+impl Precondition for Scale<'_> {
+    fn forward<const D: usize>(&mut self, path: &str, gradient: Tensor<D>) -> Result<Tensor<D>> {
+        let diagonal = self.fisher.get(path);
+        let diagonal = diagonal.ok_or_else(|| Error::no_fisher(path))?;
         let mut old = gradient.dims();
         let growth = self.scaling.growth();
-        growth.check(&path, &diagonal.shape, &old)?;
+        growth.check(path, &diagonal.shape, &old)?;
         old.copy_from_slice(&diagonal.shape);
         let fisher = diagonal.on(&gradient.device()).reshape(old);
-        let scaled = self.scaling.forward(gradient, fisher);
-        self.scaled.register(param.id, scaled);
-        Ok(())
+        Ok(self.scaling.forward(gradient, fisher))
     }
 }

@@ -258,6 +258,8 @@ fn corrections_of_shards_merge_and_those_of_other_bases_do_not() {
     let of_other = other.corrections(&device).expect("statistics");
     let error = merged.merge(of_other).expect_err("other bases");
     assert!(error.to_string().contains("bases"), "{error}");
+    let error = other.corrected(&whole).expect_err("other bases");
+    assert!(error.to_string().contains("bases"), "{error}");
 }
 
 #[test]

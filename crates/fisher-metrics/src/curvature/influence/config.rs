@@ -2,17 +2,16 @@
 
 use burn::config::Config;
 use burn::module::ParamGroup;
-use fisher_core::statistics::TaskStatistics;
+use fisher_core::statistics::Statistics;
 
-use super::operator::Influence;
-use crate::curvature::kronecker::Kronecker;
+use super::super::kronecker::Kronecker;
 use crate::damping::Damping;
-use crate::error::{Result, check_argument};
 
 /// Configuration of [`Influence`].
 #[derive(Config, Debug)]
 pub struct InfluenceConfig {
-    /// λ: relative to the mean eigenvalue, of each parameter's block, or of the whole Fisher where that is inverted.
+    /// λ: relative to the mean eigenvalue of each parameter's block, or, where the whole Fisher is inverted, to its trace over the
+    /// number of samples: no more of its eigenvalues are above 0. At least 1e-100.
     #[config(default = "Damping::Relative(0.1)")]
     pub damping: Damping,
     /// The parameters whose gradients are compared; all when absent.
@@ -25,21 +24,6 @@ pub struct InfluenceConfig {
     pub progress: bool,
 }
 
-impl InfluenceConfig {
-    /// The operator.
-    ///
-    /// # Errors
-    /// [`Error::Argument`](crate::Error::Argument) unless λ is finite and above 0.
-    pub fn init(&self) -> Result<Influence> {
-        let (Damping::Absolute(lambda) | Damping::Relative(lambda)) = self.damping;
-        let fits = lambda > 0.0 && lambda.is_finite();
-        check_argument(fits, "damping", "finite and above 0", lambda)?;
-        Ok(Influence {
-            config: self.clone(),
-        })
-    }
-}
-
 /// The matrix whose inverse weighs gradients.
 #[derive(Debug, Clone, Copy)]
 pub enum Inverse<'a> {
@@ -48,8 +32,8 @@ pub enum Inverse<'a> {
     Exact,
     /// A Kronecker approximation, parameter by parameter: KFAC or EKFAC.
     Kronecker(&'a Kronecker),
-    /// The diagonal: elements of statistics of the training task.
-    Diagonal(&'a TaskStatistics),
+    /// The diagonal: elements of statistics, of this task.
+    Diagonal(&'a Statistics, &'a str),
     /// None: inner products of gradients (Charpiat et al. 2019, "Input similarity from the neural network perspective"; Pruthi et
     /// al. 2020, "TracIn", of one checkpoint).
     Identity,
@@ -61,7 +45,7 @@ impl Inverse<'_> {
             Self::Exact => "exact",
             Self::Kronecker(kronecker) if kronecker.is_corrected() => "ekfac",
             Self::Kronecker(_) => "kfac",
-            Self::Diagonal(_) => "diagonal",
+            Self::Diagonal(..) => "diagonal",
             Self::Identity => "identity",
         }
     }

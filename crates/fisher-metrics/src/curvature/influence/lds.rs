@@ -39,10 +39,13 @@ pub fn linear_datamodeling_score(
     check_argument(m >= 3, "subsets", "at least 3", m as f64)?;
     let n = subsets[0].len();
     if let Some(other) = subsets.iter().find(|subset| subset.len() != n) {
-        return Err(Error::sizes("a subset", n, other.len()));
+        return Err(Error::sizes("a subset", other.len(), n));
     }
     let queries = scores.len() / n.max(1);
-    if scores.len() != queries * n || losses.len() != queries * m {
+    if scores.len() != queries * n {
+        return Err(Error::sizes("scores", scores.len(), queries * n));
+    }
+    if losses.len() != queries * m {
         return Err(Error::sizes("losses", losses.len(), queries * m));
     }
     if scores.iter().chain(losses).any(|x| !x.is_finite()) {

@@ -4,7 +4,8 @@
 //!
 //! `τ(i → j) = g_jᵀ (F + λ)⁻¹ g_i`
 //!
-//! and leaving *i* out of *n* samples that a model was trained on changes it by about `τ / n` (Koh & Liang 2017, "Understanding
+//! and leaving *i* out of the samples that a model was trained on changes it by about `τ / Σ T_i`, over their active tokens, since *F* is
+//! per token and gradients are sums over tokens (Koh & Liang 2017, "Understanding
 //! black-box predictions via influence functions", with the Fisher in the place of the Hessian). Above 0: *i* helps *j*. Which
 //! *F* is inverted is [`Inverse`]: the whole Fisher of the training samples, exactly; EKFAC (Grosse et al. 2023, "Studying large
 //! language model generalization with influence functions"); its diagonal; or none, the product of gradients.

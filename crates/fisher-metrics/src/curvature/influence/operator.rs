@@ -12,9 +12,24 @@ use super::config::{InfluenceConfig, Inverse};
 use super::exact::exact;
 use super::report::InfluenceReport;
 use crate::damping::Damping;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_argument};
 use crate::pairs::{Rows, Slice, Work, bar, for_each_run};
 use crate::report::{GradientSource, finite};
+
+impl InfluenceConfig {
+    /// The operator.
+    ///
+    /// # Errors
+    /// [`Error::Argument`](crate::Error::Argument) unless λ is finite and above 0.
+    pub fn init(&self) -> Result<Influence> {
+        let (Damping::Absolute(lambda) | Damping::Relative(lambda)) = self.damping;
+        let fits = lambda > 0.0 && lambda.is_finite();
+        check_argument(fits, "damping", "finite and above 0", lambda)?;
+        Ok(Influence {
+            config: self.clone(),
+        })
+    }
+}
 
 /// Scores of every training sample for every query: see [the room](super).
 #[derive(Debug, Clone)]
@@ -26,61 +41,83 @@ pub struct Influence {
 const LEAST: f64 = 1e-100;
 
 impl Influence {
-    /// The influence of the samples of task `train` on the losses of those of task `queries`, both in `store`. They may be the
-    /// same task: then the diagonal is what samples do to themselves.
+    /// The influence of the samples of one task, `train`, on the losses of those of another, each in a store: the same one or two,
+    /// so that the training samples' can be kept on disk. They may be the same task: then the diagonal is what samples do to
+    /// themselves.
     ///
     /// With [`Inverse::Exact`] products of all training samples are held, *n*² numbers; else gradients of a few queries, as large as
     /// one parameter each.
     ///
     /// # Errors
-    /// [`Error::TooFewSamples`] when a task has fewer than two, or one query, samples; [`Error::Keys`] and [`Error::Sizes`] when what
+    /// [`Error::TooFewSamples`] when there are fewer than two training samples, [`Error::NoSamples`] without queries;
+    /// [`Error::OtherFisher`] when stores, and what is inverted, are of other weights or kinds; [`Error::Keys`] and [`Error::Sizes`] when what
     /// is inverted is of other parameters; [`Error::NotCollected`] when statistics have no elements; [`Error::Singular`] when λ is lost
-    /// beside the Fisher; [`Error::OutOfRange`]; those of a pattern that matches nothing, and of reading the store.
+    /// beside the Fisher; [`Error::OutOfRange`]; those of a pattern that matches nothing, and of reading a store.
     pub fn forward(
         &self,
-        store: &GradientStore,
-        train: &str,
-        queries: &str,
+        (train_store, train): (&GradientStore, &str),
+        (query_store, queries): (&GradientStore, &str),
         inverse: Inverse,
     ) -> Result<InfluenceReport> {
-        if store.samples(train).len() < 2 {
-            return Err(Error::too_few_samples(store, train));
+        if train_store.samples(train).len() < 2 {
+            return Err(Error::too_few_samples(train_store, train));
         }
-        if store.samples(queries).is_empty() {
+        if query_store.samples(queries).is_empty() {
             return Err(Error::no_samples(queries));
         }
-        let catalogue = match &self.config.only {
-            Some(group) => store.catalogue().filter(group)?,
-            None => store.catalogue().clone(),
+        same_store(train_store, query_store)?;
+        let provenance = match &inverse {
+            Inverse::Kronecker(kronecker) => Some(kronecker.provenance()),
+            Inverse::Diagonal(statistics, _) => Some(statistics.provenance()),
+            Inverse::Exact | Inverse::Identity => None,
         };
-        let work = Work::new(store.device(), self.config.memory);
-        let [of_train, of_queries] = [train, queries].map(|task| Rows::of(store, &[task]));
+        if let Some(provenance) = provenance {
+            same(
+                "model",
+                train_store.model().into(),
+                provenance.model.clone(),
+            )?;
+            let kind = provenance.kind.to_string();
+            same("kind", train_store.kind().to_string(), kind)?;
+        }
+        let catalogue = match &self.config.only {
+            Some(group) => train_store.catalogue().filter(group)?,
+            None => train_store.catalogue().clone(),
+        };
+        let work = Work::new(train_store.device(), self.config.memory);
+        let of_train = Rows::of(train_store, &[train]);
         let (scores, lambdas) = match inverse {
-            Inverse::Exact => self.exact(&catalogue, &of_train, &of_queries, &work)?,
-            other => self.by_parameter(store, &catalogue, &of_train, queries, &other, &work)?,
+            Inverse::Exact => {
+                let of_queries = Rows::of(query_store, &[queries]);
+                self.exact(&catalogue, &of_train, &of_queries, &work)?
+            }
+            other => {
+                let of_queries = (query_store, queries);
+                self.by_parameter(of_queries, &catalogue, &of_train, &other, &work)?
+            }
         };
         for score in &scores {
             finite(*score, "a score of influence")?;
         }
-        let ids = |task: &str| {
+        let ids = |store: &GradientStore, task: &str| {
             let samples = store.samples(task).iter();
             samples.map(|sample| sample.id().to_owned()).collect()
         };
         Ok(InfluenceReport::new(
-            GradientSource::of(store),
-            store.model().to_owned(),
+            GradientSource::of(train_store),
+            train_store.model().to_owned(),
             inverse.name(),
             [train, queries].map(str::to_owned),
-            [ids(train), ids(queries)],
+            [ids(train_store, train), ids(query_store, queries)],
             lambdas,
             scores,
         ))
     }
 
-    fn lambda(&self, trace: f64, elements: usize) -> f64 {
+    fn lambda(&self, trace: f64, eigenvalues: usize) -> f64 {
         match self.config.damping {
             Damping::Absolute(lambda) => lambda,
-            Damping::Relative(factor) => (factor * trace / elements.max(1) as f64).max(LEAST),
+            Damping::Relative(factor) => (factor * trace / eigenvalues.max(1) as f64).max(LEAST),
         }
     }
 
@@ -100,9 +137,8 @@ impl Influence {
         bar.inc(1);
         let across = work.products(&model, queries, train)?.swap_remove(0);
         bar.inc(1);
-        let elements = model[0].elements;
         let (scores, lambda) = exact(&of_train, &across, &train.tokens, |trace| {
-            self.lambda(trace, elements)
+            self.lambda(trace, train.len())
         })?;
         bar.finish_and_clear();
         Ok((scores, BTreeMap::from([("the model".into(), lambda)])))
@@ -111,10 +147,9 @@ impl Influence {
     /// `(F + λ)⁻¹ g_j` of some queries over one parameter after the other, and the products of these with training samples.
     fn by_parameter(
         &self,
-        store: &GradientStore,
+        (store, queries): (&GradientStore, &str),
         catalogue: &Catalogue,
         train: &Rows,
-        queries: &str,
         inverse: &Inverse,
         work: &Work,
     ) -> Result<Scores> {
@@ -129,7 +164,9 @@ impl Influence {
         for parameter in catalogue.parameters() {
             let (path, elements) = (parameter.path(), parameter.elements());
             let diagonal = match inverse {
-                Inverse::Diagonal(task) => Some(diagonal(task, path, elements)?),
+                Inverse::Diagonal(statistics, task) => {
+                    Some(diagonal(statistics.task(task)?, path, elements)?)
+                }
                 _ => None,
             };
             let lambda = match inverse {
@@ -183,6 +220,27 @@ type Scores = (Vec<f64>, BTreeMap<String, f64>);
 fn whole(parameter: &Parameter) -> (String, Vec<Range<usize>>) {
     let all = std::iter::once(0..parameter.elements());
     (parameter.path().to_owned(), all.collect())
+}
+
+fn same(what: &'static str, ours: String, theirs: String) -> Result<()> {
+    if ours == theirs {
+        return Ok(());
+    }
+    Err(Error::OtherFisher { what, ours, theirs })
+}
+
+/// Whether gradients of two stores are of the same weights.
+fn same_store(ours: &GradientStore, theirs: &GradientStore) -> Result<()> {
+    same("model", ours.model().into(), theirs.model().into())?;
+    same("kind", ours.kind().to_string(), theirs.kind().to_string())?;
+    let paths = |store: &GradientStore| {
+        let paths = store.catalogue().parameters().iter();
+        paths
+            .map(|p| p.path().to_owned())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    same("parameters", paths(ours), paths(theirs))
 }
 
 /// F of every element.

@@ -10,7 +10,8 @@ use crate::report::GradientSource;
 /// Version of [`InfluenceReport`]'s form.
 const SCHEMA: u64 = 1;
 
-/// Rows of each query in print.
+/// Queries in print, and rows of each.
+const QUERIES: usize = 20;
 const SHOWN: usize = 5;
 
 /// Scores `τ(i → j)`: see [the room](super).
@@ -123,7 +124,7 @@ impl fmt::Display for InfluenceReport {
             self.query_ids.len(),
             self.queries,
         )?;
-        for (query, id) in self.query_ids.iter().enumerate() {
+        for (query, id) in self.query_ids.iter().enumerate().take(QUERIES) {
             writeln!(f, "{id}")?;
             for (what, found) in [
                 ("helps", self.helpful(query, SHOWN)),
@@ -134,6 +135,9 @@ impl fmt::Display for InfluenceReport {
                 }
             }
         }
-        Ok(())
+        match self.query_ids.len().saturating_sub(QUERIES) {
+            0 => Ok(()),
+            more => writeln!(f, ".. and {more} more"),
+        }
     }
 }

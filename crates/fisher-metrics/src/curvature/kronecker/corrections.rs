@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 
 /// The corrected eigenvalues of EKFAC, `s_kl = (1/n) Σ_i (u_kᵀ g_i v_l)² / T_i`, of one task.
 ///
-/// [`Statistics`] of rotated gradients: with their own standard errors, and merged and saved as those are.
+/// [`Statistics`] of rotated gradients: with their own standard errors, and merged as those are.
 #[derive(Debug, Clone)]
 pub struct Corrections {
     task: String,
@@ -26,7 +26,7 @@ pub struct Corrections {
 }
 
 impl Corrections {
-    pub(super) fn new(kronecker: &Kronecker, device: &Device) -> Result<Self> {
+    fn new(kronecker: &Kronecker, device: &Device, errors: bool) -> Result<Self> {
         let device = device.clone().without_autodiff();
         let parameters = kronecker.blocks.iter().map(|(path, block)| {
             // Eigenvectors have no roles.
@@ -41,13 +41,9 @@ impl Corrections {
         let catalogue = Catalogue::new(parameters.collect())?;
         let config = StatisticsConfig::new()
             .with_grouped(false)
+            .with_variance(errors)
             .with_kind(kronecker.provenance.kind);
-        // What was seen in other bases is of another model, as far as merging goes.
-        let model = format!(
-            "{} in the bases {:016x}",
-            kronecker.provenance.model,
-            kronecker.digest()
-        );
+        let model = kronecker.rotated_model();
         let statistics = config.init_for(&catalogue, &HeadLayout::none(), model, &device)?;
         let rotations = kronecker.blocks.iter();
         let rotations =
@@ -73,7 +69,10 @@ impl Corrections {
     }
 
     /// `s_kl` of the parameter at `path`, `[first axis, all others]`.
-    pub(super) fn eigenvalues(&self, path: &str) -> Result<Vec<f64>> {
+    ///
+    /// # Errors
+    /// [`Error::NoSamples`] when none was seen, [`Error::Keys`] when there are no factors of it.
+    pub fn eigenvalues(&self, path: &str) -> Result<Vec<f64>> {
         let no_samples = || Error::no_samples(&self.task);
         let mut tasks = self.statistics.tasks();
         if !tasks.any(|task| task == self.task) {
@@ -85,6 +84,63 @@ impl Corrections {
         let of_path = self.statistics.task(&self.task)?.parameter(path)?;
         let welford = of_path.elementwise().ok_or_else(no_samples)?;
         welford.read_mean()?.ok_or_else(no_samples)
+    }
+}
+
+impl Kronecker {
+    /// A sink for a second pass over the task's samples, or over others of its kind: the corrected eigenvalues of
+    /// [EKFAC](Self::corrected). Gradients are rotated on `device`.
+    ///
+    /// # Errors
+    /// Those of statistics.
+    pub fn corrections(&self, device: &Device) -> Result<Corrections> {
+        Corrections::new(self, device, true)
+    }
+
+    /// The same without errors of the eigenvalues, in half the memory.
+    ///
+    /// # Errors
+    /// Those of statistics.
+    pub fn corrections_without_errors(&self, device: &Device) -> Result<Corrections> {
+        Corrections::new(self, device, false)
+    }
+
+    /// The model's name in what was seen in these bases: what was seen in others is of another, as far as merging goes.
+    fn rotated_model(&self) -> String {
+        format!(
+            "{} in the bases {:016x}",
+            self.provenance.model,
+            self.digest()
+        )
+    }
+
+    /// EKFAC: the same bases with the eigenvalues that `corrections` have seen.
+    ///
+    /// # Errors
+    /// [`Error::OtherFisher`] when they are of other factors, [`Error::NoSamples`] when they have seen none, [`Error::Keys`] or [`Error::Sizes`] when they are of other parameters,
+    /// [`Error::NotFinite`] when one has left the range.
+    pub fn corrected(mut self, corrections: &Corrections) -> Result<Self> {
+        let ours = self.rotated_model();
+        let theirs = &corrections.statistics.provenance().model;
+        if ours != *theirs || self.task != corrections.task {
+            return Err(Error::OtherFisher {
+                what: "the bases",
+                ours: format!("{ours} of {}", self.task),
+                theirs: format!("{theirs} of {}", corrections.task),
+            });
+        }
+        for (path, block) in &mut self.blocks {
+            let eigenvalues = corrections.eigenvalues(path)?;
+            if eigenvalues.len() != block.eigenvalues().len() {
+                let (ours, theirs) = (block.eigenvalues().len(), eigenvalues.len());
+                return Err(Error::sizes(path.clone(), ours, theirs));
+            }
+            if eigenvalues.iter().any(|x| !x.is_finite()) {
+                return Err(Error::not_finite("an eigenvalue", path));
+            }
+            *block = block.clone().with_eigenvalues(eigenvalues);
+        }
+        Ok(self)
     }
 }
 

@@ -22,9 +22,12 @@
 //! # Ok(()) }
 //! ```
 
+mod block;
 mod corrections;
 mod operator;
 mod rotation;
 
+pub use block::{Basis, KroneckerBlock};
 pub use corrections::Corrections;
-pub use operator::{Basis, Kronecker, KroneckerBlock};
+pub use operator::Kronecker;
+pub use rotation::Rotation;

@@ -2,14 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::Device;
-use faer::linalg::matmul::matmul;
-use faer::{Accum, Mat, MatRef, Par};
 use fisher_core::factors::{Factors, Second};
 use fisher_core::provenance::Provenance;
 
-use super::corrections::Corrections;
-use crate::curvature::eigen::{Eigen, symmetric};
+use super::block::{Basis, KroneckerBlock};
 use crate::error::{Error, Result};
 
 /// The Fisher of every parameter of a task, as a Kronecker product with eigenvalues of its own.
@@ -19,136 +15,6 @@ pub struct Kronecker {
     pub(super) task: String,
     pub(super) samples: u64,
     pub(super) blocks: BTreeMap<String, KroneckerBlock>,
-}
-
-/// That of one parameter `[first axis, all others]`.
-#[derive(Debug, Clone)]
-pub struct KroneckerBlock {
-    pub(super) shape: Vec<usize>,
-    /// Of the first axis, and of all others.
-    pub(super) bases: [Basis; 2],
-    /// `[first axis, all others]`, in the basis of either.
-    pub(super) eigenvalues: Vec<f64>,
-    pub(super) corrected: bool,
-}
-
-/// The basis of a side.
-#[derive(Debug, Clone)]
-pub enum Basis {
-    /// Eigenvectors of its factor, as columns, with its eigenvalues.
-    Eigen(Eigen),
-    /// The side's own coordinates, of a factor that is a diagonal, which stands here.
-    Coordinates(Vec<f64>),
-}
-
-impl Basis {
-    fn of(second: Second, path: &str) -> Result<Self> {
-        match second {
-            Second::Diagonal(values) => finite(values, path).map(Self::Coordinates),
-            Second::Matrix { side: 1, sums } => finite(sums, path).map(Self::Coordinates),
-            Second::Matrix { side, sums } => {
-                let matrix = MatRef::from_row_major_slice(&sums, side, side);
-                let mut eigen = symmetric(matrix, path)?;
-                // It is a sum of squares; what is below 0 is rounding.
-                eigen.values.iter_mut().for_each(|x| *x = x.max(0.0));
-                Ok(Self::Eigen(eigen))
-            }
-        }
-    }
-
-    /// The eigenvalues of the factor.
-    pub fn values(&self) -> &[f64] {
-        match self {
-            Self::Eigen(eigen) => &eigen.values,
-            Self::Coordinates(values) => values,
-        }
-    }
-
-    pub(super) fn vectors(&self) -> Option<MatRef<'_, f64>> {
-        match self {
-            Self::Eigen(eigen) => Some(eigen.vectors.as_ref()),
-            Self::Coordinates(_) => None,
-        }
-    }
-}
-
-fn finite(values: Vec<f64>, path: &str) -> Result<Vec<f64>> {
-    if values.iter().all(|x| x.is_finite()) {
-        return Ok(values);
-    }
-    Err(Error::not_finite("the matrix of second moments", path))
-}
-
-impl KroneckerBlock {
-    fn of(shape: &[usize], factors: [Second; 2], path: &str) -> Result<Self> {
-        let [a, s] = factors;
-        let bases = [Basis::of(a, path)?, Basis::of(s, path)?];
-        let [alpha, sigma] = [&bases[0], &bases[1]].map(Basis::values);
-        let eigenvalues = alpha.iter().flat_map(|a| sigma.iter().map(move |s| a * s));
-        Ok(Self {
-            shape: shape.to_vec(),
-            eigenvalues: eigenvalues.collect(),
-            bases,
-            corrected: false,
-        })
-    }
-
-    /// The parameter's shape.
-    pub fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    /// The bases of the first axis and of all others.
-    pub fn bases(&self) -> &[Basis; 2] {
-        &self.bases
-    }
-
-    /// `[first axis, all others]`: `α_k σ_l` of [KFAC](self), `s_kl` of EKFAC.
-    pub fn eigenvalues(&self) -> &[f64] {
-        &self.eigenvalues
-    }
-
-    /// Whether they are `s_kl`.
-    pub fn is_corrected(&self) -> bool {
-        self.corrected
-    }
-
-    pub(super) fn sides(&self) -> [usize; 2] {
-        [0, 1].map(|at| self.bases[at].values().len())
-    }
-
-    /// `Uᵀ X V`, or back again `U X Vᵀ`.
-    fn rotated(&self, x: Mat<f64>, back: bool) -> Mat<f64> {
-        let turned = |u: MatRef<'_, f64>, x: MatRef<'_, f64>| -> Mat<f64> {
-            let mut product = Mat::zeros(u.nrows(), x.ncols());
-            let u = if back { u } else { u.transpose() };
-            matmul(&mut product, Accum::Replace, u, x, 1.0, Par::rayon(0));
-            product
-        };
-        let x = match self.bases[0].vectors() {
-            Some(u) => turned(u, x.as_ref()),
-            None => x,
-        };
-        match self.bases[1].vectors() {
-            Some(v) => turned(v, x.transpose()).transpose().to_owned(),
-            None => x,
-        }
-    }
-
-    /// `f(F) v`: `f` of the eigenvalues, in the bases.
-    fn apply(&self, v: &[f64], f: impl Fn(f64) -> f64) -> Vec<f64> {
-        let [rows, columns] = self.sides();
-        let x = MatRef::from_row_major_slice(v, rows, columns).to_owned();
-        let mut x = self.rotated(x, false);
-        for (k, values) in self.eigenvalues.chunks(columns.max(1)).enumerate() {
-            for (l, &value) in values.iter().enumerate() {
-                x[(k, l)] *= f(value);
-            }
-        }
-        let x = self.rotated(x, true);
-        let rows = (0..rows).flat_map(|k| (0..columns).map(move |l| (k, l)));
-        rows.map(|at| x[at]).collect()
-    }
 }
 
 impl Kronecker {
@@ -166,7 +32,7 @@ impl Kronecker {
         }
         let mut blocks = BTreeMap::new();
         for (path, shape) in factors.parameters() {
-            let block = KroneckerBlock::of(shape, of_task.factors(path)?, path)?;
+            let block = KroneckerBlock::new(shape, of_task.factors(path)?, path)?;
             blocks.insert(path.to_owned(), block);
         }
         Ok(Self {
@@ -177,34 +43,48 @@ impl Kronecker {
         })
     }
 
-    /// A sink for a second pass over the task's samples, or over others of its kind: the corrected eigenvalues of
-    /// [EKFAC](Self::corrected). Gradients are rotated on `device`.
+    /// `A ⊗ 1`: the inputs' factors alone, which RegMean weighs weights by; 1 for vectors, tied tables and gradients that were written
+    /// out, whose factors say nothing of inputs alone.
     ///
     /// # Errors
-    /// Those of statistics.
-    pub fn corrections(&self, device: &Device) -> Result<Corrections> {
-        Corrections::new(self, device)
+    /// As [`Kronecker::of`].
+    pub fn of_inputs(factors: &Factors, task: &str) -> Result<Self> {
+        let of_task = factors.task(task)?;
+        if of_task.count() == 0 {
+            return Err(Error::no_samples(task));
+        }
+        let mut blocks = BTreeMap::new();
+        for ((path, shape), (_, sums)) in factors.parameters().zip(of_task.blocks()) {
+            let mut sides = of_task.factors(path)?;
+            for (at, side) in sides.iter_mut().enumerate() {
+                if sums.input_side() != Some(at) {
+                    *side = Second::Diagonal(vec![1.0; side.side()]);
+                }
+            }
+            blocks.insert(path.to_owned(), KroneckerBlock::new(shape, sides, path)?);
+        }
+        Self::of_blocks(factors.provenance().clone(), task, of_task.count(), blocks)
     }
 
-    /// EKFAC: the same bases with the eigenvalues that `corrections` have seen.
+    /// Of blocks that were made one by one.
     ///
     /// # Errors
-    /// [`Error::NoSamples`] when they have seen none, [`Error::Keys`] or [`Error::Sizes`] when they are of other parameters,
-    /// [`Error::NotFinite`] when one has left the range.
-    pub fn corrected(mut self, corrections: &Corrections) -> Result<Self> {
-        for (path, block) in &mut self.blocks {
-            let eigenvalues = corrections.eigenvalues(path)?;
-            if eigenvalues.len() != block.eigenvalues.len() {
-                let (ours, theirs) = (block.eigenvalues.len(), eigenvalues.len());
-                return Err(Error::sizes(path.clone(), ours, theirs));
-            }
-            if eigenvalues.iter().any(|x| !x.is_finite()) {
-                return Err(Error::not_finite("an eigenvalue", path));
-            }
-            block.eigenvalues = eigenvalues;
-            block.corrected = true;
+    /// [`Error::NoSamples`] without samples.
+    pub fn of_blocks(
+        provenance: Provenance,
+        task: &str,
+        samples: u64,
+        blocks: BTreeMap<String, KroneckerBlock>,
+    ) -> Result<Self> {
+        if samples == 0 {
+            return Err(Error::no_samples(task));
         }
-        Ok(self)
+        Ok(Self {
+            provenance,
+            task: task.into(),
+            samples,
+            blocks,
+        })
     }
 
     /// Whether it is EKFAC.
@@ -248,15 +128,15 @@ impl Kronecker {
     /// [`Error::Keys`] when it has no factors, [`Error::Sizes`] when `v` is of another size.
     pub fn apply(&self, path: &str, v: &[f64], f: impl Fn(f64) -> f64) -> Result<Vec<f64>> {
         let block = self.block(path)?;
-        if v.len() != block.eigenvalues.len() {
-            return Err(Error::sizes(path, v.len(), block.eigenvalues.len()));
+        if v.len() != block.eigenvalues().len() {
+            return Err(Error::sizes(path, v.len(), block.eigenvalues().len()));
         }
         Ok(block.apply(v, f))
     }
 
     /// Of all bases, to tell them from others: FNV-1a of their bits.
     pub(super) fn digest(&self) -> u64 {
-        let bases = self.blocks.values().flat_map(|block| &block.bases);
+        let bases = self.blocks.values().flat_map(|block| block.bases());
         let vectors = bases.filter_map(Basis::vectors);
         let values = vectors.flat_map(|u| {
             let cells = (0..u.ncols()).flat_map(move |k| (0..u.nrows()).map(move |i| (i, k)));
@@ -271,13 +151,13 @@ impl Kronecker {
     pub fn trace(&self) -> f64 {
         let blocks = self.blocks.values();
         blocks
-            .map(|block| block.eigenvalues.iter().sum::<f64>())
+            .map(|block| block.eigenvalues().iter().sum::<f64>())
             .sum()
     }
 
     /// The mean of all eigenvalues, to which damping can be relative; 0 without parameters.
     pub fn mean_eigenvalue(&self) -> f64 {
-        let counts = self.blocks.values().map(|block| block.eigenvalues.len());
+        let counts = self.blocks.values().map(|block| block.eigenvalues().len());
         let count: usize = counts.sum();
         self.trace() / count.max(1) as f64
     }

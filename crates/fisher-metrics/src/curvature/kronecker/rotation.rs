@@ -4,17 +4,19 @@ use burn::tensor::{Device, Tensor, TensorData};
 use faer::MatRef;
 use fisher_core::gradient::{SampleGradient, at_least_single};
 
-use super::operator::KroneckerBlock;
+use super::block::KroneckerBlock;
 
-/// Bases on a device, in float32, as columns; `None` for the side's own coordinates.
+/// The bases of a parameter's factors on a device, in float32: gradients are rotated into them and back.
 #[derive(Debug, Clone)]
-pub(super) struct Rotation {
+pub struct Rotation {
+    /// As columns; `None` for the side's own coordinates.
     bases: [Option<Tensor<2>>; 2],
     sides: [usize; 2],
 }
 
 impl Rotation {
-    pub(super) fn new(block: &KroneckerBlock, device: &Device) -> Self {
+    /// Those of `block`.
+    pub fn new(block: &KroneckerBlock, device: &Device) -> Self {
         let on_device = |vectors: MatRef<'_, f64>| {
             let side = vectors.nrows();
             let cells = (0..side).flat_map(|row| (0..side).map(move |column| (row, column)));
@@ -45,7 +47,7 @@ impl Rotation {
 
     /// `Uᵀ g_i V` in the form of `g_i`, or as a product where a lookup's rows are rotated.
     /// What is not of this shape stays as it is.
-    pub(super) fn turn(&self, gradient: SampleGradient) -> SampleGradient {
+    pub fn turn(&self, gradient: SampleGradient) -> SampleGradient {
         match gradient {
             other if !self.fits(&other) => other,
             SampleGradient::Outer { left, right } => SampleGradient::Outer {
@@ -85,6 +87,30 @@ impl Rotation {
         }
     }
 
+    /// `Uᵀ X V` of a matrix `[first axis, all others]`.
+    pub fn there(&self, x: Tensor<2>) -> Tensor<2> {
+        let turn = |x: Tensor<2>, basis: &Option<Tensor<2>>| match basis {
+            Some(basis) => like(basis, &x).transpose().matmul(x),
+            None => x,
+        };
+        turn(turn(x, &self.bases[0]).transpose(), &self.bases[1]).transpose()
+    }
+
+    /// The same of a vector over the parameter's elements, `[elements]`.
+    pub fn there_flat(&self, x: Tensor<1>) -> Tensor<1> {
+        let elements = x.dims();
+        self.there(x.reshape(self.sides)).reshape(elements)
+    }
+
+    /// `U X Vᵀ`: back again.
+    pub fn back(&self, x: Tensor<2>) -> Tensor<2> {
+        let turn = |x: Tensor<2>, basis: &Option<Tensor<2>>| match basis {
+            Some(basis) => like(basis, &x).matmul(x),
+            None => x,
+        };
+        turn(turn(x, &self.bases[0]).transpose(), &self.bases[1]).transpose()
+    }
+
     /// `[samples, positions, side]` times the basis.
     fn side(&self, at: usize, factor: Tensor<3>) -> Tensor<3> {
         let Some(basis) = &self.bases[at] else {
@@ -95,4 +121,9 @@ impl Rotation {
         rows.matmul(basis.clone())
             .reshape([samples, positions, side])
     }
+}
+
+/// A basis where the other factor is, and as precise.
+fn like(basis: &Tensor<2>, x: &Tensor<2>) -> Tensor<2> {
+    basis.clone().cast(x.dtype()).to_device(&x.device())
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::operator::LikenessConfig;
+use super::config::LikenessConfig;
 use crate::report::{GradientSource, SampleRef};
 
 /// The overlap of two Fishers without bias.
