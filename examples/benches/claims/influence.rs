@@ -187,18 +187,17 @@ impl Seen {
             .with_damping(Damping::Relative(damping))
             .with_progress(false);
         let influence = config.init().expect("settings");
-        let report = influence.forward(&self.store, "train", "queries", inverse);
+        let report = influence.forward((&self.store, "train"), (&self.store, "queries"), inverse);
         report.expect("scores").scores
     }
 
-    /// Scores by their name and λ: multiples of the mean eigenvalue.
+    /// Scores by their name and λ.
     fn all(&self) -> Vec<(String, Vec<f64>)> {
-        let diagonal = self.statistics.task("train").expect("the task");
         let inverses = [
             ("exact", Inverse::Exact),
             ("EKFAC", Inverse::Kronecker(&self.ekfac)),
             ("KFAC", Inverse::Kronecker(&self.kfac)),
-            ("diagonal", Inverse::Diagonal(diagonal)),
+            ("diagonal", Inverse::Diagonal(&self.statistics, "train")),
         ];
         let mut all = Vec::new();
         for (name, inverse) in inverses {
@@ -324,7 +323,7 @@ fn of_subsets(subsets: usize) -> [String; 2] {
     found.iter().for_each(|of| training += &of.training);
     let mut scores = format!(
         "**Linear datamodeling score** of the same models: the mean over queries of Spearman's correlation over {subsets} halves between the sum of scores and the \
-         mean loss of two retrained models [95 %], and how much more that is than of products [95 %, of the same halves]. λ is a multiple of the mean eigenvalue: of each parameter, of the whole Fisher where it is inverted exactly. Scores of \
+         mean loss of two retrained models [95 %], and how much more that is than of products [95 %, of the same halves]. λ is a multiple of the mean eigenvalue of each parameter, or of tr F / n where the whole Fisher is inverted. Scores of \
          other samples: the mean of {SHUFFLES} permutations (least to greatest).\n\n| scores | λ"
     );
     for (seed, steps) in MODELS {

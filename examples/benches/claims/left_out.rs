@@ -183,14 +183,13 @@ fn scores(gradients: &[Vec<Vec<f64>>; 2]) -> [Vec<f64>; 3] {
         .with_damping(Damping::Absolute(RIDGE))
         .with_progress(false);
     let influence = config.init().expect("settings");
-    let diagonal = statistics.task("train").expect("the task");
     [
         Inverse::Exact,
-        Inverse::Diagonal(diagonal),
+        Inverse::Diagonal(&statistics, "train"),
         Inverse::Identity,
     ]
     .map(|inverse| {
-        let report = influence.forward(&store, "train", "queries", inverse);
+        let report = influence.forward((&store, "train"), (&store, "queries"), inverse);
         report.expect("scores").scores
     })
 }
