@@ -19,6 +19,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::{SliceRandom, index};
 
+use crate::datamodels;
 use crate::left_out::{self, range};
 use crate::retrained::{Retrained, deviations, shuffled};
 
@@ -40,7 +41,7 @@ const SHUFFLES: u64 = 20;
 
 /// Half of the training samples is drawn `runs` times, at least 32.
 pub(crate) fn tables(runs: usize) -> Vec<String> {
-    let mut tables = vec![left_out::table()];
+    let mut tables = vec![left_out::table(), datamodels::table()];
     tables.extend(of_subsets(runs.max(32)));
     tables
 }
@@ -285,11 +286,7 @@ fn of_model(setting: &Setting, (seed, steps): (u64, usize)) -> Found {
         None,
     ));
     // Each half is a sample of its own, and its score is what the other order made of it.
-    let each: Vec<Vec<bool>> = setting
-        .all()
-        .iter()
-        .map(|s| setting.all().iter().map(|k| k == s).collect())
-        .collect();
+    let each = datamodels::each(setting.subsets.len());
     let other = Retrained {
         subsets: &each,
         losses: &of_orders[1],

@@ -4,6 +4,7 @@
 
 mod conflicts;
 mod curvature;
+mod datamodels;
 mod draws;
 mod gates;
 mod influence;
