@@ -4,13 +4,17 @@
 
 mod conflicts;
 mod curvature;
+mod datamodels;
 mod draws;
 mod gates;
+mod influence;
 mod interference;
 mod intervals;
 mod kinds;
+mod left_out;
 mod overlap;
 mod ranks;
+mod retrained;
 
 use clap::{Parser, ValueEnum};
 
@@ -39,6 +43,7 @@ enum Topic {
     Gates,
     Kinds,
     Curvature,
+    Influence,
 }
 
 fn main() {
@@ -59,6 +64,7 @@ fn main() {
             Topic::Gates => gates::tables(arguments.runs),
             Topic::Kinds => kinds::tables(arguments.runs),
             Topic::Curvature => curvature::tables(arguments.runs),
+            Topic::Influence => influence::tables(arguments.runs),
         };
         for table in tables {
             println!("{table}\n");

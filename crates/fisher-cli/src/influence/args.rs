@@ -42,7 +42,7 @@ pub struct InfluenceArgs {
     /// What is inverted
     #[arg(long, value_enum, default_value = "ekfac")]
     pub inverse: Inverted,
-    /// λ as a multiple of the mean eigenvalue
+    /// λ as a multiple of the mean eigenvalue of each parameter; of the trace over the number of samples for --inverse exact
     #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
     pub damping: f64,
     /// Parameters whose gradients are compared: all, attention, or a regular expression that is found in their names

@@ -400,14 +400,14 @@ fn a_datamodeling_score_is_a_rank_correlation_over_subsets() {
     // What scores predict: 3, 1, 0, 2, −1 and 3, 4, 1, 4, 1.
     let rightly = [-3.0, -1.0, 0.0, -2.0, 1.0];
     let wrongly = [3.0, 4.0, 1.0, 4.0, 1.0];
-    let found = linear_datamodeling_score(&scores, &subsets, &[rightly, wrongly].concat(), 1);
+    let found = linear_datamodeling_score(&scores, &subsets, &[rightly, wrongly].concat());
     let found = found.expect("a score");
     let close =
         |found: Option<f64>, expected: f64| found.is_some_and(|x| (x - expected).abs() < 1e-12);
     assert!(close(found.of_queries[0], 1.0) && close(found.of_queries[1], -1.0));
     assert!(close(found.mean, 0.0));
     let constant = [0.0; 5];
-    let found = linear_datamodeling_score(&scores, &subsets, &[rightly, constant].concat(), 1);
+    let found = linear_datamodeling_score(&scores, &subsets, &[rightly, constant].concat());
     let found = found.expect("a score");
     assert!(close(found.of_queries[0], 1.0) && found.of_queries[1].is_none());
     assert!(close(found.mean, 1.0));
@@ -416,9 +416,42 @@ fn a_datamodeling_score_is_a_rank_correlation_over_subsets() {
             .interval
             .is_some_and(|[lower, upper]| lower < 1.0 + 1e-12 && upper > 1.0 - 1e-12)
     );
-    assert!(linear_datamodeling_score(&scores, &subsets[..2], &[0.0; 4], 1).is_err());
-    assert!(linear_datamodeling_score(&scores, &subsets, &[0.0; 4], 1).is_err());
-    assert!(linear_datamodeling_score(&scores, &subsets, &[f64::NAN; 10], 1).is_err());
+    assert!(linear_datamodeling_score(&scores, &subsets[..2], &[0.0; 4]).is_err());
+    assert!(linear_datamodeling_score(&scores, &subsets, &[0.0; 4]).is_err());
+    assert!(linear_datamodeling_score(&scores, &subsets, &[f64::NAN; 10]).is_err());
+}
+
+/// Correlations and the jackknife by scipy: `spearmanr` of all subsets and of all but one.
+#[test]
+fn the_interval_of_a_datamodeling_score_is_a_jackknife_of_subsets() {
+    // A sample each, so that scores are what is predicted.
+    let subsets: Vec<Vec<bool>> = (0..7).map(|s| (0..7).map(|i| i == s).collect()).collect();
+    let scores = [
+        [0.3, -1.2, 0.8, 2.0, 0.1, -0.4, 1.1],
+        [1.0, 0.2, -0.5, 0.7, -2.0, 0.4, 0.9],
+    ];
+    let losses = [
+        [0.1, 0.9, -0.2, -1.5, -0.3, 0.2, 0.4],
+        [-0.8, 0.3, 0.5, -0.1, 0.2, -0.6, -0.9],
+    ];
+    let found = linear_datamodeling_score(&scores.concat(), &subsets, &losses.concat());
+    let found = found.expect("a score");
+    let of_queries: Vec<f64> = found.of_queries.iter().flatten().copied().collect();
+    assert_close(
+        "correlations",
+        &of_queries,
+        &[0.5357142857142858, 0.8214285714285715],
+        1e-12,
+        1.0,
+    );
+    let interval = found.interval.expect("subsets");
+    assert_close(
+        "interval",
+        &interval,
+        &[0.07336493899488805, 1.0],
+        1e-9,
+        1.0,
+    );
 }
 
 /// The Fisher of `K` alone is damped, however many elements there are: two samples that are almost equal influence each other.
