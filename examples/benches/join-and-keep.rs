@@ -38,6 +38,12 @@ struct Arguments {
     /// Strengths of the penalty to choose from
     #[arg(long, value_delimiter = ',', default_value = "1,10,100,1000,10000")]
     strengths: Vec<f64>,
+    /// ε of Kronecker products, as multiples of their mean eigenvalues
+    #[arg(long, value_delimiter = ',', default_value = "0.001,0.1,1,10")]
+    epsilons: Vec<f64>,
+    /// `merge` or `keep` alone
+    #[arg(long)]
+    only: Option<String>,
     /// Passed by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
@@ -142,6 +148,9 @@ impl Rows {
     }
 
     fn print(&self, title: &str) {
+        if self.0.is_empty() {
+            return;
+        }
         println!("\n{title}\n\n| | median | range |\n|---|--:|--:|");
         for name in &self.0 {
             let mut values = self.1[name].clone();
@@ -176,8 +185,13 @@ fn main() -> Fallible<()> {
             school.fishers(&models[0], Task::ALL[0])?,
             school.fishers(&models[1], Task::ALL[1])?,
         ];
-        merge(&school, &models, &fishers, &mut merged)?;
-        keep(&school, &arguments, &models[0], &fishers[0], &mut kept)?;
+        let wanted = |name: &str| arguments.only.as_deref().is_none_or(|only| only == name);
+        if wanted("merge") {
+            merge(&school, &arguments, &models, &fishers, &mut merged)?;
+        }
+        if wanted("keep") {
+            keep(&school, &arguments, &models[0], &fishers[0], &mut kept)?;
+        }
     }
     let seeds = arguments.seeds;
     merged.print(&format!(
@@ -192,6 +206,7 @@ fn main() -> Fallible<()> {
 
 fn merge(
     school: &School,
+    arguments: &Arguments,
     models: &[CausalTransformer; 2],
     fishers: &[Fishers; 2],
     rows: &mut Rows,
@@ -219,14 +234,15 @@ fn merge(
                 fisher: of(at),
                 weight: 1.0,
             };
-            let merging = KroneckerMergeConfig::new()
-                .with_scale(scale)
-                .with_iterations(2000);
-            let found = merging.init()?.forward(&[source(0), source(1)])?;
-            rows.add(
-                format!("{name}, scale {scale:?}"),
-                school.worst(&found.model)?,
-            );
+            for &epsilon in &arguments.epsilons {
+                let merging = KroneckerMergeConfig::new()
+                    .with_scale(scale)
+                    .with_epsilon(epsilon)
+                    .with_iterations(2000);
+                let found = merging.init()?.forward(&[source(0), source(1)])?;
+                let name = format!("{name}, scale {scale:?}, ε {epsilon}");
+                rows.add(name, school.worst(&found.model)?);
+            }
         }
     }
     let source = |at: usize| KroneckerSource {
@@ -234,9 +250,14 @@ fn merge(
         fisher: &fishers[at].inputs,
         weight: 1.0,
     };
-    let merging = KroneckerMergeConfig::new().with_iterations(2000).init()?;
-    let found = merging.forward(&[source(0), source(1)])?;
-    rows.add("inputs alone (RegMean)", school.worst(&found.model)?);
+    for &epsilon in &arguments.epsilons {
+        let merging = KroneckerMergeConfig::new()
+            .with_epsilon(epsilon)
+            .with_iterations(2000);
+        let found = merging.init()?.forward(&[source(0), source(1)])?;
+        let name = format!("inputs alone (RegMean), ε {epsilon}");
+        rows.add(name, school.worst(&found.model)?);
+    }
     // So large an ε that F counts for nothing.
     let plain = KroneckerMergeConfig::new()
         .with_epsilon(1e6)
