@@ -6,6 +6,7 @@ pub use fisher_metrics::prelude::*;
 pub use crate::ablation::{Ablation, AblationConfig, AblationKind, AblationReport};
 pub use crate::apply::{
     Ewc, EwcConfig, FisherOptimizer, FisherOptimizerConfig, MergeConfig, MergeSource,
+    NaturalGradient, NaturalGradientConfig,
 };
 pub use crate::batch::{SampleBatch, SampleLoss, SampleMapper};
 pub use crate::capture::{CaptureConfig, Engine, Names, NonFinite, check};
