@@ -37,6 +37,9 @@ struct Arguments {
     /// `digits`, `induction`, or both
     #[arg(long)]
     only: Option<String>,
+    /// Optimizers, by their first letters: all without
+    #[arg(long)]
+    method: Option<String>,
     /// λ of natural gradients, as a multiple of the mean eigenvalue
     #[arg(long, default_value_t = 0.1)]
     damping: f64,
@@ -195,7 +198,11 @@ fn race<S: Subject>(subject: &S, arguments: &Arguments) {
         arguments.seeds
     );
     println!("|---|--:|--:|--:|--:|--:|");
-    for method in Method::ALL {
+    let wanted = |method: &Method| {
+        let asked = arguments.method.as_deref();
+        asked.is_none_or(|asked| method.name().to_lowercase().starts_with(asked))
+    };
+    for method in Method::ALL.into_iter().filter(wanted) {
         // Rates are chosen on seeds of their own.
         let of_rate = |rate: f64| {
             let seeds = 1000..1000 + arguments.tuning;
