@@ -155,12 +155,21 @@ fn train<S: Subject>(
             (natural.is_some() && step % arguments.observe == 0).then(|| subject.part(seed, step));
         let start = Instant::now();
         if let (Some(natural), Some(part)) = (&mut natural, part) {
-            natural.observe(&model, &part).expect("finite gradients");
+            // A model that has gone astray may have no gradients to tell: what was seen before stays.
+            if let Err(error) = natural.observe(&model, &part) {
+                eprintln!("step {step} at rate {rate}: {error}");
+            }
         }
         let loss: Tensor<1> = model.sample_losses(&batch).means().mean();
         let gradients = GradientsParams::from_grads(loss.backward(), &model);
         model = match &mut natural {
-            Some(natural) => natural.step(rate, model, gradients).expect("observed"),
+            Some(natural) => match natural.step(rate, model, gradients) {
+                Ok(model) => model,
+                Err(error) => {
+                    eprintln!("step {step} at rate {rate}: {error}");
+                    break;
+                }
+            },
             None => optimizer.step(rate, model, gradients),
         };
         seconds += start.elapsed().as_secs_f64();

@@ -115,9 +115,23 @@ pub struct Capture<M> {
     numbered: BTreeMap<String, usize>,
 }
 
+/// What was compared of traced batches, and of those by the loop.
+pub(crate) type Watched = (Watch, Watch);
+
 /// Batches that come by the loop until all losses of one are.
 const EVERY_BATCHES: usize = 8;
 impl<M: SampleLoss> Capture<M> {
+    /// Compare what is unlike all that `watched` has seen, of the same model at other weights.
+    pub(crate) fn watching(mut self, watched: Watched) -> Self {
+        (self.batches_watched, self.loop_watched) = watched;
+        self
+    }
+
+    /// Which batches were compared so far.
+    pub(crate) fn watched(self) -> Watched {
+        (self.batches_watched, self.loop_watched)
+    }
+
     /// Accumulate all samples of a batch.
     ///
     /// # Errors

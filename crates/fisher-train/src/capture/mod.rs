@@ -14,6 +14,7 @@ mod watch;
 
 pub(crate) use alone::Alone;
 pub use batches::Capture;
+pub(crate) use batches::Watched;
 pub use check::check;
 pub use checkup::{Checkup, Difference};
 pub use names::Names;

@@ -18,7 +18,7 @@ use super::curvature::RunningFisher;
 use super::kept::Kept;
 use super::reduction::{Weights, predicted, weights};
 use crate::batch::SampleLoss;
-use crate::capture::CaptureConfig;
+use crate::capture::{CaptureConfig, Watched};
 use crate::error::{Error, Result};
 
 impl NaturalGradientConfig {
@@ -59,6 +59,7 @@ impl NaturalGradientConfig {
             capture: CaptureConfig::new().with_engine(self.engine),
             fisher: RunningFisher::new(factors, catalogue, self),
             radius: self.radius,
+            watched: Watched::default(),
         })
     }
 }
@@ -69,8 +70,8 @@ impl NaturalGradientConfig {
 /// *F* is that of the batches that were shown to [`NaturalGradient::observe`], older ones fading: the mean over samples of their Fisher
 /// per token. So gradients are to be those of the mean over samples of their loss per token, `model.sample_losses(&batch).means().mean()`;
 /// those of another mean are of another size, and where samples differ in their tokens of another weight. A batch need not be observed
-/// before every step, nor all of it: an observation costs a traced pass, a comparison with a sample or two alone, and the rotations; by
-/// the loop it holds the gradients of all its samples. [`NaturalGradient::step_and_adapt`] makes λ smaller or larger by how well the loss
+/// before every step, nor all of it: an observation costs a traced pass and the rotations, and in the first batch of a shape a comparison
+/// with a sample or two alone; by the loop it holds the gradients of all its samples. [`NaturalGradient::step_and_adapt`] makes λ smaller or larger by how well the loss
 /// was predicted (the Levenberg-Marquardt rule, Martens & Grosse 2015, section 6.5).
 ///
 /// ```
@@ -97,6 +98,8 @@ pub struct NaturalGradient {
     capture: CaptureConfig,
     fisher: RunningFisher,
     radius: Option<f64>,
+    /// What batches were compared with their samples alone.
+    watched: Watched,
 }
 
 /// A step that λ was adapted by.
@@ -117,9 +120,11 @@ impl NaturalGradient {
     /// Those of [`Capture::accumulate`](crate::capture::Capture::accumulate): losses that mix samples, another kind of Fisher, numbers
     /// that are not finite. What was observed before is kept then.
     pub fn observe<M: SampleLoss>(&mut self, model: &M, batch: &M::Batch) -> Result<()> {
-        let mut capture = self.capture.init(model, self.fisher.paths())?;
+        let capture = self.capture.init(model, self.fisher.paths())?;
+        let mut capture = capture.watching(self.watched.clone());
         let mut kept = Kept::of(self.fisher.kind());
         capture.accumulate(batch, "batch", &mut kept)?;
+        self.watched = capture.watched();
         let device = model.devices().first().cloned().unwrap_or_default();
         let mut fisher = self.fisher.clone();
         fisher.observe(&kept.batches, &device.without_autodiff())?;
