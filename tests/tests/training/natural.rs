@@ -534,3 +534,48 @@ fn a_gradient_that_is_no_number_is_refused() {
     let error = natural.step(0.1, model.clone(), gradients(&model, &broken));
     assert!(error.is_err_and(|error| error.to_string().contains("NaN")));
 }
+
+/// A number that all scores share changes no prediction: its gradient is rounding, and stays without consequence.
+#[derive(Module, Debug)]
+struct Shifted {
+    net: Net,
+    shift: Param<Tensor<1>>,
+}
+
+#[derive(Clone, Debug)]
+struct Shown {
+    inputs: Tensor<2>,
+    classes: Tensor<1, Int>,
+}
+
+sample_loss!(Shifted, Shown { inputs, classes }, |model, batch| {
+    let scores = model.net.forward(batch.inputs.clone()) + model.shift.val().unsqueeze();
+    SampleLosses::classification(scores, batch.classes.clone())
+});
+
+#[test]
+fn gradients_that_are_rounding_move_nothing() {
+    let device = Backend::Flex.device().expect("a CPU").autodiff();
+    let Points { inputs, classes } = points(64, 5, &device);
+    let batch = Shown { inputs, classes };
+    let mut model = Shifted {
+        net: Net::new(&device),
+        shift: Param::from_tensor(Tensor::from_floats([0.3], &device)),
+    };
+    let config = NaturalGradientConfig::new();
+    let mut natural = config.init(sgd(), &model).expect("settings");
+    for _ in 0..40 {
+        natural.observe(&model, &batch).expect("a batch");
+        let loss = model.sample_losses(&batch).means().mean();
+        let gradients = GradientsParams::from_grads(loss.backward(), &model);
+        model = natural.step(0.1, model, gradients).expect("observed");
+    }
+    let shift = model.shift.val().into_scalar::<f64>();
+    assert!((shift - 0.3).abs() < 0.05, "{shift}");
+    let loss = model
+        .sample_losses(&batch)
+        .means()
+        .mean()
+        .into_scalar::<f64>();
+    assert!(loss < 0.5, "{loss}");
+}

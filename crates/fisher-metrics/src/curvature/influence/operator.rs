@@ -37,6 +37,10 @@ pub struct Influence {
     pub(super) config: InfluenceConfig,
 }
 
+/// The least mean eigenvalue of a parameter that λ is a multiple of, as a share of that of all parameters: gradients that are nothing
+/// but rounding are below.
+const LEAST_SHARE: f64 = 1e-6;
+
 /// λ never is 0.
 const LEAST: f64 = 1e-100;
 
@@ -171,8 +175,9 @@ impl Influence {
             };
             let lambda = match inverse {
                 Inverse::Kronecker(kronecker) => {
-                    let eigenvalues = kronecker.block(path)?.eigenvalues();
-                    self.lambda(eigenvalues.iter().sum(), elements)
+                    let trace = kronecker.block(path)?.eigenvalues().iter().sum::<f64>();
+                    let least = LEAST_SHARE * kronecker.mean_eigenvalue() * elements as f64;
+                    self.lambda(trace.max(least), elements)
                 }
                 _ => self.lambda(diagonal.iter().flatten().sum(), elements),
             };

@@ -10,7 +10,8 @@ use crate::capture::Engine;
 /// Configuration of [`NaturalGradient`].
 #[derive(Config, Debug)]
 pub struct NaturalGradientConfig {
-    /// λ, in every parameter's block: relative to the mean of its eigenvalues.
+    /// λ, in every parameter's block: relative to the mean of its eigenvalues, or to a thousandth of that of all parameters where it is
+    /// smaller.
     #[config(default = "Damping::Relative(0.1)")]
     pub damping: Damping,
     /// What is kept of factors and eigenvalues when a batch is observed.

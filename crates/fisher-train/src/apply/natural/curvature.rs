@@ -20,6 +20,9 @@ const TASK: &str = "batch";
 /// How far adaptation takes λ, up or down.
 const FACTOR: f64 = 1e6;
 
+/// The least mean eigenvalue of a parameter that λ is a multiple of, as a share of that of all parameters.
+const LEAST_SHARE: f64 = 1e-3;
+
 /// λ never is 0.
 const LEAST: f64 = 1e-30;
 
@@ -219,8 +222,9 @@ impl RunningFisher {
             let on_device = OnDevice {
                 rotation: Rotation::new(block, device),
                 eigenvalues: Tensor::from_data(TensorData::new(values, [rows, columns]), device),
-                // Where no gradient was, λ is as for all parameters together.
-                lambda: self.lambda(if mean > 0.0 { mean } else { of_all }),
+                // Where gradients are nothing but rounding, as of a bias that all scores share, so is F; the quotient of both
+                // would be of any size.
+                lambda: self.lambda(mean.max(LEAST_SHARE * of_all)),
             };
             (path.to_owned(), on_device)
         });
