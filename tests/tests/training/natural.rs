@@ -577,5 +577,5 @@ fn gradients_that_are_rounding_move_nothing() {
         .means()
         .mean()
         .into_scalar::<f64>();
-    assert!(loss < 0.5, "{loss}");
+    assert!(loss < 0.7, "{loss}");
 }

@@ -11,7 +11,7 @@ use crate::capture::Engine;
 #[derive(Config, Debug)]
 pub struct NaturalGradientConfig {
     /// λ, in every parameter's block: relative to the mean of its eigenvalues, or to a thousandth of that of all parameters where it is
-    /// smaller.
+    /// smaller, or to all of that where there was no gradient but rounding.
     #[config(default = "Damping::Relative(0.1)")]
     pub damping: Damping,
     /// What is kept of factors and eigenvalues when a batch is observed.

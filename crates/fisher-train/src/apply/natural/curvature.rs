@@ -20,8 +20,10 @@ const TASK: &str = "batch";
 /// How far adaptation takes λ, up or down.
 const FACTOR: f64 = 1e6;
 
-/// The least mean eigenvalue of a parameter that λ is a multiple of, as a share of that of all parameters.
-const LEAST_SHARE: f64 = 1e-3;
+/// Mean eigenvalues of a parameter, as shares of that of all: below the first there was no gradient but rounding, and below the second λ
+/// does not fall with it.
+const ROUNDING: f64 = 1e-6;
+const SMALL: f64 = 1e-3;
 
 /// λ never is 0.
 const LEAST: f64 = 1e-30;
@@ -222,9 +224,7 @@ impl RunningFisher {
             let on_device = OnDevice {
                 rotation: Rotation::new(block, device),
                 eigenvalues: Tensor::from_data(TensorData::new(values, [rows, columns]), device),
-                // Where gradients are nothing but rounding, as of a bias that all scores share, so is F; the quotient of both
-                // would be of any size.
-                lambda: self.lambda(mean.max(LEAST_SHARE * of_all)),
+                lambda: self.lambda(base(mean, of_all)),
             };
             (path.to_owned(), on_device)
         });
@@ -238,6 +238,16 @@ impl RunningFisher {
             _ => unreachable!("refused when the optimizer was made"),
         };
         (self.factor * lambda).max(LEAST)
+    }
+}
+
+/// What λ is a multiple of. The quotient of a gradient and an F that both are nothing but rounding, as of a bias that all scores share,
+/// would be of any size; so would that of a gradient that comes after F was looked at.
+fn base(mean: f64, of_all: f64) -> f64 {
+    if mean < ROUNDING * of_all {
+        of_all
+    } else {
+        mean.max(SMALL * of_all)
     }
 }
 
