@@ -7,7 +7,7 @@ use fisher_core::statistics::Statistics;
 use super::super::kronecker::Kronecker;
 use crate::damping::Damping;
 
-/// Configuration of [`Influence`].
+/// Configuration of [`Influence`](super::Influence).
 #[derive(Config, Debug)]
 pub struct InfluenceConfig {
     /// λ: relative to the mean eigenvalue of each parameter's block, or, where the whole Fisher is inverted, to its trace over the

@@ -93,7 +93,7 @@ impl KroneckerBlock {
         &self.bases
     }
 
-    /// `[first axis, all others]`: `α_k σ_l` of [KFAC](self), `s_kl` of EKFAC.
+    /// `[first axis, all others]`: `α_k σ_l` of KFAC, `s_kl` of EKFAC.
     pub fn eigenvalues(&self) -> &[f64] {
         &self.eigenvalues
     }

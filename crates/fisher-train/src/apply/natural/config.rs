@@ -7,7 +7,7 @@ use fisher_metrics::damping::Damping;
 
 use crate::capture::Engine;
 
-/// Configuration of [`NaturalGradient`].
+/// Configuration of [`NaturalGradient`](super::NaturalGradient).
 #[derive(Config, Debug)]
 pub struct NaturalGradientConfig {
     /// λ, in every parameter's block: relative to the mean of its eigenvalues, or to a thousandth of that of all parameters where it is
@@ -25,7 +25,7 @@ pub struct NaturalGradientConfig {
     /// what is longer is the approximation's. `None` for no bound.
     #[config(default = "Some(1.0)")]
     pub radius: Option<f64>,
-    /// Of [`NaturalGradient::step_and_adapt`]: λ is multiplied by this where the loss fell as predicted, and divided by it where it did not.
+    /// Of [`NaturalGradient::step_and_adapt`](super::NaturalGradient::step_and_adapt): λ is multiplied by this where the loss fell as predicted, and divided by it where it did not.
     #[config(default = 0.9)]
     pub adaptation: f64,
     /// What a layer's positions are to each other.
