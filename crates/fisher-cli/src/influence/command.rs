@@ -75,10 +75,10 @@ pub(crate) fn influence(run: &InfluenceArgs) -> Result {
     if let Some(path) = &run.out {
         write_out(path, &serde_json::to_string_pretty(&told.json())?)?;
         say!(
-            "\nWrote {} ({} by {}).",
+            "\nWrote {} ({} for each of {}).",
             path.display(),
-            count(queries.samples.len(), "query"),
-            count(train.samples.len(), "training sample")
+            count(train.samples.len(), "score"),
+            count(queries.samples.len(), "sample")
         );
     }
     Ok(())

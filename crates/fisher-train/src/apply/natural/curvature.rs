@@ -256,15 +256,15 @@ impl OnDevice {
         self.eigenvalues.dims()
     }
 
-    /// `(F + λ)⁻¹ g`.
+    /// `(F + λ)⁻¹ g`, in float32: it may leave the range of the gradient's type before it is shortened.
     pub(super) fn divide<const D: usize>(&self, gradient: Tensor<D>) -> Tensor<D> {
-        let (shape, dtype) = (gradient.dims(), gradient.dtype());
+        let shape = gradient.dims();
         let gradient = gradient
             .reshape(self.sides())
             .cast(self.eigenvalues.dtype());
         let turned = self.rotation.there(gradient);
         let divided = turned / self.eigenvalues.clone().add_scalar(self.lambda);
-        self.rotation.back(divided).reshape(shape).cast(dtype)
+        self.rotation.back(divided).reshape(shape)
     }
 
     /// `vᵀ F v`, `[1]`.
